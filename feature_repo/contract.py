@@ -1,0 +1,165 @@
+"""The model contract: a folder with `model.onnx`, `contract.json` and `reference.parquet`. The only thing training hands to serving.
+
+Sources: DESIGN.md's contract; file hashes are SHA-256, hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+CONTRACT = "contract.json"
+MODEL = "model.onnx"
+REFERENCE = "reference.parquet"
+
+
+class ContractError(ValueError):
+    """A contract cannot be trusted: a file is missing or altered, or definitions have moved on. The message says which."""
+
+
+class Null(msgspec.Struct, frozen=True):
+    action: Literal["nan", "default", "reject"] = "nan"
+    value: float | None = None
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One column of the model's matrix; its place is its place in `Contract.inputs`.
+
+    `source` is `view:feature`, for an on-demand view as well; `kind` says which of the three it is.
+    """
+
+    name: str
+    source: str
+    kind: Literal["feature", "on_demand", "request"]
+    dtype: str
+    null: Null = Null()
+
+
+class RequestField(msgspec.Struct, frozen=True):
+    """What a caller sends per instance: an entity's join key or a request-time field."""
+
+    name: str
+    kind: Literal["entity", "request"]
+    dtype: Literal["string", "int64", "int32", "float64", "float32", "bool", "timestamp"]
+    example: str | int | float | bool | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """Reference distribution of one input (or of the score): quantiles at `levels`, null rate."""
+
+    levels: list[float]
+    quantiles: list[float]
+    null_rate: float
+
+
+class Parity(msgspec.Struct, frozen=True):
+    rows: int
+    max_abs_difference: float
+
+
+class Contract(msgspec.Struct, frozen=True):
+    model: str
+    version: int
+    project: str
+    feature_service: str
+    definitions: dict[str, str]
+    """Hash of each feature's definition, by `view:feature` (`feature_repo.definition`)."""
+    definition_hash: str
+    inputs: list[Input]
+    request: list[RequestField]
+    label: str
+    label_delay: str
+    deadline_ms: int
+    split: dict[str, list[str]]
+    """`train|valid|test` → [start, end) as ISO dates."""
+    training_set: dict[str, Any]
+    """`hash`, `rows`, `path`."""
+    parameters: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    """`train|valid|test` → metric → value."""
+    slices: dict[str, dict[str, dict[str, float]]]
+    """Slice column → value → metric (on valid)."""
+    gates: list[dict[str, Any]]
+    """Each gate as checked: metric, on, slice, bounds, measured, passed."""
+    reference: dict[str, Profile]
+    parity: Parity
+    run_id: str
+    created: str
+    files: dict[str, str]
+    """SHA-256 of every other file in the folder."""
+
+    @property
+    def names(self) -> list[str]:
+        return [i.name for i in self.inputs]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write(folder: Path, contract: Contract) -> None:
+    """Write `contract.json` last and atomically: a folder without one is not a contract."""
+    partial = folder / f".{CONTRACT}.new"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(contract), indent=1))
+    partial.replace(folder / CONTRACT)
+
+
+def load(folder: Path) -> Contract:
+    """Read a contract and verify every file it names, before anything is loaded from them.
+
+    Raises:
+        ContractError: no contract, unreadable, or a file is missing, extra or altered.
+    """
+    path = folder / CONTRACT
+    if not path.is_file():
+        raise ContractError(f"{folder} holds no {CONTRACT}: train and register the model first")
+    try:
+        contract = msgspec.json.decode(path.read_bytes(), type=Contract)
+    except msgspec.DecodeError as error:
+        raise ContractError(f"{path} is not a contract: {error}") from None
+    for name, expected in contract.files.items():
+        if not (folder / name).is_file():
+            raise ContractError(f"{folder}: {name} is named in the contract but missing")
+        if sha256(folder / name) != expected:
+            raise ContractError(f"{folder}: {name} is not the file that was registered (its SHA-256 differs); register the model again")
+    if MODEL not in contract.files:
+        raise ContractError(f"{folder}: the contract names no {MODEL}")
+    return contract
+
+
+def check_definitions(contract: Contract, applied: dict[str, str]) -> None:
+    """Refuse a contract whose features are no longer what is applied.
+
+    Args:
+        applied: hash by `view:feature`, from `feature_repo.definition.definitions`.
+
+    Raises:
+        ContractError: names each feature that changed or is gone.
+    """
+    changed = sorted(f for f, h in contract.definitions.items() if f in applied and applied[f] != h)
+    gone = sorted(f for f in contract.definitions if f not in applied)
+    if changed or gone:
+        parts = [f"changed: {', '.join(changed)}"] * bool(changed) + [f"no longer applied: {', '.join(gone)}"] * bool(gone)
+        raise ContractError(
+            f"model {contract.model} version {contract.version} was trained on other feature definitions ({'; '.join(parts)}). "
+            "Train a new version, or apply the old definitions again"
+        )
+
+
+def champion(root: Path, model: str) -> int | None:
+    """The live version of a model, or None."""
+    path = root / model / "champion"
+    return int(path.read_text()) if path.is_file() else None
+
+
+def promote(root: Path, model: str, version: int) -> None:
+    """Make a version the live one; atomic. Raises ContractError when its folder does not verify."""
+    load(root / model / str(version))
+    partial = root / model / ".champion.new"
+    partial.write_text(f"{version}\n")
+    partial.replace(root / model / "champion")

@@ -1,0 +1,57 @@
+"""One logged prediction: what was asked, what was read, what was answered. Written by serving, read by the skew proof and the watch."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """High-water mark of one view for one entity: what its value was made of.
+
+    Attributes:
+        known_us: known-time of the last event applied, microseconds since the epoch; None where the view had no row.
+        ties: how many events of exactly that known-time had been applied.
+        event_us: event time of the latest-value row served; None for windowed views.
+    """
+
+    known_us: int | None
+    ties: int
+    event_us: int | None
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """
+    Attributes:
+        at_us: the request's own now, microseconds since the epoch (UTC).
+        wall_us: the server's clock.
+        request: the instance as it came: entity keys and request fields.
+        values: the model's inputs in the contract's order, before null policies; None is null.
+        statuses: one letter per input: f(resh) s(tale) n(ull) m(issing) r(equest or on-demand).
+        marks: by view name.
+    """
+
+    id: str
+    model: str
+    version: int
+    at_us: int
+    wall_us: int
+    request: dict[str, str | int | float | bool | None]
+    values: list[float | None]
+    statuses: str
+    marks: dict[str, Mark]
+    score: float
+
+
+def stream_key(project: str) -> str:
+    """The Redis Stream of predictions; each entry has one field `p`: a `Prediction` as JSON."""
+    return f"headrace:{project}:predictions"
+
+
+def labels_key(project: str, model: str) -> str:
+    """The Redis hash of truths by prediction id; each value is JSON `{"label": 0|1, "at_us": …}`."""
+    return f"headrace:{project}:labels:{model}"
+
+
+def drift_key(project: str, model: str) -> str:
+    """The Redis string with the watch's latest verdict (JSON)."""
+    return f"headrace:{project}:drift:{model}"

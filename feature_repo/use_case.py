@@ -1,0 +1,201 @@
+"""A use case: one folder with plain Feast objects, `ingest.yaml` (raw files and the SQL that shapes them) and `models/*.yaml`.
+
+The schemas below are everything Headrace reads from such a folder besides Feast's own objects.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class UseCaseError(ValueError):
+    """A use case folder says something that cannot be; the message names file and field."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RawFile(_Strict):
+    """One raw input, made visible to the SQL under its name in `ingest.yaml`."""
+
+    path: str = Field(description="relative to the use case folder, or to the package's folder when `package` is given")
+    package: str | None = Field(default=None, description="a Python package that carries the file (found, never imported)")
+    format: Literal["csv", "json", "parquet"] = "csv"
+    options: dict[str, str] = Field(default_factory=dict, description="options of Spark's reader")
+
+
+class Table(_Strict):
+    """One table of the offline store: an SQL file over the raw inputs and the tables above it."""
+
+    sql: str = Field(description="SQL file, relative to the use case folder")
+    timestamp: str = Field(default="event_timestamp", description="column that partitions the table by day (UTC)")
+
+
+class Ingest(_Strict):
+    raw: dict[str, RawFile]
+    tables: dict[str, Table]
+
+
+class Span(_Strict):
+    """Days `[start, end)` in UTC."""
+
+    start: date
+    end: date
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Span:
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start} must be before end {self.end}")
+        return self
+
+    def bounds(self) -> tuple[datetime, datetime]:
+        midnight = datetime.min.time()
+        return datetime.combine(self.start, midnight, UTC), datetime.combine(self.end, midnight, UTC)
+
+
+class Spine(_Strict):
+    """The examples: one row per prediction that was or could have been asked for."""
+
+    table: str = Field(description="table of the offline store")
+    timestamp: str = Field(default="event_timestamp", description="moment of the prediction")
+    id: list[str] = Field(description="columns that identify an example")
+    label: str = Field(description="column with the truth: 0/1, null where there is none (never trained on)")
+    label_timestamp: str = Field(description="moment the truth became known")
+
+
+class Split(_Strict):
+    train: Span
+    valid: Span
+    test: Span | None = None
+
+
+class Gate(_Strict):
+    """A bound a candidate must keep: `metric` on `on` within [`min`, `max`]."""
+
+    metric: str
+    on: Literal["train", "valid", "test"] = "valid"
+    slice: str | None = Field(default=None, description="a slice column: the bound holds for each of its values")
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError(f"gate on {self.metric!r} needs min or max")
+        return self
+
+
+class NullPolicy(_Strict):
+    """What a null input becomes: NaN for the model to handle, a default, or a refusal (422)."""
+
+    action: Literal["nan", "default", "reject"] = "nan"
+    value: float | None = None
+
+    @model_validator(mode="after")
+    def _value(self) -> NullPolicy:
+        if (self.action == "default") != (self.value is not None):
+            raise ValueError("null policy: `value` goes with action `default`, and only with it")
+        return self
+
+
+class ModelSpec(_Strict):
+    """`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str = ""
+    feature_service: str
+    spine: Spine
+    label_delay: str = Field(default="", description="for people: when the truth is usually known")
+    split: Split
+    parameters: dict[str, Any] = Field(default_factory=dict, description="LightGBM parameters")
+    rounds: int = Field(default=500, ge=1)
+    early_stopping: int = Field(default=30, ge=1)
+    nulls: dict[str, NullPolicy] = Field(default_factory=dict, description="by input name; otherwise `nan`")
+    gates: list[Gate] = Field(default_factory=list)
+    slices: list[str] = Field(default_factory=list, description="spine columns to report metrics by")
+    deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
+
+    @field_validator("parameters")
+    @classmethod
+    def _ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        clash = {"seed", "deterministic", "num_threads", "objective"} & parameters.keys()
+        if clash:
+            raise ValueError(f"set by Headrace, not by the spec: {', '.join(sorted(clash))}")
+        return parameters
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UseCaseError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UseCaseError(f"{path} is not valid YAML: {error}") from None
+
+
+def _parse(schema: type[Schema], path: Path) -> Schema:
+    try:
+        return schema.model_validate(_read(path))
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise UseCaseError(f"{path}: {lines}") from None
+
+
+class UseCase:
+    """A use case folder, opened.
+
+    Args:
+        folder: the folder with `feature_store.yaml`.
+
+    Raises:
+        UseCaseError: the folder or one of its files is not what it should be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / "feature_store.yaml").is_file():
+            raise UseCaseError(f"{folder} is not a use case: it has no feature_store.yaml (see README, 'Your own use case')")
+
+    @cached_property
+    def project(self) -> str:
+        return str(_read(self.folder / "feature_store.yaml")["project"])
+
+    @cached_property
+    def ingest(self) -> Ingest:
+        return _parse(Ingest, self.folder / "ingest.yaml")
+
+    @cached_property
+    def models(self) -> dict[str, ModelSpec]:
+        specs = [_parse(ModelSpec, path) for path in sorted((self.folder / "models").glob("*.yaml"))]
+        return {spec.name: spec for spec in specs}
+
+    def model(self, name: str) -> ModelSpec:
+        """The spec of one model.
+
+        Raises:
+            UseCaseError: there is none of that name; the message lists those there are.
+        """
+        if name not in self.models:
+            known = ", ".join(self.models) or "none"
+            raise UseCaseError(f"no model {name!r} in {self.folder / 'models'} (there is: {known})")
+        return self.models[name]
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Feast's own view of the folder. Call `Settings.export()` first: the YAML refers to its variables."""
+        from feast import FeatureStore
+
+        return FeatureStore(repo_path=str(self.folder))

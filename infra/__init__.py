@@ -1,0 +1,1 @@
+"""Where it all runs: settings, local services, ports, processes. Every folder may import it; it imports none of them."""

@@ -1,0 +1,119 @@
+"""Settings of one Headrace checkout: from `HEADRACE_*` environment variables, over the defaults of the embedded profile."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+
+class Settings(BaseSettings):
+    """Where this checkout keeps its state and how its services are reached.
+
+    Every field can be set by the environment variable `HEADRACE_<FIELD>`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
+
+    profile: Literal["embedded", "cluster"] = "embedded"
+    repo: Path = Field(default=ROOT / "feature_repo" / "flights", description="the use case: a Feast repository folder")
+    state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
+    host: str = Field(default="127.0.0.1", description="address the servers bind")
+    redis_url: str = Field(default="", description="redis://[:password@]host:port[/db]; empty: the embedded server")
+    registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
+    tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
+    spark_master: str = "local[*]"
+    spark_memory: str = Field(default="1500m", description="driver memory (local mode: the only Spark process)")
+    shuffle_partitions: int = Field(default=4, ge=1)
+    request_now: bool | None = Field(
+        default=None, description="whether a request may set its own clock; default: only in the embedded profile"
+    )
+    replicas: int = Field(default=1, ge=1)
+    replica_cpus: float = Field(default=0.5, gt=0)
+    log_capacity: int = Field(default=10_000, ge=1, description="predictions buffered in a replica before the log drops")
+    log_retention: int = Field(default=1_000_000, ge=1, description="predictions kept in the Redis Stream (approximate)")
+    redis_timeout_s: float = Field(default=0.5, gt=0, description="deadline of one online read")
+    detector: Literal["alibi", "scipy"] = "alibi"
+
+    @field_validator("repo", "state")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().resolve()
+
+    @property
+    def allows_request_now(self) -> bool:
+        return self.profile == "embedded" if self.request_now is None else self.request_now
+
+    @property
+    def offline_root(self) -> Path:
+        """The offline store: one folder per table, below it `day=YYYY-MM-DD/*.parquet`."""
+        return self.state / "offline"
+
+    @property
+    def model_root(self) -> Path:
+        """`<model>/<version>/` contract folders and `<model>/champion` (the live version's number)."""
+        return self.state / "models"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.state / "run"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state / "log"
+
+    @property
+    def registry_url(self) -> str:
+        return self.registry or f"sqlite:///{self.state / 'registry.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.tracking or f"sqlite:///{self.state / 'mlflow.db'}"
+
+    def redis(self) -> str:
+        """URL of the online store.
+
+        Embedded: the port that `infra.ports` gave this checkout's own server.
+        """
+        if self.redis_url:
+            return self.redis_url
+        from infra.ports import port
+
+        return f"redis://127.0.0.1:{port(self, 'redis')}/0"
+
+    def export(self) -> None:
+        """Put what `feature_store.yaml` files refer to (`${HEADRACE_…}`) and child processes need into the environment."""
+        from urllib.parse import urlsplit
+
+        url = urlsplit(self.redis())
+        connection = f"{url.hostname}:{url.port or 6379},db={url.path.strip('/') or 0}"
+        if url.password:
+            connection += f",password={url.password}"
+        if url.scheme == "rediss":
+            connection += ",ssl=true"
+        os.environ.update(
+            HEADRACE_STATE=str(self.state),
+            HEADRACE_REPO=str(self.repo),
+            HEADRACE_REGISTRY_URL=self.registry_url,
+            HEADRACE_REDIS_CONNECTION=connection,
+            HEADRACE_OFFLINE_ROOT=str(self.offline_root),
+            FEAST_USAGE="False",
+            TZ="UTC",
+        )
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        pydantic.ValidationError: a `HEADRACE_*` variable has a value its field does not take.
+    """
+    return Settings()
