@@ -1,0 +1,106 @@
+"""Make a use case's definitions the applied ones: Feast's registry, and nothing else (no store is touched)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.use_case import UseCase, UseCaseError
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Names by kind, and what the registry held that the folder no longer defines."""
+
+    entities: list[str]
+    views: list[str]
+    services: list[str]
+    removed: list[str]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Feast's notes on experimental features and its prints out of our output."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    # Feast names the modules of a repository relative to the working directory
+    before, path = Path.cwd(), list(sys.path)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
+
+
+def parse(use_case: UseCase) -> Any:
+    """Feast's `RepoContents` of the folder.
+
+    Raises:
+        UseCaseError: a file in it cannot be imported; names it.
+    """
+    from feast.repo_operations import parse_repo
+
+    known = set(sys.modules)
+    with quiet(), _inside(use_case.folder):
+        try:
+            return parse_repo(use_case.folder)
+        except Exception as error:
+            raise UseCaseError(f"{use_case.folder}: {type(error).__name__}: {error}") from error
+        finally:
+            # two use cases may call their files alike
+            for name in set(sys.modules) - known:
+                file = getattr(sys.modules[name], "__file__", None)
+                if file and Path(file).is_relative_to(use_case.folder):
+                    del sys.modules[name]
+
+
+def apply(use_case: UseCase) -> Applied:
+    """Apply the folder to the registry it names. Running it twice changes nothing.
+
+    Raises:
+        UseCaseError: the folder cannot be parsed, or Feast refuses an object.
+    """
+    contents = parse(use_case)
+    store: FeatureStore = use_case.store
+    views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
+    objects = [*contents.data_sources, *contents.entities, *views, *contents.feature_services]
+    with quiet():
+        try:
+            store.apply(objects, partial=True)
+        except Exception as error:
+            raise UseCaseError(f"{use_case.folder}: Feast refuses to apply it: {error}") from error
+        removed = _remove(store, {v.name for v in views}, {s.name for s in contents.feature_services})
+        store.refresh_registry()
+    entities = sorted(e.name for e in contents.entities if e.name != "__dummy")
+    return Applied(entities, sorted(v.name for v in views), sorted(s.name for s in contents.feature_services), removed)
+
+
+def _remove(store: FeatureStore, views: set[str], services: set[str]) -> list[str]:
+    # only from the registry: Feast's own infrastructure update deletes keys of every project whose name ends like this one
+    gone = []
+    for service in store.list_feature_services():
+        if service.name not in services:
+            store.registry.delete_feature_service(service.name, store.project)
+            gone.append(service.name)
+    for view in [*store.list_feature_views(), *store.list_stream_feature_views(), *store.list_on_demand_feature_views()]:
+        if view.name not in views:
+            store.registry.delete_feature_view(view.name, store.project)
+            gone.append(view.name)
+    return sorted(gone)

@@ -1,0 +1,50 @@
+"""Drift and outlier detection by Alibi Detect: TabularDrift and IForest behind the interface of `serving.detector`.
+
+Importing takes about 7 s, so only the watching process does, and only when `HEADRACE_DETECTOR=alibi`. Alibi Detect is under the Business
+Source Licence 1.1: production use needs a licence from Seldon (README, Licence). `HEADRACE_DETECTOR=scipy` needs none.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+
+logging.getLogger("transformers").setLevel(logging.ERROR)  # on import it tells of missing frameworks that we do not use
+
+from alibi_detect.cd import TabularDrift  # noqa: E402
+from alibi_detect.od import IForest  # noqa: E402
+
+from serving.detector import MINIMUM, DriftDetector, Matrix, OutlierDetector  # noqa: E402
+
+logging.getLogger("alibi_detect").setLevel(logging.ERROR)
+
+
+class AlibiDrift(DriftDetector):
+    """One `TabularDrift` per column, since each column's non-null reference has its own length. Its own correction is not used:
+    over one column there is nothing to correct, and Holm's runs over all columns in `DriftDetector`, the same for every implementation.
+    """
+
+    def _fit(self, columns: list[Matrix]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No `categories_per_feature`")
+            self._tests = [TabularDrift(column[:, None]) if len(column) >= MINIMUM else None for column in columns]
+
+    def _compare(self, column: int, values: Matrix) -> tuple[float, float]:
+        test = self._tests[column]
+        assert test is not None  # DriftDetector compares only columns with MINIMUM reference values
+        data = test.predict(values[:, None], drift_type="feature", return_p_val=True, return_distance=True)["data"]
+        return float(data["p_val"][0]), float(data["distance"][0])
+
+
+class AlibiOutliers(OutlierDetector):
+    """`IForest` (isolation forest) with a fixed seed, so that the same window gets the same verdict after a restart."""
+
+    def _fit(self, rows: Matrix) -> None:
+        self._forest = IForest(threshold=0.0, n_estimators=100)
+        self._forest.isolationforest.set_params(random_state=0)
+        self._forest.fit(rows)
+
+    def _score(self, rows: Matrix) -> Matrix:
+        return np.asarray(self._forest.score(rows), dtype=np.float64)

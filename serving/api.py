@@ -1,0 +1,229 @@
+"""The HTTP API: routes, status codes and bodies. What the calls do is in `serving.plane`.
+
+`predict` is a plain Starlette route that hands bytes to msgspec and back; its schema and examples come from the contracts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from serving import problem, schema
+from serving.metrics import CONTENT_TYPE
+from serving.plane import MAX_BODY, DataPlane
+from serving.problem import FieldError, Invalid, Problem, TooLarge
+
+JSON = "application/json"
+PREDICT = "/v1/models/{model}/predict"
+FEEDBACK = "/v1/models/{model}/feedback"
+log = logging.getLogger(__name__)
+
+
+async def read_body(request: Request) -> bytes:
+    """The body, whatever its content type.
+
+    Raises:
+        TooLarge: more than `MAX_BODY` bytes, by its header or as it comes in.
+    """
+    declared = request.headers.get("content-length", "")
+    size, chunks = int(declared) if declared.isdigit() else 0, []
+    if size <= MAX_BODY:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY:
+                break
+            chunks.append(chunk)
+    if size > MAX_BODY:
+        raise TooLarge(f"The body is larger than {MAX_BODY} bytes: send fewer instances per request.", headers={"connection": "close"})
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def build_app(plane: DataPlane) -> FastAPI:
+    """The application over a data plane; its lifespan starts and stops the plane."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await plane.start()
+        try:
+            yield
+        finally:
+            await plane.stop()
+
+    app = FastAPI(title="Headrace", version="1", description="Predictions from features that are the same everywhere.", lifespan=lifespan)
+    _answer_problems(app)
+
+    async def predict(request: Request) -> Response:
+        started = time.perf_counter()
+        try:
+            body = await read_body(request)
+            timeout_ms = request.headers.get("x-request-timeout-ms")
+            return Response(await plane.predict(request.path_params["model"], body, timeout_ms, started), media_type=JSON)
+        except Problem as refusal:
+            return _response(refusal)
+
+    async def feedback(request: Request) -> Response:
+        return Response(await plane.feedback(request.path_params["model"], await read_body(request)), media_type=JSON)
+
+    app.add_route(PREDICT, predict, methods=["POST"], include_in_schema=False)
+    app.add_route(FEEDBACK, feedback, methods=["POST"], include_in_schema=False)
+
+    @app.get("/v1/models", summary="Every model, its live version, or why it has none", tags=["models"])
+    async def models() -> Response:
+        return Response(msgspec.json.encode(plane.catalogue()), media_type=JSON)
+
+    @app.get("/v1/models/{model}", summary="One model: versions, contract, how to ask it", tags=["models"], responses=_problems(404))
+    async def model(model: str) -> Response:
+        return Response(msgspec.json.encode(plane.describe(model)), media_type=JSON)
+
+    @app.get(
+        "/v1/models/{model}/drift", summary="The watch's latest verdict on what comes in", tags=["models"], responses=_problems(404, 503)
+    )
+    async def drift(model: str) -> Response:
+        return Response(await plane.drift(model), media_type=JSON)
+
+    @app.get("/healthz", summary="The process answers", tags=["operation"])
+    async def healthz() -> Response:
+        return Response(b'{"status":"ok"}', media_type=JSON)
+
+    @app.get("/readyz", summary="Models are loaded and Redis answers", tags=["operation"], responses=_problems(503))
+    async def readyz() -> Response:
+        await plane.ready()
+        return Response(b'{"status":"ready"}', media_type=JSON)
+
+    @app.get("/metrics", summary="Prometheus metrics of this replica", tags=["operation"])
+    async def metrics() -> Response:
+        return Response(await plane.scrape(), media_type=CONTENT_TYPE)
+
+    app.openapi = lambda: _openapi(app, plane)  # type: ignore[method-assign]
+    return app
+
+
+def _response(refusal: Problem) -> Response:
+    return Response(refusal.body(), refusal.status, refusal.headers, problem.MEDIA_TYPE)
+
+
+def _answer_problems(app: FastAPI) -> None:
+    """Every error, the framework's own included, is a problem object."""
+
+    async def ours(_: Request, error: Any) -> Response:
+        return _response(error)
+
+    async def framework(request: Request, error: Any) -> Response:
+        detail = {
+            404: f"There is nothing at {request.url.path}; see /docs.",
+            405: f"{request.method} is not a method of {request.url.path}; see /docs.",
+        }.get(error.status_code, str(error.detail))
+        body = problem.encode(error.status_code, HTTPStatus(error.status_code).phrase, detail)
+        return Response(body, error.status_code, error.headers, problem.MEDIA_TYPE)
+
+    async def invalid(_: Request, error: Any) -> Response:
+        faults = [FieldError(e["msg"], field=".".join(map(str, e["loc"]))) for e in error.errors()]
+        return _response(Invalid(f"field {faults[0].field!r}: {faults[0].message}.", faults))
+
+    async def failure(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _response(Problem("The server failed on this request; its log says why."))
+
+    handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
+        Problem: ours,
+        HTTPException: framework,
+        RequestValidationError: invalid,
+        Exception: failure,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+_PROBLEM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["message"],
+                "properties": {"message": {"type": "string"}, "row": {"type": "integer"}, "field": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    reference = {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {s: {"description": HTTPStatus(s).phrase, "content": reference} for s in statuses}
+
+
+def _post(
+    summary: str, body: dict[str, Any], answer: dict[str, Any], *statuses: int, parameters: list[dict[str, Any]] | None = None
+) -> Any:
+    path = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+    success = {"description": "OK", "content": {JSON: {"schema": answer}}}
+    failures = {str(status): value for status, value in _problems(*statuses).items()}
+    return {
+        "post": {
+            "summary": summary,
+            "tags": ["models"],
+            "parameters": [path, *(parameters or [])],
+            "requestBody": {"required": True, "content": {JSON: body}},
+            "responses": {"200": success, **failures},
+        }
+    }
+
+
+def _openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
+    """The document, made anew each time: models come and go while the server runs."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    (answer,), definitions = msgspec.json.schema_components([schema.Answer], ref_template="#/components/schemas/{name}")
+    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions | {"Problem": _PROBLEM_SCHEMA})
+    live = plane.models.live
+    predict = {
+        "schema": {"anyOf": [p.schema.json_schema() | {"title": p.contract.model} for p in live]} if live else {"type": "object"},
+        "examples": {p.contract.model: {"summary": f"model={p.contract.model}", "value": p.schema.example()} for p in live},
+    }
+    deadline = {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "description": "deadline in milliseconds; the contract's where it is not given",
+    }
+    paths = {PREDICT: _post("Predictions, in the order of the instances", predict, answer, 400, 404, 413, 422, 503, parameters=[deadline])}
+    for p in live:
+        body = {"schema": p.schema.json_schema(), "example": p.schema.example()}
+        own = _post(f"Predictions of {p.contract.model}", body, answer, 400, 413, 422, 503, parameters=[deadline])
+        own["post"]["parameters"] = [deadline]
+        paths[PREDICT.replace("{model}", p.contract.model)] = own
+    item = {
+        "type": "object",
+        "required": ["prediction_id", "label"],
+        "properties": {
+            "prediction_id": {"type": "string", "format": "uuid"},
+            "label": {"type": "integer", "enum": [0, 1]},
+            "at": {"type": ["string", "number", "null"], "description": "when it became known; now where it is not given"},
+        },
+        "additionalProperties": False,
+    }
+    many = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": item, "minItems": 1}}}
+    example = {"prediction_id": "0192f0c1-7a3e-7c5b-9d2e-5f1a2b3c4d5e", "label": 1}
+    counts = {"type": "object", "properties": {n: {"type": "integer"} for n in ("accepted", "known")} | {"model": {"type": "string"}}}
+    truth = {"schema": {"anyOf": [item, many | {"additionalProperties": False}]}, "example": example}
+    paths[FEEDBACK] = _post("Ground truth by prediction_id", truth, counts, 400, 404, 409, 413, 422, 503)
+    document["paths"] = paths | document["paths"]
+    return document

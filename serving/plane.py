@@ -1,0 +1,280 @@
+"""The data plane of one replica: everything its HTTP calls do, without HTTP.
+
+It owns what the calls share: the models, the prediction log, the metrics and one Redis client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from feature_repo.contract import Contract
+from feature_repo.prediction import drift_key, labels_key, stream_key
+from feature_repo.use_case import UseCase
+from infra.settings import Settings
+from serving.metrics import Metrics
+from serving.model_repository import Entry, Loader, ModelRepository
+from serving.predict import is_prediction_id
+from serving.prediction_log import PredictionLog
+from serving.problem import Conflict, FieldError, Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
+from serving.schema import micros, moment
+
+MAX_BODY = 4 * 1024 * 1024
+"""Bytes."""
+MAX_ITEMS = 10_000
+"""Truths in one feedback request."""
+
+
+def wall_clock() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class DataPlane:
+    """
+    Args:
+        settings: where models, features, Redis are, and what a request may do.
+        clock: the server's clock, microseconds since the epoch.
+        loader: see `ModelRepository`.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], int] = wall_clock, loader: Loader | None = None) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._project = UseCase(settings.repo).project
+        timeout = settings.redis_timeout_s
+        self._redis: Any = redis.asyncio.from_url(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
+        self.metrics = Metrics()
+        self._log = PredictionLog(self._redis, stream_key(self._project), settings.log_capacity, settings.log_retention)
+        self.metrics.watch_log(self._log)
+        self.models = ModelRepository(settings, self.metrics, self._log, loader)
+
+    async def start(self) -> None:
+        """Start the log and load every model."""
+        self._log.start()
+        await self.models.start()
+
+    async def stop(self) -> None:
+        """Flush the log, release models and connections."""
+        await self.models.stop()
+        await self._log.close()
+        await self._redis.aclose()
+
+    async def predict(self, model: str, body: bytes, timeout_ms: str | None, started: float) -> bytes:
+        """Answer a predict request.
+
+        Args:
+            body: as it came.
+            timeout_ms: the caller's deadline (`X-Request-Timeout-Ms`), or None for the contract's.
+            started: `time.perf_counter()` when it arrived.
+
+        Returns:
+            `serving.schema.Answer` as JSON.
+
+        Raises:
+            Problem: any answer but predictions.
+        """
+        version = None
+        try:
+            predictor = self.models.predictor(model)
+            version = predictor.contract.version
+            deadline_s = _deadline_s(timeout_ms, predictor.contract)
+            question = predictor.schema.decode(body)
+            wall_us = self._clock()
+            if question.now_us is not None and not self.settings.allows_request_now:
+                raise Invalid(
+                    "`now` is not allowed here: features are read at the server's own time.",
+                    [FieldError("is not allowed here", field="now")],
+                )
+            now_us = wall_us if question.now_us is None else question.now_us
+            left_s = deadline_s - (time.perf_counter() - started)
+            return msgspec.json.encode(await predictor.predict(question, now_us, wall_us, left_s, started))
+        except Problem as problem:
+            known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
+            self.metrics.failed(model if known else "(unknown)", version, problem.status)
+            raise
+
+    async def feedback(self, model: str, body: bytes) -> bytes:
+        """Keep truths by prediction id; the same truth twice is one truth.
+
+        Args:
+            body: `{"prediction_id", "label": 0|1, "at"?}`, or `{"items": [...]}` of such.
+
+        Returns:
+            JSON: how many are new and how many were known.
+
+        Raises:
+            Conflict: a prediction has another label already; nothing of the request is kept then.
+        """
+        self.models.entry(model)
+        items = self._items(body)
+        key = labels_key(self._project, model)
+        wanted: dict[str, tuple[int, bytes]] = {}
+        clashes = []
+        for row, (number, label, at_us) in enumerate(items):
+            value = msgspec.json.encode({"label": label, "at_us": at_us})
+            if wanted.setdefault(number, (label, value))[0] != label:
+                clashes.append(FieldError("is given twice in this request, with different labels", row, "label"))
+        try:
+            known = await self._redis.hmget(key, list(wanted)) if not clashes else []
+            clashes += _clashes(items, dict(zip(wanted, known, strict=bool(known))))
+            if clashes:
+                raise _conflict(clashes)
+            new = [number for number, before in zip(wanted, known, strict=True) if before is None]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for number in new:
+                    pipeline.hsetnx(key, number, wanted[number][1])
+                written = await pipeline.execute() if new else []
+            beaten = [number for number, done in zip(new, written, strict=True) if not done]
+            if beaten:  # another request was first between our look and our write
+                now = dict(zip(beaten, await self._redis.hmget(key, beaten), strict=True))
+                if clashes := _clashes(items, now):
+                    raise _conflict(clashes)
+        except (RedisError, OSError, TimeoutError):
+            raise Unavailable("The truth could not be kept: the online store does not answer. Send it again.") from None
+        return msgspec.json.encode({"model": model, "accepted": len(new) - len(beaten), "known": len(wanted) - len(new) + len(beaten)})
+
+    def _items(self, body: bytes) -> list[tuple[str, int, int]]:
+        """(prediction id, label, when it became known in microseconds) per item."""
+        try:
+            given = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Malformed(f"The body is not JSON: {error}.") from None
+        rows = given["items"] if isinstance(given, dict) and set(given) == {"items"} and isinstance(given["items"], list) else [given]
+        if not rows or len(rows) > MAX_ITEMS:
+            raise (TooLarge if rows else Invalid)(f"`items` has {len(rows)} truths; send 1 to {MAX_ITEMS}.")
+        faults: list[FieldError] = []
+        items: list[tuple[str, int, int]] = []
+        for row, item in enumerate(rows):
+            before = len(faults)
+            if not isinstance(item, dict):
+                faults.append(FieldError('must be an object: {"prediction_id": …, "label": 0 or 1}', row))
+                continue
+            number, label, at = item.get("prediction_id"), item.get("label"), item.get("at")
+            if not isinstance(number, str) or not is_prediction_id(number):
+                faults.append(FieldError("must be a prediction_id as a prediction carried it", row, "prediction_id"))
+            if not isinstance(label, int) or label not in (0, 1):
+                faults.append(FieldError("must be 0 or 1", row, "label"))
+            at_us = self._clock()
+            if at is not None:
+                try:
+                    if isinstance(at, bool) or not isinstance(at, str | int | float):
+                        raise ValueError("must be ISO 8601 or seconds since the epoch")
+                    at_us = micros(moment(at))
+                except ValueError as error:
+                    faults.append(FieldError(str(error), row, "at"))
+            faults += [FieldError("is not known here", row, name) for name in item if name not in ("prediction_id", "label", "at")]
+            if len(faults) == before:
+                items.append((str(number), int(label or 0), at_us))
+        if faults:
+            raise Invalid(f"row {faults[0].row}, field {faults[0].field!r}: {faults[0].message}.", faults)
+        return items
+
+    async def drift(self, model: str) -> bytes:
+        """The watch's latest verdict, JSON as it was written.
+
+        Raises:
+            NotFound: no such model, or no verdict yet.
+        """
+        self.models.entry(model)
+        try:
+            verdict = await self._redis.get(drift_key(self._project, model))
+        except (RedisError, OSError, TimeoutError):
+            raise Unavailable("The online store, which keeps the verdicts, does not answer.") from None
+        if verdict is None:
+            raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
+        return bytes(verdict)
+
+    async def ready(self) -> None:
+        """
+        Raises:
+            Unavailable: no model answers, or Redis does not; the reason says which.
+        """
+        if not self.models.loaded:
+            raise Unavailable("Models are being loaded.")
+        if not self.models.live:
+            reasons = "; ".join(f"{e.name}: {e.reason}" for e in self.models.entries) or "no model has a champion: train and promote one"
+            raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
+        try:
+            async with asyncio.timeout(self.settings.redis_timeout_s):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError):
+            raise Unavailable("The online store does not answer.") from None
+
+    async def scrape(self) -> bytes:
+        """Metrics in Prometheus' text format; verdicts are left out while Redis is away."""
+        self.metrics.verdicts = {}
+        names = [entry.name for entry in self.models.entries]
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            verdicts = await self._redis.mget([drift_key(self._project, name) for name in names]) if names else []
+            self.metrics.verdicts = {n: msgspec.json.decode(v) for n, v in zip(names, verdicts, strict=True) if v is not None}
+        return self.metrics.text()
+
+    def catalogue(self) -> dict[str, Any]:
+        """Every model, its live version or why there is none."""
+        return {"models": [self._summary(entry) for entry in self.models.entries]}
+
+    def _summary(self, entry: Entry) -> dict[str, Any]:
+        live = entry.predictor.contract.version if entry.predictor else None
+        return {
+            "name": entry.name,
+            "status": "live" if entry.predictor and not entry.reason else "degraded" if entry.predictor else "refused",
+            "live_version": live,
+            "versions": self.models.versions(entry.name),
+            "reason": entry.reason,
+        }
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """One model: versions, contract, how to ask it.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        entry = self.models.entry(model)
+        summary = self._summary(entry)
+        if entry.predictor is None:
+            return summary
+        schema, contract = entry.predictor.schema, entry.predictor.contract
+        kept = {name: getattr(contract, name) for name in _SHOWN}
+        return summary | {"contract": kept, "request_schema": schema.json_schema(), "example": schema.example()}
+
+
+_SHOWN = (
+    "model", "version", "project", "feature_service", "definition_hash", "inputs", "request", "label", "label_delay", "deadline_ms",
+    "split", "training_set", "metrics", "slices", "gates", "parity", "run_id", "created", "files",
+)  # fmt: skip
+
+
+def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:
+    if timeout_ms is None:
+        return contract.deadline_ms / 1e3
+    try:
+        milliseconds = float(timeout_ms)
+    except ValueError:
+        milliseconds = 0
+    if not 0 < milliseconds < 1e9:
+        raise Invalid(
+            f"X-Request-Timeout-Ms is {timeout_ms!r}: give a positive number of milliseconds.",
+            [FieldError("must be a positive number of milliseconds", field="X-Request-Timeout-Ms")],
+        )
+    return milliseconds / 1e3
+
+
+def _clashes(items: list[tuple[str, int, int]], known: dict[str, bytes | None]) -> list[FieldError]:
+    clashes = []
+    for row, (number, label, _) in enumerate(items):
+        before = known.get(number)
+        if before is not None and (kept := msgspec.json.decode(before)["label"]) != label:
+            clashes.append(FieldError(f"is {label}, but {kept} is known for this prediction already", row, "label"))
+    return clashes
+
+
+def _conflict(clashes: list[FieldError]) -> Conflict:
+    return Conflict(f"row {clashes[0].row}, field 'label': {clashes[0].message}.", clashes)

@@ -1,0 +1,338 @@
+"""From request to answer for one model version: check, read, assemble, apply statuses and null policies, score, log.
+
+One matrix row per instance, columns in the contract's order and from nowhere else:
+
+    instances ── reader ──► stored [rows, features] ─┐ (stale → null for the model)
+         └────── on-demand views ────────────────────┼─► matrix [rows, inputs] ─ null policies ─► scorer ─► scores [rows]
+         └────── request fields ─────────────────────┘
+
+HTTP, Ray and the clock stay outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.contract import Contract
+from feature_repo.prediction import Mark, Prediction
+from serving.explain import Explainer
+from serving.metrics import STATUS_NAMES, ModelMetrics
+from serving.on_demand import OnDemand, OnDemandError
+from serving.problem import FieldError, Invalid, Unavailable
+from serving.reader import STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable
+from serving.schema import Answer, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
+from serving.scorer import Scorer
+
+_LETTERS = np.frombuffer(STATUSES.encode() + b"r", dtype=np.uint8)
+_REQUEST = len(STATUSES)
+_STALE = STATUSES.index("s")
+_NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
+_OFF_LOOP_ROWS = 256
+"""Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class WiringError(ValueError):
+    """A contract asks for something its feature service or model files do not give; the message names it."""
+
+
+def prediction_id(wall_us: int) -> str:
+    """A UUID version 7 (RFC 9562): sorts by time of prediction, to the millisecond.
+
+    Args:
+        wall_us: microseconds since the epoch.
+    """
+    noise = int.from_bytes(os.urandom(10), "big")
+    value = (wall_us // 1000) << 80 | 0x7 << 76 | (noise >> 68) << 64 | 0b10 << 62 | noise & ((1 << 62) - 1)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_prediction_id(text: str) -> bool:
+    """Whether `prediction_id` could have made it."""
+    return _ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where each column of the matrix comes from."""
+
+    stored_places: NDArray[np.intp]
+    stored_columns: NDArray[np.intp]
+    request: list[tuple[int, str]]
+    on_demand: list[tuple[int, str]]
+    reject: NDArray[np.intp]
+    defaults: list[tuple[int, float]]
+    freshness_columns: NDArray[np.intp]
+    views: list[str]
+
+
+def _wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> _Sources:
+    column = {feature: i for i, feature in enumerate(reader.features)}
+    fields = {f.name: f for f in contract.request}
+    stored: list[tuple[int, int]] = []
+    request: list[tuple[int, str]] = []
+    computed: list[tuple[int, str]] = []
+    for place, wanted in enumerate(contract.inputs):
+        if wanted.kind == "feature":
+            if wanted.source not in column:
+                raise WiringError(
+                    f"input {wanted.name!r} comes from {wanted.source!r}, which feature service {contract.feature_service!r} lacks"
+                )
+            stored.append((place, column[wanted.source]))
+        elif wanted.kind == "on_demand":
+            if wanted.source not in on_demand.features:
+                raise WiringError(f"input {wanted.name!r} comes from {wanted.source!r}, which no on-demand view of the service gives")
+            computed.append((place, wanted.source))
+        else:
+            if wanted.source not in fields or fields[wanted.source].dtype == "string":
+                raise WiringError(f"input {wanted.name!r} must come from a request field that is a number; {wanted.source!r} is not")
+            request.append((place, wanted.source))
+    for key in reader.join_keys:
+        if key not in fields:
+            raise WiringError(f"the feature service reads by {key!r}, which is not among the contract's request fields")
+    for field in on_demand.fields:
+        if field not in fields:
+            raise WiringError(f"an on-demand view reads {field!r}, which is not among the contract's request fields")
+    for source in on_demand.sources:
+        if source not in column:
+            raise WiringError(f"an on-demand view reads {source!r}, which the feature service does not carry: add it there")
+    first: dict[str, int] = {}
+    for feature, i in column.items():
+        first.setdefault(feature.partition(":")[0], i)
+    return _Sources(
+        stored_places=np.array([p for p, _ in stored], dtype=np.intp),
+        stored_columns=np.array([c for _, c in stored], dtype=np.intp),
+        request=request,
+        on_demand=computed,
+        reject=np.array([i for i, w in enumerate(contract.inputs) if w.null.action == "reject"], dtype=np.intp),
+        defaults=[(i, float(w.null.value or 0.0)) for i, w in enumerate(contract.inputs) if w.null.action == "default"],
+        freshness_columns=np.array(list(first.values()), dtype=np.intp),
+        views=list(first),
+    )
+
+
+def _as_number(value: Any) -> float:
+    if value is None:
+        return np.nan
+    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+
+
+class Predictor:
+    """One model version, ready to answer.
+
+    Args:
+        contract: verified (`feature_repo.contract.load`, `check_definitions`).
+        reader: online reader of the contract's feature service.
+        on_demand: its compiled on-demand views.
+        scorer: the contract's `model.onnx`.
+        metrics: makes this version's metrics from its view names.
+        log: takes each prediction; returns at once.
+        explainer: contributions, where the version carries them.
+        read_timeout_s: longest online read, seconds.
+
+    Raises:
+        WiringError: the contract's inputs cannot all be served from these.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        reader: OnlineReader,
+        on_demand: OnDemand,
+        scorer: Scorer,
+        metrics: Callable[[str, int, list[str]], ModelMetrics],
+        log: Callable[[Prediction], Any],
+        explainer: Explainer | None = None,
+        read_timeout_s: float = 0.5,
+    ) -> None:
+        self.contract = contract
+        self.schema = RequestSchema(contract)
+        self._reader = reader
+        self._on_demand = on_demand
+        self._scorer = scorer
+        self._sources = _wire(contract, reader, on_demand)
+        self._names = contract.names
+        self._metrics = metrics(contract.model, contract.version, self._sources.views)
+        self._log = log
+        self._explainer = explainer
+        self._read_timeout_s = read_timeout_s
+        self._column = {feature: i for i, feature in enumerate(reader.features)}
+
+    async def predict(self, question: Question, now_us: int, wall_us: int, deadline_s: float, started: float) -> Answer:
+        """Answer a decoded request.
+
+        Args:
+            question: from `self.schema.decode`.
+            now_us: the moment features are read at, microseconds since the epoch.
+            wall_us: the server's clock, likewise.
+            deadline_s: seconds left.
+            started: `time.perf_counter()` when the request arrived; timings are taken from there.
+
+        Raises:
+            Invalid: an on-demand view or a `reject` null policy refuses a row, or contributions are asked of a model without.
+            Unavailable: the online store did not answer in time.
+        """
+        if question.explain and self._explainer is None:
+            raise Invalid("explain is not available for this model.", [FieldError("is not available for this model", field="explain")])
+        instances = question.instances
+        before_read = time.perf_counter()
+        rows = await self._read(instances, now_us, deadline_s)
+        read_s = time.perf_counter() - before_read
+
+        seen, codes = self._assemble(question, rows)
+        served = self._nulls(seen, codes)
+        before_score = time.perf_counter()
+        if len(served) > _OFF_LOOP_ROWS:
+            scores = await asyncio.to_thread(self._scorer.score, served)
+        else:
+            scores = self._scorer.score(served)
+        score_s = time.perf_counter() - before_score
+
+        predictions = self._record(question, rows, seen, codes, scores, now_us, wall_us)
+        if question.explain and self._explainer is not None:
+            try:
+                async with asyncio.timeout(max(0.001, deadline_s - (time.perf_counter() - started))):
+                    contributions = await self._explainer.explain(served)
+            except TimeoutError:
+                raise Unavailable("The explanation was not ready within the deadline; ask again, with a longer one.") from None
+            predictions = [_with(p, contributions=c) for p, c in zip(predictions, contributions, strict=True)]
+        metrics, total_s = self._metrics, time.perf_counter() - started
+        metrics.read.observe(read_s * 1e3)
+        metrics.score.observe(score_s * 1e3)
+        metrics.total.observe(total_s * 1e3)
+        metrics.ok.inc()
+        metrics.instances.inc(len(instances))
+        timings = Timings(round(read_s * 1e3, 3), round(score_s * 1e3, 3), round(total_s * 1e3, 3))
+        return Answer(self.contract.model, self.contract.version, predictions, timings)
+
+    async def _read(self, instances: list[dict[str, Any]], now_us: int, deadline_s: float) -> FeatureRows:
+        timeout_s = min(deadline_s, self._read_timeout_s)
+        if timeout_s > 0:
+            with contextlib.suppress(OnlineStoreUnavailable, TimeoutError):
+                async with asyncio.timeout(timeout_s + 0.05):  # the reader keeps its own deadline; this is for one that does not
+                    return await self._reader.read(instances, now_us, timeout_s)
+        raise Unavailable(
+            f"The online store did not answer within {timeout_s * 1e3:.0f} ms, so no features could be read; try again.", retry_after_s=1
+        )
+
+    def _assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        """The matrix as read (stale values included), and each cell's status as an index into f, s, n, m, r."""
+        sources, n = self._sources, len(question.instances)
+        matrix = np.empty((n, len(self._names)))
+        codes = np.full(matrix.shape, _REQUEST, dtype=np.uint8)
+        matrix[:, sources.stored_places] = rows.values[:, sources.stored_columns]
+        codes[:, sources.stored_places] = rows.statuses[:, sources.stored_columns]
+        for place, field in sources.request:
+            column = question.moments.get(field) or [i[field] for i in question.instances]
+            matrix[:, place] = [_as_number(value) for value in column]
+        if self._on_demand.features:
+            computed = self._compute(question, rows)
+            for place, feature in sources.on_demand:
+                matrix[:, place] = computed[feature]
+        return matrix, codes
+
+    def _compute(self, question: Question, rows: FeatureRows) -> dict[str, NDArray[np.float64]]:
+        request = {f: question.moments.get(f) or [i[f] for i in question.instances] for f in self._on_demand.fields}
+        stored: dict[str, list[Any]] = {}
+        for feature in self._on_demand.sources:
+            column = self._column[feature]
+            fresh = (rows.statuses[:, column] == 0).tolist()
+            numbers = rows.values[:, column].tolist()
+            stored[feature] = [
+                (extra.get(feature, None if number != number else number)) if good else None
+                for number, good, extra in zip(numbers, fresh, rows.extras, strict=True)
+            ]
+        try:
+            return self._on_demand.run(request, stored, len(question.instances))
+        except OnDemandError as error:
+            raise Invalid(
+                f"row {error.row}: {error}." if error.row is not None else f"{error}.", [FieldError(str(error), error.row)]
+            ) from error
+
+    def _nulls(self, seen: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """What the model gets: stale is null (as the point-in-time join has it), then each input's null policy."""
+        served = np.where(codes == _STALE, np.nan, seen)
+        sources = self._sources
+        if sources.reject.size:
+            refused = np.argwhere(np.isnan(served[:, sources.reject]))
+            if len(refused):
+                faults = []
+                for row, index in refused.tolist():
+                    place = int(sources.reject[index])
+                    status = "null" if codes[row, place] == _REQUEST else STATUS_NAMES[codes[row, place]]
+                    faults.append(FieldError(f"is {status}, and this model refuses to score without it", row, self._names[place]))
+                more = f" ({len(faults) - 1} more in `errors`)" if len(faults) > 1 else ""
+                raise Invalid(f"row {faults[0].row}, input {faults[0].field!r}: {faults[0].message}{more}.", faults)
+        for place, value in sources.defaults:
+            column = served[:, place]
+            column[np.isnan(column)] = value
+        return served
+
+    def _record(
+        self,
+        question: Question,
+        rows: FeatureRows,
+        seen: NDArray[np.float64],
+        codes: NDArray[np.uint8],
+        scores: NDArray[np.float64],
+        now_us: int,
+        wall_us: int,
+    ) -> list[Scored]:
+        """Log every prediction and shape its answer."""
+        contract, metrics, sources = self.contract, self._metrics, self._sources
+        width = len(self._names)
+        letters = _LETTERS[codes].tobytes().decode()
+        answers: list[Scored] = []
+        for row, (values, score) in enumerate(zip(seen.tolist(), scores.tolist(), strict=True)):
+            own = letters[row * width : (row + 1) * width]
+            number = prediction_id(wall_us)
+            vector = [None if v != v else v for v in values]
+            request = question.instances[row]
+            self._log(Prediction(number, contract.model, contract.version, now_us, wall_us, request, vector, own, rows.marks[row], score))
+            fresh, other = own.count("f"), own.count("r")
+            unfresh = {} if fresh + other == width else {n: _NAMES[s] for n, s in zip(self._names, own, strict=True) if s not in "fr"}
+            summary = Statuses(fresh, own.count("s"), own.count("n"), own.count("m"), unfresh)
+            answer = Scored(number, score, summary)
+            answers.append(_with(answer, **self._detail(rows, row, vector, own)) if question.features else answer)
+        for status, counter in zip(STATUSES, metrics.statuses, strict=True):
+            if count := letters.count(status):
+                counter.inc(count)
+        if sources.views:
+            metrics.freshness.observe(rows.ages[:, sources.freshness_columns])
+        return answers
+
+    def _detail(self, rows: FeatureRows, row: int, vector: list[float | None], letters: str) -> dict[str, Any]:
+        ages: list[float | None] = [None] * len(vector)
+        for place, age in zip(self._sources.stored_places, rows.ages[row, self._sources.stored_columns].tolist(), strict=True):
+            ages[place] = None if age != age else age
+        names = _NAMES | {"r": "request"}
+        features = {
+            name: FeatureValue(value, names[letter], age)
+            for name, value, letter, age in zip(self._names, vector, letters, ages, strict=True)
+        }
+        return {"features": features, "views": {view: {"high_water_mark": _mark(mark)} for view, mark in rows.marks[row].items()}}
+
+    async def close(self) -> None:
+        """Release the reader's connections and the explainer's thread."""
+        if self._explainer is not None:
+            self._explainer.close()
+        await self._reader.close()
+
+
+def _mark(mark: Mark) -> dict[str, int | None]:
+    return {"known_us": mark.known_us, "ties": mark.ties, "event_us": mark.event_us}
+
+
+def _with(answer: Scored, **more: Any) -> Scored:
+    return Scored(**{name: getattr(answer, name) for name in answer.__struct_fields__} | more)

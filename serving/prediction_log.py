@@ -1,0 +1,118 @@
+"""The prediction log: every answer goes to a Redis Stream, and no request ever waits for it.
+
+A request appends to a bounded buffer; one background task sends batches in a pipeline. Full buffer: the newest is dropped and counted.
+Redis away: the buffer is kept and tried again, ever slower. Delivery is at least once (a batch whose answer was lost is sent again;
+readers tell entries apart by the prediction's id).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from typing import Any
+
+import msgspec
+from redis.exceptions import RedisError
+
+from feature_repo.prediction import Prediction
+
+BATCH = 500
+LINGER_S = 0.05
+"""How long the first entry waits for company: one pipeline per batch costs a fraction of one per prediction."""
+_BACKOFF_S = (0.1, 5.0)
+
+log = logging.getLogger(__name__)
+
+
+class PredictionLog:
+    """A bounded buffer before a Redis Stream.
+
+    Args:
+        client: a `redis.asyncio` client (bytes).
+        stream: the stream's key (`feature_repo.prediction.stream_key`).
+        capacity: predictions kept while they cannot be sent.
+        retention: entries kept in the stream, approximately.
+
+    Attributes:
+        dropped: predictions lost because the buffer was full.
+        written: predictions acknowledged by Redis.
+    """
+
+    def __init__(self, client: Any, stream: str, capacity: int, retention: int) -> None:
+        self._client = client
+        self._stream = stream
+        self._capacity = capacity
+        self._retention = retention
+        self._buffer: deque[Prediction] = deque()
+        self._awake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+        self.written = 0
+
+    @property
+    def depth(self) -> int:
+        """Predictions waiting."""
+        return len(self._buffer)
+
+    def put(self, prediction: Prediction) -> bool:
+        """Take a prediction, or drop and count it when the buffer is full; never blocks."""
+        if len(self._buffer) >= self._capacity:
+            self.dropped += 1
+            return False
+        self._buffer.append(prediction)
+        if not self._awake.is_set():
+            self._awake.set()
+        return True
+
+    def start(self) -> None:
+        """Begin sending, on the running event loop."""
+        self._task = asyncio.create_task(self._run(), name="prediction-log")
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Send what is buffered, for at most `timeout_s` seconds; what is left then counts as dropped."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._awake.set()
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(self._task, timeout_s)
+        self._task = None
+        if self._buffer:
+            log.error("prediction log closed with %d predictions unsent", len(self._buffer))
+            self.dropped += len(self._buffer)
+            self._buffer.clear()
+
+    async def _run(self) -> None:
+        backoff, most = _BACKOFF_S
+        while True:
+            await self._awake.wait()
+            if not self._closing and len(self._buffer) < BATCH:
+                await asyncio.sleep(LINGER_S)
+            self._awake.clear()
+            while self._buffer:
+                batch = [self._buffer[i] for i in range(min(BATCH, len(self._buffer)))]
+                try:
+                    await self._send(batch)
+                except (RedisError, OSError, TimeoutError) as error:
+                    if backoff == _BACKOFF_S[0]:
+                        log.warning("prediction log: Redis does not take entries (%s); buffering up to %d", error, self._capacity)
+                    await asyncio.sleep(backoff)
+                    backoff = min(2 * backoff, most)
+                    continue
+                if backoff != _BACKOFF_S[0]:
+                    log.warning("prediction log: Redis takes entries again; %d dropped so far", self.dropped)
+                backoff = _BACKOFF_S[0]
+                for _ in batch:
+                    self._buffer.popleft()
+                self.written += len(batch)
+            if self._closing:
+                return
+
+    async def _send(self, batch: list[Prediction]) -> None:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for prediction in batch:
+                pipeline.xadd(self._stream, {"p": msgspec.json.encode(prediction)}, maxlen=self._retention, approximate=True)
+            await pipeline.execute()

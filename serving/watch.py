@@ -1,0 +1,397 @@
+"""The watcher: one process per model that follows the prediction log and says, window by window, whether the world has moved.
+
+How it stays right across kills. The log (a Redis Stream) is read through a consumer group, and an entry is acknowledged only together
+with the verdict that it completes: `SET drift`, `HSET state`, `XACK` in one MULTI. So after a kill Redis delivers again exactly the
+entries after the last verdict, the window before them is read back from the stream (`state` knows where each version's last verdict
+ended), and the next verdict falls on the same entry, with the same id, as it would have. The history file is appended to before the
+MULTI; a line whose id is already there is not written twice.
+
+Every version has a window and a reference of its own. A verdict comes with the entry that fills the window, and every `step` entries of
+that version from there. The window should cover what the reference covers (`serving.detector`, Seasonality).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any, cast
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import redis
+
+from feature_repo import contract, prediction
+from infra.settings import Settings
+from serving.detector import DriftDetector, Matrix, OutlierDetector, detectors
+from serving.verdict import Kind, OutlierVerdict, Span, Verdict, history, history_path
+
+log = logging.getLogger("headrace.watch")
+
+WINDOW, STEP = 1000, 250
+REFERENCE_ROWS = 20_000
+"""More reference rows than this are sampled down (seed fixed): the tests gain nothing, every verdict pays."""
+BATCH, BLOCK_MS = 500, 1000
+SCAN = 50
+"""How many times the window is scanned back in the stream, at most, to find one model's entries again."""
+RETRY_S = 60.0
+VERSIONS = 4
+"""Versions watched at the same time (champion, challengers)."""
+SCORE = "score"
+
+
+class WatchError(RuntimeError):
+    """The watcher cannot do its work; the message says why and what to do."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What the watch reads of a logged `Prediction`."""
+
+    model: str
+    version: int
+    at_us: int
+    values: list[float | None]
+    score: float
+
+
+Entry = tuple[str, Row]
+"""Stream id and row."""
+
+
+class Reference:
+    """The detectors of one model version, fitted on its contract's reference (its columns are the inputs by name, and `score`).
+
+    Raises:
+        ContractError: the contract's folder does not verify.
+        WatchError: its reference is missing, or lacks columns.
+    """
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        agreed = contract.load(folder)
+        path = folder / contract.REFERENCE
+        if not path.is_file():
+            raise WatchError(f"{folder} has no {contract.REFERENCE}: train and register the model again")
+        self.names = [*agreed.names, SCORE]
+        lacking = sorted(set(self.names) - set(pq.read_schema(path).names))
+        if lacking:
+            raise WatchError(f"{path} lacks the columns {', '.join(lacking)}: train and register the model again")
+        rows = pq.read_table(path, columns=self.names).to_pandas()[self.names].to_numpy(dtype=np.float64, na_value=np.nan)
+        if len(rows) > REFERENCE_ROWS:
+            rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), REFERENCE_ROWS, replace=False))]
+        self.drift: DriftDetector
+        self.outliers: OutlierDetector
+        self.drift, self.outliers = detectors(kind)
+        self.drift.fit(rows, self.names)
+        self.outliers.fit(rows[:, :-1])
+
+
+class Window:
+    """The newest entries of one version, and those since its last verdict (`pending`, still unacknowledged)."""
+
+    def __init__(self, reference: Reference, rows: int, before: Iterable[Entry]) -> None:
+        self.reference = reference
+        self.entries: deque[Entry] = deque(before, maxlen=rows)
+        self.pending: list[str] = []
+        self.judged = False
+        """Whether a verdict has been reached before; until then the window has to fill up."""
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.pending.append(entry[0])
+
+    def due(self, step: int) -> bool:
+        return len(self.entries) == self.entries.maxlen and (len(self.pending) >= step or not self.judged)
+
+    def matrix(self) -> Matrix:
+        """float64 [m, F + 1]: inputs in the contract's order, then the score; NaN is null."""
+        return np.array([[*row.values, row.score] for _, row in self.entries], dtype=np.float64)
+
+
+def judge(window: Window, kind: Kind, skipped: int = 0) -> Verdict:
+    """The verdict on a window as it stands (pure: the same entries give the same verdict)."""
+    matrix = window.matrix()
+    identity, newest = window.entries[-1]
+    *features, score = window.reference.drift.test(matrix)
+    outliers: OutlierVerdict = window.reference.outliers.test(matrix[:, :-1])
+    moments = [row.at_us for _, row in window.entries]
+    return Verdict(
+        id=f"{newest.version}@{identity}",
+        model=newest.model,
+        version=newest.version,
+        at_us=newest.at_us,
+        window=Span(rows=len(moments), from_us=min(moments), to_us=max(moments)),
+        drift=score.drift or any(f.drift for f in features),
+        features=features,
+        score=score,
+        outliers=outliers,
+        detector=kind,
+        skipped=skipped,
+    )
+
+
+def state_key(project: str, model: str) -> str:
+    """The Redis hash with the watch's place: `cursor:<version>` → stream id of its last verdict's newest entry, `skipped` → count."""
+    return f"headrace:{project}:watch:{model}"
+
+
+class Watch:
+    """See the module's description; `run` is the process around it."""
+
+    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, window: int, step: int) -> None:
+        if window < 1 or step < 1:
+            raise ValueError(f"window ({window}) and step ({step}) must be at least 1")
+        self.client, self.settings, self.project, self.model = client, settings, project, model
+        self.rows, self.step = window, step
+        self.stream = prediction.stream_key(project)
+        self.group = f"watch:{model}"
+        self.counts: Counter[str] = Counter()
+        self._decoder = msgspec.json.Decoder(Row)
+        self.join()
+
+    def join(self) -> None:
+        """Take up the work where the last watcher left it; also after Redis has lost the group."""
+        try:
+            self.client.xgroup_create(self.stream, self.group, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+        self.windows: dict[int, Window] = {}
+        self._unreadable: dict[int, float] = {}
+        state = cast(dict[bytes, bytes], self.client.hgetall(state_key(self.project, self.model)))
+        self.cursors = {int(k[7:]): v.decode() for k, v in state.items() if k.startswith(b"cursor:")}
+        self.skipped = int(state.get(b"skipped", 0))
+        self._again: str | None = "0"
+        """Stream id up to which unacknowledged entries have been taken again; None once there are no more, and new ones are read."""
+        self._open_history()
+
+    def poll(self, block_ms: int | None) -> bool:
+        """Take the next entries and judge what is due. Returns False when there was nothing (after `block_ms`; None: at once)."""
+        again = self._again
+        answer: Any = self.client.xreadgroup(
+            self.group, "watch", {self.stream: again or ">"}, count=BATCH, block=None if again is not None else block_ms
+        )
+        entries = answer[0][1] if answer else []
+        if again is not None:
+            self._again = entries[-1][0].decode() if entries else None
+            if not entries:
+                return self.poll(block_ms)
+        done: list[str] = []
+        for raw, fields in entries:
+            identity = raw.decode()
+            row = self._read(identity, fields)
+            window = self._window(row.version) if row else None
+            if row is None or window is None:
+                done.append(identity)
+            elif len(row.values) + 1 != len(window.reference.names):
+                self._skip(identity, f"{len(row.values)} values for {len(window.reference.names) - 1} inputs of version {row.version}")
+                done.append(identity)
+            else:
+                window.add((identity, row))
+                if window.due(self.step):
+                    self.conclude(window)
+        if done:
+            with self.client.pipeline(transaction=True) as pipe:
+                pipe.xack(self.stream, self.group, *done)
+                pipe.hset(state_key(self.project, self.model), "skipped", str(self.skipped))
+                pipe.execute()
+        return bool(entries)
+
+    def conclude(self, window: Window) -> Verdict:
+        """Judge a window, publish the verdict, acknowledge what led to it."""
+        started = time.perf_counter()
+        verdict = judge(window, self.settings.detector, self.skipped)
+        encoded = msgspec.json.encode(verdict)
+        if verdict.id not in self._written:
+            with history_path(self.settings, self.model).open("ab") as file:
+                file.write(encoded + b"\n")
+            self._written.add(verdict.id)
+        live = contract.champion(self.settings.model_root, self.model)
+        with self.client.pipeline(transaction=True) as pipe:
+            if live is None or live == verdict.version:
+                pipe.set(prediction.drift_key(self.project, self.model), encoded)
+            pipe.hset(state_key(self.project, self.model), f"cursor:{verdict.version}", window.entries[-1][0])
+            pipe.xack(self.stream, self.group, *window.pending)
+            pipe.execute()
+        self.cursors[verdict.version] = window.entries[-1][0]
+        window.pending, window.judged = [], True
+        self.counts["verdicts"] += 1
+        self.counts["drift"] += verdict.drift
+        names = [f.name for f in (*verdict.features, verdict.score) if f.drift]
+        seconds = round(time.perf_counter() - started, 3)
+        _say("verdict", id=verdict.id, drift=names, outliers=round(verdict.outliers.share, 4), seconds=seconds)
+        return verdict
+
+    def finish(self) -> None:
+        """Judge what has come since each version's last verdict, though no full step has (windows that fill at least one step)."""
+        for window in self.windows.values():
+            if window.pending and len(window.entries) >= min(self.step, self.rows):
+                self.conclude(window)
+
+    def _read(self, identity: str, fields: dict[bytes, bytes] | None) -> Row | None:
+        """The entry as a row of this model; None for another model's, and for what is no prediction (counted, said once per entry)."""
+        if not fields:
+            self._skip(identity, "trimmed from the log before it was judged")
+            return None
+        try:
+            row = self._decoder.decode(fields.get(b"p", b""))
+        except msgspec.DecodeError as error:
+            self._skip(identity, f"not a prediction: {error}")
+            return None
+        if row.model != self.model:
+            return None
+        self.counts["predictions"] += 1
+        return row
+
+    def _skip(self, identity: str, reason: str) -> None:
+        self.skipped += 1
+        _say("skipped", level=logging.WARNING, entry=identity, reason=reason)
+
+    def _window(self, version: int) -> Window | None:
+        """The version's window, opened on first use; None (counted) while its contract cannot be read: tried again every minute."""
+        if version in self.windows:
+            return self.windows[version]
+        if time.monotonic() < self._unreadable.get(version, 0.0):
+            self.skipped += 1
+            return None
+        try:
+            reference = Reference(self.settings.model_root / self.model / str(version), self.settings.detector)
+        except (contract.ContractError, WatchError, ValueError) as error:
+            self._unreadable[version] = time.monotonic() + RETRY_S
+            self._skip(f"version {version}", str(error))
+            return None
+        cursor = self.cursors.get(version)
+        window = Window(reference, self.rows, self._before(version, cursor, len(reference.names) - 1) if cursor else [])
+        window.judged = cursor is not None
+        self.windows[version] = window
+        self._retire()
+        _say("reference", version=version, inputs=len(reference.names) - 1, resumed_rows=len(window.entries))
+        return window
+
+    def _retire(self) -> None:
+        """Let go of the version whose last prediction is the oldest, once there are more than VERSIONS."""
+        if len(self.windows) > VERSIONS:
+            quiet = min(self.windows, key=lambda v: max((row.at_us for _, row in self.windows[v].entries), default=2**63))
+            if pending := self.windows.pop(quiet).pending:
+                self.client.xack(self.stream, self.group, *pending)
+
+    def _before(self, version: int, cursor: str, inputs: int) -> list[Entry]:
+        """The version's last entries up to its last verdict, oldest first, read back from the stream."""
+        found: list[Entry] = []
+        newest, scanned = cursor, 0
+        while len(found) < self.rows and scanned < SCAN * self.rows:
+            page = cast(list[tuple[bytes, dict[bytes, bytes]]], self.client.xrevrange(self.stream, max=newest, count=BATCH))
+            for raw, fields in page:
+                try:
+                    row = self._decoder.decode(fields.get(b"p", b""))
+                except msgspec.DecodeError:
+                    continue
+                if row.model == self.model and row.version == version and len(row.values) == inputs:
+                    found.append((raw.decode(), row))
+            if len(page) < BATCH:
+                break
+            scanned += len(page)
+            newest = f"({page[-1][0].decode()}"
+        return found[: self.rows][::-1]
+
+    def _open_history(self) -> None:
+        """Know the ids already written, and cut off a line that a kill left unfinished."""
+        path = history_path(self.settings, self.model)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        self._written = {verdict.id for verdict in history(self.settings, self.model)}
+
+
+def _say(event: str, level: int = logging.INFO, **facts: object) -> None:
+    log.log(level, "%s", msgspec.json.encode({"event": event, **facts}).decode())
+
+
+def _lock(settings: Settings, model: str) -> IO[str]:
+    path = settings.state / "watch" / f"{model}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise WatchError(f"model {model} is already being watched from this checkout ({path} is locked); stop that watcher first") from None
+    return file
+
+
+def _patiently(step: Callable[[], bool], watch: Watch, stop: threading.Event) -> bool:
+    """One step; where Redis is away, wait (1 s doubling to 10 s) and take up the work again from what Redis knows."""
+    wait = 0.0
+    while not stop.is_set():
+        try:
+            if wait:
+                watch.join()
+            return step()
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            problem = str(error)
+        except redis.ResponseError as error:
+            if not str(error).startswith(("NOGROUP", "UNBLOCKED", "LOADING")):
+                raise
+            problem = str(error)
+        wait = min(max(1.0, 2 * wait), 10.0)
+        _say("redis", level=logging.WARNING, problem=problem, again_in_s=wait)
+        stop.wait(wait)
+    return False
+
+
+def run(
+    settings: Settings,
+    project: str,
+    model: str,
+    *,
+    window: int = WINDOW,
+    step: int = STEP,
+    once: bool = False,
+    stop: threading.Event | None = None,
+) -> dict[str, int]:
+    """Watch one model until SIGTERM, SIGINT or `stop`; with `once`, judge everything now in the log and return.
+
+    Args:
+        project: the use case's Feast project (it names the Redis keys).
+        window: predictions per window.
+        step: predictions from one verdict to the next.
+        once: at the end, what has come since the last verdict is judged too, on a window of at least `step` rows.
+        stop: another way to end it; signals are handled only in a process's main thread.
+
+    Returns:
+        Counts of this run: `predictions`, `verdicts`, `drift` (verdicts that called drift) and `skipped` (since the watch began).
+
+    Raises:
+        WatchError: the model is already being watched from this checkout.
+        redis.ConnectionError: Redis cannot be reached at the start, or at any time with `once`.
+    """
+    stop = stop or threading.Event()
+    lock = _lock(settings, model)
+    client = redis.Redis.from_url(settings.redis(), socket_timeout=BLOCK_MS / 1000 + 10, socket_connect_timeout=5)
+    previous: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+        watch = Watch(client, settings, project, model, window, step)
+        if once:
+            while not stop.is_set() and watch.poll(None):
+                pass
+            if not stop.is_set():
+                watch.finish()
+        else:
+            while not stop.is_set():
+                _patiently(lambda: watch.poll(BLOCK_MS), watch, stop)
+        return {"predictions": 0, "verdicts": 0, "drift": 0, **watch.counts, "skipped": watch.skipped}
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        client.close()
+        lock.close()

@@ -1,0 +1,243 @@
+"""The point-in-time join on Spark: examples and events meet in hash buckets of their entity, and each bucket is joined as plain arrays.
+
+For every projection of a feature service, spine and events are cogrouped by `hash(keys) % buckets`; a bucket is one call of
+`streaming.point_in_time` over NumPy arrays. The features come back by row id, so one example in is one row out, whatever the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streaming.point_in_time import NEVER, Events, Spine, aggregate, encode_keys, latest
+from streaming.view import Feature, Projection, View
+from streaming.window import Floats, Ints
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
+EVENT, KNOWN = "__event", "__known"
+_SQL_TYPES = {
+    "double": "double",
+    "float": "float",
+    "int64": "bigint",
+    "int32": "int",
+    "bool": "boolean",
+    "string": "string",
+    "bytes": "binary",
+    "timestamp": "timestamp",
+}
+_ARROW_TYPES = {
+    "double": pa.float64(),
+    "float": pa.float32(),
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "bytes": pa.binary(),
+    "timestamp": pa.timestamp("us", "UTC"),
+}
+
+
+class JoinError(ValueError):
+    """The spine lacks a column, or an offline table is not there or not as declared. The message names view and column."""
+
+
+def column_name(alias: str, feature: str) -> str:
+    """Output column of a feature (Feast's full feature name)."""
+    return f"{alias}__{feature}"
+
+
+def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None) -> DataFrame:
+    """Events of a view's batch source: its keys, the columns its features need, and `__event`, `__known` (microseconds).
+
+    Args:
+        root: the offline store, for views whose path is relative.
+        from_us, upto_us: bounds on the event time, inclusive; days outside are never read.
+
+    Raises:
+        JoinError: the table or a column is missing.
+    """
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as F  # noqa: N812
+
+    path = view.path if "://" in view.path or view.path.startswith("/") else str(root / view.path)
+    try:
+        table = spark.read.parquet(path)
+    except AnalysisException:
+        raise JoinError(f"feature view {view.name!r}: no offline table at {path}; run `headrace ingest`") from None
+    for source, name in view.mapping:
+        table = table.withColumnRenamed(source, name)
+    times = [view.timestamp, *([view.created] if view.created else [])]
+    wanted = [*view.key_names, *view.columns, *times]
+    absent = [c for c in dict.fromkeys(wanted) if c not in table.columns]
+    if absent:
+        raise JoinError(f"feature view {view.name!r}: its table {path} has no column {', '.join(absent)}")
+    for bound, above in ((from_us, True), (upto_us, False)):
+        if bound is None:
+            continue
+        if "day" in table.columns:
+            day = F.lit(str(np.datetime64(bound, "us").astype("datetime64[D]"))).cast("date")
+            partition = F.col("day").cast("date")
+            table = table.where(partition >= day if above else partition <= day)
+        moment = F.unix_micros(F.col(view.timestamp))
+        table = table.where(moment >= bound if above else moment <= bound)
+    types = {f.name: _SQL_TYPES[f.dtype] for f in (*view.features, *view.keys)}
+    if view.layout:
+        types |= dict.fromkeys(view.columns, "double")
+    event = F.unix_micros(F.col(view.timestamp))
+    known = F.unix_micros(F.coalesce(F.col(view.created), F.col(view.timestamp))) if view.created else event
+    columns = dict.fromkeys([*view.key_names, *view.columns])
+    return table.where(F.col(view.timestamp).isNotNull()).select(
+        *(F.col(c).cast(types[c]).alias(c) for c in columns), event.alias(EVENT), known.alias(KNOWN)
+    )
+
+
+def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
+    """int64 `[n]` of a column of timestamps or integers without nulls."""
+    return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.cast(pa.int64()).to_numpy())
+
+
+def floats(column: pa.ChunkedArray) -> Floats:
+    """float64 `[n]`, NaN for null."""
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)
+
+
+def canonical(events: pa.Table) -> pa.Table:
+    """Events in canonical order: by event time, known time, then content, so that ties fall the same way in every engine."""
+    others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
+    return events.sort_by([(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)])
+
+
+def _objects(table: pa.Table, names: Sequence[str]) -> list[Any]:
+    return [table[n].to_numpy(zero_copy_only=False).astype(object) if table[n].null_count == 0 else _nullable(table[n]) for n in names]
+
+
+def _nullable(column: pa.ChunkedArray) -> Any:
+    # to_numpy would turn a nullable integer into a float, and 2**53 + 1 into its neighbour
+    return np.array(column.to_pylist(), dtype=object)
+
+
+def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequence[str], events: pa.Table) -> list[pa.Array]:
+    """Features of the examples in one bucket, in spine order.
+
+    Args:
+        spine: columns `keys`, `__at` and, for a cutoff per example, `__mark` and `__ties` (microseconds).
+        events: as from `read_events`.
+
+    Returns:
+        One Arrow array per name in `features`.
+    """
+    events = canonical(events)
+    code, event_code = encode_keys(_objects(spine, keys), _objects(events, view.key_names))
+    usable = event_code >= 0
+    if not usable.all():
+        events, event_code = events.filter(pa.array(usable)), event_code[usable]
+    marked = MARK in spine.column_names
+    examples = Spine(
+        code,
+        microseconds(spine[AT]),
+        microseconds(pc.fill_null(spine[MARK], NEVER)) if marked else None,
+        microseconds(pc.fill_null(spine[TIES], 0)) if marked else None,
+    )
+    indexed = Events(event_code, microseconds(events[EVENT]), microseconds(events[KNOWN]))
+    types = {f.name: _ARROW_TYPES[f.dtype] for f in view.features}
+    if view.layout:
+        values = aggregate(view.layout, indexed, {c: floats(events[c]) for c in view.columns}, examples)
+        return [to_arrow(values[name], types[name]) for name in features]
+    row = latest(indexed, examples, view.ttl_us)
+    take = pa.array(row, mask=row < 0)
+    return [events[name].combine_chunks().take(take).cast(types[name]) for name in features]
+
+
+def to_arrow(values: Floats, dtype: pa.DataType) -> pa.Array:
+    """float64 with NaN for null as an Arrow array of the feature's type."""
+    return pa.array(values, mask=np.isnan(values)).cast(dtype, safe=False)
+
+
+def _bucket_function(projection: Projection) -> Callable[[pa.Table, pa.Table], pa.Table]:
+    view, names = projection.view, projection.features
+    columns = [column_name(projection.alias, n) for n in names]
+
+    def join(spine: pa.Table, events: pa.Table) -> pa.Table:
+        arrays = join_bucket(view, names, spine, projection.spine_keys, events)
+        return pa.table([spine[ROW].combine_chunks(), *arrays], names=[ROW, *columns])
+
+    return join
+
+
+def check_spine(columns: Sequence[str], projections: Sequence[Projection]) -> None:
+    """Raises JoinError when the spine lacks an entity column."""
+    for projection in projections:
+        absent = [k for k in projection.spine_keys if k not in columns]
+        if absent:
+            raise JoinError(f"the spine has no column {', '.join(absent)}, which feature view {projection.alias!r} is keyed by")
+
+
+def point_in_time_join(
+    spark: SparkSession,
+    spine: DataFrame,
+    timestamp: str,
+    projections: Sequence[Projection],
+    root: Path,
+    buckets: int = 4,
+    marks: bool = False,
+) -> DataFrame:
+    """Join every projection's features to the spine as of each example's moment.
+
+    Args:
+        spine: the examples with their entity columns and any others; kept as they are, in their order.
+        timestamp: column with the moment (timestamp).
+        projections: what to join.
+        root: the offline store.
+        buckets: hash buckets per view; a bucket must fit into a worker's memory.
+        marks: the spine has `__mark:<alias>` and `__ties:<alias>` columns: see only what each example's high-water marks let through.
+
+    Returns:
+        The spine's columns, then one column `alias__feature` per feature, sorted by the spine's order.
+
+    Raises:
+        JoinError: a column or table is missing.
+    """
+    from pyspark.sql import functions as F  # noqa: N812
+
+    check_spine(spine.columns, projections)
+    numbered = spine.withColumn(ROW, F.monotonically_increasing_id()).persist()
+    at = F.unix_micros(F.col(timestamp))
+    first, last, missing = numbered.select(F.min(at), F.max(at), F.sum(F.col(timestamp).isNull().cast("int"))).first() or (None, None, 0)
+    if missing:
+        raise JoinError(f"{missing} examples have no {timestamp}")
+    result = numbered
+    for projection in projections:
+        view = projection.view
+        events = read_events(
+            spark,
+            view,
+            root,
+            None if first is None or not (view.layout or view.ttl_us) else first - max(view.reach_us, view.ttl_us),
+            last,
+        )
+        keys = projection.spine_keys
+        types = {k.name: _SQL_TYPES[k.dtype] for k in view.keys}
+        typed = [F.col(c).cast(types[k]).alias(c) for c, k in zip(keys, view.key_names, strict=True)]
+        cut = [F.col(f"{MARK}:{projection.alias}").alias(MARK), F.col(f"{TIES}:{projection.alias}").alias(TIES)] if marks else []
+        left = numbered.select(ROW, at.alias(AT), *typed, *cut)
+        left = left.withColumn(BUCKET, F.pmod(F.hash(*keys), F.lit(buckets)))
+        right = events.withColumn(BUCKET, F.pmod(F.hash(*view.key_names), F.lit(buckets)))
+        dtypes = {f.name: f.dtype for f in view.features}
+        schema = ", ".join([f"{ROW} bigint", *(f"`{column_name(projection.alias, n)}` {_SQL_TYPES[dtypes[n]]}" for n in projection.features)])
+        joined = left.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(_bucket_function(projection), schema)
+        result = result.join(joined, ROW, "left")
+    drop = [c for c in result.columns if c.startswith((f"{MARK}:", f"{TIES}:"))]
+    return result.orderBy(ROW).drop(ROW, *drop)
+
+
+def feature_types(projections: Sequence[Projection]) -> dict[str, Feature]:
+    """Every output column with its feature."""
+    return {column_name(p.alias, f.name): f for p in projections for n in p.features for f in p.view.features if f.name == n}

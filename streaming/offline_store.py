@@ -1,0 +1,237 @@
+"""Headrace's point-in-time join as a Feast offline store: `offline_store: {type: streaming.offline_store.HeadraceOfflineStore}`.
+
+Where Feast's Spark store is wrong (keys that concatenate alike, ties, lateness, time zones; docs/semantics.md) this one is not, and it
+executes the aggregations that a stream feature view declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.contrib.spark_offline_store.spark import SparkOfflineStore, SparkOfflineStoreConfig
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import SavedDatasetStorage
+
+from infra.settings import settings
+from streaming.join import JoinError, column_name, point_in_time_join
+from streaming.session import session
+from streaming.view import Projection, compile_view
+
+
+class HeadraceOfflineStoreConfig(SparkOfflineStoreConfig):
+    """
+    Attributes:
+        root: the offline store's folder, which sources' relative paths start from; default `HEADRACE_STATE/offline`.
+        buckets: hash buckets per join.
+    """
+
+    type: Literal["streaming.offline_store.HeadraceOfflineStore"] = "streaming.offline_store.HeadraceOfflineStore"  # type: ignore[assignment]
+    root: str = ""
+    buckets: int = 4
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.root) if self.root else settings().offline_root
+
+
+class HeadraceRetrievalJob(RetrievalJob):
+    """The lazily joined rows; on-demand features are computed here, from the columns they name and no others."""
+
+    def __init__(
+        self, frame: Any, full_feature_names: bool, on_demand: list[OnDemandFeatureView], metadata: RetrievalMetadata, requested: set[str]
+    ) -> None:
+        self._frame = frame
+        self._full_feature_names = full_feature_names
+        self._on_demand = on_demand
+        self._metadata = metadata
+        self._requested = requested
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return []  # already in the result: Feast would hand every column of every row to the function as Python objects
+
+    @property
+    def metadata(self) -> RetrievalMetadata:
+        return self._metadata
+
+    def to_spark_df(self) -> Any:
+        """The stored features as a Spark DataFrame (on-demand features excluded)."""
+        return self._frame
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        table = self._frame.toArrow()
+        for view in self._on_demand:
+            table = self._with_on_demand(table, view)
+        extra = [c for c in table.column_names if c.startswith(_HELPER)]
+        return table.drop_columns(extra) if extra else table
+
+    def _with_on_demand(self, table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
+        names = {f.name: f.name for s in view.source_request_sources.values() for f in s.schema}
+        for projection in view.source_feature_view_projections.values():
+            alias = projection.name_to_use()
+            for f in projection.features:
+                helper = _HELPER + column_name(alias, f.name)
+                names[f.name] = helper if helper in table.column_names else column_name(alias, f.name)
+                if names[f.name] not in table.column_names:
+                    names[f.name] = f.name
+        absent = [c for c in names.values() if c not in table.column_names]
+        if absent:
+            raise JoinError(f"on-demand view {view.name!r} needs {', '.join(absent)}, which the entity rows do not have")
+        inputs = pa.table({name: table[column] for name, column in names.items()})
+        assert view.feature_transformation is not None
+        outputs = view.feature_transformation.transform_arrow(inputs, view.features)
+        alias = view.projection.name_to_use()
+        for feature in view.features:
+            if f"{alias}:{feature.name}" in self._requested:
+                name = column_name(alias, feature.name) if self._full_feature_names else feature.name
+                table = table.append_column(name, outputs[feature.name])
+        return table
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._to_arrow_internal(timeout).to_pandas()
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool | None = False, timeout: int | None = None) -> None:
+        path = getattr(getattr(storage, "spark_options", None), "path", None)
+        if not path:
+            raise JoinError("persist needs a SavedDatasetSparkStorage with a path")
+        self._frame.write.mode("overwrite" if allow_overwrite else "errorifexists").parquet(path)
+
+
+_HELPER = "__odfv__"
+
+
+class HeadraceOfflineStore(SparkOfflineStore):
+    """Feast's offline store interface over `streaming.join`."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | Any | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        **kwargs: Any,
+    ) -> HeadraceRetrievalJob:
+        """Feast's contract. `filter_by_created_timestamp` is always on: what was not yet known at an example's moment is never seen.
+
+        Args:
+            entity_df: pandas, a Spark DataFrame, or an SQL query; with one timestamp column (`event_timestamp`, or the only one).
+        """
+        if entity_df is None:
+            raise JoinError("get_historical_features needs an entity_df: Headrace joins to examples, each with its own moment")
+        spark = session(settings())
+        spine = _spine(spark, entity_df)
+        timestamp = infer_event_timestamp_from_entity_df(dict(spine.dtypes))
+        wanted, requested = _projections(feature_views, feature_refs, registry, project)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        store = config.offline_store
+        root = store.folder if isinstance(store, HeadraceOfflineStoreConfig) else settings().offline_root
+        frame = point_in_time_join(spark, spine, timestamp, wanted, root, getattr(store, "buckets", 4))
+        for projection in wanted:
+            for name in projection.features:
+                column = column_name(projection.alias, name)
+                if f"{projection.alias}:{name}" not in requested:
+                    frame = frame.withColumnRenamed(column, _HELPER + column)
+                elif not full_feature_names:
+                    if name in frame.columns:
+                        raise JoinError(f"two features are called {name!r}: ask with full_feature_names=True")
+                    frame = frame.withColumnRenamed(column, name)
+        keys = sorted({k for p in wanted for k in p.spine_keys})
+        return HeadraceRetrievalJob(frame, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys), requested)
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
+    ) -> None:
+        raise JoinError("write to the offline store with `headrace ingest`; Feast's append would duplicate rows on a second run")
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: Any,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        return SparkOfflineStore.pull_latest_from_table_or_query(
+            config,
+            _rooted(config, data_source),
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+        )
+
+
+def _rooted(config: RepoConfig, source: Any) -> Any:
+    """The source with its relative path made absolute, for what is left to Feast's own code."""
+    from copy import copy
+
+    root = config.offline_store.folder if isinstance(config.offline_store, HeadraceOfflineStoreConfig) else settings().offline_root
+    path = getattr(source, "path", None)
+    if not path or path.startswith("/") or "://" in path:
+        return source
+    moved = copy(source)
+    moved.spark_options = copy(source.spark_options)
+    moved.spark_options._path = str(root / path)
+    return moved
+
+
+def _spine(spark: Any, entity_df: Any) -> Any:
+    if isinstance(entity_df, str):
+        return spark.sql(entity_df)
+    if isinstance(entity_df, pd.DataFrame):
+        table = pa.Table.from_pandas(entity_df, preserve_index=False)
+        for i, f in enumerate(table.schema):
+            if pa.types.is_timestamp(f.type):  # naive means UTC, as everywhere in Feast; Spark has no nanoseconds
+                table = table.set_column(i, f.name, table[f.name].cast(pa.timestamp("us", f.type.tz or "UTC"), safe=False))
+        return spark.createDataFrame(table)
+    return entity_df
+
+
+def _projections(
+    feature_views: list[FeatureView], feature_refs: list[str], registry: BaseRegistry, project: str
+) -> tuple[list[Projection], set[str]]:
+    """What to join for these references, on-demand views' inputs included, and the references themselves."""
+    from types import SimpleNamespace
+
+    store: Any = SimpleNamespace(project=project, list_entities=lambda allow_cache=True: registry.list_entities(project, allow_cache))
+    requested = set(feature_refs)
+    needed: dict[str, dict[str, None]] = {}
+    for reference in feature_refs:
+        alias, _, name = reference.partition(":")
+        needed.setdefault(alias.partition("@")[0], {})[name] = None
+    for view in OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
+        for source in view.source_feature_view_projections.values():
+            needed.setdefault(source.name_to_use(), {}).update({f.name: None for f in source.features})
+    found = []
+    for view in feature_views:
+        alias = view.projection.name_to_use()
+        if alias in needed:
+            key_map = tuple(sorted(view.projection.join_key_map.items()))
+            compiled = compile_view(view, store)
+            own = {f.name for f in compiled.features}
+            found.append(Projection(compiled, alias, tuple(n for n in needed[alias] if n in own), key_map))
+    return found, requested

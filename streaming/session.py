@@ -1,0 +1,97 @@
+"""The Spark session: one per process, set up so that every timestamp is UTC microseconds and nothing leaves the state folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.settings import ROOT
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from infra.settings import Settings
+
+_LOG4J = """\
+status = off
+rootLogger.level = error
+# the gateway's level is the one Spark announces on standard error when it differs from the root's
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss.SSSX}{UTC} %p %c{1}: %m%n
+"""
+
+
+def session(settings: Settings, name: str = "headrace") -> SparkSession:
+    """The running Spark session, or a new one after the settings. Callers share it; whoever ends the process calls `stop()`.
+
+    Args:
+        settings: master, driver memory, shuffle partitions; scratch space goes to `<state>/spark`.
+        name: application name, as Spark's own tools show it.
+
+    Returns:
+        A session in time zone UTC that writes Parquet timestamps in microseconds and exchanges pandas data through Arrow.
+
+    Raises:
+        RuntimeError: no Java ≥ 17 was found (`headrace doctor` says what to do), or the JVM did not start.
+    """
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    scratch = settings.state / "spark"
+    for folder in ("local", "tmp"):
+        (scratch / folder).mkdir(parents=True, exist_ok=True)
+    _environment(settings)
+    builder = SparkSession.builder.master(settings.spark_master).appName(name)
+    for key, value in _options(settings, scratch).items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def _environment(settings: Settings) -> None:
+    """What the JVM's launcher reads from the environment: Java, and the Python that the workers run."""
+    from infra.java import java_home
+
+    os.environ["JAVA_HOME"] = str(java_home(settings))
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    if settings.spark_master.startswith("local"):
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+
+
+def _options(settings: Settings, scratch: Path) -> dict[str, str]:
+    log4j = scratch / "log4j2.properties"
+    log4j.write_text(_LOG4J)
+    java = f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={scratch / 'tmp'} -Duser.timezone=UTC -XX:+UseParallelGC"
+    path = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    options = {
+        "spark.driver.memory": settings.spark_memory,
+        "spark.driver.extraJavaOptions": java,
+        "spark.executorEnv.PYTHONPATH": path,
+        "spark.executorEnv.TZ": "UTC",
+        "spark.local.dir": str(scratch / "local"),
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "50000",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        "spark.sql.session.timeZone": "UTC",
+        # a table is a folder per day, small files all: listing them is no job for a cluster, and many fit into one task
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "10000",
+        "spark.sql.files.openCostInBytes": "65536",
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    if settings.spark_master.startswith("local"):
+        options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    return options

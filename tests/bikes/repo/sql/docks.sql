@@ -1,0 +1,1 @@
+SELECT station, seen, free_bikes, charge FROM raw_docks

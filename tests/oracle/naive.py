@@ -1,0 +1,74 @@
+"""The meaning of windows and of the point-in-time join, from the definition, one example at a time. Slow on purpose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from streaming.window import Aggregation
+
+
+@dataclass(frozen=True)
+class Event:
+    key: object
+    event_us: int
+    known_us: int
+    values: dict[str, float | None]
+
+
+def visible(events: Sequence[Event], key: object, t_us: int, mark: tuple[int, int] | None = None) -> list[Event]:
+    """Events of `key` that an example at t may see; with a mark `(known, ties)`, only what had been applied by then."""
+    own = [e for e in events if e.key == key and key is not None]
+    if mark is None:
+        known = [e for e in own if e.known_us <= t_us]
+    else:
+        known = [e for e in own if e.known_us < mark[0]] + [e for e in own if e.known_us == mark[0]][: mark[1]]
+    return [e for e in known if e.event_us <= t_us]
+
+
+def window(events: Sequence[Event], aggregation: Aggregation, key: object, t_us: int, mark: tuple[int, int] | None = None) -> float | None:
+    start = t_us - aggregation.window_us
+    start -= start % aggregation.hop_us
+    inside = [e for e in visible(events, key, t_us, mark) if e.event_us >= start]
+    pairs = [(e, v) for e in inside if (v := e.values.get(aggregation.column)) is not None and not math.isnan(v)]
+    values = [v for _, v in pairs]
+    match aggregation.function:
+        case "count":
+            return float(len(values))
+        case "sum":
+            return total(values)
+        case _ if not values:
+            return None
+        case "mean":
+            s = total(values)
+            return None if s is None else s / len(values)
+        case "min":
+            return min(values)
+        case "max":
+            return max(values)
+        case "last":
+            return max(pairs, key=lambda p: (p[0].event_us, p[0].known_us, p[1]))[1]
+        case "std":
+            if len(values) < 2 or not all(map(math.isfinite, values)):
+                return None
+            exact = [Fraction(v) for v in values]
+            mean = sum(exact) / len(exact)
+            return math.sqrt(sum((v - mean) ** 2 for v in exact) / (len(exact) - 1))
+    raise AssertionError(aggregation.function)
+
+
+def total(values: Sequence[float]) -> float | None:
+    if all(map(math.isfinite, values)):
+        return float(sum(map(Fraction, values), Fraction(0)))
+    s = sum(v for v in values if not math.isfinite(v))
+    return None if math.isnan(s) else s
+
+
+def latest(events: Sequence[Event], key: object, t_us: int, ttl_us: int, mark: tuple[int, int] | None = None) -> Event | None:
+    candidates = [e for e in visible(events, key, t_us, mark) if not ttl_us or e.event_us >= t_us - ttl_us]
+    if not candidates:
+        return None
+    order = {id(e): i for i, e in enumerate(events)}
+    return max(candidates, key=lambda e: (e.event_us, e.known_us, order[id(e)]))

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import redis
+
+from feature_repo import contract as contracts
+from feature_repo.contract import Null
+from feature_repo.prediction import Prediction, drift_key, labels_key, stream_key
+from infra.settings import Settings
+from serving import model_repository
+from serving.api import build_app
+from serving.plane import MAX_BODY, DataPlane
+from serving.predict import prediction_id
+from tests.serving.shop import INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_version
+
+PREDICT = "/v1/models/sells_out/predict"
+FEEDBACK = "/v1/models/sells_out/feedback"
+ID = prediction_id(NOW_US)
+VERDICT = {
+    "model": "sells_out",
+    "version": 1,
+    "at_us": NOW_US,
+    "window": {"rows": 500},
+    "drift": True,
+    "features": [{"name": "stock", "p_value": 0.001, "effect": 0.4, "drift": True}],
+    "score": {"name": "score", "p_value": 0.5, "effect": 0.01, "drift": False},
+    "outliers": {"share": 0.02, "alarm": False},
+}
+
+
+class Server:
+    """The application over real Redis and made-up feature rows, called in this process."""
+
+    def __init__(self, folder: Path, redis_url: str, **settings: Any) -> None:
+        self.project = f"shop_{uuid.uuid4().hex[:8]}"
+        (folder / "repo").mkdir()
+        (folder / "repo" / "feature_store.yaml").write_text(f"project: {self.project}\n")
+        self.settings = Settings(**{"repo": folder / "repo", "state": folder / "state", "redis_url": redis_url} | settings)
+        self.redis = redis.Redis.from_url(redis_url)
+        self.reader = shelves()
+        self.plane: DataPlane
+
+    def version(self, version: int = 1, promote: bool = True, **contract: Any) -> Path:
+        folder = write_version(self.settings.model_root, version, **contract)
+        if promote:
+            contracts.promote(self.settings.model_root, "sells_out", version)
+        return folder
+
+    @asynccontextmanager
+    async def client(self, reader: Callable[[], Rows] | None = None) -> AsyncIterator[httpx.AsyncClient]:
+        self.plane = DataPlane(self.settings, lambda: NOW_US, loader(reader or (lambda: self.reader)))
+        app = build_app(self.plane)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            yield client
+
+    def run(self, scenario: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
+        async def inside() -> Any:
+            async with self.client() as client:
+                return await scenario(client)
+
+        return asyncio.run(inside())
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return self.run(lambda client: client.post(path, content=content, headers={k.replace("_", "-"): v for k, v in headers.items()}))  # type: ignore[no-any-return]
+
+    def get(self, path: str) -> httpx.Response:
+        return self.run(lambda client: client.get(path))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def server(tmp_path: Path, redis_url: str) -> Server:
+    server = Server(tmp_path, redis_url)
+    server.version()
+    return server
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert {"type", "title", "detail"} <= set(body)
+    assert "Traceback" not in response.text
+    return body
+
+
+def test_a_prediction_is_answered_and_logged(server: Server) -> None:
+    response = server.post(PREDICT, {"instances": [INSTANCE, INSTANCE]})
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["model"], answer["model_version"], len(answer["predictions"])) == ("sells_out", 1, 2)
+    logged = [msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in server.redis.xrange(stream_key(server.project))]
+    assert [(p.id, p.score, p.at_us) for p in logged] == [(p["prediction_id"], p["score"], NOW_US) for p in answer["predictions"]]
+
+
+def test_now_is_taken_where_the_profile_allows_it(server: Server) -> None:
+    server.post(PREDICT, {"instances": [INSTANCE], "now": "2013-10-01T00:00:00Z"})
+    ((_, fields),) = server.redis.xrange(stream_key(server.project))
+    assert msgspec.json.decode(fields[b"p"], type=Prediction).at_us == 1_380_585_600_000_000
+
+
+def test_now_is_refused_elsewhere(tmp_path: Path, redis_url: str) -> None:
+    server = Server(tmp_path, redis_url, request_now=False)
+    server.version()
+    assert problem(server.post(PREDICT, {"instances": [INSTANCE], "now": 1}), 422)["errors"][0]["field"] == "now"
+
+
+def test_the_content_type_does_not_matter(server: Server) -> None:
+    assert server.post(PREDICT, {"instances": [INSTANCE]}, content_type="text/plain").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "row", "field"),
+    [
+        (b"{", 400, None, None),
+        (b"", 400, None, None),
+        ({"instances": [INSTANCE, {**INSTANCE, "store": "x"}]}, 422, 1, "store"),
+        ({"instances": [{**INSTANCE, "colour": 1}]}, 422, 0, "colour"),
+        ({"instances": [INSTANCE], "loud": 1}, 422, None, "loud"),
+        ({"instances": []}, 422, None, "instances"),
+        ({"instances": [INSTANCE], "explain": True}, 422, None, "explain"),
+        ({"instances": [INSTANCE] * 1001}, 413, None, None),
+        (b" " * (MAX_BODY + 1), 413, None, None),
+    ],
+)
+def test_a_bad_body_gets_a_problem_with_row_and_field(server: Server, body: Any, status: int, row: int | None, field: str | None) -> None:
+    answer = problem(server.post(PREDICT, body), status)
+    first = answer.get("errors", [{}])[0]
+    assert (first.get("row"), first.get("field")) == (row, field)
+
+
+def test_a_body_without_a_declared_length_is_limited_as_well(server: Server) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * (MAX_BODY // 10)
+
+    problem(server.run(lambda client: client.post(PREDICT, content=endless())), 413)
+
+
+def test_an_unknown_model_is_told_which_there_are(server: Server) -> None:
+    for method, path in (("POST", "predict"), ("POST", "feedback"), ("GET", "drift"), ("GET", "")):
+        response = server.run(lambda client, m=method, p=path: client.request(m, f"/v1/models/other/{p}".rstrip("/"), content=b"{}"))
+        assert problem(response, 404)["models"] == ["sells_out"]
+
+
+def test_the_frameworks_own_errors_are_problems(server: Server) -> None:
+    problem(server.get("/nowhere"), 404)
+    response = server.get(PREDICT)
+    problem(response, 405)
+    assert response.headers["allow"] == "POST"
+    problem(server.post("/v1/models", b""), 405)
+
+
+def test_a_failure_of_ours_is_a_500_that_says_nothing_inside(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(DataPlane, "catalogue", broken)
+    response = server.get("/v1/models")
+    problem(response, 500)
+    assert "secret" not in response.text
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "inf"])
+def test_a_deadline_that_is_none_is_refused(server: Server, value: str) -> None:
+    problem(server.post(PREDICT, {"instances": [INSTANCE]}, x_request_timeout_ms=value), 422)
+
+
+def test_a_lost_store_is_a_prompt_503(server: Server) -> None:
+    server.reader.down = True
+    response = server.post(PREDICT, {"instances": [INSTANCE]})
+    problem(response, 503)
+    assert response.headers["retry-after"] == "1"
+    server.reader.down, server.reader.delay_s = False, 30
+    problem(server.post(PREDICT, {"instances": [INSTANCE]}, x_request_timeout_ms="50"), 503)
+    assert server.reader.timeouts[-1] == pytest.approx(0.05, abs=0.01)
+
+
+def test_contributions_name_the_strongest_inputs(server: Server) -> None:
+    server.version(2, booster=True)
+    answer = server.post(PREDICT, {"instances": [INSTANCE], "explain": True}).json()
+    contributions = answer["predictions"][0]["contributions"]
+    assert len(contributions) == 5
+    assert contributions[0]["name"] == "mean_price"
+    sizes = [abs(c["contribution"]) for c in contributions]
+    assert sizes == sorted(sizes, reverse=True)
+    assert answer["predictions"][0]["score"] == server.post(PREDICT, {"instances": [INSTANCE]}).json()["predictions"][0]["score"]
+
+
+def test_a_reject_policy_reaches_the_caller(server: Server) -> None:
+    server.version(2, inputs=with_null("stock", Null("reject")))
+    answer = problem(server.post(PREDICT, {"instances": [INSTANCE, {**INSTANCE, "product": "salt"}]}), 422)
+    assert answer["errors"] == [{"row": 1, "field": "stock", "message": "is null, and this model refuses to score without it"}]
+
+
+def test_feedback_is_idempotent_and_a_second_opinion_is_a_conflict(server: Server) -> None:
+    truth = {"prediction_id": ID, "label": 1, "at": "2023-11-15T00:00:00Z"}
+    assert server.post(FEEDBACK, truth).json() == {"model": "sells_out", "accepted": 1, "known": 0}
+    assert server.post(FEEDBACK, {**truth, "at": None}).json() == {"model": "sells_out", "accepted": 0, "known": 1}
+    kept = server.redis.hgetall(labels_key(server.project, "sells_out"))
+    assert {k: msgspec.json.decode(v) for k, v in kept.items()} == {ID.encode(): {"label": 1, "at_us": 1_700_006_400_000_000}}
+    other = prediction_id(NOW_US + 1)
+    refused = problem(server.post(FEEDBACK, {"items": [{"prediction_id": other, "label": 0}, {**truth, "label": 0}]}), 409)
+    assert (refused["errors"][0]["row"], refused["errors"][0]["field"]) == (1, "label")
+    assert server.redis.hlen(labels_key(server.project, "sells_out")) == 1
+
+
+def test_feedback_in_bulk_counts_each_prediction_once(server: Server) -> None:
+    items = [{"prediction_id": prediction_id(NOW_US + i), "label": i % 2} for i in range(50)]
+    assert server.post(FEEDBACK, {"items": items + items[:5]}).json()["accepted"] == 50
+    clash = problem(server.post(FEEDBACK, {"items": [{**items[0], "prediction_id": ID}, {"prediction_id": ID, "label": 1}]}), 409)
+    assert clash["errors"][0]["row"] == 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "field"),
+    [
+        ({"prediction_id": "mine", "label": 1}, "prediction_id"),
+        ({"prediction_id": str(uuid.UUID(int=5)), "label": 1}, "prediction_id"),
+        ({"label": 1}, "prediction_id"),
+        ({"prediction_id": ID, "label": 2}, "label"),
+        ({"prediction_id": ID, "label": 0.5}, "label"),
+        ({"prediction_id": ID}, "label"),
+        ({"prediction_id": ID, "label": 1, "at": "soon"}, "at"),
+        ({"prediction_id": ID, "label": 1, "because": "x"}, "because"),
+        ([1], None),
+    ],
+)
+def test_bad_feedback_is_refused_by_field(server: Server, truth: Any, field: str | None) -> None:
+    assert problem(server.post(FEEDBACK, truth), 422)["errors"][0].get("field") == field
+    assert not server.redis.exists(labels_key(server.project, "sells_out"))
+
+
+def test_drift_is_the_watchs_verdict_or_not_found(server: Server) -> None:
+    problem(server.get("/v1/models/sells_out/drift"), 404)
+    server.redis.set(drift_key(server.project, "sells_out"), msgspec.json.encode(VERDICT))
+    assert server.get("/v1/models/sells_out/drift").json() == VERDICT
+
+
+def test_metrics_carry_requests_latency_log_and_drift(server: Server) -> None:
+    server.redis.set(drift_key(server.project, "sells_out"), msgspec.json.encode(VERDICT))
+
+    async def scenario(client: httpx.AsyncClient) -> str:
+        await client.post(PREDICT, content=msgspec.json.encode({"instances": [INSTANCE]}))
+        await client.post(PREDICT, content=b"{")
+        await client.post("/v1/models/invented/predict", content=b"{}")
+        return (await client.get("/metrics")).text
+
+    text = server.run(scenario)
+    for line in (
+        'headrace_requests_total{model="sells_out",status="200",version="1"} 1.0',
+        'headrace_requests_total{model="sells_out",status="400",version="1"} 1.0',
+        'headrace_requests_total{model="(unknown)",status="404",version=""} 1.0',
+        'headrace_request_ms_count{model="sells_out",version="1"} 1.0',
+        'headrace_read_ms_count{model="sells_out",version="1"} 1.0',
+        'headrace_score_ms_count{model="sells_out",version="1"} 1.0',
+        'headrace_model_live{model="sells_out",version="1"} 1.0',
+        "headrace_log_dropped_total 0.0",
+        'headrace_drift{model="sells_out",version="1"} 1.0',
+        'headrace_feature_drift_effect{feature="stock",model="sells_out"} 0.4',
+        'headrace_feature_drift{feature="(score)",model="sells_out"} 0.0',
+        'headrace_outlier_share{model="sells_out"} 0.02',
+    ):
+        assert line in text, line
+    assert "invented" not in text
+
+
+def test_the_catalogue_and_a_models_page_say_how_to_ask(server: Server) -> None:
+    server.version(3, promote=False)
+    (summary,) = server.get("/v1/models").json()["models"]
+    assert summary == {"name": "sells_out", "status": "live", "live_version": 1, "versions": [1, 3], "reason": None}
+    page = server.get("/v1/models/sells_out").json()
+    assert page["contract"]["feature_service"] == "sells_out"
+    assert page["request_schema"]["properties"]["instances"]["items"]["required"] == list(INSTANCE)
+    assert server.post(PREDICT, page["example"]).status_code == 200
+
+
+def test_the_openapi_page_has_a_working_example_for_every_model(server: Server) -> None:
+    document = server.get("/openapi.json").json()
+    example = document["paths"]["/v1/models/{model}/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["sells_out"]
+    assert server.post(PREDICT, example["value"]).status_code == 200
+    assert (
+        server.post(PREDICT, document["paths"][PREDICT]["post"]["requestBody"]["content"]["application/json"]["example"]).status_code == 200
+    )
+    assert {"Answer", "Problem"} <= set(document["components"]["schemas"])
+    assert server.get("/docs").status_code == 200
+
+
+def test_an_altered_model_is_refused_with_its_reason_and_the_others_answer(server: Server) -> None:
+    other = server.settings.model_root / "other" / "1"
+    other.mkdir(parents=True)
+    contract = contracts.load(server.settings.model_root / "sells_out" / "1")
+    (other / "model.onnx").write_bytes((server.settings.model_root / "sells_out" / "1" / "model.onnx").read_bytes())
+    contracts.write(other, msgspec.structs.replace(contract, model="other"))
+    contracts.promote(server.settings.model_root, "other", 1)
+    (other / "model.onnx").write_bytes(b"tampered")
+
+    async def scenario(client: httpx.AsyncClient) -> tuple[httpx.Response, ...]:
+        body = msgspec.json.encode({"instances": [INSTANCE]})
+        refused = await client.post("/v1/models/other/predict", content=body)
+        return refused, await client.post(PREDICT, content=body), await client.get("/v1/models"), await client.get("/readyz")
+
+    refused, answered, catalogue, ready = server.run(scenario)
+    assert "model.onnx is not the file that was registered" in problem(refused, 503)["detail"]
+    assert answered.status_code == ready.status_code == 200
+    assert [m["status"] for m in catalogue.json()["models"]] == ["refused", "live"]
+
+
+def test_a_new_champion_takes_over_without_a_failed_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_repository, "POLL_S", 0.05)
+    readers: list[Rows] = []
+
+    def reader() -> Rows:
+        readers.append(shelves())
+        return readers[-1]
+
+    async def scenario() -> list[tuple[int, int]]:
+        body = msgspec.json.encode({"instances": [INSTANCE]})
+        seen = []
+        async with server.client(reader) as client:
+            server.version(2)
+            for _ in range(400):
+                response = await client.post(PREDICT, content=body)
+                seen.append((response.status_code, response.json()["model_version"]))
+                if seen[-1][1] == 2:
+                    break
+                await asyncio.sleep(0.005)
+            live = (await client.get("/metrics")).text
+            assert 'headrace_model_live{model="sells_out",version="1"} 0.0' in live
+            assert 'headrace_model_live{model="sells_out",version="2"} 1.0' in live
+            assert not readers[0].closed, "requests in flight may still read"
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert {status for status, _ in seen} == {200}
+    assert [version for _, version in seen] == sorted(version for _, version in seen)
+    assert seen[-1][1] == 2
+
+
+def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_repository, "POLL_S", 0.02)
+    folder = server.version(2, promote=False)
+    contracts.promote(server.settings.model_root, "sells_out", 1)
+
+    async def scenario(client: httpx.AsyncClient) -> tuple[dict[str, Any], httpx.Response]:
+        (folder / "model.onnx").write_bytes(b"tampered")
+        champion = server.settings.model_root / "sells_out" / "champion"
+        champion.with_name(".new").write_text("2\n")
+        os.replace(champion.with_name(".new"), champion)
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            (summary,) = (await client.get("/v1/models")).json()["models"]
+            if summary["reason"]:
+                break
+        return summary, await client.post(PREDICT, content=msgspec.json.encode({"instances": [INSTANCE]}))
+
+    summary, answer = server.run(scenario)
+    assert (summary["status"], summary["live_version"]) == ("degraded", 1)
+    assert "model.onnx" in summary["reason"]
+    assert answer.json()["model_version"] == 1
+
+
+def test_ready_means_models_and_redis(server: Server, tmp_path: Path) -> None:
+    assert server.get("/healthz").status_code == 200
+    assert server.get("/readyz").status_code == 200
+    (tmp_path / "no").mkdir()
+    away = Server(tmp_path / "no", "redis://127.0.0.1:1/0")
+    assert "no model has a champion" in problem(away.get("/readyz"), 503)["detail"]
+    away.version()
+    assert "online store" in problem(away.get("/readyz"), 503)["detail"]
+    problem(away.get("/v1/models/sells_out/drift"), 503)
+    problem(away.post(FEEDBACK, {"prediction_id": ID, "label": 1}), 503)
+    assert away.get("/metrics").status_code == 200

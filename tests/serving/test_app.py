@@ -1,0 +1,218 @@
+"""The real thing: Ray Serve behind its HAProxy, Feast's own Redis layout written by stock Feast, the online reader, ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import redis
+
+from feature_repo import contract as contracts
+from feature_repo.contract import Input
+from feature_repo.prediction import Prediction, labels_key, stream_key
+from infra.ports import port
+from infra.settings import ROOT, Settings
+from serving.app import ServeError, configure, run, scratch
+from tests.serving.shop import INSTANCE, WEIGHTS, write_version
+
+pytestmark = pytest.mark.integration
+
+REPO = Path(__file__).parent / "shop_repo"
+INPUTS = [
+    Input("count_1h", "sales:count_1h", "feature", "float64"),
+    Input("stock", "shelf:stock", "feature", "float64"),
+    Input("price_ratio", "pricing:price_ratio", "on_demand", "float64"),
+    Input("mean_price", "sales:mean_price", "feature", "float64"),
+    Input("hour", "pricing:hour", "on_demand", "float64"),
+]
+AT = datetime(2023, 11, 14, 22, 0, tzinfo=UTC)
+NOW = AT + timedelta(minutes=30)
+PREDICT = "/v1/models/sells_out/predict"
+
+
+def apply_and_fill() -> dict[str, str]:
+    """Apply the shop, write its rows with stock Feast, and return its definitions."""
+    from feast import FeatureStore
+
+    from feature_repo.definition import definitions
+
+    spec = importlib.util.spec_from_file_location("shop_features", REPO / "shop_features.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    store = FeatureStore(repo_path=str(REPO))
+    store.apply([module.product, module.store, module.sales, module.shelf, module.pricing, module.sells_out])
+    sales = {"product": ["tea", "salt"], "store": [7, 7], "count_1h": [3, 1], "mean_price": [2.0, 5.0]}
+    times = [AT, AT - timedelta(hours=5)]  # the second is past the view's ttl
+    store.write_to_online_store("sales", pd.DataFrame(sales | {"event_timestamp": times}))
+    shelf = {"product": ["tea", "salt"], "stock": [40.0, None], "event_timestamp": [AT, AT]}
+    store.write_to_online_store("shelf", pd.DataFrame(shelf))
+    return definitions(store, "sells_out")
+
+
+class Served:
+    """A running application."""
+
+    def __init__(self, settings: Settings, process: subprocess.Popen[str], definitions: dict[str, str]) -> None:
+        self.settings = settings
+        self.process = process
+        self.definitions = definitions
+        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=10)
+        self.redis = redis.Redis.from_url(settings.redis())
+
+    def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
+        body = {"instances": list(instances), "now": NOW.isoformat(), **more}
+        return self.client.post(PREDICT, content=msgspec.json.encode(body), headers=headers)
+
+
+@pytest.fixture(scope="module")
+def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    state = tmp_path_factory.mktemp("state")
+    settings = Settings(repo=REPO, state=state, redis_url=redis_url)
+    before = dict(os.environ)
+    settings.export()
+    try:
+        definitions = apply_and_fill()
+        write_version(settings.model_root, 1, booster=True, inputs=INPUTS, definitions=definitions)
+        contracts.promote(settings.model_root, "sells_out", 1)
+        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    command = [sys.executable, "-m", "serving.app"]
+    process = subprocess.Popen(command, env=environment, cwd=state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        lines = []
+        for line in process.stdout or ():
+            lines.append(line)
+            if line.startswith("ready"):
+                break
+        else:
+            pytest.fail("the application did not start:\n" + "".join(lines))
+        threading.Thread(target=lambda: list(process.stdout or ()), daemon=True).start()
+        yield Served(settings, process, definitions)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def test_a_prediction_goes_through_haproxy_reader_and_model(served: Served) -> None:
+    response = served.predict(INSTANCE, {**INSTANCE, "product": "salt"}, {**INSTANCE, "product": "unheard"}, features=True)
+    assert response.status_code == 200, response.text
+    tea, salt, unheard = response.json()["predictions"]
+    assert tea["score"] == np.dot([3.0, 40.0, 2.5 / 2.0, 2.0, 22.0], WEIGHTS)
+    assert tea["statuses"]["fresh"] == 3
+    assert tea["features"]["stock"] == {"value": 40.0, "status": "fresh", "age_s": 1800.0}
+    assert salt["statuses"]["not_fresh"] == {"count_1h": "stale", "stock": "null", "mean_price": "stale"}
+    assert salt["score"] == np.dot([-1.0, -1.0, -1.0, -1.0, 22.0], WEIGHTS)  # stale is null to the model, NaN counts as -1 in it
+    assert salt["features"]["mean_price"]["value"] == 5.0
+    assert unheard["statuses"]["missing"] == 3
+    assert unheard["score"] == salt["score"]
+
+
+def test_what_was_answered_is_in_the_stream_and_takes_feedback(served: Served) -> None:
+    answer = served.predict(INSTANCE).json()["predictions"][0]
+    for _ in range(50):
+        entries = served.redis.xrevrange(stream_key("shop"), count=5)
+        logged = {p.id: p for p in (msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in entries)}
+        if answer["prediction_id"] in logged:
+            break
+        time.sleep(0.05)
+    assert logged[answer["prediction_id"]].score == answer["score"]
+    assert logged[answer["prediction_id"]].at_us == int(NOW.timestamp() * 1e6)
+    truth = msgspec.json.encode({"prediction_id": answer["prediction_id"], "label": 1})
+    assert served.client.post("/v1/models/sells_out/feedback", content=truth).json()["accepted"] == 1
+    assert served.redis.hexists(labels_key("shop", "sells_out"), answer["prediction_id"])
+
+
+def test_contributions_come_along_when_asked_for(served: Served) -> None:
+    (answer,) = served.predict(INSTANCE, explain=True).json()["predictions"]
+    assert len(answer["contributions"]) == 5
+
+
+def test_everything_listens_on_loopback_as_far_as_http_goes(served: Served) -> None:
+    tree = [psutil.Process(served.process.pid), *psutil.Process(served.process.pid).children(recursive=True)]
+    haproxies = [p for p in tree if p.name() == "haproxy"]
+    assert haproxies
+    assert {c.laddr.ip for p in haproxies for c in p.net_connections("inet") if c.status == "LISTEN"} == {"127.0.0.1"}
+
+
+def test_a_second_run_of_the_same_checkout_is_refused(served: Served) -> None:
+    with pytest.raises(ServeError, match="serves already"):
+        run(served.settings)
+
+
+def test_a_redis_that_hangs_costs_the_deadline_then_all_is_well_again(served: Served) -> None:
+    served.redis.client_pause(1500)
+    started = time.perf_counter()
+    response = served.predict(INSTANCE, headers={"X-Request-Timeout-Ms": "200"})
+    assert time.perf_counter() - started < 0.8
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["type"] == "urn:headrace:problem:unavailable"
+    time.sleep(2)
+    assert served.predict(INSTANCE).status_code == 200
+
+
+def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
+    write_version(served.settings.model_root, 2, inputs=INPUTS, definitions=served.definitions)
+    contracts.promote(served.settings.model_root, "sells_out", 2)
+    seen = []
+    for _ in range(2000):
+        response = served.predict(INSTANCE)
+        seen.append((response.status_code, response.json().get("model_version")))
+        if seen[-1][1] == 2:
+            break
+        time.sleep(0.005)
+    assert {status for status, _ in seen} == {200}
+    assert seen[-1][1] == 2
+
+
+def test_a_contract_over_other_definitions_is_refused_by_feature_and_the_old_one_answers(served: Served) -> None:
+    live = served.client.get("/v1/models").json()["models"][0]["live_version"]
+    write_version(served.settings.model_root, 3, inputs=INPUTS, definitions=served.definitions | {"shelf:stock": "older"})
+    contracts.promote(served.settings.model_root, "sells_out", 3)
+    for _ in range(100):
+        (summary,) = served.client.get("/v1/models").json()["models"]
+        if summary["reason"]:
+            break
+        time.sleep(0.1)
+    assert "changed: shelf:stock" in summary["reason"]
+    assert served.predict(INSTANCE).json()["model_version"] == live
+    contracts.promote(served.settings.model_root, "sells_out", live)
+
+
+def test_ray_must_not_be_there_before_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    with pytest.raises(ServeError, match="imported before"):
+        configure(Settings(repo=REPO, state=tmp_path))
+
+
+def test_a_stop_ends_every_process_and_flushes_the_log(served: Served) -> None:
+    tree = psutil.Process(served.process.pid).children(recursive=True)
+    last = [served.predict(INSTANCE).json()["predictions"][0]["prediction_id"] for _ in range(5)]
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(60) == 0
+    _, alive = psutil.wait_procs(tree, timeout=10)
+    assert not alive
+    mark = str(scratch(served.settings))
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if any(mark in part for part in p.info["cmdline"] or [])]
+    entries = served.redis.xrevrange(stream_key("shop"), count=50)
+    logged = {msgspec.json.decode(fields[b"p"], type=Prediction).id for _, fields in entries}
+    assert set(last) <= logged

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from prometheus_client.core import HistogramMetricFamily
+
+from serving.metrics import FRESHNESS_S, Freshness, Metrics
+
+
+@pytest.mark.parametrize("batches", [1, 3, 600])
+def test_freshness_counts_what_a_loop_would_count(batches: int) -> None:
+    rng = np.random.default_rng(batches)
+    freshness = Freshness(["a", "b"])
+    seen = [np.where(rng.random((2, 2)) < 0.2, np.nan, 10 ** rng.uniform(-2, 7, (2, 2))) for _ in range(batches)]
+    for ages in seen:
+        freshness.observe(ages)
+    family = HistogramMetricFamily("f", "", labels=["view"])
+    freshness.add_to(family, [])
+    counted = {(s.labels["view"], s.labels["le"]): s.value for s in family.samples if s.name == "f_bucket"}
+    for column, view in enumerate(["a", "b"]):
+        ages = [float(row[column]) for batch in seen for row in batch if not np.isnan(row[column])]
+        for bound in FRESHNESS_S:
+            assert counted[view, str(float(bound))] == sum(age <= bound for age in ages)
+        assert counted[view, "+Inf"] == len(ages)
+        (total,) = [s.value for s in family.samples if s.name == "f_sum" and s.labels["view"] == view]
+        assert total == pytest.approx(sum(ages))
+
+
+def test_a_version_loaded_again_goes_on_counting() -> None:
+    metrics = Metrics()
+    metrics.model("m", 1, ["a"]).freshness.observe(np.ones((1, 1)))
+    metrics.model("m", 1, ["a"]).freshness.observe(np.ones((1, 1)))
+    assert b'headrace_freshness_seconds_count{model="m",version="1",view="a"} 2.0' in metrics.text()
+
+
+def test_a_verdict_with_members_missing_gives_the_samples_it_has() -> None:
+    metrics = Metrics()
+    metrics.verdicts = {"m": {"version": 2, "drift": False}}
+    text = metrics.text().decode()
+    assert 'headrace_drift{model="m",version="2"} 0.0' in text
+    assert "headrace_outlier_share{" not in text

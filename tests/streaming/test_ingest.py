@@ -1,0 +1,212 @@
+"""Raw files become tables, whole or not at all, and the same every time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from feature_repo.use_case import UseCase
+from infra.settings import Settings
+from streaming import ingest as module
+from streaming.ingest import IngestError, Loaded, ingest
+from tests.bikes import generate
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.integration
+
+RIDES = "ride;station;rider_class;began;ended;kilometres\n"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state=tmp_path / "state", shuffle_partitions=2)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> UseCase:
+    """One table of three rides over two days."""
+    folder = tmp_path / "small"
+    (folder / "sql").mkdir(parents=True)
+    (folder / "feature_store.yaml").write_text("project: small\n")
+    (folder / "rides.csv").write_text(
+        RIDES
+        + "1;7;member;2021-03-02T00:00:00.000001Z;2021-03-02T00:09:00Z;2\n"
+        + "3;7;member;2021-03-01T23:59:59.999999Z;2021-03-02T00:04:00Z;\n"
+        + "2;7;casual;2021-03-01T23:59:59.999999Z;2021-03-02T00:04:00Z;1.5\n"
+    )
+    schema = "ride BIGINT, station BIGINT, rider_class STRING, began TIMESTAMP, ended TIMESTAMP, kilometres DOUBLE"
+    raw = {"raw_rides": {"path": "rides.csv", "options": {"header": "true", "sep": ";", "schema": schema}}}
+    (folder / "ingest.yaml").write_text(yaml.safe_dump({"raw": raw, "tables": {"rides": {"sql": "sql/rides.sql", "timestamp": "began"}}}))
+    (folder / "sql" / "rides.sql").write_text("SELECT ride, began, kilometres FROM raw_rides;\n")
+    return UseCase(folder)
+
+
+def digest(root: Path) -> str:
+    parts = [str(p.relative_to(root)).encode() + p.read_bytes() for p in sorted(root.rglob("*.parquet"))]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def edit(use_case: UseCase, **changes: Any) -> UseCase:
+    """The use case with its one table's SQL, or its raw file's entry, changed."""
+    if "sql" in changes:
+        (use_case.folder / "sql" / "rides.sql").write_text(changes["sql"])
+    if "raw" in changes:
+        path = use_case.folder / "ingest.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["raw"]["raw_rides"] |= changes["raw"]
+        path.write_text(yaml.safe_dump(content))
+    return UseCase(use_case.folder)
+
+
+def test_a_table_is_split_by_utc_day_and_sorted_by_time_then_all_columns(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    seen: list[tuple[str, Loaded | None]] = []
+    (loaded,) = ingest(small, settings, spark, lambda name, done: seen.append((name, done)))
+    folder = settings.offline_root / "rides"
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        "day=2021-03-01/part-0.parquet",
+        "day=2021-03-02/part-0.parquet",
+    ]
+    first = pq.ParquetFile(folder / "day=2021-03-01" / "part-0.parquet").read()
+    assert first.column_names == ["ride", "began", "kilometres"]
+    assert first.schema.field("began").type == pa.timestamp("us", "UTC")
+    assert first["ride"].to_pylist() == [2, 3]
+    assert (loaded.table, loaded.rows, loaded.days) == ("rides", 3, 2)
+    assert loaded.first == datetime(2021, 3, 1, 23, 59, 59, 999999, UTC)
+    assert loaded.last == datetime(2021, 3, 2, 0, 0, 0, 1, UTC)
+    assert seen == [("rides", None), ("rides", loaded)]
+
+
+def test_another_use_case_is_ingested_and_again_with_the_same_bytes(tmp_path: Path, settings: Settings, spark: SparkSession) -> None:
+    use_case = generate(tmp_path / "bikes", days=3)
+    loaded = ingest(use_case, settings, spark)
+    assert [t.table for t in loaded] == ["rides", "docks", "requests"]
+    assert all(t.days == 3 for t in loaded)
+    rides = ds.dataset(settings.offline_root / "rides", partitioning="hive").to_table()
+    assert rides.num_rows == loaded[0].rows == len((use_case.folder / "raw" / "rides.csv").read_text().splitlines()) - 1
+    before = digest(settings.offline_root)
+    ingest(use_case, settings, spark)
+    assert digest(settings.offline_root) == before
+
+
+def test_spark_reads_back_what_was_written(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    ingest(small, settings, spark)
+    rows = spark.read.parquet(str(settings.offline_root / "rides")).selectExpr("ride", "unix_micros(began) AS us").orderBy("ride").collect()
+    assert [(r.ride, r.us) for r in rows] == [(1, 1614643200000001), (2, 1614643199999999), (3, 1614643199999999)]
+
+
+def test_a_later_table_sees_the_earlier_ones(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    path = small.folder / "ingest.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["tables"] = {
+        "empty": {"sql": "sql/empty.sql", "timestamp": "began"},
+        **content["tables"],
+        "long": {"sql": "sql/long.sql", "timestamp": "began"},
+    }
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    (small.folder / "sql" / "empty.sql").write_text("SELECT * FROM raw_rides WHERE ride > 99")
+    (small.folder / "sql" / "long.sql").write_text(
+        "SELECT began, ride FROM rides WHERE kilometres > 1.7 UNION ALL SELECT began, ride FROM empty"
+    )
+    empty, _, long = ingest(UseCase(small.folder), settings, spark)
+    assert (empty.rows, empty.first, empty.last) == (0, None, None)
+    assert long.rows == 1
+
+
+def test_the_callers_session_keeps_its_views(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    spark.range(5).createOrReplaceTempView("raw_rides")
+    try:
+        ingest(small, settings, spark)
+        assert spark.table("raw_rides").count() == 5
+    finally:
+        spark.catalog.dropTempView("raw_rides")
+
+
+def test_a_zip_is_unpacked(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    with zipfile.ZipFile(small.folder / "rides.csv.zip", "w") as archive:
+        archive.write(small.folder / "rides.csv", "rides.csv")
+    (loaded,) = ingest(edit(small, raw={"path": "rides.csv.zip"}), settings, spark)
+    assert loaded.rows == 3
+
+
+def test_an_error_leaves_the_table_as_it_was(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    ingest(small, settings, spark)
+    before = digest(settings.offline_root)
+    with pytest.raises(IngestError):
+        ingest(edit(small, sql="SELECT ride, began, raise_error('no') AS x FROM raw_rides"), settings, spark)
+    assert digest(settings.offline_root) == before
+    assert not (settings.offline_root / ".ingest").exists()
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "renames"])
+def test_a_new_table_takes_the_place_of_the_old_one_whole(
+    small: UseCase, settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(module, "_exchange", lambda a, b: False)
+    ingest(small, settings, spark)
+    ingest(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)
+    assert [p.name for p in (settings.offline_root / "rides").iterdir()] == ["day=2021-03-02"]
+    ingest(edit(small, sql="SELECT * FROM raw_rides WHERE ride > 99"), settings, spark)
+    assert list((settings.offline_root / "rides").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT rid FROM raw_rides", r"rides\.sql \(table 'rides'\).*rid"),
+        ("SELEKT 1", r"rides\.sql \(table 'rides'\).*SELEKT"),
+        ("SELECT ride FROM raw_rides", r"rides\.sql.*no column 'began'"),
+        ("SELECT CAST(began AS STRING) AS began FROM raw_rides", r"rides\.sql.*'began' is string"),
+        ("SELECT began, 1 AS day FROM raw_rides", r"rides\.sql.*'day' is taken"),
+        ("SELECT began, CAST(rider_class AS INT) AS c FROM raw_rides", r"rides\.sql.*member"),
+        ("SELECT IF(ride = 1, began, NULL) AS began FROM raw_rides", r"rides\.sql.*'began' is null in 2 rows"),
+    ],
+)
+def test_an_error_in_the_sql_names_the_file_and_what_is_wrong(
+    small: UseCase, settings: Settings, spark: SparkSession, sql: str, says: str
+) -> None:
+    with pytest.raises(IngestError, match=f"(?s){says}") as caught:
+        ingest(edit(small, sql=sql), settings, spark)
+    assert "\tat " not in str(caught.value)
+    assert not (settings.offline_root / "rides").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"path": "gone.csv"}, r"ingest\.yaml: raw\.raw_rides: .*gone\.csv does not exist"),
+        ({"package": "no_such_package"}, r"ingest\.yaml: raw\.raw_rides: the Python package 'no_such_package' is not installed"),
+        ({"options": {"schema": "ride BIGINTT"}}, r"ingest\.yaml: raw\.raw_rides"),
+        ({"path": "broken.zip"}, r"ingest\.yaml: raw\.raw_rides: .*broken\.zip cannot be unpacked"),
+        ({"path": "two.zip"}, r"ingest\.yaml: raw\.raw_rides: .*two\.zip must hold exactly one file, it holds 2"),
+    ],
+)
+def test_a_raw_file_that_cannot_be_read_is_named(
+    small: UseCase, settings: Settings, spark: SparkSession, raw: dict[str, Any], says: str
+) -> None:
+    (small.folder / "broken.zip").write_bytes(b"no zip")
+    with zipfile.ZipFile(small.folder / "two.zip", "w") as archive:
+        archive.writestr("a", "1")
+        archive.writestr("b", "2")
+    with pytest.raises(IngestError, match=says):
+        ingest(edit(small, raw=raw), settings, spark)
+
+
+def test_a_second_ingest_is_told_of_the_first(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    settings.offline_root.mkdir(parents=True)
+    with (settings.offline_root / ".ingest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(IngestError, match="another ingest is at work"):
+            ingest(small, settings, spark)

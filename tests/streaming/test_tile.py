@@ -1,0 +1,75 @@
+"""Tiles - built, merged in pieces, stored, read back and finished - equal the windows' definition."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streaming import tile
+from streaming.point_in_time import NEVER
+from streaming.window import HOUR, MINUTE, Layout
+from tests.oracle import naive
+from tests.streaming.test_point_in_time import AGGREGATIONS, column, events_strategy, same
+
+LAYOUT = Layout.of(AGGREGATIONS)
+LEVELS = tile.levels_of(LAYOUT)
+PRINT = tile.fingerprint(LAYOUT)
+
+
+def arrays(events: list[naive.Event]):
+    owner = np.array([e.key for e in events], dtype=np.int64)
+    event = np.array([e.event_us for e in events], dtype=np.int64)
+    known = np.array([e.known_us for e in events], dtype=np.int64)
+    return owner, event, known, {"x": column(events, "x"), "y": column(events, "y")}
+
+
+@given(events_strategy, st.integers(0, 40), st.integers(0, 30 * HOUR))
+@settings(max_examples=200, deadline=None)
+def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], cut: int, later: int) -> None:
+    t = max([e.event_us for e in events], default=0) + later
+    punctual = [naive.Event(e.key, e.event_us, e.event_us, e.values) for e in events]
+    found: dict[str, np.ndarray] = {}
+    stored: list[list] = [[] for _ in range(3)]
+    for level in LEVELS:
+        pieces = []
+        for part in (punctual[:cut], punctual[cut:]):
+            owner, event, known, columns = arrays(part)
+            pieces.append(tile.build(level, owner, event, known, columns))
+        whole = tile.merge(level, *pieces)
+        newest = np.array([max([e.event_us for e in events if e.key == k], default=0) for k in range(3)])
+        whole = tile.prune(level, whole, newest)
+        found |= tile.finish(level, whole, 3, np.full(3, t))
+        for k, (start, state) in enumerate(whole.slices(3)):
+            stored[k].append((start, state))
+    finisher = tile.Finisher(LAYOUT)
+    for k in range(3):
+        blob = tile.encode(tile.Header(PRINT, mark_us=t), stored[k])
+        header, levels = tile.decode(blob, LEVELS, PRINT)
+        assert header.mark_us == t
+        online = finisher(levels, t)
+        for i, a in enumerate(AGGREGATIONS):
+            expected = naive.window(punctual, a, k, t)
+            assert same(found[a.name][k], expected, a.function), a
+            assert online[i] == found[a.name][k] or (math.isnan(online[i]) and math.isnan(found[a.name][k])), a
+
+
+def test_tiles_of_another_definition_are_refused() -> None:
+    blob = tile.encode(tile.Header(PRINT + 1), [])
+    with pytest.raises(tile.TileError, match="another definition"):
+        tile.decode(blob, LEVELS, PRINT)
+    with pytest.raises(tile.TileError, match="cut short"):
+        tile.read_header(b"H1")
+
+
+def test_the_mark_counts_events_of_its_own_moment() -> None:
+    header = tile.Header(1).advanced(5 * MINUTE, 2)
+    assert (header.mark_us, header.ties) == (5 * MINUTE, 2)
+    header = header.advanced(5 * MINUTE, 1)
+    assert (header.mark_us, header.ties) == (5 * MINUTE, 3)
+    assert header.advanced(4 * MINUTE, 9) == header
+    assert header.advanced(NEVER, 1) == header
+    assert tile.read_header(header.pack(0)) == header
