@@ -63,9 +63,7 @@ def definitions(store: FeatureStore, service: str) -> dict[str, str]:
             meaning: dict[str, Any] = {
                 "code": getattr(udf, "udf_string", ""),
                 "mode": str(view.mode),
-                "request": sorted(
-                    f"{f.name}:{f.dtype}" for s in view.source_request_sources.values() for f in s.schema
-                ),
+                "request": sorted(f"{f.name}:{f.dtype}" for s in view.source_request_sources.values() for f in s.schema),
                 "features": sorted(
                     f"{ref}={found[ref]}" for s in view.source_feature_view_projections.values() for ref in _references(s) if ref in found
                 ),

@@ -137,9 +137,19 @@ class ModelSpec(_Strict):
         return parameters
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of a boolean: `on` and `no` are words, `true` and `false` are not."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise UseCaseError(f"{path} does not exist") from None
     except yaml.YAMLError as error:

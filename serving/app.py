@@ -9,6 +9,7 @@ opens its metrics and statistics ports to the world, so HAProxy is started throu
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import hashlib
@@ -16,6 +17,7 @@ import io
 import logging
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -190,6 +192,7 @@ def run(settings: Settings) -> None:
         except OSError:
             raise ServeError(f"this checkout serves already on http://{settings.host}:{port(settings, 'http')}; stop that first") from None
         _end(_leftovers(settings))
+        shutil.rmtree(scratch(settings) / "r", ignore_errors=True)  # sessions of runs before; the last one's logs stay until now
         stopping = Event()
         pid_file = settings.run_dir / "serve.pid"
         pid_file.write_text(str(os.getpid()))
@@ -230,15 +233,28 @@ def _serve(settings: Settings, stopping: Event) -> None:
         if _await_ready(settings, stopping):
             print(f"ready http://{settings.host}:{port(settings, 'http')}", flush=True)
         while not stopping.wait(2.0):
-            started |= set(psutil.Process().children(recursive=True))
+            _remember(settings, started)
     finally:
-        started |= set(psutil.Process().children(recursive=True))
+        _remember(settings, started)
         try:
             if ray.is_initialized():
                 serve.shutdown()  # type: ignore[no-untyped-call]
         finally:
             ray.shutdown()
             _end(started | _leftovers(settings))
+            _children(settings).unlink(missing_ok=True)
+
+
+def _children(settings: Settings) -> Path:
+    return settings.run_dir / "serve.children"
+
+
+def _remember(settings: Settings, started: set[psutil.Process]) -> None:
+    """Add this process's descendants to `started`, and to a file: should this process be killed, the next can end what it left."""
+    now = set(psutil.Process().children(recursive=True))
+    if now - started:
+        started |= now
+        _children(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
 
 
 def _await_ready(settings: Settings, stopping: Event) -> bool:
@@ -287,16 +303,19 @@ def _detail(answer: bytes) -> str:
 
 
 def _leftovers(settings: Settings) -> set[psutil.Process]:
-    """Processes of a run of this checkout that was killed: their command line names its scratch folder."""
-    mark = f"{scratch(settings)}/"
+    """What a killed run of this checkout left: the processes it noted down, and those whose command line names its scratch folder."""
     found = set()
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        for pid, created in msgspec.json.decode(_children(settings).read_bytes(), type=list[tuple[int, float]]):
+            with contextlib.suppress(psutil.Error):
+                if abs((process := psutil.Process(pid)).create_time() - created) < 0.01:
+                    found.add(process)
+    mark = f"{scratch(settings)}/"
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.Error):
             ours = process.name().startswith(_PROCESSES) and process.pid != os.getpid()
             if ours and any(mark in part for part in process.cmdline()):
                 found.add(process)
-        except psutil.Error:
-            continue
     return found
 
 
@@ -311,10 +330,8 @@ def _end(processes: set[psutil.Process]) -> None:
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.Error):
         process.send_signal(number)
-    except psutil.Error:
-        return
 
 
 def stop(settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""Contributions: why one prediction came out as it did, by LightGBM's own SHAP values, off the event loop and loaded on first use."""
+"""Contributions: why one prediction came out as it did, by LightGBM's own SHAP values, off the event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Explainer:
         names: the contract's inputs, in order.
 
     Notes:
-        One thread of its own, so explanations queue behind each other and never in front of a prediction.
+        One thread of its own, so explanations queue behind each other and never in front of a prediction. It begins with loading
+        LightGBM and the booster, so that neither the start nor the first explanation waits for that.
 
     References:
         Lundberg et al., *Consistent individualized feature attribution for tree ensembles* (2018); LightGBM `pred_contrib`.
@@ -35,6 +36,7 @@ class Explainer:
         self._names = names
         self._booster: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._thread.submit(self._load)
 
     async def explain(self, matrix: NDArray[np.float64]) -> list[list[Contribution]]:
         """The `TOP` strongest contributions per row, strongest first.
@@ -47,12 +49,15 @@ class Explainer:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _contributions(self, matrix: NDArray[np.float64]) -> list[list[Contribution]]:
+    def _load(self) -> Any:
         if self._booster is None:
             import lightgbm
 
             self._booster = lightgbm.Booster(model_file=str(self._path))
-        shares = np.asarray(self._booster.predict(matrix, pred_contrib=True, num_threads=1))[:, :-1]  # the last column is the base value
+        return self._booster
+
+    def _contributions(self, matrix: NDArray[np.float64]) -> list[list[Contribution]]:
+        shares = np.asarray(self._load().predict(matrix, pred_contrib=True, num_threads=1))[:, :-1]  # the last column is the base value
         strongest = np.argsort(-np.abs(shares), axis=1, kind="stable")[:, :TOP]
         return [
             [

@@ -122,12 +122,11 @@ def by_day(days: Sequence[tuple[str, float | None, float | None, float | None]],
         if reference is not None:
             ax.axhline(reference, color=MUTED, linewidth=1.2, linestyle=(0, (3, 4)))
             ax.annotate(
-                f"valid {reference:.3f}",
+                f"valid\n{reference:.3f}",
                 (1, reference),
                 xycoords=("axes fraction", "data"),
-                xytext=(-4, 5),
+                xytext=(6, -4),
                 textcoords="offset points",
-                ha="right",
                 color=MUTED,
             )
         ax.xaxis.set_major_locator(MaxNLocator(nbins=15, integer=True))
@@ -151,17 +150,19 @@ def histogram(edges: Sequence[float], counts: Sequence[int], p50: float, p99: fl
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.grid(axis="x", visible=False)
-        near = p99 < p50 * (edges[-1] / edges[0]) ** 0.16
-        for name, value, height in (("p50", p50, 1.0), ("p99", p99, 0.9 if near else 1.0)):
+        reach = edges[-1] / edges[0]
+        for name, value, leftward, drop in (
+            ("p50", p50, p50 > edges[0] * reach**0.25, -10),  # to the left of its line, p99 to the right, where there is room
+            ("p99", p99, p99 > edges[0] * reach**0.75, -24),
+        ):
             at = min(max(value, edges[0]), edges[-1])
             ax.axvline(at, color=INK, linewidth=1.1, linestyle=(0, (2, 2)))
-            left = value > edges[0] * (edges[-1] / edges[0]) ** 0.75
             ax.annotate(
                 f"{name}  {value:.3g} {unit}",
-                (at, height),
+                (at, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(-5 if left else 5, -10),
+                xytext=(-5 if leftward else 5, drop),
                 textcoords="offset points",
-                ha="right" if left else "left",
+                ha="right" if leftward else "left",
             )
     return canvas.svg

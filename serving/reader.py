@@ -168,9 +168,7 @@ class OnlineReader:
             lookup.append(row)
         replies = await self._fetch(list(keys), self.timeout_s if timeout_s is None else timeout_s)
         try:
-            answers = [
-                self._answer(self._entities[number], reply, now_us) for (number, _), reply in zip(keys, replies, strict=True)
-            ]
+            answers = [self._answer(self._entities[number], reply, now_us) for (number, _), reply in zip(keys, replies, strict=True)]
             unknown = [self._answer(entity, [None] * len(entity.fields), now_us) for entity in self._entities]
         except tile.TileError as error:
             raise OnlineStoreUnavailable(str(error)) from None
@@ -186,7 +184,7 @@ class OnlineReader:
                 pipe = self._redis().pipeline(transaction=False)
                 for number, key in keys:
                     pipe.hmget(key, self._entities[number].fields)  # type: ignore[arg-type]
-                return await pipe.execute()  # type: ignore[no-any-return]
+                return await pipe.execute()
         except TimeoutError:
             raise OnlineStoreUnavailable(f"the online store did not answer within {timeout_s * 1000:.0f} ms") from None
         except (redis.RedisError, OSError) as error:

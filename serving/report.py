@@ -212,7 +212,7 @@ class Card(NamedTuple):
 
 
 def quantity(value: float | None, unit: str = "") -> str:
-    """A number as a person writes it: three significant digits, thousands separated, the unit after a thin space."""
+    """A number as a person writes it: three significant digits, thousands separated, the unit after a no-break space."""
     if value is None:
         return "–"
     if value == 0 or abs(value) >= 100:
@@ -220,7 +220,7 @@ def quantity(value: float | None, unit: str = "") -> str:
     else:
         text = f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
         text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text and abs(value) >= 10 else text
-    return f"{text} {unit}" if unit else text
+    return f"{text}\u00a0{unit}" if unit else text
 
 
 def duration(seconds: float) -> str:

@@ -168,9 +168,9 @@ _TYPES: dict[str, Any] = {
 
 
 def check(field: RequestField, value: Any) -> str | None:
-    """What is wrong with a field's value, or None. Null is allowed for request fields, not for entity keys."""
+    """What is wrong with a field's value, or None. A null key is an entity that the caller does not know: its features are missing."""
     if value is None:
-        return "is an entity's key and must not be null" if field.kind == "entity" else None
+        return None
     fault = _CHECKS[field.dtype](value)
     if fault is None and field.kind == "entity" and value == "":
         return "is an entity's key and must not be empty"
@@ -178,9 +178,8 @@ def check(field: RequestField, value: Any) -> str | None:
 
 
 def _type(field: RequestField) -> Any:
-    if field.kind == "request":
-        return _TYPES[field.dtype] | None
-    return Annotated[str, Meta(min_length=1)] if field.dtype == "string" else _TYPES[field.dtype]
+    own = Annotated[str, Meta(min_length=1)] if field.kind == "entity" and field.dtype == "string" else _TYPES[field.dtype]
+    return own | None
 
 
 class RequestSchema:
@@ -331,8 +330,7 @@ def _json_type(field: RequestField) -> dict[str, Any]:
     shape: dict[str, Any] = {**shapes[field.dtype], "examples": [_example(field)]}
     if field.kind == "entity" and field.dtype == "string":
         shape["minLength"] = 1
-    if field.kind == "request":
-        shape["type"] = [*(shape["type"] if isinstance(shape["type"], list) else [shape["type"]]), "null"]
+    shape["type"] = [*(shape["type"] if isinstance(shape["type"], list) else [shape["type"]]), "null"]
     if field.minimum is not None or field.maximum is not None:
         shape["description"] = f"usually between {field.minimum} and {field.maximum} (seen in training; not enforced)"
     return shape

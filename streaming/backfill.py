@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from streaming.join import EVENT, KNOWN, canonical, read_events
-from streaming.store import OnlineStore, connect, view_key, without_password
+from streaming.materialize import view_fields
+from streaming.store import OnlineStore, connect, keys_key, view_key, without_password
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -65,13 +66,20 @@ def backfill(
     for view in views:
         began = time.monotonic()
         try:
-            rows, entities, newest = _one(spark, view, root, without_password(redis_url), end_us, start_us)
+            index = keys_key(view.project, view.name)
+            fresh = f"{index}:{time.time_ns()}"
+            try:
+                rows, entities, newest = _one(spark, view, root, without_password(redis_url), end_us, start_us, fresh)
+            except BaseException:
+                client.delete(fresh)
+                raise
+            OnlineStore(client).replace_index(index, fresh, view_fields(view))
             result = Backfilled(view.name, rows, entities, newest, time.monotonic() - began)
             client.hset(
                 view_key(view.project, view.name),
                 mapping={"seam_us": end_us, "rows": rows, "entities": entities, "newest_us": newest or 0, "at": int(time.time())},
             )
-        except Exception as error:  # noqa: BLE001 - one failing view must not stop the others; it is reported and the exit code says so
+        except Exception as error:
             result = Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error))
         results.append(result)
         progress(result)
@@ -80,9 +88,9 @@ def backfill(
 
 
 def _one(
-    spark: SparkSession, view: View, root: Path, url: str, end_us: int, start_us: int | None
+    spark: SparkSession, view: View, root: Path, url: str, end_us: int, start_us: int | None, index: str
 ) -> tuple[int, int, int | None]:
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     from_us = end_us - view.reach_us if view.layout else start_us
     events = read_events(spark, view, root, from_us, end_us).where(F.col(KNOWN) <= end_us)
@@ -97,7 +105,7 @@ def _one(
             return
         client = connect(url)
         try:
-            entities = overwrite(view, OnlineStore(client), canonical(table.select(names)))
+            entities = overwrite(view, OnlineStore(client), canonical(table.select(names)), index)
         finally:
             client.close()
         newest = max(table[EVENT].to_pylist())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
 EVENT, KNOWN = "__event", "__known"
+NOW, HIDDEN = "__now__", "__hidden__"
 _SQL_TYPES = {
     "double": "double",
     "float": "float",
@@ -65,7 +66,7 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
         JoinError: the table or a column is missing.
     """
     from pyspark.errors import AnalysisException
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     path = view.path if "://" in view.path or view.path.startswith("/") else str(root / view.path)
     try:
@@ -101,7 +102,9 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
 
 def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
     """int64 `[n]` of a column of timestamps or integers without nulls."""
-    return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.cast(pa.int64()).to_numpy())
+    return np.asarray(
+        column.cast(pa.int64()).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.cast(pa.int64()).to_numpy()
+    )
 
 
 def floats(column: pa.ChunkedArray) -> Floats:
@@ -132,21 +135,28 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
         events: as from `read_events`.
 
     Returns:
-        One Arrow array per name in `features`.
+        One Arrow array per name in `features`. With marks: first as of each example's mark, then again as of its moment, and last the
+        known-time of the first event that the mark hides (null where it hides none).
     """
     events = canonical(events)
     code, event_code = encode_keys(_objects(spine, keys), _objects(events, view.key_names))
     usable = event_code >= 0
     if not usable.all():
         events, event_code = events.filter(pa.array(usable)), event_code[usable]
-    marked = MARK in spine.column_names
-    examples = Spine(
-        code,
-        microseconds(spine[AT]),
-        microseconds(pc.fill_null(spine[MARK], NEVER)) if marked else None,
-        microseconds(pc.fill_null(spine[TIES], 0)) if marked else None,
-    )
     indexed = Events(event_code, microseconds(events[EVENT]), microseconds(events[KNOWN]))
+    examples = Spine(code, microseconds(spine[AT]))
+    if MARK not in spine.column_names:
+        return _features(view, features, indexed, examples, events)
+    cut = Spine(code, examples.t_us, microseconds(pc.fill_null(spine[MARK], NEVER)), microseconds(pc.fill_null(spine[TIES], 0)))
+    hidden = indexed.first_unknown(cut)
+    return [
+        *_features(view, features, indexed, cut, events),
+        *_features(view, features, indexed, examples, events),
+        pa.array(hidden, mask=hidden == NEVER),
+    ]
+
+
+def _features(view: View, features: Sequence[str], indexed: Events, examples: Spine, events: pa.Table) -> list[pa.Array]:
     types = {f.name: _ARROW_TYPES[f.dtype] for f in view.features}
     if view.layout:
         values = aggregate(view.layout, indexed, {c: floats(events[c]) for c in view.columns}, examples)
@@ -161,9 +171,17 @@ def to_arrow(values: Floats, dtype: pa.DataType) -> pa.Array:
     return pa.array(values, mask=np.isnan(values)).cast(dtype, safe=False)
 
 
-def _bucket_function(projection: Projection) -> Callable[[pa.Table, pa.Table], pa.Table]:
+def _columns(projection: Projection, marks: bool) -> dict[str, str]:
+    """Output columns of a projection with their Spark types."""
+    dtypes = {f.name: _SQL_TYPES[f.dtype] for f in projection.view.features}
+    plain = {column_name(projection.alias, n): dtypes[n] for n in projection.features}
+    if not marks:
+        return plain
+    return plain | {NOW + c: t for c, t in plain.items()} | {HIDDEN + projection.alias: "bigint"}
+
+
+def _bucket_function(projection: Projection, columns: Sequence[str]) -> Callable[[pa.Table, pa.Table], pa.Table]:
     view, names = projection.view, projection.features
-    columns = [column_name(projection.alias, n) for n in names]
 
     def join(spine: pa.Table, events: pa.Table) -> pa.Table:
         arrays = join_bucket(view, names, spine, projection.spine_keys, events)
@@ -200,12 +218,14 @@ def point_in_time_join(
         marks: the spine has `__mark:<alias>` and `__ties:<alias>` columns: see only what each example's high-water marks let through.
 
     Returns:
-        The spine's columns, then one column `alias__feature` per feature, sorted by the spine's order.
+        The spine's columns, then one column `alias__feature` per feature, sorted by the spine's order. With marks also
+        `__now__alias__feature`, the value without the cutoff, and `__hidden__alias`, the known-time (microseconds) of the first event
+        that the mark hides.
 
     Raises:
         JoinError: a column or table is missing.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     check_spine(spine.columns, projections)
     numbered = spine.withColumn(ROW, F.monotonically_increasing_id()).persist()
@@ -230,9 +250,9 @@ def point_in_time_join(
         left = numbered.select(ROW, at.alias(AT), *typed, *cut)
         left = left.withColumn(BUCKET, F.pmod(F.hash(*keys), F.lit(buckets)))
         right = events.withColumn(BUCKET, F.pmod(F.hash(*view.key_names), F.lit(buckets)))
-        dtypes = {f.name: f.dtype for f in view.features}
-        schema = ", ".join([f"{ROW} bigint", *(f"`{column_name(projection.alias, n)}` {_SQL_TYPES[dtypes[n]]}" for n in projection.features)])
-        joined = left.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(_bucket_function(projection), schema)
+        columns = _columns(projection, marks)
+        schema = ", ".join([f"{ROW} bigint", *(f"`{c}` {t}" for c, t in columns.items())])
+        joined = left.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(_bucket_function(projection, list(columns)), schema)
         result = result.join(joined, ROW, "left")
     drop = [c for c in result.columns if c.startswith((f"{MARK}:", f"{TIES}:"))]
     return result.orderBy(ROW).drop(ROW, *drop)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from streaming import layout, tile
 from streaming.join import EVENT, KNOWN, floats, microseconds
 from streaming.point_in_time import NEVER, encode_keys
-from streaming.store import OnlineStore
+from streaming.store import OnlineStore, keys_key
 from streaming.view import View
 from streaming.window import Floats, Ints
 
@@ -70,19 +70,32 @@ def _newest_rows(group: _Grouped) -> Ints:
     return order[ends]
 
 
+def view_fields(view: View) -> list[bytes]:
+    """Every hash field a view has on an entity."""
+    return [layout.tile_field(view.name), layout.timestamp_field(view.name), *(field for field, _, _ in _encoders(view))]
+
+
 def _encoders(view: View) -> list[tuple[bytes, str, str]]:
     return [(layout.field(view.name, f.name), f.name, f.dtype) for f in view.features]
 
 
-def _fields(view: View, header: tile.Header, levels: Sequence[tuple[Ints, Floats]], values: Sequence[Any], event_us: int) -> dict[bytes, bytes]:
-    fields = {layout.tile_field(view.name): tile.encode(header, levels), layout.timestamp_field(view.name): layout.encode_timestamp(event_us)}
+def _fields(
+    view: View, header: tile.Header, levels: Sequence[tuple[Ints, Floats]], values: Sequence[Any], event_us: int
+) -> dict[bytes, bytes]:
+    fields = {
+        layout.tile_field(view.name): tile.encode(header, levels),
+        layout.timestamp_field(view.name): layout.encode_timestamp(event_us),
+    }
     for (field, _, dtype), value in zip(_encoders(view), values, strict=True):
         fields[field] = layout.encode_value(value, dtype)
     return fields
 
 
-def overwrite(view: View, store: OnlineStore, events: pa.Table, position: Position = (0, 0)) -> int:
+def overwrite(view: View, store: OnlineStore, events: pa.Table, index: str) -> int:
     """Write the state of every entity in `events` (all of an entity's events, canonical order) as the whole truth.
+
+    Args:
+        index: the Redis set that takes the keys written.
 
     Returns:
         Entities written.
@@ -110,11 +123,9 @@ def overwrite(view: View, store: OnlineStore, events: pa.Table, position: Positi
     writes = []
     for i, key in enumerate(group.keys):
         row = rows[i]
-        header = tile.Header(
-            fingerprint, int(mark[i]), int(ties[i]), position, 1, int(group.event_us[row]), int(group.known_us[row])
-        )
+        header = tile.Header(fingerprint, int(mark[i]), int(ties[i]), (0, 0), 1, int(group.event_us[row]), int(group.known_us[row]))
         writes.append((key, _fields(view, header, per_owner[i], values[i], int(newest[i]))))
-    store.put(writes)
+    store.put(index, writes)
     return n
 
 
@@ -144,7 +155,9 @@ def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[
         if won.all():
             return written
         events = group.table.filter(pa.array(~won[group.owner]))
-    raise RuntimeError(f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?")
+    raise RuntimeError(
+        f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?"
+    )
 
 
 def _apply_once(view: View, store: OnlineStore, group: _Grouped) -> Any:
@@ -204,7 +217,7 @@ def _apply_once(view: View, store: OnlineStore, group: _Grouped) -> Any:
         writes.append((group.keys[i], blob[: tile.HEADER_SIZE] if blob else b"", fields))
         index.append(i)
     won = np.ones(n, dtype=bool)
-    won[index] = store.swap(field, writes)
+    won[index] = store.swap(keys_key(view.project, view.name), field, writes)
     return won
 
 

@@ -35,7 +35,7 @@ class HeadraceOfflineStoreConfig(SparkOfflineStoreConfig):
         buckets: hash buckets per join.
     """
 
-    type: Literal["streaming.offline_store.HeadraceOfflineStore"] = "streaming.offline_store.HeadraceOfflineStore"  # type: ignore[assignment]
+    type: Literal["streaming.offline_store.HeadraceOfflineStore"] = "streaming.offline_store.HeadraceOfflineStore"
     root: str = ""
     buckets: int = 4
 
@@ -157,9 +157,7 @@ class HeadraceOfflineStore(SparkOfflineStore):
         return HeadraceRetrievalJob(frame, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys), requested)
 
     @staticmethod
-    def offline_write_batch(
-        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
-    ) -> None:
+    def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         raise JoinError("write to the offline store with `headrace ingest`; Feast's append would duplicate rows on a second run")
 
     @staticmethod
@@ -223,8 +221,8 @@ def _projections(
     for reference in feature_refs:
         alias, _, name = reference.partition(":")
         needed.setdefault(alias.partition("@")[0], {})[name] = None
-    for view in OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
-        for source in view.source_feature_view_projections.values():
+    for on_demand in OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
+        for source in on_demand.source_feature_view_projections.values():
             needed.setdefault(source.name_to_use(), {}).update({f.name: None for f in source.features})
     found = []
     for view in feature_views:

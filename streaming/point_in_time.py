@@ -101,6 +101,16 @@ class Events:
         ties = np.zeros(len(spine.key), dtype=np.int64) if spine.ties is None else spine.ties
         return np.minimum(below + ties, upto)
 
+    def first_unknown(self, spine: Spine) -> Ints:
+        """Known-time of each example's first event that its cutoff hides, int64 `[q]`; `NEVER` where nothing is hidden."""
+        below = self.visible_below(spine)
+        found = np.full(len(below), NEVER)
+        inside = np.flatnonzero(below < len(self.key))
+        event = self._known_order[below[inside]]
+        same = (self.key[event] == spine.key[inside]) & (self.known_us[event] <= spine.t_us[inside])
+        found[inside[same]] = self.known_us[event[same]]
+        return found
+
     def ranges(self, spine: Spine, from_us: Ints) -> Iterator[tuple[_LagClass, Ints, Ints, Ints, Ints]]:
         """Per lag class: the certain range `[start, stop)` and the visible pairs `(example, position)` beyond it.
 

@@ -42,7 +42,7 @@ def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
 
     password = None if "@" in url else os.environ.get("HEADRACE_REDIS_PASSWORD")
     secret = {"password": password} if password else {}
-    client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 5.0), **secret)  # type: ignore[arg-type]
+    client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 5.0), **secret)
     try:
         client.ping()
     except redis.RedisError as error:
@@ -73,10 +73,11 @@ class OnlineStore:
                 found += pipe.execute()
         return found
 
-    def swap(self, tile_field: bytes, writes: Sequence[tuple[bytes, bytes, Mapping[bytes, bytes]]]) -> list[bool]:
+    def swap(self, index: str, tile_field: bytes, writes: Sequence[tuple[bytes, bytes, Mapping[bytes, bytes]]]) -> list[bool]:
         """Write each entity's fields in one step, if its tile field's header still is what was read.
 
         Args:
+            index: the view's set of entity keys (`keys_key`); new entities are added to it first.
             writes: `(entity key, expected header or b"", fields)`.
 
         Returns:
@@ -88,29 +89,52 @@ class OnlineStore:
         self.client.script_load(_SWAP)
         for some in _chunks(writes, self.chunk):
             with self.client.pipeline(transaction=False) as pipe:
+                new = [key for key, expected, _ in some if not expected]
+                if new:
+                    pipe.sadd(index, *new)
                 for key, expected, fields in some:
                     flat: list[Any] = [tile_field, expected]
                     for field, value in fields.items():
                         flat += (field, value)
-                    pipe.evalsha(self._swap.sha, 1, key, *flat)  # type: ignore[arg-type]
+                    pipe.evalsha(self._swap.sha, 1, key, *flat)
                 try:
-                    done += [bool(r) for r in pipe.execute()]
+                    done += [bool(r) for r in pipe.execute()[bool(new) :]]
                 except redis.ResponseError as error:
                     raise OnlineStoreError(f"Redis refused a write: {error}") from None
         return done
 
-    def put(self, writes: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
-        """Write each entity's fields unconditionally (a backfill: what it writes is the truth up to its end)."""
+    def put(self, index: str, writes: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
+        """Write each entity's fields unconditionally (a backfill: what it writes is the truth up to its end), and index the entities."""
         import redis
 
         for some in _chunks(writes, self.chunk):
             with self.client.pipeline(transaction=False) as pipe:
+                pipe.sadd(index, *(key for key, _ in some))
                 for key, fields in some:
-                    pipe.hset(key, mapping=dict(fields))  # type: ignore[arg-type]
+                    pipe.hset(key, mapping=dict(fields))
                 try:
                     pipe.execute()
                 except redis.ResponseError as error:
                     raise OnlineStoreError(f"Redis refused a write: {error}") from None
+
+    def replace_index(self, index: str, fresh: str, fields: Sequence[bytes]) -> int:
+        """Make `fresh` the view's index; entities that were indexed before and no longer are lose the view's `fields`.
+
+        Returns:
+            Entities removed from the view.
+        """
+        stale = f"{index}:stale"
+        count = int(self.client.sdiffstore(stale, [index, fresh]))  # type: ignore[arg-type]
+        while keys := self.client.spop(stale, self.chunk):
+            with self.client.pipeline(transaction=False) as pipe:
+                for key in keys:  # type: ignore[union-attr]
+                    pipe.hdel(key, *fields)  # type: ignore[arg-type]
+                pipe.execute()
+        if self.client.exists(fresh):
+            self.client.rename(fresh, index)
+        else:
+            self.client.delete(index)
+        return count
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -121,6 +145,11 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def view_key(project: str, view: str) -> str:
     """The Redis hash with what is known of a view's materialization: `seam_us`, `rows`, `entities`, `at`."""
     return f"headrace:{project}:view:{view}"
+
+
+def keys_key(project: str, view: str) -> str:
+    """The Redis set of the entity keys that hold a view's fields."""
+    return f"headrace:{project}:keys:{view}"
 
 
 def events_key(project: str) -> str:

@@ -24,6 +24,7 @@ from pyspark.sql.datasource import (
     InputPartition,
     WriterCommitMessage,
 )
+from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 from pyspark.sql.types import StructType
 
 from streaming import event
@@ -33,7 +34,7 @@ from streaming.view import View
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-    from pyspark.sql.streaming import StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
 
 SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary())])
 _READ = 5_000  # entries per XRANGE
@@ -68,12 +69,19 @@ class EventReader(DataSourceStreamReader):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_client": None}
 
-    def initialOffset(self) -> dict[str, str]:  # noqa: N802 - Spark's name
+    def initialOffset(self) -> dict[str, str]:
         return {"id": "0-0"}
 
-    def latestOffset(self) -> dict[str, str]:  # noqa: N802
+    def latestOffset(self, start: dict[str, str], limit: ReadLimit) -> dict[str, str]:
+        if isinstance(limit, ReadMaxRows):
+            some = self._redis().xrange(self.key, f"({start['id']}", "+", count=limit.max_rows)
+            return {"id": some[-1][0].decode()} if some else start
         last = self._redis().xrevrange(self.key, count=1)
-        return {"id": last[0][0].decode() if last else "0-0"}
+        newest = last[0][0].decode() if last else "0-0"
+        return {"id": newest} if _pair(newest) > _pair(start["id"]) else start
+
+    def getDefaultReadLimit(self) -> ReadLimit:
+        return ReadMaxRows(self.limit)  # back-pressure: a micro-batch is never larger than this
 
     def partitions(self, start: dict[str, str], end: dict[str, str]) -> Sequence[InputPartition]:
         return [_Range(start["id"], end["id"])] if _pair(end["id"]) > _pair(start["id"]) else []
@@ -97,7 +105,7 @@ class EventReader(DataSourceStreamReader):
                     ],
                     schema=SCHEMA,
                 )
-                after = entries[-1][0].decode()  # type: ignore[index,union-attr]
+                after = entries[-1][0].decode()
 
     def commit(self, end: dict[str, str]) -> None:
         return None
@@ -117,7 +125,7 @@ class EventSource(DataSource):
     def schema(self) -> str:
         return "ms bigint, seq bigint, source string, data binary"
 
-    def streamReader(self, schema: StructType) -> EventReader:  # noqa: N802
+    def streamReader(self, schema: StructType) -> EventReader:
         return EventReader(dict(self.options))
 
 
@@ -183,10 +191,10 @@ class StoreWriter(DataSourceStreamArrowWriter):
             pipe.execute()
         return _Done(events, rejected, last)
 
-    def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:  # noqa: N803 - Spark's name
+    def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
         return None
 
-    def abort(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:  # noqa: N803
+    def abort(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
         return None
 
 
@@ -208,7 +216,7 @@ def sink(url: str, views: Sequence[View]) -> type[DataSource]:
         def name(cls) -> str:
             return "headrace_store"
 
-        def streamWriter(self, schema: StructType, overwrite: bool) -> StoreWriter:  # noqa: N802
+        def streamWriter(self, schema: StructType, overwrite: bool) -> StoreWriter:
             return StoreWriter(url, views)
 
     return StoreSink

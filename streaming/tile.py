@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class Tiles:
 
     def slices(self, owners: int) -> Iterator[tuple[Ints, Floats]]:
         edges = np.searchsorted(self.owner, np.arange(owners + 1)).tolist()
-        for lo, hi in zip(edges[:-1], edges[1:], strict=True):
+        for lo, hi in pairwise(edges):
             yield self.start[lo:hi], self.state[:, lo:hi]
 
 

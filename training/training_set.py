@@ -124,7 +124,7 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
         DefinitionError: the service is not applied or has an input that is no number.
         JoinError: the spine lacks a column, or an offline table is missing.
     """
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F
 
     from streaming.join import JoinError
 

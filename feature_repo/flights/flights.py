@@ -134,7 +134,7 @@ request = RequestSource(
 )
 
 
-@on_demand_feature_view(  # type: ignore[untyped-decorator]
+@on_demand_feature_view(
     mode="python",
     sources=[request],
     schema=[

@@ -83,5 +83,5 @@ def test_an_error_in_a_model_spec_names_the_field(folder: Path, keys: tuple[str,
 
 
 def test_an_unknown_model_is_answered_with_those_there_are(folder: Path) -> None:
-    with pytest.raises(UseCaseError, match="no model 'arival'.*turned_away"):
+    with pytest.raises(UseCaseError, match=r"no model 'arival'.*turned_away"):
         UseCase(folder).model("arival")

@@ -340,7 +340,7 @@ def test_a_new_champion_takes_over_without_a_failed_request(server: Server, monk
             live = (await client.get("/metrics")).text
             assert 'headrace_model_live{model="sells_out",version="1"} 0.0' in live
             assert 'headrace_model_live{model="sells_out",version="2"} 1.0' in live
-            assert not readers[0].closed, "requests in flight may still read"
+            assert not readers[0].closed, "requests under way may still read"
         return seen
 
     seen = asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(scratch(settings), ignore_errors=True)
 
 
 def test_a_prediction_goes_through_haproxy_reader_and_model(served: Served) -> None:
@@ -142,7 +144,7 @@ def test_what_was_answered_is_in_the_stream_and_takes_feedback(served: Served) -
 
 
 def test_contributions_come_along_when_asked_for(served: Served) -> None:
-    (answer,) = served.predict(INSTANCE, explain=True).json()["predictions"]
+    (answer,) = served.predict(INSTANCE, explain=True, headers={"X-Request-Timeout-Ms": "20000"}).json()["predictions"]
     assert len(answer["contributions"]) == 5
 
 

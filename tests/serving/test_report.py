@@ -256,5 +256,5 @@ def test_a_degenerate_distribution_still_draws(tmp_path: Path, samples: list[flo
 
 def test_numbers_read_as_people_write_them() -> None:
     assert [quantity(v) for v in (None, 0, 12_654, 3.14159, 0.01234, 25.0)] == ["–", "0", "12,654", "3.14", "0.0123", "25"]
-    assert quantity(4.4, "ms") == "4.40 ms"
+    assert quantity(4.4, "ms") == "4.40\u00a0ms"
     assert [duration(s) for s in (4.21, 185, 7620)] == ["4.2 s", "3 min 05 s", "2 h 07 min"]

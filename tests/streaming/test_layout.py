@@ -38,15 +38,17 @@ def test_fields_are_feasts() -> None:
     assert layout.field("view", "feature") == _mmh3("view:feature")
 
 
-@given(st.one_of(
-    st.tuples(st.floats(allow_nan=False), st.just("double")),
-    st.tuples(st.floats(allow_nan=False, width=32), st.just("float")),
-    st.tuples(int64, st.just("int64")),
-    st.tuples(st.integers(-(2**31), 2**31 - 1), st.just("int32")),
-    st.tuples(st.booleans(), st.just("bool")),
-    st.tuples(st.text(max_size=300), st.just("string")),
-    st.tuples(st.binary(max_size=300), st.just("bytes")),
-))
+@given(
+    st.one_of(
+        st.tuples(st.floats(allow_nan=False), st.just("double")),
+        st.tuples(st.floats(allow_nan=False, width=32), st.just("float")),
+        st.tuples(int64, st.just("int64")),
+        st.tuples(st.integers(-(2**31), 2**31 - 1), st.just("int32")),
+        st.tuples(st.booleans(), st.just("bool")),
+        st.tuples(st.text(max_size=300), st.just("string")),
+        st.tuples(st.binary(max_size=300), st.just("bytes")),
+    )
+)
 def test_values_are_feasts(pair) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 

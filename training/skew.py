@@ -1,0 +1,188 @@
+"""The skew proof: every logged prediction's features, recomputed from the offline store and compared to the bit.
+
+Each served view value carries its high-water mark, so two questions are told apart for every cell (prediction x feature):
+
+* **wrong** - recomputed from the same events, the value differs from what was served. Must be 0.
+* **late** - an event known at the moment of the request had not reached the online store yet, and it would have changed the value.
+  Reported as a share, with the lag: how long the first such event had been known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from feature_repo.contract import Contract
+from feature_repo.prediction import Prediction, stream_key
+from streaming.join import HIDDEN, MARK, NOW, TIES, column_name, floats, point_in_time_join
+from streaming.point_in_time import NEVER
+from streaming.view import Projection, projections
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import redis
+    from pyspark.sql import SparkSession
+
+    from feature_repo.use_case import UseCase
+    from infra.settings import Settings
+
+_AT = "event_timestamp"
+_INDEX = "__prediction"
+
+
+class SkewError(ValueError):
+    """There is nothing to compare, or the log is of another definition."""
+
+
+@dataclass
+class ViewSkew:
+    view: str
+    cells: int = 0
+    wrong: int = 0
+    late: int = 0
+    lags_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One wrong cell."""
+
+    prediction: str
+    feature: str
+    served: float | None
+    recomputed: float | None
+
+
+@dataclass(frozen=True)
+class SkewResult:
+    predictions: int
+    views: list[ViewSkew]
+    examples: list[Difference]
+
+    @property
+    def cells(self) -> int:
+        return sum(v.cells for v in self.views)
+
+    @property
+    def wrong(self) -> int:
+        return sum(v.wrong for v in self.views)
+
+    @property
+    def late(self) -> int:
+        return sum(v.late for v in self.views)
+
+    def lag_s(self, view: ViewSkew | None = None) -> dict[str, float] | None:
+        """p50 and p99 of the lag of late cells' views, seconds; None where nothing was late."""
+        lags = view.lags_s if view else [lag for v in self.views for lag in v.lags_s]
+        return {"p50": float(np.quantile(lags, 0.5)), "p99": float(np.quantile(lags, 0.99))} if lags else None
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "predictions": self.predictions,
+            "cells": self.cells,
+            "wrong": self.wrong,
+            "late": self.late,
+            "late_share": self.late / self.cells if self.cells else 0.0,
+            "late_lag_s": self.lag_s(),
+            "views": [
+                {"view": v.view, "cells": v.cells, "wrong": v.wrong, "late": v.late, "late_lag_s": self.lag_s(v)} for v in self.views
+            ],
+            "examples": [msgspec.structs.asdict(e) if isinstance(e, msgspec.Struct) else e.__dict__ for e in self.examples],
+        }
+
+
+def read_log(client: redis.Redis, project: str, model: str, version: int | None = None) -> list[Prediction]:
+    """Every logged prediction of a model, oldest first."""
+    decoder = msgspec.json.Decoder(Prediction)
+    found: list[Prediction] = []
+    after = "-"
+    while True:
+        entries: Any = client.xrange(stream_key(project), after, "+", count=5000)
+        if not entries:
+            return found
+        for _, fields in entries:
+            prediction = decoder.decode(fields[b"p"])
+            if prediction.model == model and version in (None, prediction.version):
+                found.append(prediction)
+        after = "(" + entries[-1][0].decode()
+
+
+def _spine(log: Sequence[Prediction], plan: Sequence[Projection]) -> pa.Table:
+    import pyarrow as pa
+
+    types = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "bytes": pa.binary(), "timestamp": pa.timestamp("us", "UTC")}
+    keys = {c: types[k.dtype] for p in plan for c, k in zip(p.spine_keys, p.view.keys, strict=True)}
+    columns: dict[str, pa.Array] = {
+        _INDEX: pa.array(range(len(log)), pa.int64()),
+        _AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC")),
+    }
+    for name, dtype in keys.items():
+        columns[name] = pa.array([p.request.get(name) for p in log], dtype)
+    for projection in plan:
+        marks = [p.marks.get(projection.alias) for p in log]
+        known = [NEVER if m is None or m.known_us is None else m.known_us for m in marks]
+        columns[f"{MARK}:{projection.alias}"] = pa.array(known, pa.int64())
+        columns[f"{TIES}:{projection.alias}"] = pa.array([m.ties if m else 0 for m in marks], pa.int64())
+    return pa.table(columns)
+
+
+def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: Contract, log: Sequence[Prediction]) -> SkewResult:
+    """Recompute the stored features of logged predictions and compare them with what was served.
+
+    Raises:
+        SkewError: the log is empty.
+        DefinitionError, JoinError: the definitions or the offline store are not what the log was served from.
+    """
+    if not log:
+        raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
+    needed = {i.source for i in contract.inputs if i.kind == "feature"}
+    plan = []
+    for p in projections(use_case.store, contract.feature_service):
+        names = tuple(n for n in p.features if f"{p.alias}:{n}" in needed)
+        if names:
+            plan.append(Projection(p.view, p.alias, names, p.key_map))
+    spine = spark.createDataFrame(_spine(log, plan))
+    table = point_in_time_join(spark, spine, _AT, plan, settings.offline_root, settings.shuffle_partitions, marks=True).toArrow()
+    table = table.sort_by(_INDEX)
+    at_us = np.array([p.at_us for p in log], dtype=np.int64)
+    served = np.array([[np.nan if v is None else v for v in p.values] for p in log], dtype=np.float64)
+    # a stale value reached the model as null, whatever the log shows of it
+    letters = np.array([list(p.statuses) for p in log])
+    served[letters == "s"] = np.nan
+    place = {i.source: n for n, i in enumerate(contract.inputs)}
+    views: list[ViewSkew] = []
+    examples: list[Difference] = []
+    for projection in plan:
+        result = ViewSkew(projection.alias)
+        hidden = table[HIDDEN + projection.alias]
+        first = np.array([NEVER if v is None else v for v in hidden.to_pylist()], dtype=np.int64)
+        behind = np.zeros(len(log), dtype=bool)
+        for name in projection.features:
+            reference = f"{projection.alias}:{name}"
+            column = column_name(projection.alias, name)
+            same_events, now = floats(table[column]), floats(table[NOW + column])
+            value = served[:, place[reference]]
+            wrong = _differ(value, same_events)
+            late = ~wrong & _differ(same_events, now)
+            result.cells += len(log)
+            result.wrong += int(wrong.sum())
+            result.late += int(late.sum())
+            behind |= late
+            for i in np.flatnonzero(wrong)[: max(0, 20 - len(examples))]:
+                examples.append(Difference(log[i].id, reference, _number(value[i]), _number(same_events[i])))
+        lag = (at_us - first)[behind & (first > NEVER)] / 1e6
+        result.lags_s = lag.tolist()
+        views.append(result)
+    return SkewResult(len(log), views, examples)
+
+
+def _differ(a: Any, b: Any) -> Any:
+    return ~((a == b) | (np.isnan(a) & np.isnan(b)))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
