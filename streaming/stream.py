@@ -74,7 +74,7 @@ class EventReader(DataSourceStreamReader):
 
     def latestOffset(self, start: dict[str, str], limit: ReadLimit) -> dict[str, str]:
         if isinstance(limit, ReadMaxRows):
-            some = self._redis().xrange(self.key, f"({start['id']}", "+", count=limit.max_rows)
+            some: Any = self._redis().xrange(self.key, f"({start['id']}", "+", count=limit.max_rows)
             return {"id": some[-1][0].decode()} if some else start
         last = self._redis().xrevrange(self.key, count=1)
         newest = last[0][0].decode() if last else "0-0"
