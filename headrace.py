@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import sys
-import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,7 +69,9 @@ def _own() -> Settings:
     path = os.environ.get("PYTHONPATH", "")
     if str(ROOT) not in path.split(os.pathsep):  # Spark's and Ray's workers import our packages
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module="feast")
+    # Feast warns of every experimental feature at every use, and overrides the warning filters
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
     return own
 
 
@@ -235,10 +237,9 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Register even if a gate fails (recorded in the contract).")] = False,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
-    from training.register import train_and_register
-
     from feature_repo import contract
     from streaming.session import session
+    from training.register import train_and_register
     from training.training_set import build
 
     own = _own()
@@ -390,8 +391,8 @@ def serve() -> None:
 @app.command()
 def watch(
     model: Model = "",
-    window: Annotated[int, typer.Option(min=50, help="Predictions per window.")] = 1000,
-    step: Annotated[int, typer.Option(min=1, help="Predictions from one verdict to the next.")] = 250,
+    window: Annotated[int, typer.Option(min=50, help="Predictions per window; it should cover what the reference covers.")] = 5000,
+    step: Annotated[int, typer.Option(min=1, help="Predictions from one verdict to the next.")] = 1000,
     once: Annotated[bool, typer.Option("--once", help="Judge what is in the log now, then end.")] = False,
 ) -> None:
     """Watch a model's inputs and scores for drift (foreground; Ctrl-C ends it)."""

@@ -91,11 +91,11 @@ class EventReader(DataSourceStreamReader):
         client, after = connect(self.url), partition.after
         with contextlib.closing(client):
             while True:
-                entries = client.xrange(self.key, f"({after}", partition.upto, count=_READ)
+                entries: Any = client.xrange(self.key, f"({after}", partition.upto, count=_READ)
                 if not entries:
                     return
-                ids = [_pair(i) for i, _ in entries]  # type: ignore[union-attr]
-                rows = [fields for _, fields in entries]  # type: ignore[union-attr]
+                ids = [_pair(i) for i, _ in entries]
+                rows = [fields for _, fields in entries]
                 yield pa.RecordBatch.from_arrays(
                     [
                         pa.array([i[0] for i in ids], pa.int64()),

@@ -162,9 +162,9 @@ def _start_run(spec: ModelSpec, training_set: TrainingSet, settings: Settings, m
     for key, value in spec.parameters.items():
         client.log_param(run.info.run_id, key, value)
     for name, values in metrics.items():
-        for metric, value in values.items():
-            if not np.isnan(value):
-                client.log_metric(run.info.run_id, f"{name}_{metric}", value)
+        for metric, measured in values.items():
+            if not np.isnan(measured):
+                client.log_metric(run.info.run_id, f"{name}_{metric}", measured)
     return str(run.info.run_id)
 
 
