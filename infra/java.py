@@ -34,7 +34,8 @@ def _installed() -> Path | None:
     if on_path:
         candidates.append(Path(on_path).resolve())
     for java in candidates:
-        if java.is_file() and (version(java) or 0) >= MINIMUM:
+        # a version manager's shim is a `java` too, but has no JAVA_HOME above it
+        if java.is_file() and java.parent.name == "bin" and (version(java) or 0) >= MINIMUM:
             return java.parent.parent
     return None
 

@@ -7,9 +7,10 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from infra.ports import port
-from infra.process import ServiceError, start
+from infra.process import ServiceError, alive, start
 from infra.settings import Settings
 
 NAME = "redis"
@@ -81,4 +82,17 @@ def up(settings: Settings) -> None:
                 "HEADRACE_REDIS_URL is set, but no Redis answers there: check the address, or unset it to use the embedded one"
             )
         return
-    start(settings, NAME, argv(settings, port(settings, NAME)), lambda: ping(settings), timeout_s=20)
+    start(settings, NAME, argv(settings, port(settings, NAME)), lambda: _ours(settings), timeout_s=120)
+
+
+def _ours(settings: Settings) -> bool:
+    """Whether the server that answers on our port is the one we started: while it was down, the port may have gone to another's."""
+    import redis
+
+    running = alive(settings, NAME)
+    try:
+        with redis.Redis.from_url(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
+            said: Any = client.info("server")
+    except redis.RedisError:  # also while it loads its data
+        return False
+    return running is not None and said["process_id"] == running.pid

@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
 
+def first_use_case() -> Path:
+    """The use case of a fresh checkout: the first folder of `feature_repo/` that is one."""
+    found = sorted(p.parent for p in (ROOT / "feature_repo").glob("*/feature_store.yaml"))
+    return found[0] if found else ROOT / "feature_repo"
+
+
 class Settings(BaseSettings):
     """Where this checkout keeps its state and how its services are reached.
 
@@ -23,7 +29,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
 
     profile: Literal["embedded", "cluster"] = "embedded"
-    repo: Path = Field(default=ROOT / "feature_repo" / "flights", description="the use case: a Feast repository folder")
+    repo: Path = Field(default_factory=first_use_case, description="the use case: a Feast repository folder")
     state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
     host: str = Field(default="127.0.0.1", description="address the servers bind")
     redis_url: str = Field(default="", description="redis://[:password@]host:port[/db]; empty: the embedded server")

@@ -1,0 +1,60 @@
+"""The second use case taken through the platform, for the tests that need one that is live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from feature_repo import contract
+from feature_repo.apply import apply
+from feature_repo.contract import Contract
+from feature_repo.use_case import ModelSpec, UseCase
+from infra.settings import Settings
+from streaming.backfill import Backfilled, backfill
+from streaming.ingest import ingest
+from streaming.view import View, views
+from tests.bikes.generate import generate
+from training.register import train_and_register
+from training.training_set import TrainingSet, build
+
+SEAM = datetime(2021, 3, 13, tzinfo=UTC)
+SEAM_US = round(SEAM.timestamp() * 1e6)
+
+
+@dataclass
+class Bikes:
+    settings: Settings
+    case: UseCase
+    spec: ModelSpec
+    views: dict[str, View]
+    training_set: TrainingSet
+    contract: Contract
+    spark: Any
+
+    @classmethod
+    def make(cls, state: Settings, spark: Any, folder: Path) -> Bikes:
+        case = generate(folder)
+        settings = state.model_copy(update={"repo": folder, "redis_url": state.redis()})
+        settings.export()
+        ingest(case, settings, spark)
+        apply(case)
+        compiled = views(case.store)
+        bikes = cls(settings, case, case.model("turned_away"), compiled, None, None, spark)  # type: ignore[arg-type]
+        bikes.backfill()
+        bikes.training_set = build(spark, case, settings, bikes.spec)
+        bikes.contract = train_and_register(bikes.spec, bikes.training_set, settings)
+        contract.promote(settings.model_root, bikes.spec.name, bikes.contract.version)
+        return bikes
+
+    def backfill(self, end_us: int = SEAM_US) -> list[Backfilled]:
+        done = backfill(self.spark, list(self.views.values()), self.settings.offline_root, self.settings.redis(), end_us)
+        assert not [d.error for d in done if d.error]
+        return done
+
+    def events(self, view: View) -> list[dict[str, Any]]:
+        """Every row of a view's offline table."""
+        import pyarrow.dataset as ds
+
+        return ds.dataset(self.settings.offline_root / view.path, format="parquet").to_table().to_pylist()
