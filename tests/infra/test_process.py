@@ -1,0 +1,65 @@
+"""Services: started once, known for certain, stopped to the last child."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra import process
+from infra.settings import Settings
+
+PARENT = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('child', p.pid, flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Settings:
+    return Settings(state=tmp_path)
+
+
+def child(settings: Settings) -> int | None:
+    path = process.log_path(settings, "sleeper")
+    words = path.read_text().split() if path.exists() else []
+    return int(words[1]) if len(words) == 2 else None
+
+
+def test_a_service_and_its_children_are_stopped(own: Settings) -> None:
+    running = process.start(own, "sleeper", [sys.executable, "-c", PARENT], lambda: child(own) is not None, 20)
+    assert process.alive(own, "sleeper") == running
+    assert process.start(own, "sleeper", ["false"], lambda: False).pid == running.pid
+    assert running.memory_mb > 1
+    number = child(own)
+    assert number is not None
+    assert process.stop(own, "sleeper", grace_s=5)
+    assert process.alive(own, "sleeper") is None
+    assert not psutil.pid_exists(number) or psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+    assert not process.stop(own, "sleeper")
+
+
+def test_a_pid_that_was_given_to_another_process_is_left_alone(own: Settings) -> None:
+    own.run_dir.mkdir(parents=True)
+    stranger = psutil.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    record = {"pid": stranger.pid, "created": stranger.create_time() - 100, "argv": []}
+    (own.run_dir / "sleeper.json").write_text(json.dumps(record))
+    assert process.alive(own, "sleeper") is None
+    assert not process.stop(own, "sleeper")
+    assert stranger.is_running()
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_service_that_dies_while_starting_says_its_last_words(own: Settings) -> None:
+    with pytest.raises(process.ServiceError, match=r"exit code 3(.|\n)*no such luck"):
+        process.start(own, "sleeper", [sys.executable, "-c", "import sys; print('no such luck'); sys.exit(3)"], lambda: False, 20)
+
+
+def test_a_service_that_is_never_ready_is_stopped(own: Settings) -> None:
+    began = time.monotonic()
+    with pytest.raises(process.ServiceError, match="not ready within 1 s"):
+        process.start(own, "sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], lambda: False, 1)
+    assert time.monotonic() - began < 15
+    assert process.alive(own, "sleeper") is None

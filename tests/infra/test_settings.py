@@ -1,0 +1,77 @@
+"""Settings, ports, Java, Redis and the doctor: what a checkout finds and keeps to itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from infra import java, redis_server
+from infra.doctor import examine
+from infra.ports import port
+from infra.process import ServiceError
+from infra.settings import Settings, first_use_case
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
+        monkeypatch.setenv(name, os.environ[name])  # so that `export` is undone
+
+
+def test_two_checkouts_never_share_a_port_and_keep_their_own(tmp_path: Path) -> None:
+    a, b = Settings(state=tmp_path / "a"), Settings(state=tmp_path / "b")
+    names = [f"service-{i}" for i in range(20)]
+    first = [port(a, n) for n in names]
+    assert len(set(first)) == len(first)
+    assert [port(a, n) for n in names] == first
+    assert not set(first) & {port(b, n) for n in names}
+
+
+@pytest.mark.usefixtures("kept")
+def test_feast_gets_the_address_in_its_own_form(tmp_path: Path) -> None:
+    Settings(state=tmp_path, redis_url="rediss://:se:cret@example.org:6380/2").export()
+    assert os.environ["HEADRACE_REDIS_CONNECTION"] == "example.org:6380,db=2,password=se:cret,ssl=true"
+
+
+def test_only_the_embedded_profile_lets_a_request_set_its_clock() -> None:
+    assert Settings().allows_request_now
+    assert not Settings(profile="cluster").allows_request_now
+    assert Settings(profile="cluster", request_now=True).allows_request_now
+
+
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_REPLICAS", "many")
+    with pytest.raises(ValidationError, match="replicas"):
+        Settings()
+
+
+def test_the_bundled_java_runs_without_the_module_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "_installed", lambda: None)
+    home = java.java_home(Settings(state=tmp_path))
+    assert home.is_relative_to(tmp_path)
+    assert (java.version(home / "bin" / "java") or 0) >= java.MINIMUM
+    done = subprocess.run([home / "bin" / "java", "--add-modules=jdk.incubator.vector", "-version"], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_the_doctor_finds_nothing_wrong_here_and_names_a_broken_use_case(tmp_path: Path) -> None:
+    findings = {f.name: f for f in examine(Settings(state=tmp_path, repo=first_use_case()))}
+    assert all(findings[n].ok for n in ("Python", "Packages", "Java", "Redis", "HAProxy", "Use case"))
+    broken = {f.name: f for f in examine(Settings(state=tmp_path, repo=tmp_path))}["Use case"]
+    assert not broken.ok
+    assert "feature_store.yaml" in broken.fix
+
+
+def test_an_external_redis_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="HEADRACE_REDIS_URL"):
+        redis_server.up(Settings(state=tmp_path, redis_url="redis://127.0.0.1:1/0"))
+
+
+def test_redis_is_up_once(state: Settings, redis_url: str) -> None:
+    redis_server.up(state)
+    assert redis_server.ping(state)
+    assert redis_url == state.redis()
