@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.settings import ROOT, Settings, settings
@@ -391,8 +393,8 @@ def serve() -> None:
 @app.command()
 def watch(
     model: Model = "",
-    window: Annotated[int, typer.Option(min=50, help="Predictions per window; it should cover what the reference covers.")] = 5000,
-    step: Annotated[int, typer.Option(min=1, help="Predictions from one verdict to the next.")] = 1000,
+    window: Annotated[int, typer.Option(min=0, help="Predictions per window; 0: the model spec's.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Predictions from one verdict to the next; 0: the model spec's.")] = 0,
     once: Annotated[bool, typer.Option("--once", help="Judge what is in the log now, then end.")] = False,
 ) -> None:
     """Watch a model's inputs and scores for drift (foreground; Ctrl-C ends it)."""
@@ -402,7 +404,8 @@ def watch(
     from serving.watch import run
 
     print(f"watching {name}", flush=True)
-    counts = run(own, case.project, name, window=window, step=step, once=once)
+    chosen = case.model(name).watch
+    counts = run(own, case.project, name, window=window or chosen.window, step=step or chosen.step, once=once)
     console.print(", ".join(f"{k} {v:,}" for k, v in counts.items()))
 
 
@@ -473,10 +476,10 @@ def run_tests(
     ctx: typer.Context, fast: Annotated[bool, typer.Option("--fast", help="Unit tests only: no service is started.")] = False
 ) -> None:
     """Run the test suite (further arguments go to pytest)."""
-    import subprocess
-
     chosen = ["-m", "not integration"] if fast else []
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "pytest", *chosen, *ctx.args], cwd=ROOT, check=False).returncode)
+    os.chdir(ROOT)
+    # in this process's place: a Ctrl-C then lets pytest stop the services it started, instead of killing it a moment later
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen, *ctx.args])
 
 
 @app.command()
@@ -486,7 +489,13 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run a command; what a user can mend is one sentence, not a traceback (HEADRACE_DEBUG=1 shows both)."""
+    """Run a command; what a user can mend is one sentence, not a traceback (HEADRACE_DEBUG=1 shows both).
+
+    A closed terminal or a SIGTERM ends a command as Ctrl-C does: it stops what it started.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
+            signal.signal(number, lambda got, _: sys.exit(128 + got))
     try:
         app()
     except KeyboardInterrupt:
@@ -495,7 +504,7 @@ def main() -> None:
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
-        errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {error}", soft_wrap=True)
+        errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -111,6 +111,13 @@ class NullPolicy(_Strict):
         return self
 
 
+class Watch(_Strict):
+    """The watch's sliding window, in predictions: it should cover what the reference covers (days, not hours)."""
+
+    window: int = Field(default=5000, ge=50)
+    step: int = Field(default=1000, ge=1, description="predictions from one verdict to the next")
+
+
 class ModelSpec(_Strict):
     """`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
 
@@ -126,6 +133,7 @@ class ModelSpec(_Strict):
     nulls: dict[str, NullPolicy] = Field(default_factory=dict, description="by input name; otherwise `nan`")
     gates: list[Gate] = Field(default_factory=list)
     slices: list[str] = Field(default_factory=list, description="spine columns to report metrics by")
+    watch: Watch = Watch()
     deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
 
     @field_validator("parameters")

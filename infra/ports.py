@@ -26,14 +26,28 @@ def _free(preferred: int = 0) -> int:
     raise OSError("no free TCP port on 127.0.0.1")
 
 
-def port(settings: Settings, name: str) -> int:
-    """The port this checkout uses for `name`, chosen on first use and the same ever after (until its state is removed)."""
+def _is_free(number: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError:
+            return False
+        return True
+
+
+def port(settings: Settings, name: str, claim: bool = False) -> int:
+    """The port this checkout uses for `name`, chosen on first use and kept.
+
+    Args:
+        claim: the caller is about to listen on it: where another program has taken it in the meantime, choose another.
+    """
     settings.state.mkdir(parents=True, exist_ok=True)
     path: Path = settings.state / "ports.json"
     with open(settings.state / "ports.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        if name not in ports:
+        if name not in ports or (claim and not _is_free(ports[name])):
             chosen = _free(PREFERRED.get(name, 0))
             while chosen in ports.values():
                 chosen = _free()

@@ -82,6 +82,8 @@ def up(settings: Settings) -> None:
                 "HEADRACE_REDIS_URL is set, but no Redis answers there: check the address, or unset it to use the embedded one"
             )
         return
+    if alive(settings, NAME) is None:
+        port(settings, NAME, claim=True)
     start(settings, NAME, argv(settings, port(settings, NAME)), lambda: _ours(settings), timeout_s=120)
 
 

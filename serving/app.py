@@ -203,6 +203,7 @@ def run(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, stopping: Event) -> None:
+    port(settings, "http", claim=True)
     folder = configure(settings)
     import ray
     from ray import serve

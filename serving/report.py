@@ -215,7 +215,7 @@ def quantity(value: float | None, unit: str = "") -> str:
     """A number as a person writes it: three significant digits, thousands separated, the unit after a no-break space."""
     if value is None:
         return "–"
-    if value == 0 or abs(value) >= 100:
+    if isinstance(value, int) or value == 0 or abs(value) >= 100:
         text = f"{value:,.0f}"
     else:
         text = f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,23 @@ def session(settings: Settings, name: str = "headrace") -> SparkSession:
     builder = SparkSession.builder.master(settings.spark_master).appName(name)
     for key, value in _options(settings, scratch).items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    with _standard_error_to(settings.log_dir / "spark.log"):
+        return builder.getOrCreate()
+
+
+@contextlib.contextmanager
+def _standard_error_to(path: Path) -> Iterator[None]:
+    """While the JVM starts: it, and the Python workers below it, keep what is then the standard error for good."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(log)
 
 
 def _environment(settings: Settings) -> None:

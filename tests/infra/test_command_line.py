@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,42 @@ def test_an_error_of_ours_is_one_sentence_without_a_traceback(tmp_path: Path) ->
     assert done.returncode == 1
     assert "has no feature_store.yaml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_printed_as_it_is_brackets_and_all(tmp_path: Path) -> None:
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    done = _headrace("--repo", str(folder), "--state", str(tmp_path / "s"), "up")
+    assert f"{folder} is not a use case" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_told_to_end_stops_what_it_started(number: signal.Signals) -> None:
+    code = """
+import sys, time, headrace
+@headrace.app.command()
+def orchestrate():
+    try:
+        print("started", flush=True)
+        time.sleep(60)
+    finally:
+        print("stopped what it started", flush=True)
+sys.argv = ["headrace", "orchestrate"]
+headrace.main()
+"""
+    # a shell may have told its background jobs to ignore these signals, and that is inherited
+    defaults = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    finally:
+        for one, handler in defaults.items():
+            signal.signal(one, handler)
+    with command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "started\n"
+        command.send_signal(number)
+        assert command.stdout.read() == "stopped what it started\n"
+        assert command.wait(10) != 0
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
