@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from infra.command_line import Commands, errors
+from infra.command_line import run as run_app
 from infra.settings import ROOT, Settings, settings
 
 if TYPE_CHECKING:
@@ -23,25 +22,10 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-
-class _Commands(typer.core.TyperGroup):
-    """Commands in the order of a first day's work, and a suggestion for a mistyped one."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "; `./headrace --help` lists the commands"
-            ctx.fail(f"no command {args[0]!r}{hint}")
-        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -303,7 +287,9 @@ def up() -> None:
     for service in wanted:
         with console.status(f"starting {service.name}"):
             services.start(own, service)
-    _print_status(own)
+    from serving.status import print_status
+
+    print_status(own, console)
     if not live:
         console.print("no model is live yet: `headrace ingest`, `apply`, `backfill`, `train`, then `up` again")
 
@@ -322,44 +308,9 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show the services, each view's state in the online store, and the live models."""
-    _print_status(_own())
+    from serving.status import print_status
 
-
-def _print_status(own: Settings) -> None:
-    import time
-
-    from infra import redis_server, services
-
-    table = Table("service", "state", "pid", "up", "memory", "port", box=None)
-    for row in services.status(own):
-        age = f"{(time.time() - float(str(row['started']))) / 60:.0f} min" if row["started"] else ""
-        state = "[green]running[/green]" if row["running"] else "[red]stopped[/red]"
-        memory = f"{row['memory_mb']:.0f} MB" if row["running"] else ""
-        table.add_row(str(row["name"]), state, str(row["pid"] or ""), age, memory, str(row["port"] or ""))
-    console.print(table if table.row_count else "no service has been started")
-    if redis_server.ping(own):
-        _print_views(own)
-
-
-def _print_views(own: Settings) -> None:
-    from feature_repo import contract
-    from streaming.store import applied_key, connect, view_key
-
-    case = _use_case(own)
-    client = connect(own.redis())
-    views = sorted(k.decode().rsplit(":", 1)[1] for k in client.scan_iter(view_key(case.project, "*"), count=1000))
-    table = Table("view", "backfilled to", "rows", "entities", "newest event", box=None)
-    for name in views:
-        said = {k.decode(): v.decode() for k, v in client.hgetall(view_key(case.project, name)).items()}  # type: ignore[union-attr]
-        moments = [datetime.fromtimestamp(int(said[k]) / 1e6, UTC).strftime("%Y-%m-%d %H:%M") for k in ("seam_us", "newest_us")]
-        table.add_row(name, moments[0], f"{int(said['rows']):,}", f"{int(said['entities']):,}", moments[1])
-    if views:
-        console.print(table)
-    done: Any = client.hgetall(applied_key(case.project))
-    if done:
-        console.print(f"stream: {int(done[b'events']):,} events applied, {int(done[b'rejected']):,} rejected")
-    for model in case.models:
-        console.print(f"model {model}: live version {contract.champion(own.model_root, model) or 'none'}")
+    print_status(_own(), console)
 
 
 @app.command()
@@ -488,25 +439,5 @@ def version() -> None:
     console.print(f"headrace {VERSION}")
 
 
-def main() -> None:
-    """Run a command; what a user can mend is one sentence, not a traceback (HEADRACE_DEBUG=1 shows both).
-
-    A closed terminal or a SIGTERM ends a command as Ctrl-C does: it stops what it started.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
-            signal.signal(number, lambda got, _: sys.exit(128 + got))
-    try:
-        app()
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
-        if os.environ.get("HEADRACE_DEBUG"):
-            raise
-        errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_app(app)

@@ -18,7 +18,7 @@ from infra.settings import ROOT, Settings, settings
 hypothesis_settings.register_profile("headrace", deadline=None)
 hypothesis_settings.load_profile("headrace")
 
-SERVICES = {"redis_url", "redis_client", "spark", "bikes"}
+SERVICES = {"redis_url", "spark", "bikes"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,16 +52,6 @@ def redis_url(state: Settings) -> str:
 
     redis_server.up(state)
     return state.redis()
-
-
-@pytest.fixture
-def redis_client(redis_url: str) -> Iterator[Any]:
-    """A client of it, on an empty database."""
-    import redis
-
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushdb()
-        yield client
 
 
 @pytest.fixture(scope="session")
