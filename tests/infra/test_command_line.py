@@ -68,10 +68,10 @@ def orchestrate():
     finally:
         print("stopped what it started", flush=True)
 sys.argv = ["headrace", "orchestrate"]
-headrace.main()
+headrace.run_app(headrace.app)
 """
     # a shell may have told its background jobs to ignore these signals, and that is inherited
-    defaults = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP)}
+    defaults = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     finally:
