@@ -95,6 +95,8 @@ class OnlineReader:
         self.features: list[str] = []
         self.join_keys: dict[str, str] = {}
         self._entities = self._compile(plan)
+        # what an entity with a null key gets; depends on nothing
+        self._unknown = [self._answer(entity, [None] * len(entity.fields), 0) for entity in self._entities]
         self._client: redis.asyncio.Redis | None = None
 
     @classmethod
@@ -169,10 +171,9 @@ class OnlineReader:
         replies = await self._fetch(list(keys), self.timeout_s if timeout_s is None else timeout_s)
         try:
             answers = [self._answer(self._entities[number], reply, now_us) for (number, _), reply in zip(keys, replies, strict=True)]
-            unknown = [self._answer(entity, [None] * len(entity.fields), now_us) for entity in self._entities]
         except tile.TileError as error:
             raise OnlineStoreUnavailable(str(error)) from None
-        return self._assemble(lookup, answers, unknown)
+        return self._assemble(lookup, answers, self._unknown)
 
     async def _fetch(self, keys: Sequence[tuple[int, bytes]], timeout_s: float) -> list[list[bytes | None]]:
         import redis
