@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -116,7 +116,7 @@ def test_a_moment_survives_its_own_notation(at: datetime) -> None:
     assert moment(at.isoformat()) == at
     assert moment(at.isoformat().replace("+00:00", "")) == at
     assert moment(at.isoformat().replace("+00:00", "Z")) == at
-    assert micros(at) == round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e6) or abs(at.year - 1970) > 200
+    assert micros(at) == (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3))
