@@ -226,6 +226,7 @@ def train(
     from feature_repo import contract
     from streaming.session import session
     from training.register import train_and_register
+    from training.summary import metrics_table
     from training.training_set import build
 
     own = _own()
@@ -244,18 +245,11 @@ def train(
             force=force,
             progress=lambda done, total, metric: status.update(f"fitting: {done}/{total} rounds, {metric:.4f}"),
         )
-    _show_metrics(fitted)
+    console.print(metrics_table(fitted))
+    console.print(f"ONNX differs from LightGBM by at most {fitted.parity.max_abs_difference:.1e} on {fitted.parity.rows:,} rows")
     if promote:
         contract.promote(own.model_root, spec.name, fitted.version)
         console.print(f"[green]{spec.name} version {fitted.version} is live[/green]")
-
-
-def _show_metrics(made: Any) -> None:
-    table = Table("set", *(name for name in next(iter(made.metrics.values()))), box=None)
-    for name, metrics in made.metrics.items():
-        table.add_row(name, *(f"{v:,.0f}" if k == "rows" else f"{v:.4f}" for k, v in metrics.items()))
-    console.print(table)
-    console.print(f"ONNX differs from LightGBM by at most {made.parity.max_abs_difference:.1e} on {made.parity.rows:,} rows")
 
 
 @app.command()
@@ -390,6 +384,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     from streaming.session import session
     from streaming.store import connect
     from training.skew import prove, read_log
+    from training.summary import skew_table
 
     own = _own()
     case = _use_case(own)
@@ -401,17 +396,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
         spark = session(own)
         result = prove(spark, case, own, made, log)
         spark.stop()
-    table = Table("view", "cells", "wrong", "late", "late by p50 / p99", box=None)
-    for view in [*result.views]:
-        lag = result.lag_s(view)
-        table.add_row(
-            view.view,
-            f"{view.cells:,}",
-            str(view.wrong),
-            f"{view.late / view.cells:.2%}",
-            f"{lag['p50']:.0f} / {lag['p99']:.0f} s" if lag else "-",
-        )
-    console.print(table)
+    console.print(skew_table(result))
     for one in result.examples[:5]:
         errors.print(f"wrong: {one.feature} of {one.prediction}: served {one.served}, recomputed {one.recomputed}")
     console.print(

@@ -37,19 +37,29 @@ def _view(view: Any, entities: dict[str, str], key_map: dict[str, str]) -> dict[
     }
 
 
+def service_projections(store: FeatureStore, service: str) -> list[Any]:
+    """What a feature service lists, in its order.
+
+    Raises:
+        DefinitionError: it is not applied.
+    """
+    from feast.errors import FeastObjectNotFoundException, FeatureServiceNotFoundException
+
+    try:
+        return list(store.get_feature_service(service).feature_view_projections)
+    except (FeatureServiceNotFoundException, FeastObjectNotFoundException):
+        raise DefinitionError(f"feature service {service!r} is not applied in project {store.project!r}: run `headrace apply`") from None
+
+
 def definitions(store: FeatureStore, service: str) -> dict[str, str]:
     """Hash of every feature of a service, and of what its on-demand features are made of, by `view:feature`.
 
     Raises:
         DefinitionError: the service, or a view it refers to, is not applied.
     """
-    from feast.errors import FeastObjectNotFoundException, FeatureServiceNotFoundException
     from feast.on_demand_feature_view import OnDemandFeatureView
 
-    try:
-        projections = store.get_feature_service(service).feature_view_projections
-    except (FeatureServiceNotFoundException, FeastObjectNotFoundException):
-        raise DefinitionError(f"feature service {service!r} is not applied in project {store.project!r}: run `headrace apply`") from None
+    projections = service_projections(store, service)
     entities = {e.name: e.join_key for e in store.list_entities()}
     found: dict[str, str] = {}
 

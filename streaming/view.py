@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.definition import DefinitionError
+from feature_repo.definition import DefinitionError, service_projections
 from streaming.window import SECOND, Aggregation, Layout, default_hop
 
 if TYPE_CHECKING:
@@ -191,13 +191,9 @@ def projections(store: FeatureStore, service: str) -> list[Projection]:
     Raises:
         DefinitionError: the service is not applied.
     """
-    from feast.errors import FeastObjectNotFoundException, FeatureServiceNotFoundException
     from feast.on_demand_feature_view import OnDemandFeatureView
 
-    try:
-        wanted = list(store.get_feature_service(service).feature_view_projections)
-    except (FeatureServiceNotFoundException, FeastObjectNotFoundException):
-        raise DefinitionError(f"feature service {service!r} is not applied in project {store.project!r}: run `headrace apply`") from None
+    wanted = service_projections(store, service)
     found: dict[str, Projection] = {}
 
     def add(projection: Any) -> None:

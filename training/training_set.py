@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import Input, Null, RequestField
-from feature_repo.definition import DefinitionError, definition_hash, definitions
+from feature_repo.definition import DefinitionError, definition_hash, definitions, service_projections
 from feature_repo.use_case import ModelSpec, UseCase
 from streaming.join import column_name
 from streaming.view import NUMERIC, dtype_of, projections
@@ -62,7 +62,7 @@ def model_inputs(store: Any, spec: ModelSpec) -> list[Input]:
     from feast.on_demand_feature_view import OnDemandFeatureView
 
     found: list[Input] = []
-    for projection in store.get_feature_service(spec.feature_service).feature_view_projections:
+    for projection in service_projections(store, spec.feature_service):
         view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
         alias = projection.name_to_use()
         on_demand = isinstance(view, OnDemandFeatureView)
@@ -94,7 +94,7 @@ def _request_fields(store: Any, spec: ModelSpec, table: pa.Table) -> list[Reques
     for projection in projections(store, spec.feature_service):
         for key, column in zip(projection.view.keys, projection.spine_keys, strict=True):
             fields.setdefault(column, ("entity", key.dtype))
-    for projection in store.get_feature_service(spec.feature_service).feature_view_projections:
+    for projection in service_projections(store, spec.feature_service):
         view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
         if isinstance(view, OnDemandFeatureView):
             for source in view.source_request_sources.values():

@@ -1,0 +1,26 @@
+"""Results of training and of the skew proof as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from feature_repo.contract import Contract
+from training.skew import SkewResult
+
+
+def metrics_table(made: Contract) -> Table:
+    """A row per split, a column per metric."""
+    table = Table("set", *next(iter(made.metrics.values())), box=None)
+    for name, metrics in made.metrics.items():
+        table.add_row(name, *(f"{v:,.0f}" if k == "rows" else f"{v:.4f}" for k, v in metrics.items()))
+    return table
+
+
+def skew_table(result: SkewResult) -> Table:
+    """A row per view."""
+    table = Table("view", "cells", "wrong", "late", "late by p50 / p99", box=None)
+    for view in result.views:
+        lag = result.lag_s(view)
+        behind = f"{lag['p50']:.0f} / {lag['p99']:.0f} s" if lag else "-"
+        table.add_row(view.view, f"{view.cells:,}", str(view.wrong), f"{view.late / view.cells:.2%}", behind)
+    return table
