@@ -101,7 +101,7 @@ def _write(path: Path | None, result: Any) -> None:
 @app.command()
 def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history to replay as live traffic.")] = 14,
-    step: Annotated[float, typer.Option(min=1, help="Minutes by which the replay's time advances at once.")] = 20,
+    step: Annotated[float, typer.Option(min=1, help="Minutes by which the replay's time advances at once.")] = 30,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
     report: Report = None,
 ) -> None:
@@ -359,7 +359,7 @@ def replay(
     model: Model = "",
     start: Annotated[str | None, typer.Option("--from", help="First day; default: the first day of the model's test split.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The day after the last; default: a day later.")] = None,
-    step: Annotated[float, typer.Option(min=1, help="Minutes by which time advances at once.")] = 20,
+    step: Annotated[float, typer.Option(min=1, help="Minutes by which time advances at once.")] = 30,
     report: Report = None,
 ) -> None:
     """Play history as live traffic: events through the stream, requests over HTTP, labels as feedback. Needs `headrace up`."""

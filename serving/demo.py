@@ -60,6 +60,7 @@ class Demo:
         self.contract: Any = None
         self.replayed = Replayed()
         self.skew: Any = None
+        self.keep = False
         self.watched: list[Any] = []
 
     @contextlib.contextmanager
@@ -88,6 +89,7 @@ class Demo:
 
     def run(self, keep: bool, report: Path | None) -> bool:
         """Run every stage; returns whether all of them did their job. Stops what it started unless `keep`."""
+        self.keep = keep
         self.console.print(f"[bold]Headrace demo[/bold]: {self.case.project}, model {self.spec.name}, {self.days} days of replay")
         try:
             self._stages()
@@ -172,12 +174,14 @@ class Demo:
     def _watch(self, said: Callable[[str], None]) -> None:
         from serving.verdict import history
 
-        name = services.watch(self.spec.name).name
-        process.stop(self.settings, name)
+        service = services.watch(self.spec.name)
+        process.stop(self.settings, service.name)
         argv = [sys.executable, str(ROOT / "headrace.py"), "watch", self.spec.name, "--once"]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             raise StageFailed(done.stderr.strip()[-500:] or "the watch failed")
+        if self.keep:
+            services.start(self.settings, service)
         self.watched = [v for v in history(self.settings, self.spec.name) if v.version == self.contract.version]
         if not self.watched:
             raise StageFailed("the watch gave no verdict")
@@ -188,11 +192,16 @@ class Demo:
         from streaming.session import session
         from streaming.store import connect
 
-        # the services have done their work: leave the memory to Spark
-        process.stop(self.settings, "stream")
-        process.stop(self.settings, "serve", grace_s=40)  # flushes the prediction log
+        if not self.keep:  # the services have done their work: leave the memory to Spark
+            process.stop(self.settings, "stream")
+            process.stop(self.settings, "serve", grace_s=40)  # flushes the prediction log
         client = connect(self.settings.redis())
-        log = self.training["skew"].read_log(client, self.case.project, self.spec.name, self.contract.version)
+        deadline = time.monotonic() + 15
+        while True:
+            log = self.training["skew"].read_log(client, self.case.project, self.spec.name, self.contract.version)
+            if len(log) >= self.replayed.predictions or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         spark = session(self.settings)
         self.skew = self.training["skew"].prove(spark, self.case, self.settings, self.contract, log)
         spark.stop()

@@ -18,29 +18,43 @@ class GateError(ValueError):
 
 
 def _check(gate: Gate, measured: float | None, where: str) -> dict[str, Any]:
-    known = measured is not None and not math.isnan(measured)
+    known = measured is not None and math.isfinite(measured)
     passed = known and (gate.min is None or measured >= gate.min) and (gate.max is None or measured <= gate.max)  # type: ignore[operator]
-    return {"metric": gate.metric, "on": where, "min": gate.min, "max": gate.max, "measured": measured if known else None, "passed": passed}
+    return {
+        "metric": gate.metric,
+        "on": where,
+        "slice": gate.slice,
+        "min": gate.min,
+        "max": gate.max,
+        "measured": measured if known else None,
+        "passed": passed,
+    }
 
 
 def check(
-    spec: ModelSpec, metrics: Mapping[str, Mapping[str, float]], slices: Mapping[str, Mapping[str, Mapping[str, float]]], parity: Parity
+    spec: ModelSpec,
+    metrics: Mapping[str, Mapping[str, float]],
+    slices: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]],
+    parity: Parity,
 ) -> list[dict[str, Any]]:
     """Every gate of the spec and the parity gate. A metric that was not measured fails its gate.
 
     Args:
         metrics: split -> metric -> value.
-        slices: slice column -> value -> metric -> value, on the validation split.
+        slices: split -> slice column -> value -> metric -> value.
+
+    Returns:
+        One dict per bound checked (`metric`, `on`, `slice`, `min`, `max`, `measured`, `passed`); a gate on a slice has one per value of it.
     """
     results = [_check(Gate(metric="parity", max=PARITY), parity.max_abs_difference, f"{parity.rows} rows")]
     for gate in spec.gates:
         if gate.slice is None:
             results.append(_check(gate, metrics.get(gate.on, {}).get(gate.metric), gate.on))
             continue
-        values = slices.get(gate.slice, {})
-        results += [_check(gate, m.get(gate.metric), f"{gate.slice}={value}") for value, m in values.items()]
+        values = slices.get(gate.on, {}).get(gate.slice, {})
+        results += [_check(gate, m.get(gate.metric), f"{gate.on} {gate.slice}={value}") for value, m in values.items()]
         if not values:
-            results.append(_check(gate, None, f"slice {gate.slice}, which was not measured"))
+            results.append(_check(gate, None, f"{gate.on} slice {gate.slice}, which was not measured"))
     return results
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import uuid
 import warnings
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo import contract
 from feature_repo.contract import Contract, Profile
 from feature_repo.use_case import ModelSpec
 from training import evaluate, gate
-from training.fit import Fitted, Progress, fit
+from training.fit import Fitted, Progress, fit, matrix
 from training.tree_ensemble import export, parity
 
 if TYPE_CHECKING:
@@ -29,10 +32,22 @@ _LIGHTGBM = "lightgbm.txt"
 
 
 def profile(values: Any) -> Profile:
-    """Quantiles of the values that are there, and the share of those that are not; float64 `[n]`, NaN for null."""
-    present = values[~np.isnan(values)]
-    quantiles = np.quantile(present, LEVELS).tolist() if len(present) else []
-    return Profile(LEVELS if quantiles else [], quantiles, float(1 - len(present) / max(len(values), 1)))
+    """Quantiles of the finite values, and the share of nulls; float64 `[n]`, NaN for null. Infinities are in neither."""
+    finite = values[np.isfinite(values)]
+    quantiles = np.quantile(finite, LEVELS).tolist() if len(finite) else []
+    return Profile(LEVELS if quantiles else [], quantiles, float(np.isnan(values).sum() / max(len(values), 1)))
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without what is undefined (the AUC of a slice of one class): JSON has no NaN, and a contract with a null would not load."""
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _every_row(training_set: TrainingSet) -> NDArray[np.float64]:
+    """The whole training set as a matrix `[n, inputs]`, rows without a label and outside every split too."""
+    import pyarrow.parquet as pq
+
+    return matrix(pq.read_table(training_set.path, columns=[i.name for i in training_set.inputs]), training_set.inputs)
 
 
 def train_and_register(
@@ -55,18 +70,23 @@ def train_and_register(
     scores = {name: fitted.score(part) for name, part in fitted.parts.items()}
     metrics = {name: evaluate.metrics(part.label, scores[name]) for name, part in fitted.parts.items()}
     valid = fitted.parts["valid"]
-    slices = {column: evaluate.by_slice(valid.table, column, valid.label, scores["valid"]) for column in spec.slices}
+    sliced = {"valid"} | {g.on for g in spec.gates if g.slice} & fitted.parts.keys()
+    slices = {
+        name: {column: evaluate.by_slice(part.table, column, part.label, scores[name]) for column in spec.slices}
+        for name, part in fitted.parts.items()
+        if name in sliced
+    }
     onnx = export(fitted.booster)
-    same = parity(fitted.booster, onnx, np.concatenate([p.matrix for p in fitted.parts.values()]))
+    same = parity(fitted.booster, onnx, _every_row(training_set))
     gates = gate.check(spec, metrics, slices, same)
     if not force:
         gate.require(spec, gates)
     reference = {i.name: profile(valid.matrix[:, n]) for n, i in enumerate(training_set.inputs)} | {"score": profile(scores["valid"])}
     root = settings.model_root / spec.name
     root.mkdir(parents=True, exist_ok=True)
-    partial = root / f".new-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = root / f".new-{uuid.uuid4().hex}"
     partial.mkdir()
+    run_id = ""
     try:
         (partial / contract.MODEL).write_bytes(onnx)
         (partial / _LIGHTGBM).write_text(model)
@@ -86,9 +106,9 @@ def train_and_register(
             deadline_ms=spec.deadline_ms,
             split={name: [str(span.start), str(span.end)] for name, span in _spans(spec).items()},
             training_set={"hash": training_set.hash, "rows": training_set.rows, "path": training_set.path.name},
-            parameters={**spec.parameters, "rounds": fitted.booster.best_iteration},
-            metrics=metrics,
-            slices=slices,
+            parameters={**spec.parameters, "rounds": fitted.booster.best_iteration or fitted.booster.current_iteration()},
+            metrics={name: _defined(m) for name, m in metrics.items()},
+            slices={column: {value: _defined(m) for value, m in found.items()} for column, found in slices["valid"].items()},
             gates=gates,
             reference=reference,
             parity=same,
@@ -97,10 +117,12 @@ def train_and_register(
             files={p.name: contract.sha256(p) for p in sorted(partial.iterdir())},
         )
         folder, made = _claim(partial, root, made)
+        _finish_run(spec, settings, folder, made)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if run_id:
+            _client(settings).set_terminated(run_id, "FAILED")
         raise
-    _finish_run(spec, settings, folder, made)
     return made
 
 

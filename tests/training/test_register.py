@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo import contract
-from feature_repo.contract import Input, Null, Parity, RequestField
+from feature_repo.contract import Contract, Input, Null, Parity, RequestField
 from feature_repo.use_case import Gate, ModelSpec, Spine
 from infra.settings import Settings
 from training import evaluate, gate
 from training.fit import FitError, fit, matrix, split
-from training.register import train_and_register
+from training.register import _claim, train_and_register
 from training.training_set import TrainingSet
+from training.tree_ensemble import export
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = {
@@ -104,17 +107,92 @@ def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: Traini
 
 def test_gates_on_slices_and_parity_can_fail() -> None:
     strict = spec(gates=[{"metric": "auc", "slice": "region", "min": 0.7}])
-    slices = {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}}}
+    slices = {"valid": {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}, "odd": {"auc": float("nan")}}}}
     results = gate.check(strict, {}, slices, Parity(10, 2e-9))
-    assert [r["passed"] for r in results] == [False, True, False]
+    assert [r["passed"] for r in results] == [False, True, False, False]
+    assert [r["slice"] for r in results] == [None, "region", "region", "region"]
     assert not gate.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
     with pytest.raises(ValueError, match="min or max"):
         Gate(metric="auc")
 
 
+def test_a_gate_on_a_slice_of_the_test_split_looks_at_the_test_split() -> None:
+    strict = spec(gates=[{"metric": "auc", "on": "test", "slice": "region", "min": 0.7}])
+    slices = {"valid": {"region": {"north": {"auc": 0.9}}}, "test": {"region": {"north": {"auc": 0.5}}}}
+    checked = gate.check(strict, {}, slices, Parity(10, 0.0))[1]
+    assert (checked["measured"], checked["passed"], checked["on"]) == (0.5, False, "test region=north")
+
+
+def test_a_slice_of_one_class_and_an_infinite_input_leave_a_contract_that_loads(made: TrainingSet, own: Settings, tmp_path: Path) -> None:
+    table = pq.read_table(made.path)
+    label = table["label"].to_pylist()
+    region = ["always" if y == 1 else r for y, r in zip(label, table["region"].to_pylist(), strict=True)]
+    z = table["view__z"].to_numpy().copy()
+    z[::50], z[1::50] = np.inf, -np.inf
+    table = table.set_column(table.column_names.index("region"), "region", pa.array(region))
+    table = table.set_column(table.column_names.index("view__z"), "view__z", pa.array(z))
+    pq.write_table(table, tmp_path / "odd.parquet")
+    gates = [{"metric": "log_loss", "on": "test", "slice": "region", "max": 9}]
+    made_of_odd = train_and_register(spec(gates=gates), replace(made, path=tmp_path / "odd.parquet"), own)
+    loaded = contract.load(own.model_root / "model" / "1")
+    assert loaded == made_of_odd
+    assert "auc" not in loaded.slices["region"]["always"]
+    assert loaded.slices["region"]["always"]["base_rate"] == 1.0
+    assert np.isfinite(loaded.reference["view__z"].quantiles).all()
+    assert loaded.parity.rows == made.rows
+    assert any(g["on"] == "test region=always" for g in loaded.gates)
+
+
+def test_an_altered_or_missing_file_is_named(made: TrainingSet, own: Settings) -> None:
+    train_and_register(spec(), made, own)
+    folder = own.model_root / "model" / "1"
+    for name in (contract.MODEL, contract.REFERENCE, "lightgbm.txt"):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(contract.ContractError, match=f"{name} is not the file"):
+            contract.load(folder)
+        (folder / name).unlink()
+        with pytest.raises(contract.ContractError, match=f"{name} is named in the contract but missing"):
+            contract.load(folder)
+        (folder / name).write_bytes(kept)
+    contract.load(folder)
+
+
+def test_trainings_at_once_get_a_version_each(made: TrainingSet, tmp_path: Path) -> None:
+    blank = Contract("model", 0, "p", "s", {}, "d", [], [], "label", "", 1, {}, {}, {}, {}, {}, [], {}, Parity(1, 0.0), "run", "now", {})
+
+    def claim(n: int) -> int:
+        partial = tmp_path / f".new-{n}"
+        partial.mkdir()
+        (partial / contract.MODEL).write_text(str(n))
+        folder, claimed = _claim(partial, tmp_path, blank)
+        assert (folder / contract.MODEL).read_text() == str(n)
+        return claimed.version
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(claim, range(24))) == list(range(1, 25))
+
+
+def test_a_run_that_could_not_be_finished_is_marked_failed(made: TrainingSet, own: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("training.register._claim", broken)
+    with pytest.raises(OSError, match="no space"):
+        train_and_register(spec(), made, own)
+    client = MlflowClient(own.tracking_uri, own.tracking_uri)
+    experiment = client.get_experiment_by_name("model")
+    assert experiment is not None
+    assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["FAILED"]
+    assert not list((own.model_root / "model").iterdir())
+
+
 def test_two_fits_are_the_same_to_the_byte(made: TrainingSet) -> None:
-    a, b = (fit(spec(), made).booster.model_to_string() for _ in range(2))
-    assert a == b
+    a, b = (fit(spec(), made).booster for _ in range(2))
+    assert a.model_to_string() == b.model_to_string()
+    assert export(a) == export(b)
 
 
 def test_training_sees_only_labels_known_by_its_end(made: TrainingSet) -> None:
