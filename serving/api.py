@@ -16,6 +16,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from serving import problem, schema
@@ -60,7 +61,10 @@ def build_app(plane: DataPlane) -> FastAPI:
         finally:
             await plane.stop()
 
-    app = FastAPI(title="Headrace", version="1", description="Predictions from features that are the same everywhere.", lifespan=lifespan)
+    # its pages bring their own scripts: /docs works where the internet does not reach
+    app: FastAPI = FastAPIOffline(
+        title="Headrace", version="1", description="Predictions from features that are the same everywhere.", lifespan=lifespan
+    )
     _answer_problems(app)
 
     async def predict(request: Request) -> Response:

@@ -209,8 +209,12 @@ class OnlineReader:
             answer.marks[part.projection.alias] = Mark(None, 0, None)
             return
         header, tiles = tile.decode(blob, finisher.levels, part.fingerprint)
-        values = finisher(tiles, now_us)[part.order]
-        statuses = np.where(np.isnan(values), NULL, FRESH).astype(np.uint8)
+        if now_us < header.event_us - finisher.levels[0].hop_us:
+            # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
+            values, statuses = np.full(count, np.nan), np.full(count, MISSING, np.uint8)
+        else:
+            values = finisher(tiles, now_us)[part.order]
+            statuses = np.where(np.isnan(values), NULL, FRESH).astype(np.uint8)
         answer.columns.append((part.place, values, statuses, (now_us - header.mark_us) / 1e6))
         answer.marks[part.projection.alias] = Mark(header.mark_us, header.ties, None)
 

@@ -236,6 +236,14 @@ def test_statuses_say_what_is_not_there(bikes: Bikes) -> None:
     assert rows.statuses[0, reader.features.index("dock:free_bikes")] == STALE
 
 
+def test_a_moment_the_store_has_moved_on_from_is_missing_and_not_guessed(bikes: Bikes) -> None:
+    bikes.backfill()
+    reader, rows = read(bikes, entities(bikes)[:1], SEAM_US - 30 * HOUR)
+    windowed = [i for i, name in enumerate(reader.features) if name.startswith("rides_by_station:")]
+    assert (rows.statuses[0, windowed] == MISSING).all()
+    assert np.isnan(rows.values[0, windowed]).all()
+
+
 def test_a_redis_that_does_not_answer_is_said_so_within_the_deadline(bikes: Bikes) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -103,7 +103,8 @@ def _request_fields(store: Any, spec: ModelSpec, table: pa.Table) -> list[Reques
     complete = table.filter(pc.invert(pc.is_null(table[spec.spine.label])))
     for name in fields:
         complete = complete.filter(pc.is_valid(complete[name]))
-    sample = complete.slice(max(complete.num_rows - 1, 0), 1)
+    newest = pc.sort_indices(complete, [(spec.spine.timestamp, "ascending")]).slice(max(complete.num_rows - 1, 0))
+    sample = complete.take(newest)
     found = []
     for name, (kind, dtype) in fields.items():
         example = sample[name][0].as_py() if sample.num_rows else None
