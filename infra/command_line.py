@@ -6,6 +6,7 @@ import difflib
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import typer
@@ -13,6 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 
 errors = Console(stderr=True, highlight=False)
+interrupted = threading.Event()
+"""Set by Ctrl-C. Other processes of the terminal get the signal too, and what they break may be heard of before KeyboardInterrupt."""
+
+
+def _interrupt(*_: object) -> None:
+    interrupted.set()
+    raise KeyboardInterrupt
 
 
 class Commands(typer.core.TyperGroup):
@@ -37,12 +45,17 @@ def run(app: typer.Typer) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
             signal.signal(number, lambda got, _: sys.exit(128 + got))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except KeyboardInterrupt:
         errors.print("interrupted")
         sys.exit(130)
     except (ValueError, RuntimeError, OSError) as error:
+        if interrupted.is_set():
+            errors.print("interrupted")
+            sys.exit(130)
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)

@@ -21,6 +21,7 @@ import numpy as np
 from feature_repo import contract
 from feature_repo.use_case import UseCase
 from infra import process, redis_server, services
+from infra.command_line import interrupted
 from infra.settings import ROOT, Settings
 from serving.replay import Replayed
 
@@ -77,6 +78,8 @@ class Demo:
             try:
                 yield detail
             except (ValueError, RuntimeError, OSError) as error:
+                if interrupted.is_set():
+                    raise KeyboardInterrupt from error
                 self._ended(name, began, f"{type(error).__name__}: {error}", False)
                 raise StageFailed(name) from error
         self._ended(name, began, said, True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,8 +58,13 @@ def session(settings: Settings, name: str = "headrace") -> SparkSession:
     builder = SparkSession.builder.master(settings.spark_master).appName(name)
     for key, value in _options(settings, scratch).items():
         builder = builder.config(key, value)
+    interrupt = signal.getsignal(signal.SIGINT)
     with _standard_error_to(settings.log_dir / "spark.log"):
-        return builder.getOrCreate()
+        made = builder.getOrCreate()
+    if threading.current_thread() is threading.main_thread():
+        # Spark's own handler cancels the jobs first, and a Ctrl-C then looks like a failed job
+        signal.signal(signal.SIGINT, interrupt)
+    return made
 
 
 @contextlib.contextmanager
