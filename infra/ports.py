@@ -1,10 +1,19 @@
-"""Ports of one checkout: chosen free once, kept in `<state>/ports.json`, so that two checkouts never meet."""
+"""Ports of one checkout: chosen free once, kept in `<state>/ports.json`, so that two checkouts never meet.
+
+What one checkout has chosen is written down for the others in a folder of the user's own, because a port that nobody listens on *yet* looks
+free to everyone. Ports lie below the range that the kernel gives to outgoing connections: no client of ours can be sitting on one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
+import random
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +23,7 @@ if TYPE_CHECKING:
 PREFERRED = {"http": 8000}
 """Ports a person expects; taken where free when the checkout first asks."""
 
-
-def _free(preferred: int = 0) -> int:
-    for candidate in (preferred, 0):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free TCP port on 127.0.0.1")
+_RANGE = range(20_000, 30_000)  # above: replicas of Ray Serve, then the kernel
 
 
 def _is_free(number: int) -> bool:
@@ -34,6 +34,44 @@ def _is_free(number: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _choose(preferred: int | None, taken: set[int]) -> int:
+    if preferred is not None and preferred not in taken and _is_free(preferred):
+        return preferred
+    for number in random.sample(_RANGE, len(_RANGE)):
+        if number not in taken and _is_free(number):
+            return number
+    raise OSError(f"no free TCP port on 127.0.0.1 between {_RANGE.start} and {_RANGE.stop}")
+
+
+def claims_folder() -> Path:
+    """Where this user's checkouts tell each other what they have chosen."""
+    return Path(tempfile.gettempdir()) / f"headrace-ports-{os.getuid()}"
+
+
+@contextlib.contextmanager
+def _claims() -> Iterator[dict[str, str]]:
+    """Port → state folder of every checkout of this user, locked; what is changed is kept, claims of folders that are gone are not."""
+    folder = claims_folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / "claims.json"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            before: dict[str, str] = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            before = {}
+        claims = {number: state for number, state in before.items() if (Path(state) / "ports.json").exists()}
+        yield claims
+        if claims != before:
+            _replace(path, claims)
+
+
+def _replace(path: Path, content: object) -> None:
+    partial = path.with_suffix(".new")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
 
 
 def port(settings: Settings, name: str, claim: bool = False) -> int:
@@ -48,11 +86,8 @@ def port(settings: Settings, name: str, claim: bool = False) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
         if name not in ports or (claim and not _is_free(ports[name])):
-            chosen = _free(PREFERRED.get(name, 0))
-            while chosen in ports.values():
-                chosen = _free()
-            ports[name] = chosen
-            partial = path.with_suffix(".new")
-            partial.write_text(json.dumps(ports, indent=1))
-            partial.replace(path)
+            with _claims() as claims:
+                ports[name] = _choose(PREFERRED.get(name), {int(number) for number in claims} | set(ports.values()))
+                _replace(path, ports)
+                claims[str(ports[name])] = str(settings.state)
         return ports[name]
