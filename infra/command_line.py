@@ -1,18 +1,24 @@
-"""What every command line of ours does: suggestions for typos, one sentence instead of a traceback, the same end for every signal."""
+"""What every command of ours shares: suggestions for typos, one sentence instead of a traceback, the same end for every signal, options."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import signal
 import sys
 import threading
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from infra.settings import ROOT, Settings, settings
+
+console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 interrupted = threading.Event()
 """Set by Ctrl-C. Other processes of the terminal get the signal too, and what they break may be heard of before KeyboardInterrupt."""
@@ -60,3 +66,57 @@ def run(app: typer.Typer) -> None:
             raise
         errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+
+
+Model = Annotated[str, typer.Argument(help="The model's name; default: the only one of the use case.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Write the result as JSON here.")]
+
+
+def own_settings() -> Settings:
+    """This process's settings, made known to Feast, Spark's and Ray's workers."""
+    own = settings()
+    own.export()
+    path = os.environ.get("PYTHONPATH", "")
+    if str(ROOT) not in path.split(os.pathsep):  # Spark's and Ray's workers import our packages
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), path]))
+    # Feast warns of every experimental feature at every use, and overrides the warning filters
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    return own
+
+
+def model_name(use_case: Any, name: str) -> str:
+    """The model asked for, or the only one of the use case.
+
+    Raises:
+        ValueError: none, or several and no name.
+    """
+    if name:
+        return str(use_case.model(name).name)
+    if len(use_case.models) != 1:
+        raise ValueError(f"name a model: this use case has {', '.join(use_case.models) or 'none'}")
+    return str(next(iter(use_case.models)))
+
+
+def moment(text: str) -> datetime:
+    """An ISO date or time; UTC where it has no zone."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no ISO date or time, such as 2024-05-01 or 2024-05-01T06:00") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def microseconds(when: datetime) -> int:
+    """Since the epoch."""
+    return round(when.timestamp() * 1_000_000)
+
+
+def write_report(path: Path | None, result: Any) -> None:
+    """Write a command's result as JSON, if the user asked for it."""
+    if path is not None:
+        import msgspec
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+        console.print(f"[dim]report written to {path}[/dim]")

@@ -23,9 +23,9 @@ import numpy as np
 from streaming.point_in_time import NEVER
 from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 
-_HEADER = struct.Struct("<2sHIqIQIIqq")
+_HEADER = struct.Struct("<2sHIqIQIIqqq")
 HEADER_SIZE = _HEADER.size
-_MAGIC = b"H1"
+_MAGIC = b"H2"
 _COUNT = struct.Struct("<I")
 
 
@@ -42,6 +42,7 @@ class Header:
         position: id `(milliseconds, sequence)` of the last stream entry applied; (0, 0) before any.
         revision: counts the writes.
         event_us, row_known_us: of the newest event applied (a latest-value view's current row).
+        seam_us: every event of the offline store known by then is in: the stream brings what became known later. NEVER: no backfill yet.
     """
 
     fingerprint: int
@@ -51,11 +52,11 @@ class Header:
     revision: int = 0
     event_us: int = NEVER
     row_known_us: int = NEVER
+    seam_us: int = NEVER
 
     def pack(self, levels: int) -> bytes:
-        return _HEADER.pack(
-            _MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, self.event_us, self.row_known_us
-        )
+        times = (self.event_us, self.row_known_us, self.seam_us)
+        return _HEADER.pack(_MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, *times)
 
     def advanced(self, mark_us: int, ties: int) -> Header:
         """The header after events with newest known-time `mark_us` (`ties` of them exactly then) have been applied too."""
@@ -67,8 +68,8 @@ class Header:
 def read_header(blob: bytes) -> Header:
     if len(blob) < HEADER_SIZE or blob[:2] != _MAGIC:
         raise TileError("not a Headrace tile field: it was written by something else, or cut short")
-    _, _, fingerprint, mark, ties, ms, seq, revision, event, known = _HEADER.unpack_from(blob)
-    return Header(fingerprint, mark, ties, (ms, seq), revision, event, known)
+    _, _, fingerprint, mark, ties, ms, seq, revision, event, known, seam = _HEADER.unpack_from(blob)
+    return Header(fingerprint, mark, ties, (ms, seq), revision, event, known, seam)
 
 
 def fingerprint(layout: Layout | None) -> int:

@@ -13,7 +13,7 @@ from streaming import tile
 from streaming.point_in_time import NEVER
 from streaming.window import HOUR, MINUTE, Layout
 from tests.oracle import naive
-from tests.streaming.test_point_in_time import AGGREGATIONS, column, events_strategy, same
+from tests.streaming.test_point_in_time import AGGREGATIONS, column, events_strategy, magnitude, same
 
 LAYOUT = Layout.of(AGGREGATIONS)
 LEVELS = tile.levels_of(LAYOUT)
@@ -53,8 +53,8 @@ def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], 
         online = finisher(levels, t)
         for i, a in enumerate(AGGREGATIONS):
             expected = naive.window(punctual, a, k, t)
-            assert same(found[a.name][k], expected, a.function), a
-            assert online[i] == found[a.name][k] or (math.isnan(online[i]) and math.isnan(found[a.name][k])), a
+            assert same(found[a.name][k], expected, a.function, magnitude(events)), a
+            assert same(online[i], None if math.isnan(found[a.name][k]) else found[a.name][k], a.function, magnitude(events)), a
 
 
 def test_tiles_of_another_definition_are_refused() -> None:

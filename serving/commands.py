@@ -1,0 +1,106 @@
+"""The commands of this room: up, down, status, serve, watch, replay. Heavy things are imported where they are used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+
+
+def up() -> None:
+    """Start the local services in the background: Redis; then serving, stream and watch as far as there is something for them."""
+    from feature_repo import contract
+    from feature_repo.use_case import UseCase
+    from infra import redis_server, services
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    with console.status("starting redis"):
+        redis_server.up(own)
+    live = [m for m in case.models if contract.champion(own.model_root, m)]
+    wanted = [services.serve()] if live else []
+    if (own.state / "registry.db").exists() or own.registry:
+        wanted.append(services.stream())
+    wanted += [services.watch(m) for m in live]
+    for service in wanted:
+        with console.status(f"starting {service.name}"):
+            services.start(own, service)
+    from serving.status import print_status
+
+    print_status(own, console)
+    if not live:
+        console.print("no model is live yet: `headrace ingest`, `apply`, `backfill`, `train`, then `up` again")
+
+
+def down() -> None:
+    """Stop everything this checkout has started."""
+    from infra import services
+
+    own = own_settings()
+    with console.status("stopping") as status:
+        stopped = services.stop_all(own, lambda name: status.update(f"stopping {name}"))
+    console.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def status() -> None:
+    """Show the services, each view's state in the online store, and the live models."""
+    from serving.status import print_status
+
+    print_status(own_settings(), console)
+
+
+def serve() -> None:
+    """Serve the live models over HTTP (foreground; Ctrl-C ends it)."""
+    from infra import redis_server
+
+    own = own_settings()
+    redis_server.up(own)
+    from serving.app import run
+
+    run(own)
+
+
+def watch(
+    model: Model = "",
+    window: Annotated[int, typer.Option(min=0, help="Predictions per window; 0: the model spec's.")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="Predictions from one verdict to the next; 0: the model spec's.")] = 0,
+    once: Annotated[bool, typer.Option("--once", help="Judge what is in the log now, then end.")] = False,
+) -> None:
+    """Watch a model's inputs and scores for drift (foreground; Ctrl-C ends it)."""
+    from feature_repo.use_case import UseCase
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    from serving.watch import run
+
+    print(f"watching {name}", flush=True)
+    chosen = case.model(name).watch
+    counts = run(own, case.project, name, window=window or chosen.window, step=step or chosen.step, once=once)
+    console.print(", ".join(f"{k} {v:,}" for k, v in counts.items()))
+
+
+def replay(
+    model: Model = "",
+    start: Annotated[str | None, typer.Option("--from", help="First day; default: the first day of the model's test split.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The day after the last; default: a day later.")] = None,
+    step: Annotated[float, typer.Option(min=1, help="Minutes by which time advances at once.")] = 30,
+    report: Report = None,
+) -> None:
+    """Play history as live traffic: events through the stream, requests over HTTP, labels as feedback. Needs `headrace up`."""
+    from feature_repo.use_case import UseCase
+    from serving.rehearsal import rehearse
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    first = moment(start) if start else (spec.split.test or spec.split.valid).bounds()[0]
+    last = moment(to) if to else datetime.fromtimestamp(first.timestamp() + 86_400, UTC)
+    tally = rehearse(own, case, spec, microseconds(first), microseconds(last), step, console)
+    write_report(report, tally)
+    if tally.failed:
+        errors.print(f"[red]{tally.failed} requests failed; the first: {tally.errors[0]}[/red]")
+        raise typer.Exit(1)
