@@ -44,14 +44,14 @@ class Prediction(msgspec.Struct, frozen=True):
 
 def stream_key(project: str) -> str:
     """The Redis Stream of predictions; each entry has one field `p`: a `Prediction` as JSON."""
-    return f"headrace:{project}:predictions"
+    return f"headrace:{{{project}}}:predictions"
 
 
 def labels_key(project: str, model: str) -> str:
     """The Redis hash of truths by prediction id; each value is JSON `{"label": 0|1, "at_us": …}`."""
-    return f"headrace:{project}:labels:{model}"
+    return f"headrace:{{{project}}}:labels:{model}"
 
 
 def drift_key(project: str, model: str) -> str:
     """The Redis string with the watch's latest verdict (JSON)."""
-    return f"headrace:{project}:drift:{model}"
+    return f"headrace:{{{project}}}:drift:{model}"

@@ -143,7 +143,7 @@ class Demo:
             said(f"{len(applied.views)} views, {len(applied.entities)} entities")
         with self._stage("backfill") as said:
             compiled = list(views(self.case.store).values())
-            done = backfill(spark, compiled, self.settings.offline_root, self.settings.redis(), self.first_us)
+            done = backfill(spark, compiled, self.settings.offline_root, self.settings.redis(), self.first_us, rewind=True)
             failed = [f"{d.view}: {d.error}" for d in done if d.error]
             if failed:
                 raise StageFailed("; ".join(failed))

@@ -137,7 +137,7 @@ def judge(window: Window, kind: Kind, skipped: int = 0) -> Verdict:
 
 def state_key(project: str, model: str) -> str:
     """The Redis hash with the watch's place: `cursor:<version>` → stream id of its last verdict's newest entry, `skipped` → count."""
-    return f"headrace:{project}:watch:{model}"
+    return f"headrace:{{{project}}}:watch:{model}"
 
 
 class Watch:

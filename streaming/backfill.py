@@ -1,27 +1,73 @@
-"""Backfill: bring the online store to the state of one moment, from the offline store alone.
+"""Backfill: bring the online store to the state of one moment, from the offline store.
 
-For each view, the events known by the end are partitioned by entity and every partition writes what its entities look like then: the whole
-truth up to that moment, so that running it twice changes nothing. The end is recorded as the view's *seam*: the live stream applies only
-what became known after it.
+A view's entities are split into buckets by hash. Each bucket's events known by the end are read, and the entities written as the whole
+truth up to that moment; what the live stream has brought since then is read from the stream itself and goes in too. So a backfill may run
+beside the stream; running it twice changes nothing; and one that was killed goes on with the buckets that are left.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from streaming import journal, live, tile
+from streaming.extent import Extent, extent
+from streaming.group import view_fields
 from streaming.join import EVENT, KNOWN, canonical, read_events
-from streaming.materialize import view_fields
-from streaming.store import OnlineStore, connect, keys_key, view_key, without_password
+from streaming.store import (
+    OnlineStore,
+    applied_key,
+    connect,
+    events_key,
+    fields_of,
+    keys_key,
+    stream_id,
+    view_key,
+    watermark,
+    without_password,
+)
 from streaming.view import View
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    import redis
+    from pyspark.sql import DataFrame, SparkSession
+
+    from streaming.journal import Journal
+
+ROWS_PER_BUCKET = 250_000
+_RATE = 150_000
+"""Rows a second assumed of a view that has never been backfilled."""
+_BUCKET = "__bucket"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a backfill of one view would do.
+
+    Attributes:
+        end_us: the moment it brings the view to, microseconds.
+        from_us: only entities with rows known after it are written; 0: all.
+        buckets, done: how many parts it has, and how many of them an earlier, killed run has finished.
+        seconds: estimate, from the last run's rate where there was one.
+        error: why it cannot be done.
+    """
+
+    view: str
+    end_us: int
+    from_us: int = 0
+    days: int = 0
+    rows: int = 0
+    buckets: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +78,8 @@ class Backfilled:
         rows: events read.
         entities: entities written.
         newest_us: event time of the newest event, microseconds; None where there was none.
+        removed: entities that no longer hold the view.
+        held: another backfill holds the view; nothing was done.
     """
 
     view: str
@@ -40,6 +88,58 @@ class Backfilled:
     newest_us: int | None
     seconds: float
     error: str | None = None
+    removed: int = 0
+    resumed: bool = False
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    view: str
+    done: int
+    buckets: int
+    rows: int
+
+
+def plan(
+    views: Sequence[View], root: Path, client: redis.Redis, end_us: int | None, from_us: int | None = None, lookback_us: int | None = None
+) -> list[Planned]:
+    """What `backfill` with the same arguments would do.
+
+    Args:
+        end_us: the moment to bring the views to; None: as far as each one's table reaches.
+        from_us: only entities with rows known after this moment.
+        lookback_us: instead of `from_us`: only what became known since the last backfill, less this; a view without one is done in full.
+    """
+    return [_plan(view, root, client, end_us, from_us, lookback_us)[0] for view in views]
+
+
+def _plan(
+    view: View, root: Path, client: redis.Redis, end_us: int | None, from_us: int | None, lookback_us: int | None
+) -> tuple[Planned, Journal | None]:
+    said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
+    fingerprint = tile.fingerprint(view.layout)
+    now = time.time_ns() // 1000
+    if lookback_us is not None:
+        # a changed definition has to be done in full
+        known = said.get("fingerprint") == str(fingerprint) and "seam_us" in said
+        from_us = max(int(said["seam_us"]) - lookback_us, 1) if known else None
+    try:
+        whole = extent(view, root, None, None)
+        reaches = now if whole.known_us is None else min(now, whole.known_us)
+        old = journal.unfinished(client, view, fingerprint)
+        if old is not None and (end_us not in (None, old.end_us) or (from_us or 0) != old.from_us):
+            old = None
+        end = old.end_us if old else reaches if end_us is None else end_us
+        size: Extent = extent(view, root, end - view.reach_us, end) if view.layout else extent(view, root, None, end)
+    except (FileNotFoundError, OSError, pa.ArrowInvalid) as error:
+        why = f"no offline table to read ({error}); run `headrace ingest`"
+        return Planned(view.name, end_us or now, from_us or 0, error=why), None
+    buckets = old.buckets if old else max(4, -(-size.rows // ROWS_PER_BUCKET))
+    rate = float(said["rows"]) / float(said["seconds"]) if float(said.get("seconds", 0)) > 0 and int(said["rows"]) else _RATE
+    left = 1 - len(old.done) / buckets if old else 1.0
+    done = len(old.done) if old else 0
+    return Planned(view.name, end, from_us or 0, size.days, size.rows, buckets, done, size.rows * left / rate + 0.3), old
 
 
 def backfill(
@@ -47,73 +147,161 @@ def backfill(
     views: Sequence[View],
     root: Path,
     redis_url: str,
-    end_us: int,
-    start_us: int | None = None,
-    progress: Callable[[Backfilled], None] = lambda _: None,
+    end_us: int | None = None,
+    from_us: int | None = None,
+    lookback_us: int | None = None,
+    rewind: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[Backfilled]:
-    """Write each view's state as of `end_us` into the online store.
+    """Write each view's state as of its end into the online store.
 
     Args:
         root: the offline store.
-        start_us: ignore events before it (latest-value views; windowed views read as far back as their windows reach).
-        progress: called after each view.
+        end_us, from_us, lookback_us: as in `plan`.
+        rewind: forget the live events (their stream is deleted): the store becomes the state of `end_us` and nothing later. For rehearsals;
+            the stream must not be running.
+        progress: called as buckets are done.
 
     Returns:
         One result per view; a view that failed carries its error and does not stop the others.
     """
     results = []
     client = connect(redis_url)
+    if rewind and views:
+        client.delete(events_key(views[0].project), applied_key(views[0].project))
     for view in views:
         began = time.monotonic()
+        key = view_key(view.project, view.name)
         try:
-            index = keys_key(view.project, view.name)
-            fresh = f"{index}:{time.time_ns()}"
-            try:
-                rows, entities, newest = _one(spark, view, root, without_password(redis_url), end_us, start_us, fresh)
-            except BaseException:
-                client.delete(fresh)
-                raise
-            OnlineStore(client).replace_index(index, fresh, view_fields(view))
-            result = Backfilled(view.name, rows, entities, newest, time.monotonic() - began)
-            client.hset(
-                view_key(view.project, view.name),
-                mapping={"seam_us": end_us, "rows": rows, "entities": entities, "newest_us": newest or 0, "at": int(time.time())},
-            )
+            with journal.lease(client, view):
+                results.append(_one(spark, view, root, client, without_password(redis_url), (end_us, from_us, lookback_us), progress))
         except Exception as error:
-            result = Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error))
-        results.append(result)
-        progress(result)
+            held = isinstance(error, journal.HeldError)
+            results.append(Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error), held=held))
+            if not held:
+                with contextlib.suppress(Exception):  # the store may be what failed
+                    client.hincrby(key, "failures", 1)
+                    client.hset(key, mapping={"error": _short(error), "failed_at": int(time.time())})
     client.close()
     return results
 
 
 def _one(
-    spark: SparkSession, view: View, root: Path, url: str, end_us: int, start_us: int | None, index: str
-) -> tuple[int, int, int | None]:
+    spark: SparkSession,
+    view: View,
+    root: Path,
+    client: redis.Redis,
+    url: str,
+    wanted: tuple[int | None, int | None, int | None],
+    progress: Callable[[Progress], None],
+) -> Backfilled:
+    began = time.monotonic()
+    planned, run = _plan(view, root, client, *wanted)
+    if planned.error:
+        raise FileNotFoundError(planned.error)
+    if run is None:
+        position = live.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
+        run = journal.Journal(view, tile.fingerprint(view.layout), planned.end_us, planned.from_us, planned.buckets, position)
+        run.begin(client)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            with contextlib.suppress(Exception):
+                now = journal.unfinished(client, view, run.fingerprint)
+                if now is not None:
+                    progress(Progress(view.name, len(now.done), now.buckets, sum(r for r, _, _ in now.done.values())))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        for bucket, rows, entities, newest in _write(spark, view, root, url, run):
+            run.done[bucket] = (rows, entities, newest)
+    finally:
+        ended.set()
+        watcher.join()
+    removed = _remove_stale(client, view, run)
+    rows, entities = (sum(d[k] for d in run.done.values()) for k in (0, 1))
+    newest_us = max((d[2] for d in run.done.values() if d[0]), default=None)
+    seconds = time.monotonic() - began
+    said: dict[str, Any] = {"seam_us": run.end_us, "at": int(time.time()), "fingerprint": run.fingerprint}
+    if not run.from_us:
+        said |= {"rows": rows, "entities": entities, "newest_us": newest_us or 0}
+        said |= {} if run.resumed else {"seconds": f"{seconds:.3f}"}
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hset(view_key(view.project, view.name), mapping=said)
+        pipe.hdel(view_key(view.project, view.name), "error", "failed_at")
+        pipe.execute()
+    run.end(client)
+    progress(Progress(view.name, run.buckets, run.buckets, rows))
+    return Backfilled(view.name, rows, entities, newest_us, seconds, None, removed, run.resumed)
+
+
+def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal) -> DataFrame:
+    """What the view's entities are made of: offline events known by the end, live ones known after it."""
     from pyspark.sql import functions as F
 
-    from_us = end_us - view.reach_us if view.layout else start_us
-    events = read_events(spark, view, root, from_us, end_us).where(F.col(KNOWN) <= end_us)
-    names = events.columns
+    events = read_events(spark, view, root, run.end_us - view.reach_us if view.layout else None, run.end_us).where(
+        F.col(KNOWN) <= run.end_us
+    )
+    changed = events.where(F.col(KNOWN) > run.from_us).select(*view.key_names).distinct() if run.from_us else None
+    if view.stream and run.position != "0-0":
+        events = events.unionByName(live.frame(spark, view, url, run.end_us, run.position, events))
+    if changed is not None:
+        events = events.join(changed, view.key_names, "left_semi")
+    return events
+
+
+def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal) -> list[tuple[int, int, int, int]]:
+    """Write the buckets that are left; `(bucket, rows, entities, newest event time)` of each that had events."""
+    from pyspark.sql import functions as F
+
+    events = _events(spark, view, root, url, run)
+    names, key, index = events.columns, run.key, run.index
+    main, end_us, position = keys_key(view.project, view.name), run.end_us, stream_id(run.position)
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        # one partition, one connection; a partition's entities must fit into memory
+        # one partition is one bucket: one connection, and its entities must fit into memory
         from streaming.materialize import overwrite
 
         table = pa.Table.from_batches(batches) if (batches := list(batches)) else None  # type: ignore[assignment]
         if table is None or not len(table):
             return
+        (bucket,) = table[_BUCKET].unique().to_pylist()
         client = connect(url)
         try:
-            entities = overwrite(view, OnlineStore(client), canonical(table.select(names)), index)
+            later = live.since(client, view, end_us) if view.stream else None
+            ordered = canonical(table.select(names))
+            entities = overwrite(view, OnlineStore(client), ordered, (main, index), end_us, position, later)
+            newest = max(ordered[EVENT].to_pylist())
+            journal.note(client, key, index, bucket, len(table), entities, newest)
         finally:
             client.close()
-        newest = max(table[EVENT].to_pylist())
-        yield pa.RecordBatch.from_pydict({"rows": [len(table)], "entities": [entities], "newest": [newest]})
+        yield pa.RecordBatch.from_pydict({"bucket": [bucket], "rows": [len(table)], "entities": [entities], "newest": [newest]})
 
-    partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or 4)
-    done = events.repartition(partitions, *view.key_names).mapInArrow(write, "rows bigint, entities bigint, newest bigint").collect()
-    return sum(d.rows for d in done), sum(d.entities for d in done), max((d.newest for d in done), default=None)
+    bucket = F.pmod(F.hash(*view.key_names), F.lit(run.buckets))
+    events = events.withColumn(_BUCKET, bucket)
+    if run.done:
+        events = events.where(F.col(_BUCKET).isin(run.remaining()))
+    # Spark partitions by the same hash, so that a partition is a bucket
+    split = events.repartition(run.buckets, *view.key_names)
+    done = split.mapInArrow(write, "bucket bigint, rows bigint, entities bigint, newest bigint").collect()
+    return [(d.bucket, d.rows, d.entities, d.newest) for d in done]
+
+
+def _remove_stale(client: redis.Redis, view: View, run: Journal) -> int:
+    """Entities that held the view and that neither the offline store nor the stream knows: they lose its fields."""
+    if run.from_us:
+        return 0
+    index, store, position = keys_key(view.project, view.name), OnlineStore(client), stream_id(run.position)
+
+    def moved_on(header: bytes) -> bool:
+        try:
+            return bool(header) and tile.read_header(header).position > position
+        except tile.TileError:
+            return False
+
+    return sum(store.drop(index, keys, view_fields(view), moved_on) for keys in store.members(index, run.index) if keys)
 
 
 def _short(error: Exception) -> str:

@@ -74,7 +74,7 @@ class HeadraceComputeEngine(ComputeEngine):
         view = compile_view(task.feature_view, store)
         own = settings()
         folder = getattr(self.repo_config.offline_store, "folder", own.offline_root)
-        (result,) = backfill(session(own), [view], folder, own.redis(), microsecond(task.end_time), microsecond(task.start_time))
+        (result,) = backfill(session(own), [view], folder, own.redis(), microsecond(task.end_time), max(microsecond(task.start_time), 0))
         return HeadraceMaterializationJob(task, OnlineStoreError(result.error) if result.error else None)
 
 

@@ -2,6 +2,10 @@
 
 Written per view and entity, in one step: the tile field (header with high-water mark; for windowed views the tiles too), every feature in
 Feast's own encoding (windows finished at the newest event), and Feast's timestamp field.
+
+Exactly once, whoever writes when: the header of an entity says which offline events are in (`seam_us`: all known by then) and which live
+ones (`position`: all up to that stream id). `overwrite` sets both, `apply` adds what lies beyond both, and neither writes over a header
+that it has not read.
 """
 
 from __future__ import annotations
@@ -14,211 +18,45 @@ import numpy as np
 import pyarrow as pa
 
 from streaming import layout, tile
-from streaming.join import EVENT, KNOWN, floats, microseconds
-from streaming.point_in_time import NEVER, encode_keys
-from streaming.store import OnlineStore, keys_key
+from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
+from streaming.join import canonical, floats
+from streaming.resp import bulk
+from streaming.store import OnlineStore, Rows, keys_key
 from streaming.view import View
 from streaming.window import Floats, Ints
 
 Position = tuple[int, int]
+ATTEMPTS = 50
+
+__all__ = ["apply", "overwrite", "view_fields"]
 
 
 @dataclass(frozen=True)
-class _Grouped:
-    """Events of one view grouped by entity: `owner` int64 `[n]` indexes `keys`."""
+class _State:
+    """What entities look like: per entity its tiles per level, newest event time, and the features' columns of bulks."""
 
-    keys: list[bytes]
-    owner: Ints
-    event_us: Ints
-    known_us: Ints
-    table: pa.Table
+    tiles: list[list[tuple[Ints, Floats]]]
+    newest: Ints
+    columns: list[list[bytes]]
 
 
-def key_function(view: View) -> Callable[[Sequence[Any]], bytes]:
-    return layout.key_encoder(view.project, [(k.name, k.dtype) for k in view.keys])
-
-
-def _group(view: View, events: pa.Table) -> _Grouped:
-    names = view.key_names
-    objects = [np.array(events[n].to_pylist(), dtype=object) for n in names]
-    (code,) = encode_keys(objects)
-    if (code < 0).any():
-        keep = code >= 0
-        events, objects, code = events.filter(pa.array(keep)), [o[keep] for o in objects], code[keep]
-    _, first, owner = np.unique(code, return_index=True, return_inverse=True)
-    encode = key_function(view)
-    keys = [encode([o[i] for o in objects]) for i in first.tolist()]
-    return _Grouped(keys, owner.astype(np.int64), microseconds(events[EVENT]), microseconds(events[KNOWN]), events)
-
-
-def _marks(group: _Grouped) -> tuple[Ints, Ints, Ints]:
-    """Newest known-time, how many events of it, and newest event time, per owner."""
-    n = len(group.keys)
-    mark = np.full(n, NEVER)
-    np.maximum.at(mark, group.owner, group.known_us)
-    ties = np.bincount(group.owner[group.known_us == mark[group.owner]], minlength=n)
-    newest = np.full(n, NEVER)
-    np.maximum.at(newest, group.owner, group.event_us)
-    return mark, ties, newest
-
-
-def _newest_rows(group: _Grouped) -> Ints:
-    """Row of each owner's latest event: by event time, known time, row."""
-    row = np.arange(len(group.owner))
-    order = np.lexsort((row, group.known_us, group.event_us, group.owner))
-    ends = np.searchsorted(group.owner[order], np.arange(len(group.keys)), "right") - 1
-    return order[ends]
-
-
-def view_fields(view: View) -> list[bytes]:
-    """Every hash field a view has on an entity."""
-    return [layout.tile_field(view.name), layout.timestamp_field(view.name), *(field for field, _, _ in _encoders(view))]
-
-
-def _encoders(view: View) -> list[tuple[bytes, str, str]]:
-    return [(layout.field(view.name, f.name), f.name, f.dtype) for f in view.features]
-
-
-def _fields(
-    view: View, header: tile.Header, levels: Sequence[tuple[Ints, Floats]], values: Sequence[Any], event_us: int
-) -> dict[bytes, bytes]:
-    fields = {
-        layout.tile_field(view.name): tile.encode(header, levels),
-        layout.timestamp_field(view.name): layout.encode_timestamp(event_us),
-    }
-    for (field, _, dtype), value in zip(_encoders(view), values, strict=True):
-        fields[field] = layout.encode_value(value, dtype)
-    return fields
-
-
-def overwrite(view: View, store: OnlineStore, events: pa.Table, index: str) -> int:
-    """Write the state of every entity in `events` (all of an entity's events, canonical order) as the whole truth.
-
-    Args:
-        index: the Redis set that takes the keys written.
-
-    Returns:
-        Entities written.
-    """
-    group = _group(view, events)
-    if not group.keys:
-        return 0
-    mark, ties, newest = _marks(group)
-    fingerprint = tile.fingerprint(view.layout)
-    n = len(group.keys)
-    rows = _newest_rows(group)
-    per_owner: list[list[tuple[Ints, Floats]]] = [[] for _ in range(n)]
-    if view.layout:
-        columns = {c: floats(group.table[c]) for c in view.columns}
-        finished: dict[str, Floats] = {}
-        for level in tile.levels_of(view.layout):
-            tiles = tile.prune(level, tile.build(level, group.owner, group.event_us, group.known_us, columns), newest)
-            finished |= tile.finish(level, tiles, n, newest)
-            for i, part in enumerate(tiles.slices(n)):
-                per_owner[i].append(part)
-        values = list(zip(*(finished[f.name].tolist() for f in view.features), strict=True))
-    else:
-        picked = group.table.take(pa.array(rows))
-        values = list(zip(*(picked[f.name].to_pylist() for f in view.features), strict=True))
-    writes = []
-    for i, key in enumerate(group.keys):
-        row = rows[i]
-        header = tile.Header(fingerprint, int(mark[i]), int(ties[i]), (0, 0), 1, int(group.event_us[row]), int(group.known_us[row]))
-        writes.append((key, _fields(view, header, per_owner[i], values[i], int(newest[i]))))
-    store.put(index, writes)
-    return n
-
-
-def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[Position], seam_us: int) -> int:
-    """Merge live events into the store, each exactly once whatever is repeated.
-
-    An event counts for an entity when its stream position lies beyond the one stored with the entity and it was known after the
-    backfill's end (`seam_us`). Entities that another writer changed in between are read and merged again.
-
-    Args:
-        events: columns of the view, `__event`, `__known`; in stream order.
-        positions: the stream id of each row, ascending.
-
-    Returns:
-        Entities written.
-    """
-    ids = np.array(positions, dtype=np.int64).reshape(-1, 2)
-    events = events.append_column("__ms", pa.array(ids[:, 0])).append_column("__seq", pa.array(ids[:, 1]))
-    events = events.filter(pa.array(microseconds(events[KNOWN]) > seam_us))
-    written = 0
-    for _ in range(50):
-        if not len(events):
-            return written
-        group = _group(view, events)
-        won = _apply_once(view, store, group)
-        written += int(won.sum())
-        if won.all():
-            return written
-        events = group.table.filter(pa.array(~won[group.owner]))
-    raise RuntimeError(
-        f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?"
-    )
-
-
-def _apply_once(view: View, store: OnlineStore, group: _Grouped) -> Any:
-    field = layout.tile_field(view.name)
-    blobs = store.read(group.keys, field)
-    fingerprint = tile.fingerprint(view.layout)
-    levels = tile.levels_of(view.layout) if view.layout else []
-    headers = [tile.read_header(b) if b else tile.Header(fingerprint) for b in blobs]
-    stale = [h.fingerprint != fingerprint for h in headers]
-    if any(stale):
-        raise tile.TileError(f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`")
-    ms, seq = group.table["__ms"].to_numpy(), group.table["__seq"].to_numpy()
-    at = np.array([h.position for h in headers], dtype=np.int64).reshape(-1, 2)[group.owner]
-    fresh = (ms > at[:, 0]) | ((ms == at[:, 0]) & (seq > at[:, 1]))
-    if not fresh.any():
-        return np.ones(len(group.keys), dtype=bool)
-    touched = np.zeros(len(group.keys), dtype=bool)
-    touched[group.owner[fresh]] = True
-    new = _Grouped(group.keys, group.owner[fresh], group.event_us[fresh], group.known_us[fresh], group.table.filter(pa.array(fresh)))
-    mark, ties, newest = _marks(new)
-    newest = np.maximum(newest, [h.event_us for h in headers])
-    n = len(group.keys)
-    last = np.zeros((n, 2), dtype=np.int64)
-    last[new.owner] = np.stack([ms[fresh], seq[fresh]], axis=1)  # ascending, so the last one stays
-    per_owner: list[list[tuple[Ints, Floats]]] = [[] for _ in range(n)]
-    values: list[Sequence[Any]] = []
-    rows = np.full(n, -1)
-    who, found = np.unique(new.owner, return_index=False), None
-    rows[who] = _newest_rows(_Grouped([b""] * n, new.owner, new.event_us, new.known_us, new.table))[who]
-    if view.layout:
-        stored = [tile.decode(b, levels, fingerprint)[1] if b else None for b in blobs]
-        columns = {c: floats(new.table[c]) for c in view.columns}
-        finished: dict[str, Floats] = {}
-        for k, level in enumerate(levels):
-            fresh_tiles = tile.build(level, new.owner, new.event_us, new.known_us, columns)
-            merged = tile.prune(level, tile.merge(level, _stored_tiles(level, k, stored), fresh_tiles), newest)
-            finished |= tile.finish(level, merged, n, newest)
-            for i, part in enumerate(merged.slices(n)):
-                per_owner[i].append(part)
-        values = list(zip(*(finished[f.name].tolist() for f in view.features), strict=True))
-    else:
-        found = new.table.take(pa.array(np.maximum(rows, 0)))
-        values = list(zip(*(found[f.name].to_pylist() for f in view.features), strict=True))
-    writes, index = [], []
-    for i in np.flatnonzero(touched).tolist():
-        old, row = headers[i], int(rows[i])
-        header = replace(old.advanced(int(mark[i]), int(ties[i])), position=(int(last[i, 0]), int(last[i, 1])), revision=old.revision + 1)
-        event, known = int(new.event_us[row]), int(new.known_us[row])
-        current = (event, known) >= (old.event_us, old.row_known_us)
-        if current:
-            header = replace(header, event_us=event, row_known_us=known)
-        blob = blobs[i]
-        if view.layout or current:
-            fields = _fields(view, header, per_owner[i], values[i], int(newest[i]))
-        else:  # an older row than the one stored: only the mark moves
-            fields = {field: tile.encode(header, [])}
-        writes.append((group.keys[i], blob[: tile.HEADER_SIZE] if blob else b"", fields))
-        index.append(i)
-    won = np.ones(n, dtype=bool)
-    won[index] = store.swap(keys_key(view.project, view.name), field, writes)
-    return won
+def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] | None = None) -> _State:
+    """Tiles of the events, merged into the stored ones, and the windows finished at `newest`."""
+    assert view.layout is not None
+    n = len(entities.keys)
+    columns = {c: floats(entities.table[c]) for c in view.columns}
+    tiles: list[list[tuple[Ints, Floats]]] = [[] for _ in range(n)]
+    finished: dict[str, Floats] = {}
+    for k, level in enumerate(tile.levels_of(view.layout)):
+        made = tile.build(level, entities.owner, entities.event_us, entities.known_us, columns)
+        if stored is not None:
+            made = tile.merge(level, _stored_tiles(level, k, stored), made)
+        made = tile.prune(level, made, newest)
+        finished |= tile.finish(level, made, n, newest)
+        for i, part in enumerate(made.slices(n)):
+            tiles[i].append(part)
+    values = [encoded(pa.array(finished[f.name], from_pandas=True), f.dtype) for f in view.features]
+    return _State(tiles, newest, values)
 
 
 def _stored_tiles(level: tile.Level, k: int, stored: Sequence[Any]) -> tile.Tiles:
@@ -231,3 +69,202 @@ def _stored_tiles(level: tile.Level, k: int, stored: Sequence[Any]) -> tile.Tile
         np.concatenate([s[0] for _, s in have]).astype(np.int64),
         np.concatenate([s[1] for _, s in have], axis=1),
     )
+
+
+def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:
+    picked = entities.table.take(pa.array(np.maximum(rows, 0)))
+    columns = [encoded(picked[f.name], f.dtype) for f in view.features]
+    return _State([[] for _ in entities.keys], newest, columns)
+
+
+def _rows(view: View, keys: Sequence[bytes], headers: Sequence[tile.Header], state: _State) -> Rows:
+    blobs = [bulk(tile.encode(header, tiles)) for header, tiles in zip(headers, state.tiles, strict=True)]
+    times = [bulk(layout.encode_timestamp(t)) for t in state.newest.tolist()]
+    return Rows(keys, view_fields(view), [blobs, times, *state.columns])
+
+
+def overwrite(
+    view: View,
+    store: OnlineStore,
+    events: pa.Table,
+    indexes: Sequence[str],
+    seam_us: int,
+    position: Position = (0, 0),
+    later: Callable[[Position], tuple[pa.Table, Position]] | None = None,
+) -> int:
+    """Write the state of every entity in `events` as the whole truth up to `seam_us` and `position`.
+
+    Args:
+        events: all events of each entity, in canonical order: the offline ones known by `seam_us`, and the live ones known after it, up
+            to `position`.
+        indexes: the Redis sets that take the keys written; the view's own first.
+        later: for a view that a stream keeps live: the live events after a position, known after the seam, with the position they reach
+            to. Where the stream has moved an entity on in the meantime, they are added before it is written.
+
+    Returns:
+        Entities written.
+    """
+    entities = group(view, events)
+    if not entities.keys:
+        return 0
+    if later is None:
+        headers, state = _truth(view, entities, seam_us, position)
+        store.put(indexes, _rows(view, entities.keys, headers, state))
+        return len(entities.keys)
+    total = len(entities.keys)
+    fields = view_fields(view)
+    for _ in range(ATTEMPTS):
+        blobs = store.read(entities.keys, fields[0])
+        before = [_ours(view, blob) for blob in blobs]
+        if any(h is not None and h.position > position for h in before):
+            more, position = later(position)
+            events = pa.concat_tables([entities.table, more.select(entities.table.column_names)])
+            wanted = set(entities.keys)
+            merged = group(view, canonical(events))
+            if len(merged.keys) > len(wanted):  # entities of other partitions, or new ones, which the stream looks after
+                mine = np.array([k in wanted for k in merged.keys])
+                merged = group(view, merged.table.filter(pa.array(mine[merged.owner])))
+            place = {k: i for i, k in enumerate(entities.keys)}
+            order = [place[k] for k in merged.keys]
+            entities, blobs, before = merged, [blobs[i] for i in order], [before[i] for i in order]
+        headers, state = _truth(view, entities, seam_us, position)
+        headers = [_revised(new, old, tiles, blob) for new, old, tiles, blob in zip(headers, before, state.tiles, blobs, strict=True)]
+        won = store.swap(indexes, _rows(view, entities.keys, headers, state), [(b or b"")[: tile.HEADER_SIZE] for b in blobs])
+        if all(won):
+            return total
+        entities = group(view, entities.table.filter(pa.array(~np.array(won)[entities.owner])))
+    raise RuntimeError(
+        f"feature view {view.name!r}: other writers kept changing {len(entities.keys)} entities; is a second backfill running?"
+    )
+
+
+def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> tuple[list[tile.Header], _State]:
+    mark, ties, newest = entities.marks()
+    rows = entities.newest_rows()
+    state = _windows(view, entities, newest) if view.layout else _latest(view, entities, rows, newest)
+    fingerprint = tile.fingerprint(view.layout)
+    known = entities.known_us[rows]
+    headers = [
+        tile.Header(fingerprint, m, t, position, 1, e, k, seam_us)
+        for m, t, e, k in zip(mark.tolist(), ties.tolist(), newest.tolist(), known.tolist(), strict=True)
+    ]
+    return headers, state
+
+
+def _ours(view: View, blob: bytes | None) -> tile.Header | None:
+    """The stored header; None where there is none, or where another definition's state lies, which a backfill replaces."""
+    if not blob:
+        return None
+    try:
+        header = tile.read_header(blob)
+    except tile.TileError:
+        return None
+    return header if header.fingerprint == tile.fingerprint(view.layout) else None
+
+
+def _revised(new: tile.Header, old: tile.Header | None, tiles: Any, blob: bytes | None) -> tile.Header:
+    """The header with the stored revision where nothing changes (running twice changes nothing), one more where something does."""
+    if old is None:
+        return new
+    same = replace(new, revision=old.revision)
+    return same if tile.encode(same, tiles) == blob else replace(new, revision=old.revision + 1)
+
+
+def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[Position]) -> int:
+    """Merge live events into the store, each exactly once whatever is repeated.
+
+    An event counts for an entity when its stream position lies beyond the one stored with the entity and it was known after the entity's
+    seam. Entities that another writer changed in between are read and merged again.
+
+    Args:
+        events: columns of the view, `__event`, `__known`; in stream order.
+        positions: the stream id of each row, ascending.
+
+    Returns:
+        Entities written.
+
+    Raises:
+        tile.TileError: the store holds state of another definition of the view.
+    """
+    ids = np.array(positions, dtype=np.int64).reshape(-1, 2)
+    events = events.append_column(MS, pa.array(ids[:, 0])).append_column(SEQ, pa.array(ids[:, 1]))
+    written = 0
+    for _ in range(ATTEMPTS):
+        if not len(events):
+            return written
+        entities = group(view, events)
+        won, changed = _apply_once(view, store, entities)
+        written += changed
+        if won.all():
+            return written
+        events = entities.table.filter(pa.array(~won[entities.owner]))
+    raise RuntimeError(
+        f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?"
+    )
+
+
+def _apply_once(view: View, store: OnlineStore, entities: Grouped) -> tuple[Any, int]:
+    """Whether each entity is done, and how many were written."""
+    fields = view_fields(view)
+    blobs = store.read(entities.keys, fields[0])
+    fingerprint = tile.fingerprint(view.layout)
+    headers = [tile.read_header(b) if b else tile.Header(fingerprint) for b in blobs]
+    if any(h.fingerprint != fingerprint for h in headers):
+        raise tile.TileError(f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`")
+    n = len(entities.keys)
+    won = np.ones(n, dtype=bool)
+    ms, seq = entities.table[MS].to_numpy(), entities.table[SEQ].to_numpy()
+    at = np.array([(*h.position, h.seam_us) for h in headers], dtype=np.int64).reshape(-1, 3)[entities.owner]
+    fresh = ((ms > at[:, 0]) | ((ms == at[:, 0]) & (seq > at[:, 1]))) & (entities.known_us > at[:, 2])
+    if not fresh.any():
+        return won, 0
+    if not fresh.all():
+        touched = np.unique(entities.owner[fresh])
+        rank = np.full(n, -1)
+        rank[touched] = np.arange(len(touched))
+        some = entities.take(fresh)
+        part = Grouped([entities.keys[i] for i in touched], rank[some.owner], some.event_us, some.known_us, some.table)
+        done, written = _merge(view, store, part, [headers[i] for i in touched], [blobs[i] for i in touched])
+        won[touched] = done
+        return won, written
+    return _merge(view, store, entities, headers, blobs)
+
+
+def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.Header], blobs: Sequence[bytes | None]) -> tuple[Any, int]:
+    """Merge events that are all new to their entities."""
+    mark, ties, newest = new.marks()
+    newest = np.maximum(newest, [h.event_us for h in headers])
+    rows = new.newest_rows()
+    ids = np.zeros((len(new.keys), 2), dtype=np.int64)
+    ids[new.owner] = np.stack([new.table[MS].to_numpy(), new.table[SEQ].to_numpy()], axis=1)  # ascending, so the last one stays
+    event, known = new.event_us[rows], new.known_us[rows]
+    current = np.array([(e, k) >= (h.event_us, h.row_known_us) for e, k, h in zip(event.tolist(), known.tolist(), headers, strict=True)])
+    after = [
+        replace(
+            h.advanced(m, t),
+            position=(p[0], p[1]),
+            revision=h.revision + 1,
+            event_us=e if c else h.event_us,
+            row_known_us=k if c else h.row_known_us,
+        )
+        for h, m, t, p, e, k, c in zip(
+            headers, mark.tolist(), ties.tolist(), ids.tolist(), event.tolist(), known.tolist(), current.tolist(), strict=True
+        )
+    ]
+    expected = [(b or b"")[: tile.HEADER_SIZE] for b in blobs]
+    indexes, fields = [keys_key(view.project, view.name)], view_fields(view)
+    if view.layout:
+        levels = tile.levels_of(view.layout)
+        stored = [tile.decode(b, levels, tile.fingerprint(view.layout))[1] if b else None for b in blobs]
+        state = _windows(view, new, newest, stored)
+        swapped = store.swap(indexes, _rows(view, new.keys, after, state), expected)
+        return np.array(swapped), sum(swapped)
+    state = _latest(view, new, rows, newest)
+    full = _rows(view, new.keys, after, state)
+    won = np.zeros(len(new.keys), dtype=bool)
+    for chosen, rows_ in ((current, full), (~current, Rows(full.keys, fields[:1], full.columns[:1]))):
+        # an older row than the one stored: only the header moves
+        some = np.flatnonzero(chosen).tolist()
+        if some:
+            won[some] = store.swap(indexes, rows_.take(some), [expected[i] for i in some])
+    return won, int(won.sum())

@@ -1,21 +1,31 @@
-"""The online store as the engines write it: compare-and-set per entity, in Feast's layout plus our tile field, through plain redis-py."""
+"""The online store as the engines write it: compare-and-set per entity, in Feast's layout plus our tile field, on one Redis or a cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streaming import resp
 from streaming.tile import HEADER_SIZE
 
 if TYPE_CHECKING:
     import redis
 
-# KEYS[1] the entity; ARGV: tile field, expected header ('' for none), then field, value, ...
+# KEYS[1] the entity; ARGV: expected header ('' for none), tile field, then its value, then field, value, ...
 _SWAP = f"""
-local now = redis.call('HGET', KEYS[1], ARGV[1])
-if (now and string.sub(now, 1, {HEADER_SIZE}) or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+local now = redis.call('HGET', KEYS[1], ARGV[2])
+if (now and string.sub(now, 1, {HEADER_SIZE}) or '') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return 1
+"""
+# KEYS[1] the entity; ARGV: expected header, tile field, then every field of the view
+_DROP = f"""
+local now = redis.call('HGET', KEYS[1], ARGV[2])
+if (now and string.sub(now, 1, {HEADER_SIZE}) or '') ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[1], unpack(ARGV, 2))
 return 1
 """
 
@@ -33,7 +43,7 @@ def without_password(url: str) -> str:
 
 
 def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
-    """A client of the online store. A URL without a password takes the one in `HEADRACE_REDIS_PASSWORD`, if set.
+    """A client of the online store; a cluster's, where a cluster answers. A URL without a password takes `HEADRACE_REDIS_PASSWORD`, if set.
 
     Raises:
         OnlineStoreError: nothing answers there.
@@ -42,99 +52,184 @@ def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
 
     password = None if "@" in url else os.environ.get("HEADRACE_REDIS_PASSWORD")
     secret = {"password": password} if password else {}
-    client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=min(timeout_s, 5.0), **secret)
+    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
     try:
-        client.ping()
+        client = redis.Redis.from_url(url, **limits, **secret)
+        if not client.info("cluster")["cluster_enabled"]:  # type: ignore[index]
+            return client
+        client.close()
+        return redis.RedisCluster.from_url(url, **limits, **secret)  # type: ignore[return-value]
     except redis.RedisError as error:
         raise OnlineStoreError(f"Redis does not answer ({error}); start it with `headrace up`, or set HEADRACE_REDIS_URL") from None
-    return client
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Hash fields of many entities, as columns.
+
+    Attributes:
+        keys: entity keys.
+        fields: hash fields; the first is the view's tile field.
+        columns: per field the value of each entity, as RESP bulks (`resp.bulk`).
+    """
+
+    keys: Sequence[bytes]
+    fields: Sequence[bytes]
+    columns: Sequence[Sequence[bytes]]
+
+    def take(self, rows: Sequence[int]) -> Rows:
+        return Rows([self.keys[i] for i in rows], self.fields, [[c[i] for i in rows] for c in self.columns])
 
 
 class OnlineStore:
-    """Reads and conditional writes of one field per entity, pipelined.
+    """Reads and writes of a view's fields on many entities, pipelined.
 
     Args:
-        client: a redis-py client (`decode_responses` off).
+        client: a redis-py client (`decode_responses` off), of one server or of a cluster.
         chunk: entities per round trip.
     """
 
     def __init__(self, client: redis.Redis, chunk: int = 1000) -> None:
         self.client = client
         self.chunk = chunk
-        self._swap = client.register_script(_SWAP)
+
+    def lanes(self, keys: Sequence[bytes]) -> list[tuple[redis.Redis, list[int]]]:
+        """Which server holds which of the keys: `(its client, places in keys)`."""
+        cluster: Any = self.client
+        if not hasattr(cluster, "nodes_manager"):
+            return [(self.client, list(range(len(keys))))]
+        found: dict[Any, list[int]] = defaultdict(list)
+        for i, key in enumerate(keys):
+            found[cluster.nodes_manager.get_node_from_slot(cluster.keyslot(key))].append(i)
+        return [(cluster.get_redis_connection(node), places) for node, places in found.items()]
+
+    def _each(self, keys: Sequence[bytes], pack: Callable[[list[int]], list[bytes]], prepare: str | None = None) -> list[Any]:
+        """Send each key's command to the server that holds it; replies in the order of `keys`."""
+        import redis
+
+        replies: list[Any] = [None] * len(keys)
+        pending = list(range(len(keys)))
+        for _ in range(3):
+            moved: list[int] = []
+            for client, places in self.lanes([keys[i] for i in pending]):
+                mine = [pending[i] for i in places]
+                try:
+                    if prepare is not None:
+                        client.script_load(prepare)
+                    for i, reply in zip(mine, resp.send(client, pack(mine), self.chunk), strict=True):
+                        replies[i] = reply
+                except redis.exceptions.MovedError:
+                    moved += mine  # every command here may be sent twice: what counts is the header
+                except redis.ResponseError as error:
+                    raise OnlineStoreError(f"Redis refused a write: {error}") from None
+                except redis.RedisError as error:
+                    raise OnlineStoreError(f"Redis was lost ({error}): run the command again when it is back; it goes on") from None
+            if not moved:
+                return replies
+            pending = moved
+            self.client.nodes_manager.initialize()  # type: ignore[attr-defined]
+        raise OnlineStoreError(f"the cluster keeps moving {len(pending)} keys: run the command again when it has settled")
 
     def read(self, keys: Sequence[bytes], field: bytes) -> list[bytes | None]:
         """One hash field of many entities; None where it is absent."""
-        found: list[bytes | None] = []
-        for some in _chunks(keys, self.chunk):
-            with self.client.pipeline(transaction=False) as pipe:
-                for key in some:
-                    pipe.hget(key, field)  # type: ignore[arg-type]
-                found += pipe.execute()
-        return found
+        return self._each(keys, lambda some: resp.commands([b"HGET"], [[resp.bulk(keys[i]) for i in some], [resp.bulk(field)] * len(some)]))
 
-    def swap(self, index: str, tile_field: bytes, writes: Sequence[tuple[bytes, bytes, Mapping[bytes, bytes]]]) -> list[bool]:
+    def put(self, indexes: Sequence[str], rows: Rows) -> None:
+        """Write the rows whatever is there, and note the entities in the sets. For views that nobody else writes at the same time."""
+        self._note(indexes, rows.keys)
+
+        def pack(some: list[int]) -> list[bytes]:
+            mine = rows if len(some) == len(rows.keys) else rows.take(some)
+            return resp.commands([b"HSET"], [[resp.bulk(k) for k in mine.keys], *mine.columns], mine.fields)
+
+        self._each(rows.keys, pack)
+
+    def swap(self, indexes: Sequence[str], rows: Rows, expected: Sequence[bytes]) -> list[bool]:
         """Write each entity's fields in one step, if its tile field's header still is what was read.
 
         Args:
-            index: the view's set of entity keys (`keys_key`); new entities are added to it first.
-            writes: `(entity key, expected header or b"", fields)`.
+            indexes: sets that take the entities' keys; the view's own (`keys_key`) comes first.
+            expected: the header that was read, b"" for none.
 
         Returns:
-            For each write, whether it happened; False means another writer came first: read again, merge again.
+            For each row, whether it was written; False means another writer came first: read again, merge again.
         """
-        import redis
+        new = [key for key, header in zip(rows.keys, expected, strict=True) if not header]
+        self._note(indexes[:1], new)
+        self._note(indexes[1:], rows.keys)
+        sha = _sha(_SWAP)
 
-        done: list[bool] = []
-        self.client.script_load(_SWAP)
-        for some in _chunks(writes, self.chunk):
-            with self.client.pipeline(transaction=False) as pipe:
-                new = [key for key, expected, _ in some if not expected]
-                if new:
-                    pipe.sadd(index, *new)
-                for key, expected, fields in some:
-                    flat: list[Any] = [tile_field, expected]
-                    for field, value in fields.items():
-                        flat += (field, value)
-                    pipe.evalsha(self._swap.sha, 1, key, *flat)
-                try:
-                    done += [bool(r) for r in pipe.execute()[bool(new) :]]
-                except redis.ResponseError as error:
-                    raise OnlineStoreError(f"Redis refused a write: {error}") from None
+        def pack(some: list[int]) -> list[bytes]:
+            mine = rows if len(some) == len(rows.keys) else rows.take(some)
+            before = [resp.bulk(expected[i]) for i in some]
+            return resp.commands([b"EVALSHA", sha, b"1"], [[resp.bulk(k) for k in mine.keys], before, *mine.columns], mine.fields)
+
+        done = [bool(r) for r in self._each(rows.keys, pack, _SWAP)]
+        # once more: a backfill may have taken a new entity for a stale one in between
+        self._note(indexes[:1], new)
         return done
 
-    def put(self, index: str, writes: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
-        """Write each entity's fields unconditionally (a backfill: what it writes is the truth up to its end), and index the entities."""
-        import redis
+    def drop(self, index: str, keys: Sequence[bytes], fields: Sequence[bytes], unless: Callable[[bytes], bool]) -> int:
+        """Take a view's fields from entities, and the entities from its index.
 
-        for some in _chunks(writes, self.chunk):
-            with self.client.pipeline(transaction=False) as pipe:
-                pipe.sadd(index, *(key for key, _ in some))
-                for key, fields in some:
-                    pipe.hset(key, mapping=dict(fields))
-                try:
-                    pipe.execute()
-                except redis.ResponseError as error:
-                    raise OnlineStoreError(f"Redis refused a write: {error}") from None
-
-    def replace_index(self, index: str, fresh: str, fields: Sequence[bytes]) -> int:
-        """Make `fresh` the view's index; entities that were indexed before and no longer are lose the view's `fields`.
+        Args:
+            fields: every field of the view; the first is its tile field.
+            unless: given the stored header (b"" for none): keep this entity after all.
 
         Returns:
-            Entities removed from the view.
+            Entities that were dropped.
         """
-        stale = f"{index}:stale"
-        count = int(self.client.sdiffstore(stale, [index, fresh]))  # type: ignore[arg-type]
-        while keys := self.client.spop(stale, self.chunk):
-            with self.client.pipeline(transaction=False) as pipe:
-                for key in keys:  # type: ignore[union-attr]
-                    pipe.hdel(key, *fields)  # type: ignore[arg-type]
-                pipe.execute()
-        if self.client.exists(fresh):
-            self.client.rename(fresh, index)
-        else:
-            self.client.delete(index)
-        return count
+        dropped = 0
+        for some in _chunks(keys, self.chunk):
+            headers = [(blob or b"")[:HEADER_SIZE] for blob in self.read(some, fields[0])]
+            going = [i for i, header in enumerate(headers) if not unless(header)]
+            if not going:
+                continue
+            gone = [some[i] for i in going]
+            # first from the index: if somebody writes the entity in between, the drop fails and it is put back
+            self.client.srem(index, *gone)
+
+            def pack(rows: list[int], gone: list[bytes] = gone, before: list[bytes] = [headers[i] for i in going]) -> list[bytes]:  # noqa: B006
+                columns = [[resp.bulk(gone[i]) for i in rows], [resp.bulk(before[i]) for i in rows]]
+                return resp.commands([b"EVALSHA", _sha(_DROP), b"1"], [*columns, *([resp.bulk(f)] * len(rows) for f in fields)])
+
+            done = self._each(gone, pack, _DROP)
+            self._note([index], [key for key, ok in zip(gone, done, strict=True) if not ok])
+            dropped += sum(map(bool, done))
+        return dropped
+
+    def _note(self, indexes: Sequence[str], keys: Sequence[bytes]) -> None:
+        import redis
+
+        for some in _chunks(keys, self.chunk):
+            try:
+                for index in indexes:
+                    self.client.sadd(index, *some)
+            except redis.ResponseError as error:
+                raise OnlineStoreError(f"Redis refused a write: {error}") from None
+
+    def members(self, index: str, but: str | None = None) -> Iterator[list[bytes]]:
+        """The entity keys of an index in chunks; those of the index `but` left out."""
+        seen: list[bytes] = []
+        for key in self.client.sscan_iter(index, count=self.chunk):
+            seen.append(key)
+            if len(seen) >= self.chunk:
+                yield self._without(seen, but)
+                seen = []
+        if seen:
+            yield self._without(seen, but)
+
+    def _without(self, keys: list[bytes], but: str | None) -> list[bytes]:
+        if but is None:
+            return keys
+        inside: Any = self.client.smismember(but, keys)
+        return [key for key, there in zip(keys, inside, strict=True) if not there]
+
+
+def _sha(script: str) -> bytes:
+    import hashlib
+
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -142,26 +237,56 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[i : i + size]
 
 
+# Names of our own keys. In braces what a cluster hashes: one project's bookkeeping lies on one server.
+
+
 def view_key(project: str, view: str) -> str:
-    """The Redis hash with what is known of a view's materialization: `seam_us`, `rows`, `entities`, `at`."""
-    return f"headrace:{project}:view:{view}"
+    """The Redis hash with what is known of a view's materialization: `seam_us`, `rows`, `entities`, `seconds`, `at`, `error`, ..."""
+    return f"headrace:{{{project}}}:view:{view}"
 
 
 def keys_key(project: str, view: str) -> str:
     """The Redis set of the entity keys that hold a view's fields."""
-    return f"headrace:{project}:keys:{view}"
+    return f"headrace:{{{project}}}:keys:{view}"
+
+
+def journal_key(project: str, view: str) -> str:
+    """The Redis hash of an unfinished backfill of a view (`streaming.journal`)."""
+    return f"headrace:{{{project}}}:backfill:{view}"
+
+
+def lease_key(project: str, view: str) -> str:
+    """The Redis string that says who is backfilling a view; it expires unless renewed."""
+    return f"headrace:{{{project}}}:lease:{view}"
 
 
 def events_key(project: str) -> str:
     """The Redis Stream of live events; each entry has `source` (a push source's name) and `data` (the row, JSON)."""
-    return f"headrace:{project}:events"
+    return f"headrace:{{{project}}}:events"
 
 
 def applied_key(project: str) -> str:
     """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, `rejected`."""
-    return f"headrace:{project}:applied"
+    return f"headrace:{{{project}}}:applied"
 
 
 def rejected_key(project: str) -> str:
     """The Redis Stream of events that do not fit their source's schema: the entry as it came, plus `why`."""
-    return f"headrace:{project}:rejected"
+    return f"headrace:{{{project}}}:rejected"
+
+
+def watermark(client: redis.Redis, key: str) -> tuple[int, int]:
+    """The last id of a Redis Stream, `(milliseconds, sequence)`; (0, 0) where there is none."""
+    last: Any = client.xrevrange(key, count=1)
+    return stream_id(last[0][0]) if last else (0, 0)
+
+
+def stream_id(text: bytes | str) -> tuple[int, int]:
+    """A stream entry's id as `(milliseconds, sequence)`."""
+    ms, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+    return int(ms), int(seq or 0)
+
+
+def fields_of(blobs: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash of ours as text."""
+    return {k.decode(): v.decode() for k, v in blobs.items()}

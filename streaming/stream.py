@@ -27,17 +27,14 @@ from pyspark.sql.datasource import (
 from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 from pyspark.sql.types import StructType
 
-from streaming import event
+from streaming import event, live
 from streaming.materialize import apply
-from streaming.store import OnlineStore, applied_key, connect, events_key, rejected_key, view_key, without_password
+from streaming.store import OnlineStore, applied_key, connect, events_key, rejected_key, stream_id, without_password
 from streaming.view import View
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
-
-SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary())])
-_READ = 5_000  # entries per XRANGE
 
 
 class _Range(InputPartition):
@@ -46,11 +43,6 @@ class _Range(InputPartition):
     def __init__(self, after: str, upto: str) -> None:
         super().__init__(0)
         self.after, self.upto = after, upto
-
-
-def _pair(stream_id: bytes | str) -> tuple[int, int]:
-    ms, _, seq = (stream_id.decode() if isinstance(stream_id, bytes) else stream_id).partition("-")
-    return int(ms), int(seq or 0)
 
 
 class EventReader(DataSourceStreamReader):
@@ -78,34 +70,18 @@ class EventReader(DataSourceStreamReader):
             return {"id": some[-1][0].decode()} if some else start
         last = self._redis().xrevrange(self.key, count=1)
         newest = last[0][0].decode() if last else "0-0"
-        return {"id": newest} if _pair(newest) > _pair(start["id"]) else start
+        return {"id": newest} if stream_id(newest) > stream_id(start["id"]) else start
 
     def getDefaultReadLimit(self) -> ReadLimit:
         return ReadMaxRows(self.limit)  # back-pressure: a micro-batch is never larger than this
 
     def partitions(self, start: dict[str, str], end: dict[str, str]) -> Sequence[InputPartition]:
-        return [_Range(start["id"], end["id"])] if _pair(end["id"]) > _pair(start["id"]) else []
+        return [_Range(start["id"], end["id"])] if stream_id(end["id"]) > stream_id(start["id"]) else []
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Range)
-        client, after = connect(self.url), partition.after
-        with contextlib.closing(client):
-            while True:
-                entries: Any = client.xrange(self.key, f"({after}", partition.upto, count=_READ)
-                if not entries:
-                    return
-                ids = [_pair(i) for i, _ in entries]
-                rows = [fields for _, fields in entries]
-                yield pa.RecordBatch.from_arrays(
-                    [
-                        pa.array([i[0] for i in ids], pa.int64()),
-                        pa.array([i[1] for i in ids], pa.int64()),
-                        pa.array([r.get(b"source", b"").decode(errors="replace") for r in rows], pa.string()),
-                        pa.array([r.get(b"data", b"") for r in rows], pa.binary()),
-                    ],
-                    schema=SCHEMA,
-                )
-                after = entries[-1][0].decode()
+        with contextlib.closing(connect(self.url)) as client:
+            yield from live.entries(client, self.key, partition.after, partition.upto)
 
     def commit(self, end: dict[str, str]) -> None:
         return None
@@ -156,10 +132,9 @@ def apply_batch(views: Sequence[View], store: OnlineStore, batch: pa.Table) -> t
         rows = by_source.get(view.stream or "", [])
         if not rows:
             continue
-        seam = store.client.hget(view_key(view.project, view.name), "seam_us")
         table, kept, bad = event.decode(view, [data[i] for i in rows], rows)
         rejected |= {r.row: f"{view.name}: {r.why}" for r in bad}
-        apply(view, store, table, [positions[i] for i in kept], int(seam) if seam else -(2**62))  # type: ignore[arg-type]
+        apply(view, store, table, [positions[i] for i in kept])
     if rejected:
         with store.client.pipeline(transaction=False) as pipe:
             for i, why in rejected.items():

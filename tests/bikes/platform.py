@@ -49,7 +49,7 @@ class Bikes:
         return bikes
 
     def backfill(self, end_us: int = SEAM_US) -> list[Backfilled]:
-        done = backfill(self.spark, list(self.views.values()), self.settings.offline_root, self.settings.redis(), end_us)
+        done = backfill(self.spark, list(self.views.values()), self.settings.offline_root, self.settings.redis(), end_us, rewind=True)
         assert not [d.error for d in done if d.error]
         return done
 

@@ -1,0 +1,147 @@
+"""What a backfill writes down while it runs: who holds a view, and which buckets of it are done - so that a killed one goes on.
+
+Both lie in Redis, with what they speak about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from streaming.store import fields_of, journal_key, keys_key, lease_key
+
+if TYPE_CHECKING:
+    import redis
+
+    from streaming.view import View
+
+LEASE_S = 30
+KEPT_S = 86_400
+"""How long an unfinished backfill can be gone on with."""
+
+
+class HeldError(RuntimeError):
+    """Another backfill holds the view; says which. Nothing has been changed."""
+
+
+def _me() -> str:
+    import psutil
+
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}/{uuid.uuid4().hex[:8]}"
+
+
+def _gone(holder: str) -> bool:
+    """Whether a holder on this machine has died: nobody has to wait for its lease to run out."""
+    import psutil
+
+    host, pid, created, *_ = holder.split("/")
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(created)) > 0.1
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def lease(client: redis.Redis, view: View) -> Iterator[None]:
+    """Hold a view: one backfill at a time. The lease is renewed while the block runs and runs out by itself after a kill.
+
+    Raises:
+        HeldError: another one holds it.
+    """
+    key, me = lease_key(view.project, view.name), _me()
+    if not client.set(key, me, nx=True, ex=LEASE_S):
+        holder: Any = client.get(key)
+        if holder is not None and not _gone(holder.decode()):
+            host, pid, *_ = holder.decode().split("/")
+            raise HeldError(f"feature view {view.name!r} is being backfilled by process {pid} on {host}; try again when it has ended")
+        client.set(key, me, ex=LEASE_S)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(LEASE_S / 3):
+            with contextlib.suppress(Exception):  # Redis away for a moment: what it is renewed for fails by itself
+                if client.get(key) == me.encode():
+                    client.expire(key, LEASE_S)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(Exception):
+            if client.get(key) == me.encode():
+                client.delete(key)
+
+
+@dataclass
+class Journal:
+    """An unfinished backfill of one view.
+
+    Attributes:
+        end_us, from_us: what it brings the view to, and since when (0: from the beginning).
+        buckets: into how many the entities are split, by hash.
+        position: the live stream's last id when it began, `ms-seq`.
+        done: bucket → (rows, entities, newest event time).
+        resumed: whether buckets of an earlier, killed run are among them.
+    """
+
+    view: View
+    fingerprint: int
+    end_us: int
+    from_us: int
+    buckets: int
+    position: str
+    done: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    resumed: bool = False
+
+    @property
+    def key(self) -> str:
+        return journal_key(self.view.project, self.view.name)
+
+    @property
+    def index(self) -> str:
+        """The Redis set of the entities written so far."""
+        return keys_key(self.view.project, self.view.name) + ":backfill"
+
+    def remaining(self) -> list[int]:
+        return [b for b in range(self.buckets) if b not in self.done]
+
+    def begin(self, client: redis.Redis) -> None:
+        client.delete(self.key, self.index)
+        head = {"fingerprint": self.fingerprint, "end_us": self.end_us, "from_us": self.from_us, "buckets": self.buckets}
+        client.hset(self.key, mapping={**head, "position": self.position, "at": int(time.time())})
+        client.expire(self.key, KEPT_S)
+
+    def end(self, client: redis.Redis) -> None:
+        client.delete(self.key, self.index)
+
+
+def note(client: redis.Redis, key: str, index: str, bucket: int, rows: int, entities: int, newest_us: int) -> None:
+    """A bucket is done: everything of it is in the store."""
+    client.hset(key, f"done:{bucket}", f"{rows} {entities} {newest_us}")
+    client.expire(index, KEPT_S)
+
+
+def unfinished(client: redis.Redis, view: View, fingerprint: int) -> Journal | None:
+    """The backfill of a view that was killed, if there is one of the same definition."""
+    said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
+    if not said or int(said["fingerprint"]) != fingerprint:
+        return None
+    done = {}
+    for name, value in said.items():
+        if name.startswith("done:"):
+            rows, entities, newest = value.split()
+            done[int(name[5:])] = (int(rows), int(entities), int(newest))
+    head = (int(said["end_us"]), int(said["from_us"]), int(said["buckets"]), said["position"])
+    return Journal(view, fingerprint, *head, done, resumed=bool(done))

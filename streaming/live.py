@@ -1,0 +1,81 @@
+"""The Redis Stream of live events, read: by the streaming query, and by a backfill that catches up with what the stream has applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from streaming import event
+from streaming.join import KNOWN, microseconds
+from streaming.store import connect, events_key, stream_id, watermark
+from streaming.view import View
+
+if TYPE_CHECKING:
+    import redis
+    from pyspark.sql import DataFrame, SparkSession
+
+Position = tuple[int, int]
+SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary())])
+_READ = 5_000  # entries per XRANGE
+
+
+def entries(client: redis.Redis, key: str, after: str, upto: str) -> Iterator[pa.RecordBatch]:
+    """Entries with ids in `(after, upto]`, in batches of `SCHEMA`."""
+    while True:
+        found: Any = client.xrange(key, f"({after}", upto, count=_READ)
+        if not found:
+            return
+        ids = [stream_id(i) for i, _ in found]
+        rows = [fields for _, fields in found]
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([i[0] for i in ids], pa.int64()),
+                pa.array([i[1] for i in ids], pa.int64()),
+                pa.array([r.get(b"source", b"").decode(errors="replace") for r in rows], pa.string()),
+                pa.array([r.get(b"data", b"") for r in rows], pa.binary()),
+            ],
+            schema=SCHEMA,
+        )
+        after = found[-1][0].decode()
+
+
+def text(position: Position) -> str:
+    return f"{position[0]}-{position[1]}"
+
+
+def _of_view(view: View, batch: pa.RecordBatch, seam_us: int) -> pa.Table:
+    rows = [data for source, data in zip(batch["source"].to_pylist(), batch["data"].to_pylist(), strict=True) if source == view.stream]
+    table, _, _ = event.decode(view, rows, range(len(rows)))  # what does not fit is the stream's to reject
+    return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
+
+
+def since(client: redis.Redis, view: View, seam_us: int) -> Callable[[Position], tuple[pa.Table, Position]]:
+    """A function: the view's events after a stream position that became known after the seam, and the position they reach to."""
+
+    def later(after: Position) -> tuple[pa.Table, Position]:
+        key = events_key(view.project)
+        upto = max(watermark(client, key), after)
+        empty, _, _ = event.decode(view, [], [])
+        tables = [_of_view(view, batch, seam_us) for batch in entries(client, key, text(after), text(upto))]
+        return pa.concat_tables([empty, *tables]), upto
+
+    return later
+
+
+def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, like: DataFrame) -> DataFrame:
+    """The view's live events up to a stream id that became known after the seam, with the columns of `like`."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    key, schema = events_key(view.project), to_arrow_schema(like.schema, timezone="UTC")
+
+    def read(_: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        client = connect(url)
+        try:
+            for batch in entries(client, key, "0-0", upto):
+                yield from _of_view(view, batch, seam_us).select(schema.names).cast(schema).to_batches()
+        finally:
+            client.close()
+
+    return spark.range(0, 1, 1, 1).mapInArrow(read, like.schema)
