@@ -92,6 +92,7 @@ for _command in (
     serving.down,
     serving.status,
     streaming.stream,
+    streaming.rejected,
     serving.serve,
     serving.watch,
     serving.replay,

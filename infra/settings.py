@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
     spark_master: str = "local[*]"
     spark_memory: str = Field(default="1500m", description="driver memory (local mode: the only Spark process)")
+    spark_packages: str = Field(default="", description="Maven packages of Spark's, comma-separated, such as its Kafka connector")
+    event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
+    kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")
+    event_retention_h: float = Field(default=48, gt=0, description="hours for which applied events stay on the event stream")
     shuffle_partitions: int = Field(default=4, ge=1)
     request_now: bool | None = Field(
         default=None, description="whether a request may set its own clock; default: only in the embedded profile"

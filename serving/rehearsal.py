@@ -74,6 +74,6 @@ def _check_seam(settings: Settings, case: UseCase, names: list[str], first_us: i
             state = "not backfilled" if seam is None else f"backfilled to {_day(int(seam))}"  # type: ignore[arg-type]
             raise ReplayError(
                 f"feature view {name!r} is {state}, but the replay begins at {_day(first_us)}: "
-                f"stop the stream and run `headrace backfill --to {_day(first_us)[:10]}`"
+                f"stop the stream and run `headrace backfill --rewind --to {_day(first_us)[:10]}`"
             )
     client.close()

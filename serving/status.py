@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from feature_repo.use_case import UseCase
@@ -14,8 +15,6 @@ from infra.settings import Settings
 
 def print_status(own: Settings, console: Console) -> None:
     """Print a table of the services, one of the views, the stream's progress and the live models."""
-    import time
-
     from infra import redis_server, services
 
     table = Table("service", "state", "pid", "up", "memory", "port", box=None)
@@ -31,20 +30,41 @@ def print_status(own: Settings, console: Console) -> None:
 
 def _print_views(own: Settings, console: Console) -> None:
     from feature_repo import contract
-    from streaming.store import applied_key, connect, view_key
+    from streaming.state import stream_state, view_states
+    from streaming.store import connect
+    from streaming.view import views
 
     case = UseCase(own.repo)
     client = connect(own.redis())
-    views = sorted(k.decode().rsplit(":", 1)[1] for k in client.scan_iter(view_key(case.project, "*"), count=1000))
-    table = Table("view", "backfilled to", "rows", "entities", "newest event", box=None)
-    for name in views:
-        said = {k.decode(): v.decode() for k, v in client.hgetall(view_key(case.project, name)).items()}  # type: ignore[union-attr]
-        moments = [datetime.fromtimestamp(int(said[k]) / 1e6, UTC).strftime("%Y-%m-%d %H:%M") for k in ("seam_us", "newest_us")]
-        table.add_row(name, moments[0], f"{int(said['rows']):,}", f"{int(said['entities']):,}", moments[1])
-    if views:
+    now_us = time.time() * 1e6
+    table = Table("view", "backfilled to", "rows", "entities", "newest event", "age", "in Redis", "failures", "", box=None)
+    applied = views(case.store) if own.registry or (own.state / "registry.db").exists() else {}
+    for state in view_states(client, list(applied.values())):
+        age = _span((now_us - state.newest_us) / 1e6) if state.newest_us else ""
+        note = f"[red]last backfill failed: {escape(state.error)}[/red]" if state.error else ""
+        if state.unfinished:
+            note = f"[yellow]unfinished backfill: {state.unfinished} parts done[/yellow] {note}"
+        size = f"{state.bytes / 1e6:.1f} MB" if state.entities else ""
+        seam, newest = (
+            "-" if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}" for us in (state.seam_us, state.newest_us)
+        )
+        table.add_row(state.view, seam, f"{state.rows:,}", f"{state.entities:,}", newest, age, size, str(state.failures or ""), note)
+    if table.row_count:
         console.print(table)
-    done: Any = client.hgetall(applied_key(case.project))
-    if done:
-        console.print(f"stream: {int(done[b'events']):,} events applied, {int(done[b'rejected']):,} rejected")
+    stream = stream_state(client, case.project)
+    if stream.wall_us or stream.waiting:
+        last = f", last batch {_span((now_us - stream.wall_us) / 1e6)} ago" if stream.wall_us else ""
+        console.print(
+            f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
+            f"{stream.rejected:,} rejected{last}"
+        )
     for model in case.models:
         console.print(f"model {model}: live version {contract.champion(own.model_root, model) or 'none'}")
+    client.close()
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

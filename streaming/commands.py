@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from infra.command_line import Report, console, microseconds, moment, own_settings, write_report
@@ -43,64 +43,132 @@ def apply() -> None:
 
 def backfill(
     view: Annotated[list[str] | None, typer.Option("--view", help="Only this view (may be given several times).")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="Ignore latest-value rows before this moment.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="The moment to bring the online store to; default: now.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Only entities of which something became known after this moment; the others stay as they are."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The moment to bring the online store to; default: as far as each view's table reaches.")
+    ] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Only what became known since each view's last backfill, less the lookback.")
+    ] = False,
+    lookback: Annotated[float, typer.Option(min=0, help="Days that --incremental looks back, for rows that came late.")] = 2.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Forget the live events: set the store back to --to and nothing later (rehearsals).")
+    ] = False,
     report: Report = None,
 ) -> None:
-    """Bring the online store to the state of one moment, from the offline store."""
+    """Bring the online store to the state of one moment, from the offline store.
+
+    Run it as often as you like, beside the stream too: twice changes nothing, and after a kill it goes on with what is left.
+
+    Exit codes: 0 done, 1 a view failed (the others are done), 2 wrong usage, 75 another backfill holds a view (try again later).
+    """
     from feature_repo.definition import DefinitionError
     from feature_repo.use_case import UseCase
     from infra import process, redis_server
+    from streaming import report as show
     from streaming.backfill import backfill as run
+    from streaming.backfill import plan
     from streaming.session import session
+    from streaming.store import connect
     from streaming.view import views
 
+    if start and incremental:
+        raise typer.BadParameter("give --from or --incremental, not both")
+    if rewind and not to:
+        raise typer.BadParameter("--rewind needs --to: the moment to set the store back to")
     own = own_settings()
-    if process.alive(own, "stream"):
-        raise process.ServiceError(
-            "the stream is running and would be overtaken: stop it first (`headrace down`), start it again afterwards"
-        )
+    if rewind and process.alive(own, "stream"):
+        raise process.ServiceError("the stream is running and would bring back what --rewind forgets: stop it first (`headrace down`)")
     redis_server.up(own)
     known = views(UseCase(own.repo).store)
     unknown = [v for v in view or [] if v not in known]
     if unknown:
         raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
     wanted = [v for name, v in known.items() if not view or name in view]
-    end = moment(to) if to else datetime.now(UTC)
+    end_us = microseconds(moment(to)) if to else None
+    from_us = microseconds(moment(start)) if start else None
+    lookback_us = round(lookback * 86_400e6) if incremental else None
+    client = connect(own.redis())
+    planned = plan(wanted, own.offline_root, client, end_us, from_us, lookback_us)
+    client.close()
+    console.print(show.plan_table(planned))
+    if dry_run:
+        write_report(report, planned)
+        raise typer.Exit(1 if any(p.error for p in planned) else 0)
     with console.status("starting Spark"):
         spark = session(own)
-    with console.status(f"backfilling {len(wanted)} views to {end:%Y-%m-%d %H:%M}") as status:
-        done = run(
-            spark,
-            wanted,
-            own.offline_root,
-            own.redis(),
-            microseconds(end),
-            microseconds(moment(start)) if start else None,
-            progress=lambda r: status.update(f"{r.view} done"),
-        )
-    table = Table("view", "rows", "entities", "newest event", "seconds", box=None)
-    for r in done:
-        newest = datetime.fromtimestamp(r.newest_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M") if r.newest_us else "-"
-        table.add_row(r.view, f"{r.rows:,}", f"{r.entities:,}", f"[red]{r.error}[/red]" if r.error else newest, f"{r.seconds:.1f}")
-    console.print(table)
+    with show.progress_bars(console, planned) as progress:
+        done = run(spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress)
+    console.print(show.result_table(done))
     spark.stop()
     write_report(report, done)
-    if any(r.error for r in done):
-        raise typer.Exit(1)
+    failed = [r for r in done if r.error]
+    if failed:
+        raise typer.Exit(75 if all(r.held for r in failed) else 1)
 
 
 def stream() -> None:
-    """Keep the online store live from the event stream (foreground; Ctrl-C ends it)."""
+    """Keep the online store live from the event stream (foreground; Ctrl-C ends it).
+
+    Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/operations.md).
+    """
+    from functools import partial
+
     from feature_repo.use_case import UseCase
     from infra import redis_server
+    from streaming import bridge
+    from streaming import stream as live
     from streaming.session import session
-    from streaming.stream import run
     from streaming.view import views
 
     own = own_settings()
     redis_server.up(own)
-    known = views(UseCase(own.repo).store)
-    spark = session(own)
-    run(spark, own.redis(), list(known.values()), str(own.state / "stream"), lambda: print("ready: streaming", flush=True))
+    case = UseCase(own.repo)
+    known = list(views(case.store).values())
+    spark, url = session(own), own.redis()
+    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), own.event_retention_h * 3600)}
+    if own.event_files is not None:
+        sources = sorted({v.stream for v in known if v.stream})
+        starters["reading files"] = partial(
+            bridge.from_files, spark, url, case.project, own.event_files, sources, str(own.state / "stream-files")
+        )
+    if own.kafka:
+        starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, case.project, own.kafka, str(own.state / "stream-kafka"))
+    live.run(starters, url, known, lambda: print("ready: streaming", flush=True))
     spark.stop()
+
+
+def rejected(
+    replay: Annotated[bool, typer.Option("--replay", help="Put them back on the event stream, for the views that refused them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,
+    report: Report = None,
+) -> None:
+    """Show the live events that fitted no schema, and why; or put them back when the reason is gone."""
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming import rejected as letters
+    from streaming.store import connect
+
+    own = own_settings()
+    redis_server.up(own)
+    project = UseCase(own.repo).project
+    client = connect(own.redis())
+    if replay:
+        console.print(f"{letters.replay(client, project):,} events put back on the event stream")
+        return
+    total = letters.count(client, project)
+    table = Table("id", "source", "why", "event", box=None)
+    shown = list(letters.read(client, project, limit))
+    for item in shown:
+        why = "; ".join(f"{view}: {reason}" if view else reason for view, reason in item.why.items())
+        table.add_row(f"{item.position[0]}-{item.position[1]}", item.source, escape(why), escape(item.data.decode(errors="replace")[:200]))
+    console.print(table if total else "no event has been rejected")
+    if total > len(shown):
+        console.print(f"... and {total - len(shown):,} more (--limit)")
+    write_report(
+        report, [{"id": i.position, "source": i.source, "why": dict(i.why), "data": i.data.decode(errors="replace")} for i in shown]
+    )

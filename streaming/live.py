@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 Position = tuple[int, int]
-SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary())])
+SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary()), ("only", pa.string())])
+"""`only`: names of the views an event is for, comma-separated; empty: all that its source feeds."""
 _READ = 5_000  # entries per XRANGE
 
 
@@ -35,6 +36,7 @@ def entries(client: redis.Redis, key: str, after: str, upto: str) -> Iterator[pa
                 pa.array([i[1] for i in ids], pa.int64()),
                 pa.array([r.get(b"source", b"").decode(errors="replace") for r in rows], pa.string()),
                 pa.array([r.get(b"data", b"") for r in rows], pa.binary()),
+                pa.array([r.get(b"only", b"").decode(errors="replace") for r in rows], pa.string()),
             ],
             schema=SCHEMA,
         )
@@ -46,7 +48,10 @@ def text(position: Position) -> str:
 
 
 def _of_view(view: View, batch: pa.RecordBatch, seam_us: int) -> pa.Table:
-    rows = [data for source, data in zip(batch["source"].to_pylist(), batch["data"].to_pylist(), strict=True) if source == view.stream]
+    columns = (batch[name].to_pylist() for name in ("source", "data", "only"))
+    rows = [
+        data for source, data, only in zip(*columns, strict=True) if source == view.stream and (not only or view.name in only.split(","))
+    ]
     table, _, _ = event.decode(view, rows, range(len(rows)))  # what does not fit is the stream's to reject
     return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
 

@@ -111,11 +111,10 @@ def overwrite(
         headers, state = _truth(view, entities, seam_us, position)
         store.put(indexes, _rows(view, entities.keys, headers, state))
         return len(entities.keys)
-    total = len(entities.keys)
-    fields = view_fields(view)
+    total, fields, fingerprint = len(entities.keys), view_fields(view), tile.fingerprint(view.layout)
     for _ in range(ATTEMPTS):
         blobs = store.read(entities.keys, fields[0])
-        before = [_ours(view, blob) for blob in blobs]
+        before = [_ours(fingerprint, blob) for blob in blobs]
         if any(h is not None and h.position > position for h in before):
             more, position = later(position)
             events = pa.concat_tables([entities.table, more.select(entities.table.column_names)])
@@ -151,7 +150,7 @@ def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> t
     return headers, state
 
 
-def _ours(view: View, blob: bytes | None) -> tile.Header | None:
+def _ours(fingerprint: int, blob: bytes | None) -> tile.Header | None:
     """The stored header; None where there is none, or where another definition's state lies, which a backfill replaces."""
     if not blob:
         return None
@@ -159,7 +158,7 @@ def _ours(view: View, blob: bytes | None) -> tile.Header | None:
         header = tile.read_header(blob)
     except tile.TileError:
         return None
-    return header if header.fingerprint == tile.fingerprint(view.layout) else None
+    return header if header.fingerprint == fingerprint else None
 
 
 def _revised(new: tile.Header, old: tile.Header | None, tiles: Any, blob: bytes | None) -> tile.Header:
@@ -255,7 +254,8 @@ def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.
     indexes, fields = [keys_key(view.project, view.name)], view_fields(view)
     if view.layout:
         levels = tile.levels_of(view.layout)
-        stored = [tile.decode(b, levels, tile.fingerprint(view.layout))[1] if b else None for b in blobs]
+        fingerprint = tile.fingerprint(view.layout)
+        stored = [tile.decode(b, levels, fingerprint)[1] if b else None for b in blobs]
         state = _windows(view, new, newest, stored)
         swapped = store.swap(indexes, _rows(view, new.keys, after, state), expected)
         return np.array(swapped), sum(swapped)

@@ -117,6 +117,8 @@ def _options(settings: Settings, scratch: Path) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    if settings.spark_packages:
+        options["spark.jars.packages"] = settings.spark_packages
     if settings.spark_master.startswith("local"):
         options |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,12 +56,28 @@ def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
     limits = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
     try:
         client = redis.Redis.from_url(url, **limits, **secret)
+        _wait_until_loaded(client, timeout_s)
         if not client.info("cluster")["cluster_enabled"]:  # type: ignore[index]
             return client
         client.close()
         return redis.RedisCluster.from_url(url, **limits, **secret)  # type: ignore[return-value]
     except redis.RedisError as error:
         raise OnlineStoreError(f"Redis does not answer ({error}); start it with `headrace up`, or set HEADRACE_REDIS_URL") from None
+
+
+def _wait_until_loaded(client: redis.Redis, timeout_s: float) -> None:
+    """After a restart Redis answers before it has read its data."""
+    import redis
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.BusyLoadingError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 @dataclass(frozen=True)
@@ -265,8 +282,13 @@ def events_key(project: str) -> str:
     return f"headrace:{{{project}}}:events"
 
 
+def bridged_key(project: str) -> str:
+    """The Redis hash of what `streaming.bridge` has put on the event stream: last offset by file or topic partition."""
+    return f"headrace:{{{project}}}:bridged"
+
+
 def applied_key(project: str) -> str:
-    """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, `rejected`."""
+    """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, and per view `newest:<view>`."""
     return f"headrace:{{{project}}}:applied"
 
 

@@ -1,40 +1,40 @@
 """The live stream: Spark Structured Streaming from the Redis Stream of events into the online store.
 
-A Python data source reads the stream (offsets are stream ids), and a Python sink merges each micro-batch into the store. Spark keeps the
-offsets; exactly-once *effect* comes from the store itself: every entity remembers the last stream id applied to it, so an event that comes
-again after a crash is passed over.
+How far the stream has got is kept in Redis, written after what was applied (`applied_key`), and every start begins there: whatever dies -
+the driver, a worker, Redis with its last second - what Redis remembers is consistent. Exactly-once *effect* comes from the store: every
+entity remembers the last stream id applied to it, so an event that comes again is passed over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
+import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql.datasource import (
-    DataSource,
-    DataSourceStreamArrowWriter,
-    DataSourceStreamReader,
-    InputPartition,
-    WriterCommitMessage,
-)
+from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
 from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 from pyspark.sql.types import StructType
 
-from streaming import event, live
-from streaming.materialize import apply
-from streaming.store import OnlineStore, applied_key, connect, events_key, rejected_key, stream_id, without_password
+from streaming import live
+from streaming.sink import sink
+from streaming.store import applied_key, connect, events_key, stream_id, watermark, without_password
+from streaming.sweep import sweep
 from streaming.view import View
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
+
+KEEP_S = 172_800.0
+"""Applied events stay on the stream for two days: a backfill to an earlier moment catches up from them."""
+SWEEP_S = 600.0
+_BACKOFF_S = (1.0, 30.0)
 
 
 class _Range(InputPartition):
@@ -49,7 +49,7 @@ class EventReader(DataSourceStreamReader):
     """Offsets are `{"id": "<ms>-<seq>"}`: everything up to and including that entry has been taken."""
 
     def __init__(self, options: dict[str, str]) -> None:
-        self.url, self.key = options["url"], options["key"]
+        self.url, self.project = options["url"], options["project"]
         self.limit = int(options.get("limit", 50_000))
         self._client: Any = None
 
@@ -62,15 +62,16 @@ class EventReader(DataSourceStreamReader):
         return self.__dict__ | {"_client": None}
 
     def initialOffset(self) -> dict[str, str]:
-        return {"id": "0-0"}
+        done = self._redis().hget(applied_key(self.project), "id")
+        return {"id": done.decode() if done else "0-0"}
 
     def latestOffset(self, start: dict[str, str], limit: ReadLimit) -> dict[str, str]:
+        key = events_key(self.project)
         if isinstance(limit, ReadMaxRows):
-            some: Any = self._redis().xrange(self.key, f"({start['id']}", "+", count=limit.max_rows)
+            some: Any = self._redis().xrange(key, f"({start['id']}", "+", count=limit.max_rows)
             return {"id": some[-1][0].decode()} if some else start
-        last = self._redis().xrevrange(self.key, count=1)
-        newest = last[0][0].decode() if last else "0-0"
-        return {"id": newest} if stream_id(newest) > stream_id(start["id"]) else start
+        newest = watermark(self._redis(), key)
+        return {"id": live.text(newest)} if newest > stream_id(start["id"]) else start
 
     def getDefaultReadLimit(self) -> ReadLimit:
         return ReadMaxRows(self.limit)  # back-pressure: a micro-batch is never larger than this
@@ -81,7 +82,7 @@ class EventReader(DataSourceStreamReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Range)
         with contextlib.closing(connect(self.url)) as client:
-            yield from live.entries(client, self.key, partition.after, partition.upto)
+            yield from live.entries(client, events_key(self.project), partition.after, partition.upto)
 
     def commit(self, end: dict[str, str]) -> None:
         return None
@@ -92,130 +93,41 @@ class EventReader(DataSourceStreamReader):
 
 
 class EventSource(DataSource):
-    """`spark.readStream.format("headrace_events")` with options `url` and `key`."""
+    """`spark.readStream.format("headrace_events")` with options `url` and `project`."""
 
     @classmethod
     def name(cls) -> str:
         return "headrace_events"
 
     def schema(self) -> str:
-        return "ms bigint, seq bigint, source string, data binary"
+        return "ms bigint, seq bigint, source string, data binary, only string"
 
     def streamReader(self, schema: StructType) -> EventReader:
         return EventReader(dict(self.options))
 
 
-@dataclass
-class _Done(WriterCommitMessage):
-    events: int
-    rejected: int
-    last: tuple[int, int] | None
-
-
-def apply_batch(views: Sequence[View], store: OnlineStore, batch: pa.Table) -> tuple[int, int]:
-    """Merge one micro-batch, in stream order, into every view that its events feed.
-
-    Returns:
-        How many events there were and how many were rejected (put on the project's rejected stream, with the reason).
-    """
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for i, source in enumerate(batch["source"].to_pylist()):
-        by_source[source].append(i)
-    positions = list(zip(batch["ms"].to_pylist(), batch["seq"].to_pylist(), strict=True))
-    data = batch["data"].to_pylist()
-    rejected: dict[int, str] = {}
-    fed = {v.stream for v in views}
-    for source, rows in by_source.items():
-        if source not in fed:
-            rejected |= dict.fromkeys(rows, f"no feature view is fed by a push source named {source!r}")
-    for view in views:
-        rows = by_source.get(view.stream or "", [])
-        if not rows:
-            continue
-        table, kept, bad = event.decode(view, [data[i] for i in rows], rows)
-        rejected |= {r.row: f"{view.name}: {r.why}" for r in bad}
-        apply(view, store, table, [positions[i] for i in kept])
-    if rejected:
-        with store.client.pipeline(transaction=False) as pipe:
-            for i, why in rejected.items():
-                fields = {"id": f"{positions[i][0]}-{positions[i][1]}", "source": batch["source"][i].as_py(), "data": data[i], "why": why}
-                pipe.xadd(rejected_key(views[0].project), fields, maxlen=100_000, approximate=True)  # type: ignore[arg-type]
-            pipe.execute()
-    return len(data), len(rejected)
-
-
-class StoreWriter(DataSourceStreamArrowWriter):
-    """Merges micro-batches where they were read; the driver only hears how far they got."""
-
-    def __init__(self, url: str, views: Sequence[View]) -> None:
-        self.url, self.views = url, views
-
-    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
-        batches = [b for b in iterator if len(b)]
-        if not batches:
-            return _Done(0, 0, None)
-        table = pa.Table.from_batches(batches)
-        client = _client(self.url)
-        events, rejected = apply_batch(self.views, OnlineStore(client), table)
-        last = (int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py()))
-        key = applied_key(self.views[0].project)
-        with client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={"id": f"{last[0]}-{last[1]}", "wall_us": time.time_ns() // 1000})
-            pipe.hincrby(key, "events", events)
-            pipe.hincrby(key, "rejected", rejected)
-            pipe.execute()
-        return _Done(events, rejected, last)
-
-    def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
-        return None
-
-    def abort(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
-        return None
-
-
-_clients: dict[str, Any] = {}
-
-
-def _client(url: str) -> Any:
-    # a worker lives through many micro-batches: one connection for all of them
-    if url not in _clients:
-        _clients[url] = connect(url)
-    return _clients[url]
-
-
-def sink(url: str, views: Sequence[View]) -> type[DataSource]:
-    """A data source class whose writer merges into the store."""
-
-    class StoreSink(DataSource):
-        @classmethod
-        def name(cls) -> str:
-            return "headrace_store"
-
-        def streamWriter(self, schema: StructType, overwrite: bool) -> StoreWriter:
-            return StoreWriter(url, views)
-
-    return StoreSink
-
-
-def start(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint: str) -> StreamingQuery:
-    """Start the streaming query.
+def start(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint: str, keep_s: float = KEEP_S) -> StreamingQuery:
+    """Start the streaming query where Redis says that the last one has got to.
 
     Args:
         views: every view; those with a push source are kept live.
-        checkpoint: folder for Spark's offsets.
+        checkpoint: folder for Spark's own notes on the query; emptied first, since Redis keeps the offset.
+        keep_s: applied events older than this are taken off the stream.
 
     Raises:
         ValueError: no view has a push source.
     """
-    live = [v for v in views if v.stream]
-    if not live:
+    fed = [v for v in views if v.stream]
+    if not fed:
         raise ValueError("no feature view has a push source: there is nothing to stream")
     url = without_password(redis_url)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     spark.dataSource.register(EventSource)
-    spark.dataSource.register(sink(url, live))
+    spark.dataSource.register(sink(url, fed, keep_s))
     spark.conf.set("spark.sql.streaming.noDataMicroBatches.enabled", "false")
     spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "20")
-    events = spark.readStream.format("headrace_events").option("url", url).option("key", events_key(live[0].project)).load()
+    spark.conf.set("spark.sql.streaming.minBatchesToRetain", "2")
+    events = spark.readStream.format("headrace_events").option("url", url).option("project", fed[0].project).load()
     return (
         events.writeStream.format("headrace_store")
         .queryName("headrace")
@@ -225,16 +137,77 @@ def start(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint
     )
 
 
-def run(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint: str, ready: Any = None) -> None:
-    """Stream until SIGTERM or SIGINT; a failed query raises what it failed of."""
+class _Supervised:
+    """A query that is started again when it has failed (a worker killed, Redis away), ever more slowly."""
+
+    def __init__(self, name: str, starter: Callable[[], StreamingQuery]) -> None:
+        self.name, self.starter = name, starter
+        self.query = starter()
+        self.began = time.monotonic()
+        self.pause, self.resumes = _BACKOFF_S[0], 0.0
+
+    def check(self) -> None:
+        now = time.monotonic()
+        if self.query.isActive:
+            if now - self.began > 60:
+                self.pause = _BACKOFF_S[0]
+            return
+        if not self.resumes:
+            self.resumes = now + self.pause
+            print(f"{self.name} failed, next try in {self.pause:.0f} s: {_reason(self.query.exception())}", file=sys.stderr, flush=True)
+            self.pause = min(2 * self.pause, _BACKOFF_S[1])
+        elif now >= self.resumes:
+            self.began, self.resumes = now, 0.0
+            with contextlib.suppress(Exception):  # the next check says why, and tries again
+                self.query = self.starter()
+
+
+def run(
+    starters: Mapping[str, Callable[[], StreamingQuery]], redis_url: str, views: Sequence[View], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost.
+
+    Args:
+        starters: by name, what starts each query (`start`, `streaming.bridge`).
+
+    Raises:
+        OnlineStoreError: Redis does not answer at the start.
+        ValueError: there is nothing to stream.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    query = start(spark, redis_url, views, checkpoint)
-    if ready is not None:
-        ready()
+    queries = [_Supervised(name, starter) for name, starter in starters.items()]
+    ready()
+    swept = time.monotonic()
     while not stop.wait(0.2):
-        if not query.isActive:
-            failure = query.exception()
-            raise RuntimeError(f"the stream stopped: {failure}" if failure else "the stream stopped by itself")
+        for query in queries:
+            query.check()
+        if time.monotonic() - swept > SWEEP_S:
+            swept = time.monotonic()
+            _sweep(redis_url, views)
+    for query in queries:
+        _finish(query.query)
+
+
+def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
+    """Let the micro-batch that is under way end, then stop."""
+    deadline = time.monotonic() + patience_s
+    while query.isActive and query.status["isTriggerActive"] and query.status["isDataAvailable"] and time.monotonic() < deadline:
+        time.sleep(0.05)
     query.stop()
+
+
+def _sweep(redis_url: str, views: Sequence[View]) -> None:
+    try:
+        with contextlib.closing(connect(redis_url)) as client:
+            dropped = {view: n for view, n in sweep(client, [v for v in views if v.stream]).items() if n}
+        if dropped:
+            print("forgot silent entities: " + ", ".join(f"{view} {n:,}" for view, n in dropped.items()), flush=True)
+    except Exception as error:  # the stream goes on; the next sweep tries again
+        print(f"the sweep failed: {error}", file=sys.stderr, flush=True)
+
+
+def _reason(failure: Any) -> str:
+    lines = [line.strip() for line in str(failure).splitlines() if "Error" in line and not line.strip().startswith(("at ", "File "))]
+    return (lines or [str(failure)])[-1][:300]

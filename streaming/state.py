@@ -1,0 +1,130 @@
+"""What the online store says of itself: each view's state, and how far the live stream is behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streaming import rejected
+from streaming.group import view_fields
+from streaming.journal import unfinished
+from streaming.sink import newest_field
+from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, stream_id, view_key
+from streaming.tile import fingerprint
+from streaming.view import View
+
+if TYPE_CHECKING:
+    import redis
+
+_SAMPLE = 200
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """
+    Attributes:
+        entities: that hold the view.
+        rows: events read by its last full backfill.
+        seam_us: what it was last backfilled to; None: never.
+        newest_us: event time of the newest event applied, by backfill or stream.
+        bytes: size of its fields in Redis, from a sample of its entities.
+        failures: backfills that failed, ever; error: of the last one, if that failed.
+        unfinished: `3 of 8` parts of a killed backfill, which the next one goes on with.
+    """
+
+    view: str
+    entities: int
+    rows: int
+    seam_us: int | None
+    newest_us: int | None
+    bytes: int
+    failures: int
+    error: str
+    unfinished: str
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """
+    Attributes:
+        events: applied so far.
+        waiting: on the stream and not applied yet (counted up to 200,000).
+        behind_s: how long the oldest of them has been waiting; 0 with none.
+        rejected: events set aside (`headrace rejected`).
+        wall_us: when the last batch was applied.
+    """
+
+    events: int
+    waiting: int
+    behind_s: float
+    rejected: int
+    wall_us: int | None
+
+
+def view_states(client: redis.Redis, views: Sequence[View]) -> list[ViewState]:
+    """A row per view, whether or not it has ever been materialized."""
+    if not views:
+        return []
+    live = fields_of(client.hgetall(applied_key(views[0].project)))  # type: ignore[arg-type]
+    return [_view_state(client, view, live) for view in views]
+
+
+def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewState:
+    said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
+    index = keys_key(view.project, view.name)
+    entities = int(client.scard(index))  # type: ignore[arg-type]
+    newest = max(int(said.get("newest_us", 0)), int(live.get(newest_field(view.name), 0)))
+    run = unfinished(client, view, fingerprint(view.layout))
+    return ViewState(
+        view.name,
+        entities,
+        int(said.get("rows", 0)),
+        int(said["seam_us"]) if "seam_us" in said else None,
+        newest or None,
+        size(client, view, entities),
+        int(said.get("failures", 0)),
+        said.get("error", ""),
+        f"{len(run.done)} of {run.buckets}" if run else "",
+    )
+
+
+def size(client: redis.Redis, view: View, entities: int) -> int:
+    """Bytes of a view's fields and values in Redis, extrapolated from a sample (without Redis' own overhead per entry)."""
+    if not entities:
+        return 0
+    keys: Any = client.srandmember(keys_key(view.project, view.name), _SAMPLE)
+    fields, store, total = view_fields(view), OnlineStore(client), 0
+    for lane, places in store.lanes(keys):
+        with lane.pipeline(transaction=False) as pipe:
+            for i in places:
+                for field in fields:
+                    pipe.hstrlen(keys[i], field)  # type: ignore[arg-type]
+            total += sum(pipe.execute()) + len(places) * sum(map(len, fields))
+    return round(total / len(keys) * entities)
+
+
+def stream_state(client: redis.Redis, project: str) -> StreamState:
+    """How far the live stream has got."""
+    said = fields_of(client.hgetall(applied_key(project)))  # type: ignore[arg-type]
+    key, done = events_key(project), said.get("id", "0-0")
+    waiting, behind = 0, 0.0
+    first: Any = client.xrange(key, f"({done}", "+", count=1)
+    if first:
+        behind = max(0.0, time.time() - stream_id(first[0][0])[0] / 1000)
+        waiting = _count_after(client, key, done)
+    wall = int(said["wall_us"]) if "wall_us" in said else None
+    return StreamState(int(said.get("events", 0)), waiting, behind, rejected.count(client, project), wall)
+
+
+def _count_after(client: redis.Redis, key: str, after: str, most: int = 200_000) -> int:
+    """Entries beyond an id, counted up to `most`: Redis has no other way than to read them."""
+    total = 0
+    while total < most:
+        some: Any = client.xrange(key, f"({after}", "+", count=10_000)
+        if not some:
+            break
+        total += len(some)
+        after = some[-1][0].decode()
+    return total
