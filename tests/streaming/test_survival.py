@@ -1,0 +1,261 @@
+"""Killed, raced and repeated: what lies in the store afterwards is what the oracle says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from infra import process, redis_server
+from infra.settings import ROOT, Settings
+from streaming import journal, rejected
+from streaming.backfill import backfill
+from streaming.bridge import put
+from streaming.event import moment_us
+from streaming.live import SCHEMA
+from streaming.sink import apply_batch, newest_field
+from streaming.store import OnlineStore, applied_key, connect, events_key, journal_key, keys_key
+from streaming.sweep import sweep
+from streaming.window import DAY, HOUR
+from tests.streaming.world import START, World, produce, views, wait_applied
+
+SEAM = START + 2 * DAY
+END = START + 3 * DAY + 2 * HOUR
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    made, root = World(rows=30_000, users=400), tmp_path_factory.mktemp("world")
+    made.write(root, SEAM)
+    return made, root
+
+
+@pytest.fixture
+def project() -> str:
+    return f"w{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Settings]:
+    """A Redis and a state folder of the test's own, which it may kill."""
+    made = Settings(state=tmp_path / "state", redis_url="")
+    redis_server.up(made)
+    yield made
+    for child in Engine.started:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    Engine.started.clear()
+    process.stop(made, redis_server.NAME)
+
+
+class Engine:
+    """One engine in a process of its own; `Engine.started` is what a failed test leaves behind."""
+
+    started: ClassVar[list[subprocess.Popen[bytes]]] = []
+
+    def __init__(self, own: Settings, what: str, root: Path, project: str, end: int = SEAM) -> None:
+        environment = os.environ | {"HEADRACE_STATE": str(own.state), "HEADRACE_SPARK_MEMORY": "600m", "PYTHONPATH": str(ROOT)}
+        argv = [sys.executable, "-m", "tests.streaming.world", what, own.redis(), str(root), project, str(end)]
+        self.log = own.state / f"{what}-{uuid.uuid4().hex[:6]}.log"
+        with open(self.log, "wb") as log:
+            self.child = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        Engine.started.append(self.child)
+
+    def wait_ready(self) -> None:
+        self.wait_for("ready")
+
+    def wait_for(self, word: str, timeout_s: float = 90) -> None:
+        deadline = time.monotonic() + timeout_s
+        while word not in self.log.read_text():
+            assert self.child.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """kill -9 of the driver; its JVM and workers notice and end."""
+        family = psutil.Process(self.child.pid).children(recursive=True)
+        self.child.kill()
+        self.child.wait()
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, alive
+
+    def end(self) -> str:
+        self.child.wait(timeout=180)
+        return self.log.read_text()
+
+
+def both(world: World, client: Any, project: str, upto_us: int) -> None:
+    for view in views(project):
+        world.check(client, view, upto_us, upto_us)
+        world.check(client, view, upto_us, upto_us + 5 * HOUR)
+
+
+def test_a_backfill_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
+    own: Settings, world: tuple[World, Path], project: str, redis_url: str
+) -> None:
+    made, root = world
+    client = connect(own.redis())
+    first = Engine(own, "backfill", root, project)
+    while len(client.hgetall(journal_key(project, "latest"))) < 7:  # two parts are done
+        assert first.child.poll() is None, first.end()
+        time.sleep(0.005)
+    first.kill()
+    done = len([k for k in client.hgetall(journal_key(project, "latest")) if k.startswith(b"done:")])  # type: ignore[union-attr]
+    assert done >= 1
+    second = Engine(own, "backfill", root, project)
+    second.wait_ready()
+    time.sleep(1.5)
+    if second.child.poll() is None:
+        second.kill()
+    said = Engine(own, "backfill", root, project).end()
+    assert "error=None" in said
+    assert "held=True" not in said
+    both(made, client, project, SEAM)
+    assert not client.exists(journal_key(project, "latest"), journal_key(project, "windows"))
+
+
+def test_of_two_backfills_at_once_one_works_and_the_other_says_so(own: Settings, world: tuple[World, Path], project: str) -> None:
+    made, root = world
+    client = connect(own.redis())
+    engines = [Engine(own, "backfill", root, project) for _ in range(2)]
+    said = "".join(e.end() for e in engines)
+    assert said.count("error=None") >= 2, said
+    both(made, client, project, SEAM)
+    view = views(project)[0]
+    with journal.lease(client, view), pytest.raises(journal.HeldError, match=f"process {os.getpid()} "), journal.lease(client, view):
+        pass
+
+
+def batch(rows: list[bytes], first: int) -> Any:
+    n = len(rows)
+    return pa.table([[first + i for i in range(n)], [0] * n, ["things"] * n, rows, [""] * n], schema=SCHEMA)
+
+
+def test_a_backfill_beside_the_running_stream_loses_and_doubles_nothing(
+    redis_url: str, spark: Any, world: tuple[World, Path], project: str
+) -> None:
+    """The stream runs ahead of, during and after the backfill; the store ends as if there had only ever been one of them."""
+    made, root = world
+    client = connect(redis_url)
+    store, compiled = OnlineStore(connect(redis_url)), views(project)
+    live = list(made.rows_known(SEAM, END))
+    pipe, first = client.pipeline(transaction=False), 1_000_000
+
+    def stream() -> None:
+        at = 0
+        while at < len(live):
+            some = live[at : at + 200]
+            for i, data in enumerate(some):
+                pipe.xadd(events_key(project), {"source": "things", "data": data}, id=f"{first + at + i}-0")
+            pipe.execute()
+            apply_batch(compiled, store, batch(some, first + at))
+            at += len(some)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    time.sleep(0.3)
+    results = backfill(spark, compiled, root, redis_url, SEAM)
+    again = backfill(spark, compiled, root, redis_url, SEAM)
+    thread.join()
+    assert not [r.error for r in (*results, *again) if r.error]
+    both(made, client, project, END)
+    # once more when all is quiet: nothing changes, and nothing of what the stream brought is lost
+    backfill(spark, compiled, root, redis_url, SEAM)
+    both(made, client, project, END)
+    client.delete(events_key(project))
+
+
+@pytest.mark.parametrize("victim", ["driver", "worker", "redis"])
+def test_the_stream_survives_the_death_of(victim: str, own: Settings, world: tuple[World, Path], project: str, redis_url: str) -> None:
+    made, root = world
+    client = connect(own.redis())
+    engine = Engine(own, "stream", root, project)
+    # the offline half comes through the stream too: everything from the beginning
+    rows = list(made.rows_known(0, END))[:20_000]
+    producer = threading.Thread(target=produce, args=(client, project, iter(rows)))
+    engine.wait_ready()
+    producer.start()
+    for _ in range(2):
+        time.sleep(2.5)
+        if victim == "driver":
+            engine.kill()
+            engine = Engine(own, "stream", root, project)
+            engine.wait_ready()
+        elif victim == "worker":
+            workers: list[psutil.Process] = []
+            while not workers:
+                assert engine.child.poll() is None
+                workers = [p for p in psutil.Process(engine.child.pid).children(recursive=True) if "python" in p.name()]
+            for worker in workers:
+                worker.kill()
+        else:
+            running = process.alive(own, redis_server.NAME)
+            assert running is not None
+            os.kill(running.pid, signal.SIGKILL)
+            time.sleep(0.5)
+            redis_server.up(own)
+    producer.join()
+    wait_applied(client, project)
+    engine.child.terminate()
+    said = engine.end()
+    assert engine.child.returncode == 0, said[-2000:]
+    if victim == "worker":
+        assert "next try in" in said
+    both(made, client, project, moment_us(json.loads(rows[-1])["known"], "known"))
+
+
+def test_a_rejected_event_is_kept_once_and_replayed_only_to_who_refused_it(redis_url: str, project: str) -> None:
+    client, compiled = connect(redis_url), views(project)
+    store = OnlineStore(client)
+    good = b'{"user": 1, "kind": "a", "at": "2020-09-13T00:00:00Z", "known": "2020-09-13T00:00:01Z", "x": 1.5, "label": "l"}'
+    bad = b'{"user": 1, "kind": "a", "at": "2020-09-13T00:01:00Z", "known": "2020-09-13T00:01:01Z", "x": "much", "label": "l"}'
+    for _ in range(2):  # the same batch again, as after a crash
+        apply_batch(compiled, store, batch([good, bad], 1_000))
+    (letter,) = rejected.read(client, project)
+    assert (letter.source, letter.data, set(letter.why)) == ("things", bad, {"latest", "windows"})
+    assert rejected.replay(client, project) == 1
+    assert rejected.count(client, project) == 0
+    ((_, fields),) = client.xrange(events_key(project))  # type: ignore[misc]
+    assert (fields[b"data"], fields[b"only"]) == (bad, b"latest,windows")
+    client.delete(events_key(project))
+
+
+def test_events_from_a_file_read_twice_are_on_the_stream_once(redis_url: str, project: str) -> None:
+    client = connect(redis_url)
+    rows = [(i, "things", b'{"i": %d}' % i) for i in range(1_200)]
+    assert put(client, project, "file-1", rows[:700]) == 700
+    assert put(client, project, "file-1", rows) == 500
+    assert put(client, project, "file-1", rows) == 0
+    assert put(client, project, "file-2", rows[:3]) == 3
+    assert client.xlen(events_key(project)) == 1_203
+    client.delete(events_key(project))
+
+
+def test_silent_entities_are_forgotten_and_read_the_same(redis_url: str, project: str) -> None:
+    client, compiled = connect(redis_url), views(project)
+    store = OnlineStore(client)
+
+    def one(user: int, day: int) -> bytes:
+        return b'{"user": %d, "kind": "a", "at": "2020-09-%dT00:00:00Z", "x": 1.5, "label": "l"}' % (user, day)
+
+    apply_batch(compiled, store, batch([one(1, 10), one(2, 15)], 1_000))
+    newest = apply_batch(compiled, store, batch([one(2, 16)], 2_000))
+    client.hset(applied_key(project), mapping={newest_field(v): us for v, us in newest.items()})
+    assert sweep(client, compiled) == {"windows": 1}  # the latest-value view has no ttl: kept for ever
+    assert client.scard(keys_key(project, "windows")) == 1
+    assert client.scard(keys_key(project, "latest")) == 2
+    assert sweep(client, compiled) == {"windows": 0}
