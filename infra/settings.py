@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
     kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")
     event_retention_h: float = Field(default=48, gt=0, description="hours for which applied events stay on the event stream")
+    join_in_process_rows: int = Field(
+        default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
+    )
     shuffle_partitions: int = Field(default=4, ge=1)
     request_now: bool | None = Field(
         default=None, description="whether a request may set its own clock; default: only in the embedded profile"

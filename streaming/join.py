@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.point_in_time import NEVER, Events, Spine, aggregate, encode_keys, latest
+from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
 from streaming.window import Floats, Ints
 
@@ -34,7 +34,7 @@ _SQL_TYPES = {
     "bytes": "binary",
     "timestamp": "timestamp",
 }
-_ARROW_TYPES = {
+ARROW_TYPES = {
     "double": pa.float64(),
     "float": pa.float32(),
     "int64": pa.int64(),
@@ -118,13 +118,19 @@ def canonical(events: pa.Table) -> pa.Table:
     return events.sort_by([(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)])
 
 
-def _objects(table: pa.Table, names: Sequence[str]) -> list[Any]:
-    return [table[n].to_numpy(zero_copy_only=False).astype(object) if table[n].null_count == 0 else _nullable(table[n]) for n in names]
-
-
-def _nullable(column: pa.ChunkedArray) -> Any:
-    # to_numpy would turn a nullable integer into a float, and 2**53 + 1 into its neighbour
-    return np.array(column.to_pylist(), dtype=object)
+def _codes(spine: pa.Table, keys: Sequence[str], events: pa.Table, names: Sequence[str]) -> tuple[Ints, Ints]:
+    """Dense codes of composite keys, the same in both tables: equal codes mean equal in every key column; -1 where any is null."""
+    n = spine.num_rows
+    code, missing = np.zeros(n + events.num_rows, dtype=np.int64), np.zeros(n + events.num_rows, dtype=bool)
+    for i, (key, name) in enumerate(zip(keys, names, strict=True)):
+        column = pa.chunked_array([*spine[key].chunks, *events[name].cast(spine[key].type).chunks], spine[key].type)
+        encoded = column.combine_chunks().dictionary_encode()
+        encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        part = np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+        missing |= part < 0
+        code = part if i == 0 else np.unique(code * (len(encoded.dictionary) + 1) + part + 1, return_inverse=True)[1].astype(np.int64)
+    code[missing] = -1
+    return code[:n], code[n:]
 
 
 def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequence[str], events: pa.Table) -> list[pa.Array]:
@@ -139,7 +145,21 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
         known-time of the first event that the mark hides (null where it hides none).
     """
     events = canonical(events)
-    code, event_code = encode_keys(_objects(spine, keys), _objects(events, view.key_names))
+    spine, back = _by_entity(spine, keys)
+    found = _join_sorted(view, features, spine, keys, events)
+    return [array.take(back) for array in found]
+
+
+def _by_entity(spine: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, pa.Array]:
+    """The examples by entity and moment - every search then goes through memory in one direction - and the way back to their order."""
+    order = pc.sort_indices(spine, [(k, "ascending") for k in (*keys, AT)])
+    back = np.empty(len(order), dtype=np.int64)
+    back[order.to_numpy()] = np.arange(len(order))
+    return spine.take(order), pa.array(back)
+
+
+def _join_sorted(view: View, features: Sequence[str], spine: pa.Table, keys: Sequence[str], events: pa.Table) -> list[pa.Array]:
+    code, event_code = _codes(spine, keys, events, view.key_names)
     usable = event_code >= 0
     if not usable.all():
         events, event_code = events.filter(pa.array(usable)), event_code[usable]
@@ -157,7 +177,7 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
 
 
 def _features(view: View, features: Sequence[str], indexed: Events, examples: Spine, events: pa.Table) -> list[pa.Array]:
-    types = {f.name: _ARROW_TYPES[f.dtype] for f in view.features}
+    types = {f.name: ARROW_TYPES[f.dtype] for f in view.features}
     if view.layout:
         values = aggregate(view.layout, indexed, {c: floats(events[c]) for c in view.columns}, examples)
         return [to_arrow(values[name], types[name]) for name in features]

@@ -6,7 +6,9 @@ executes the aggregations that a stream feature view declares.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +25,12 @@ from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from infra.settings import settings
-from streaming.join import JoinError, column_name, point_in_time_join
+from streaming.gather import NotHere, gather
+from streaming.join import JoinError, check_spine, column_name, point_in_time_join
 from streaming.session import session
 from streaming.view import Projection, compile_view
+
+log = logging.getLogger(__name__)
 
 
 class HeadraceOfflineStoreConfig(SparkOfflineStoreConfig):
@@ -44,13 +49,51 @@ class HeadraceOfflineStoreConfig(SparkOfflineStoreConfig):
         return Path(self.root) if self.root else settings().offline_root
 
 
+@dataclass(frozen=True)
+class _Join:
+    """What is to be joined; done once something asks for the rows.
+
+    Attributes:
+        spine: the examples, an Arrow table or a Spark DataFrame.
+        names: output columns by the join's own (`alias__feature`).
+    """
+
+    spine: Any
+    timestamp: str
+    wanted: list[Projection]
+    root: Path
+    buckets: int
+    names: dict[str, str]
+
+    def frame(self) -> Any:
+        """On Spark, as a DataFrame."""
+        spark = session(settings())
+        spine = spark.createDataFrame(self.spine) if isinstance(self.spine, pa.Table) else self.spine
+        return point_in_time_join(spark, spine, self.timestamp, self.wanted, self.root, self.buckets).withColumnsRenamed(self.names)
+
+    def arrow(self) -> pa.Table:
+        """In this process where it fits (`HEADRACE_JOIN_IN_PROCESS_ROWS`), else on Spark."""
+        limit = settings().join_in_process_rows
+        try:
+            if not limit:
+                raise NotHere("switched off")
+            if not isinstance(self.spine, pa.Table) and self.spine.limit(limit + 1).count() > limit:
+                raise NotHere("too many examples")
+            spine = self.spine if isinstance(self.spine, pa.Table) else self.spine.toArrow()
+            joined = gather(spine, self.timestamp, self.wanted, self.root, limit)
+        except NotHere as why:
+            log.info("joining on Spark: %s", why)
+            return self.frame().toArrow()
+        return joined.rename_columns([self.names.get(c, c) for c in joined.column_names])
+
+
 class HeadraceRetrievalJob(RetrievalJob):
     """The lazily joined rows; on-demand features are computed here, from the columns they name and no others."""
 
     def __init__(
-        self, frame: Any, full_feature_names: bool, on_demand: list[OnDemandFeatureView], metadata: RetrievalMetadata, requested: set[str]
+        self, join: _Join, full_feature_names: bool, on_demand: list[OnDemandFeatureView], metadata: RetrievalMetadata, requested: set[str]
     ) -> None:
-        self._frame = frame
+        self._join = join
         self._full_feature_names = full_feature_names
         self._on_demand = on_demand
         self._metadata = metadata
@@ -70,10 +113,10 @@ class HeadraceRetrievalJob(RetrievalJob):
 
     def to_spark_df(self) -> Any:
         """The stored features as a Spark DataFrame (on-demand features excluded)."""
-        return self._frame
+        return self._join.frame()
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        table = self._frame.toArrow()
+        table = self._join.arrow()
         for view in self._on_demand:
             table = self._with_on_demand(table, view)
         extra = [c for c in table.column_names if c.startswith(_HELPER)]
@@ -108,7 +151,7 @@ class HeadraceRetrievalJob(RetrievalJob):
         path = getattr(getattr(storage, "spark_options", None), "path", None)
         if not path:
             raise JoinError("persist needs a SavedDatasetSparkStorage with a path")
-        self._frame.write.mode("overwrite" if allow_overwrite else "errorifexists").parquet(path)
+        self._join.frame().write.mode("overwrite" if allow_overwrite else "errorifexists").parquet(path)
 
 
 _HELPER = "__odfv__"
@@ -132,29 +175,31 @@ class HeadraceOfflineStore(SparkOfflineStore):
         """Feast's contract. `filter_by_created_timestamp` is always on: what was not yet known at an example's moment is never seen.
 
         Args:
-            entity_df: pandas, a Spark DataFrame, or an SQL query; with one timestamp column (`event_timestamp`, or the only one).
+            entity_df: pandas, an Arrow table, a Spark DataFrame, or an SQL query; with one timestamp column (`event_timestamp`, or the only one).
         """
         if entity_df is None:
             raise JoinError("get_historical_features needs an entity_df: Headrace joins to examples, each with its own moment")
-        spark = session(settings())
-        spine = _spine(spark, entity_df)
-        timestamp = infer_event_timestamp_from_entity_df(dict(spine.dtypes))
+        spine = _spine(entity_df)
+        timestamp = infer_event_timestamp_from_entity_df(_dtypes(spine))
         wanted, requested = _projections(feature_views, feature_refs, registry, project)
+        columns = spine.column_names if isinstance(spine, pa.Table) else spine.columns
+        check_spine(columns, wanted)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         store = config.offline_store
         root = store.folder if isinstance(store, HeadraceOfflineStoreConfig) else settings().offline_root
-        frame = point_in_time_join(spark, spine, timestamp, wanted, root, getattr(store, "buckets", 4))
+        names: dict[str, str] = {}
         for projection in wanted:
             for name in projection.features:
                 column = column_name(projection.alias, name)
                 if f"{projection.alias}:{name}" not in requested:
-                    frame = frame.withColumnRenamed(column, _HELPER + column)
+                    names[column] = _HELPER + column
                 elif not full_feature_names:
-                    if name in frame.columns:
+                    if name in (*columns, *names.values()):
                         raise JoinError(f"two features are called {name!r}: ask with full_feature_names=True")
-                    frame = frame.withColumnRenamed(column, name)
+                    names[column] = name
+        join = _Join(spine, timestamp, wanted, root, getattr(store, "buckets", 4), names)
         keys = sorted({k for p in wanted for k in p.spine_keys})
-        return HeadraceRetrievalJob(frame, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys), requested)
+        return HeadraceRetrievalJob(join, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys), requested)
 
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
@@ -197,16 +242,25 @@ def _rooted(config: RepoConfig, source: Any) -> Any:
     return moved
 
 
-def _spine(spark: Any, entity_df: Any) -> Any:
+def _spine(entity_df: Any) -> Any:
+    """The examples as an Arrow table where they are in this process, else as the Spark DataFrame they are."""
     if isinstance(entity_df, str):
-        return spark.sql(entity_df)
+        return session(settings()).sql(entity_df)
     if isinstance(entity_df, pd.DataFrame):
-        table = pa.Table.from_pandas(entity_df, preserve_index=False)
-        for i, f in enumerate(table.schema):
+        entity_df = pa.Table.from_pandas(entity_df, preserve_index=False)
+    if isinstance(entity_df, pa.Table):
+        for i, f in enumerate(entity_df.schema):
             if pa.types.is_timestamp(f.type):  # naive means UTC, as everywhere in Feast; Spark has no nanoseconds
-                table = table.set_column(i, f.name, table[f.name].cast(pa.timestamp("us", f.type.tz or "UTC"), safe=False))
-        return spark.createDataFrame(table)
+                column = entity_df[f.name].cast(pa.timestamp("us", f.type.tz or "UTC"), safe=False)
+                entity_df = entity_df.set_column(i, f.name, column)
     return entity_df
+
+
+def _dtypes(spine: Any) -> dict[str, Any]:
+    """Column types as Feast's own inference reads them."""
+    if not isinstance(spine, pa.Table):
+        return dict(spine.dtypes)
+    return {f.name: "timestamp" if pa.types.is_timestamp(f.type) else str(f.type) for f in spine.schema}
 
 
 def _projections(
