@@ -118,6 +118,28 @@ def canonical(events: pa.Table) -> pa.Table:
     return events.sort_by([(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)])
 
 
+def _canonical_order(code: Ints, events: pa.Table) -> Ints:
+    """Rows by entity, event time, known time, and - where all three are equal - content, as `canonical` has it."""
+    event_us, known_us = microseconds(events[EVENT]), microseconds(events[KNOWN])
+    order = np.lexsort((known_us, event_us, code))
+    same = np.ones(max(len(order) - 1, 0), dtype=bool)
+    for column in (code, event_us, known_us):
+        ordered = column[order]
+        same &= ordered[1:] == ordered[:-1]
+    if not same.any():
+        return order
+    tied = np.zeros(len(order), dtype=bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    places = np.flatnonzero(tied)
+    number = np.cumsum(np.concatenate([[True], ~same]))[places]
+    others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
+    content = events.select(others).take(pa.array(order[places])).append_column("__tie", pa.array(number))
+    within = pc.sort_indices(content, [("__tie", "ascending"), *((c, "ascending") for c in others)]).to_numpy()
+    order[places] = order[places][within]
+    return order
+
+
 def _codes(spine: pa.Table, keys: Sequence[str], events: pa.Table, names: Sequence[str]) -> tuple[Ints, Ints]:
     """Dense codes of composite keys, the same in both tables: equal codes mean equal in every key column; -1 where any is null."""
     n = spine.num_rows
@@ -144,7 +166,6 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
         One Arrow array per name in `features`. With marks: first as of each example's mark, then again as of its moment, and last the
         known-time of the first event that the mark hides (null where it hides none).
     """
-    events = canonical(events)
     spine, back = _by_entity(spine, keys)
     found = _join_sorted(view, features, spine, keys, events)
     return [array.take(back) for array in found]
@@ -163,6 +184,8 @@ def _join_sorted(view: View, features: Sequence[str], spine: pa.Table, keys: Seq
     usable = event_code >= 0
     if not usable.all():
         events, event_code = events.filter(pa.array(usable)), event_code[usable]
+    order = _canonical_order(event_code, events)
+    events, event_code = events.take(pa.array(order)), event_code[order]
     indexed = Events(event_code, microseconds(events[EVENT]), microseconds(events[KNOWN]))
     examples = Spine(code, microseconds(spine[AT]))
     if MARK not in spine.column_names:

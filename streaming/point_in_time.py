@@ -46,58 +46,77 @@ class Spine:
 
 @dataclass(frozen=True)
 class _LagClass:
-    index: Ints  # rows of the events table, sorted by key, event time, known time, row
-    composite: Ints  # key * stride + rank of the event time: sorted, so one searchsorted finds any (key, time)
+    index: Ints  # places in the sorted events, ascending
+    composite: Ints  # of key and event time: sorted, so one searchsorted finds any (key, time)
     after_us: int  # lags in (after_us, upto_us]
     upto_us: int
 
 
+class _Clock:
+    """Keys and times as one integer that sorts alike, so that a (key, time) is found by one search."""
+
+    def __init__(self, key: Ints, time_us: Ints) -> None:
+        self.low, high = (int(time_us.min()), int(time_us.max())) if len(time_us) else (0, 0)
+        self.stride = high - self.low + 3
+        self.times = None
+        if (int(key.max(initial=0)) + 2) * self.stride >= 2**62:  # too wide for an int64: count distinct times instead
+            self.times = np.unique(time_us)
+            self.stride = len(self.times) + 2
+        self.high = high
+
+    def events(self, key: Ints, time_us: Ints) -> Ints:
+        rank = time_us - self.low if self.times is None else np.searchsorted(self.times, time_us)
+        return np.asarray(key * self.stride + rank + 1)
+
+    def first(self, composite: Ints, key: Ints, time_us: Ints, side: str) -> Ints:
+        """First place of each key in `composite` (sorted, of `events`) whose time is >= t (`left`) or > t (`right`)."""
+        if self.times is not None:
+            rank = np.searchsorted(self.times, time_us, side)  # type: ignore[call-overload]
+            return np.searchsorted(composite, key * self.stride + rank + 1)
+        rank = np.clip(time_us, self.low - 1, self.high + 1) - self.low
+        return np.searchsorted(composite, key * self.stride + rank + 1, side)  # type: ignore[call-overload]
+
+
 class Events:
-    """Events of many entities, indexed for the join.
+    """Events of many entities, indexed for the join: sorted by key, event time, known time; equal ones stay in the order given.
 
     Args:
         key: int64 `[n]` entity codes, >= 0.
         event_us, known_us: int64 `[n]`. The row order is the canonical order of events with equal times.
+
+    Attributes:
+        row: int64 `[n]`: the row of each place in the sorted order. All other arrays are in that order.
     """
 
     def __init__(self, key: Ints, event_us: Ints, known_us: Ints) -> None:
-        self.key, self.event_us, self.known_us = key, event_us, known_us
-        row = np.arange(len(key))
-        self._times = np.unique(event_us)
-        self._stride = len(self._times) + 1
-        rank = np.searchsorted(self._times, event_us)
-        # place of each event among its entity's in the order they became known: visibility is one comparison with it
-        self._known_order = np.lexsort((row, known_us, key))
+        self.row = np.arange(len(key)) if _sorted(key, event_us, known_us) else np.lexsort((known_us, event_us, key))
+        self.key, self.event_us, self.known_us = key[self.row], event_us[self.row], known_us[self.row]
+        places = np.arange(len(key))
+        # place of each event among its entity's in the order they became known: visibility is one comparison with it.
+        # Of events of one known time the canonical order is by event time, which is the order they lie in
+        in_order = _sorted(self.key, self.known_us)
+        self._known_order = places if in_order else np.lexsort((self.known_us, self.key))
         self.place = np.empty(len(key), dtype=np.int64)
-        self.place[self._known_order] = row
-        self._knowns = np.unique(known_us)
-        self._known_stride = len(self._knowns) + 1
-        ordered = self._known_order
-        self._known_composite = key[ordered] * self._known_stride + np.searchsorted(self._knowns, known_us[ordered])
-        # precedence of `latest`: by event time, then known time, then row
-        self.precedence = np.empty(len(key), dtype=np.int64)
-        order = np.lexsort((row, known_us, event_us))
-        self.precedence[order] = row
-        lag = known_us - event_us
+        self.place[self._known_order] = places
+        self._knowns = _Clock(self.key, self.known_us)
+        self._known_composite = self._knowns.events(self.key[self._known_order], self.known_us[self._known_order])
+        self._times = _Clock(self.key, self.event_us)
+        composite = self._times.events(self.key, self.event_us)
         self.classes = []
-        for after, upto, members in _lag_classes(lag):
-            members = members[np.lexsort((self.precedence[members], key[members]))]
-            self.classes.append(_LagClass(members, key[members] * self._stride + rank[members], after, upto))
+        for after, upto, members in _lag_classes(self.known_us - self.event_us):
+            everything = len(members) == len(key)
+            self.classes.append(_LagClass(members, composite if everything else composite[members], after, upto))
 
     def _position(self, part: _LagClass, key: Ints, t_us: Ints, side: str) -> Ints:
         """First place in `part` of each key whose event time is >= t (`left`) or > t (`right`)."""
-        rank = np.searchsorted(self._times, t_us, side)  # type: ignore[call-overload]
-        return np.searchsorted(part.composite, key * self._stride + rank)
+        return self._times.first(part.composite, key, t_us, side)
 
     def visible_below(self, spine: Spine) -> Ints:
         """For each example: events with `place` below this are known to it. int64 `[q]`."""
         if spine.mark_us is None:
-            rank = np.searchsorted(self._knowns, spine.t_us, "right")
-            return np.searchsorted(self._known_composite, spine.key * self._known_stride + rank)
-        rank = np.searchsorted(self._knowns, spine.mark_us, "left")
-        below = np.searchsorted(self._known_composite, spine.key * self._known_stride + rank)
-        exact = np.searchsorted(self._knowns, spine.mark_us, "right")
-        upto = np.searchsorted(self._known_composite, spine.key * self._known_stride + exact)
+            return self._knowns.first(self._known_composite, spine.key, spine.t_us, "right")
+        below = self._knowns.first(self._known_composite, spine.key, spine.mark_us, "left")
+        upto = self._knowns.first(self._known_composite, spine.key, spine.mark_us, "right")
         ties = np.zeros(len(spine.key), dtype=np.int64) if spine.ties is None else spine.ties
         return np.minimum(below + ties, upto)
 
@@ -132,6 +151,17 @@ class Events:
             yield part, first, certain, example[known], position[known]
 
 
+def _sorted(*columns: Ints) -> bool:
+    """Whether rows are in the order of these columns, the first counting most."""
+    undecided = np.ones(max(len(columns[0]) - 1, 0), dtype=bool)
+    for column in columns:
+        before, after = column[:-1], column[1:]
+        if (undecided & (before > after)).any():
+            return False
+        undecided &= before == after
+    return True
+
+
 def _lag_classes(lag: Ints) -> Iterator[tuple[int, int, Ints]]:
     """`(after, upto, rows)`: punctual events first, then lags by powers of two from one second."""
     if not len(lag):
@@ -157,8 +187,9 @@ def aggregate(layout: Layout, events: Events, columns: Mapping[str, Floats], spi
     Returns:
         float64 `[q]` per feature name, NaN for null, in the order of `layout.aggregations`.
     """
-    leaves = layout.prepare(columns, events.event_us, events.known_us)
-    trees = [RangeTree(layout, leaves[:, part.index]) for part in events.classes]
+    leaves = layout.prepare({name: values[events.row] for name, values in columns.items()}, events.event_us, events.known_us)
+    whole = len(events.classes) == 1
+    trees = [RangeTree(layout, leaves if whole else leaves[:, part.index]) for part in events.classes]
     groups: dict[tuple[int, int], list[str]] = defaultdict(list)
     for aggregation in layout.aggregations:
         groups[aggregation.window_us, aggregation.hop_us].append(aggregation.name)
@@ -183,18 +214,12 @@ def latest(events: Events, spine: Spine, ttl_us: int) -> Ints:
     Latest is by event time, then known time, then row order. `ttl_us` 0 means for ever; otherwise `event_time >= t - ttl`.
     """
     oldest = np.full(len(spine.t_us), NEVER) if ttl_us == 0 else spine.t_us - ttl_us
-    best = np.full(len(spine.t_us), -1, dtype=np.int64)
-    rank = np.full(len(spine.t_us), -1, dtype=np.int64)
+    best = np.full(len(spine.t_us), -1, dtype=np.int64)  # a place in the sorted order: the greater, the later
     for part, start, stop, example, position in events.ranges(spine, oldest):
         some = np.flatnonzero(stop > start)
-        for who, row in ((some, part.index[stop[some] - 1]), (example, part.index[position])):
-            # of several candidates of one example the one of highest precedence must be written last
-            order = np.argsort(events.precedence[row], kind="stable")
-            who, row = who[order], row[order]
-            better = events.precedence[row] > rank[who]
-            best[who[better]] = row[better]
-            rank[who[better]] = events.precedence[row[better]]
-    return best
+        best[some] = np.maximum(best[some], part.index[stop[some] - 1])
+        np.maximum.at(best, example, part.index[position])
+    return np.where(best >= 0, events.row[best], -1) if len(events.row) else best
 
 
 def encode_keys(*tables: list[NDArray[np.object_]]) -> list[Ints]:

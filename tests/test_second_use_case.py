@@ -424,3 +424,11 @@ def test_only_a_use_case_knows_its_domain() -> None:
         for path in paths:
             found = [w for w in words if w in path.read_text().lower()]
             assert not found, f"{path.name} knows {found}"
+
+
+def test_the_join_on_spark_gives_the_very_bytes_of_the_join_in_process(bikes: Bikes, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infra.settings import settings
+    from training.training_set import build
+
+    monkeypatch.setattr(settings(), "join_in_process_rows", 0)
+    assert build(bikes.spark, bikes.case, bikes.settings, bikes.spec).hash == bikes.training_set.hash
