@@ -11,7 +11,9 @@ import msgspec
 import pyarrow as pa
 
 from streaming.join import EVENT, KNOWN
+from streaming.sketch import hash_of
 from streaming.view import View
+from streaming.window import HASHED
 
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 _INTEGERS = frozenset({"int64", "int32"})
@@ -24,6 +26,7 @@ _ARROW = {
     "string": pa.string(),
     "bytes": pa.binary(),
     "timestamp": pa.timestamp("us", "UTC"),
+    "hash": pa.int64(),
 }
 
 
@@ -74,6 +77,9 @@ def _typed(value: Any, dtype: str, name: str) -> Any:
         return value if isinstance(value, str) else str(value)
     if dtype == "timestamp":
         return moment_us(value, name)
+    if dtype == "hash" and isinstance(value, str | int | float):
+        number = hash_of(value)
+        return None if number < 0 else number
     if dtype == "bool":
         if isinstance(value, bool):
             return value
@@ -100,8 +106,9 @@ def decode(view: View, rows: Sequence[bytes], sources: Iterable[int]) -> tuple[p
     backwards = {name: source for source, name in view.mapping}
     types = {f.name: f.dtype for f in (*view.features, *view.keys)}
     if view.layout:
-        types |= dict.fromkeys(view.columns, "double")
-    wanted = [(c, backwards.get(c, c), types[c]) for c in dict.fromkeys([*view.key_names, *view.columns])]
+        types |= {c: "hash" if c.startswith(HASHED) else "double" for c in view.columns}
+    named = [(c, c.removeprefix(HASHED)) for c in dict.fromkeys([*view.key_names, *view.columns])]
+    wanted = [(c, backwards.get(source, source), types[c]) for c, source in named]
     timestamp = backwards.get(view.timestamp, view.timestamp)
     created = backwards.get(view.created, view.created) if view.created else None
     columns: dict[str, list[Any]] = {c: [] for c, _, _ in wanted} | {EVENT: [], KNOWN: []}

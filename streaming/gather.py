@@ -31,7 +31,9 @@ from streaming.join import (
     column_name,
     join_bucket,
 )
+from streaming.sketch import hashed
 from streaming.view import Projection, View
+from streaming.window import HASHED
 
 Bounds = tuple[int | None, int | None]
 
@@ -139,7 +141,7 @@ def _days(schema: pa.Schema, first: int | None, last: int | None) -> Any:
 
 def _source_columns(view: View) -> list[str]:
     backwards = {name: source for source, name in view.mapping}
-    names: Iterable[str] = [*view.key_names, *view.columns, view.timestamp, *([view.created] if view.created else [])]
+    names: Iterable[str] = [*view.key_names, *view.source_columns, view.timestamp, *([view.created] if view.created else [])]
     return list(dict.fromkeys(backwards.get(n, n) for n in names))
 
 
@@ -154,9 +156,13 @@ def _events(view: View, table: pa.Table, bounds: Bounds) -> pa.Table:
 
     event = _microseconds(source(view.timestamp))
     known = pc.coalesce(_microseconds(source(view.created)), event) if view.created else event
-    columns = {
-        c: _cast(source(c), types[c], f"feature view {view.name!r}, column {c}") for c in dict.fromkeys([*view.key_names, *view.columns])
-    }
+    columns = {}
+    for c in dict.fromkeys([*view.key_names, *view.columns]):
+        if c.startswith(HASHED):
+            hashes = hashed(source(c.removeprefix(HASHED)))
+            columns[c] = pa.array(hashes, mask=hashes < 0)
+        else:
+            columns[c] = _cast(source(c), types[c], f"feature view {view.name!r}, column {c}")
     events = pa.table(columns | {EVENT: event, KNOWN: known})
     chosen = pc.is_valid(events[EVENT])
     for us, inside in ((bounds[0], pc.greater_equal), (bounds[1], pc.less_equal)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
-from streaming.window import Floats, Ints
+from streaming.window import HASHED, Floats, Ints
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -76,7 +76,7 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
     for source, name in view.mapping:
         table = table.withColumnRenamed(source, name)
     times = [view.timestamp, *([view.created] if view.created else [])]
-    wanted = [*view.key_names, *view.columns, *times]
+    wanted = [*view.key_names, *view.source_columns, *times]
     absent = [c for c in dict.fromkeys(wanted) if c not in table.columns]
     if absent:
         raise JoinError(f"feature view {view.name!r}: its table {path} has no column {', '.join(absent)}")
@@ -92,12 +92,23 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
     types = {f.name: _SQL_TYPES[f.dtype] for f in (*view.features, *view.keys)}
     if view.layout:
         types |= dict.fromkeys(view.columns, "double")
+    for name in [c for c in view.columns if c.startswith(HASHED)]:
+        table, types[name] = table.withColumn(name, _hash(table, name.removeprefix(HASHED))), "bigint"
     event = F.unix_micros(F.col(view.timestamp))
     known = F.unix_micros(F.coalesce(F.col(view.created), F.col(view.timestamp))) if view.created else event
     columns = dict.fromkeys([*view.key_names, *view.columns])
     return table.where(F.col(view.timestamp).isNotNull()).select(
-        *(F.col(c).cast(types[c]).alias(c) for c in columns), event.alias(EVENT), known.alias(KNOWN)
+        *(F.col(f"`{c}`").cast(types[c]).alias(c) for c in columns), event.alias(EVENT), known.alias(KNOWN)
     )
+
+
+def _hash(table: DataFrame, column: str) -> Any:
+    """`sketch.hashed`, computed by Spark."""
+    from pyspark.sql import functions as F
+
+    value = F.col(column) if table.schema[column].dataType.typeName() in ("string", "varchar", "char") else F.col(column).cast("double")
+    null = value.isNull() if table.schema[column].dataType.typeName() in ("string", "varchar", "char") else value.isNull() | F.isnan(value)
+    return F.when(~null, F.xxhash64(value).bitwiseAND(F.lit(2**63 - 1)))
 
 
 def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
@@ -110,6 +121,15 @@ def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
 def floats(column: pa.ChunkedArray) -> Floats:
     """float64 `[n]`, NaN for null."""
     return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)
+
+
+def inputs(view: View, events: pa.Table) -> dict[str, Any]:
+    """A windowed view's columns as the window arithmetic takes them: float64 with NaN for null; hashes int64 with -1."""
+    found: dict[str, Any] = {}
+    for name in view.columns:
+        column = events[name]
+        found[name] = np.asarray(pc.fill_null(column, -1).to_numpy()) if name.startswith(HASHED) else floats(column)
+    return found
 
 
 def canonical(events: pa.Table) -> pa.Table:
@@ -202,7 +222,7 @@ def _join_sorted(view: View, features: Sequence[str], spine: pa.Table, keys: Seq
 def _features(view: View, features: Sequence[str], indexed: Events, examples: Spine, events: pa.Table) -> list[pa.Array]:
     types = {f.name: ARROW_TYPES[f.dtype] for f in view.features}
     if view.layout:
-        values = aggregate(view.layout, indexed, {c: floats(events[c]) for c in view.columns}, examples)
+        values = aggregate(view.layout, indexed, inputs(view, events), examples)
         return [to_arrow(values[name], types[name]) for name in features]
     row = latest(indexed, examples, view.ttl_us)
     take = pa.array(row, mask=row < 0)

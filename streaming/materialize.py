@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from streaming import layout, tile
 from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
-from streaming.join import canonical, floats
+from streaming.join import canonical, inputs
 from streaming.resp import bulk
 from streaming.store import OnlineStore, Rows, keys_key
 from streaming.view import View
@@ -35,7 +35,7 @@ __all__ = ["apply", "overwrite", "view_fields"]
 class _State:
     """What entities look like: per entity its tiles per level, newest event time, and the features' columns of bulks."""
 
-    tiles: list[list[tuple[Ints, Floats]]]
+    tiles: list[list[tile.Part]]
     newest: Ints
     columns: list[list[bytes]]
 
@@ -44,31 +44,19 @@ def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] 
     """Tiles of the events, merged into the stored ones, and the windows finished at `newest`."""
     assert view.layout is not None
     n = len(entities.keys)
-    columns = {c: floats(entities.table[c]) for c in view.columns}
-    tiles: list[list[tuple[Ints, Floats]]] = [[] for _ in range(n)]
+    columns = inputs(view, entities.table)
+    tiles: list[list[tile.Part]] = [[] for _ in range(n)]
     finished: dict[str, Floats] = {}
     for k, level in enumerate(tile.levels_of(view.layout)):
         made = tile.build(level, entities.owner, entities.event_us, entities.known_us, columns)
         if stored is not None:
-            made = tile.merge(level, _stored_tiles(level, k, stored), made)
+            made = tile.merge(level, tile.stack(level, [None if s is None else s[k] for s in stored]), made)
         made = tile.prune(level, made, newest)
         finished |= tile.finish(level, made, n, newest)
         for i, part in enumerate(made.slices(n)):
             tiles[i].append(part)
     values = [encoded(pa.array(finished[f.name], from_pandas=True), f.dtype) for f in view.features]
     return _State(tiles, newest, values)
-
-
-def _stored_tiles(level: tile.Level, k: int, stored: Sequence[Any]) -> tile.Tiles:
-    have = [(i, s[k]) for i, s in enumerate(stored) if s is not None and len(s[k][0])]
-    if not have:
-        return tile.Tiles(np.zeros(0, np.int64), np.zeros(0, np.int64), level.layout.identity(0))
-    owner = np.repeat([i for i, _ in have], [len(s[0]) for _, s in have])
-    return tile.Tiles(
-        owner.astype(np.int64),
-        np.concatenate([s[0] for _, s in have]).astype(np.int64),
-        np.concatenate([s[1] for _, s in have], axis=1),
-    )
 
 
 def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:

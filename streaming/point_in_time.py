@@ -13,13 +13,15 @@ Keys are dense integer codes; -1 (a null key) matches nothing. Times are int64 m
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.window import Floats, Ints, Layout, RangeTree, tail
+from streaming import sketch
+from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 Bools = NDArray[np.bool_]
 
@@ -176,36 +178,75 @@ def _lag_classes(lag: Ints) -> Iterator[tuple[int, int, Ints]]:
         after, bound = bound, max(1_000_000, 2 * bound)
 
 
-def aggregate(layout: Layout, events: Events, columns: Mapping[str, Floats], spine: Spine) -> dict[str, Floats]:
+def aggregate(layout: Layout, events: Events, columns: Mapping[str, Any], spine: Spine) -> dict[str, Floats]:
     """Windowed features of each example.
 
     Args:
         layout: the aggregations.
-        columns: float64 `[n]` per source column, NaN where null, rows as in `events`.
+        columns: per input of the layout float64 `[n]`, NaN where null (hashes: int64, -1), rows as in the events given.
         spine: the examples.
 
     Returns:
         float64 `[q]` per feature name, NaN for null, in the order of `layout.aggregations`.
     """
-    leaves = layout.prepare({name: values[events.row] for name, values in columns.items()}, events.event_us, events.known_us)
+    columns = {name: values[events.row] for name, values in columns.items()}
+    leaves = layout.prepare(columns, events.event_us, events.known_us)
     whole = len(events.classes) == 1
     trees = [RangeTree(layout, leaves if whole else leaves[:, part.index]) for part in events.classes]
-    groups: dict[tuple[int, int], list[str]] = defaultdict(list)
+    sketches = {(name, kind): sketch.leaves(kind, columns[name]) for name, kind in layout.sketches}
+    groups: dict[tuple[int, int], list[Aggregation]] = defaultdict(list)
     for aggregation in layout.aggregations:
-        groups[aggregation.window_us, aggregation.hop_us].append(aggregation.name)
+        groups[aggregation.window_us, aggregation.hop_us].append(aggregation)
     found: dict[str, Floats] = {}
-    for (window, hop), names in groups.items():
+    for (window, hop), some in groups.items():
         state = layout.identity(len(spine.key))
-        for tree, (_, start, stop, example, position) in zip(trees, events.ranges(spine, tail(spine.t_us, window, hop)), strict=True):
+        runs: list[_Runs] = []
+        for tree, (part, start, stop, example, position) in zip(trees, events.ranges(spine, tail(spine.t_us, window, hop)), strict=True):
             state = layout.merge(state, tree.query(start, stop))
+            edges = np.arange(len(spine.key))
+            first, last = np.searchsorted(example, edges), np.searchsorted(example, edges, "right")
             if len(example):
-                pairs = RangeTree(layout, tree.levels[0][:, position])
-                edges = np.arange(len(spine.key))
-                state = layout.merge(state, pairs.query(np.searchsorted(example, edges), np.searchsorted(example, edges, "right")))
-        for aggregation in layout.aggregations:
-            if aggregation.name in names:
+                state = layout.merge(state, RangeTree(layout, tree.levels[0][:, position]).query(first, last))
+            runs += [_Runs(part.index, start, stop), _Runs(part.index[position], first, last)]
+        for aggregation in some:
+            if aggregation.kind is None:
                 found[aggregation.name] = layout.finish(aggregation, state)
+            else:
+                found[aggregation.name] = _sketched(aggregation, sketches[aggregation.input, aggregation.kind], runs, len(spine.key))
     return {a.name: found[a.name] for a in layout.aggregations}
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """For each example a run of events: `places[start:stop]`, places in the sorted order."""
+
+    places: Ints
+    start: Ints
+    stop: Ints
+
+
+def _sketched(aggregation: Aggregation, events: sketch.Ragged, runs: Sequence[_Runs], examples: int, chunk: int = 10_000_000) -> Floats:
+    """A sketched feature of each example, from one sketch per event. Costs as much as its windows hold events."""
+    assert aggregation.kind is not None
+    if not len(events.counts):
+        return np.repeat(sketch.finish(aggregation.function, sketch.Ragged.empty(1)), examples)
+    counts = [np.maximum(r.stop - r.start, 0) for r in runs]
+    total = np.cumsum(np.sum(counts, axis=0))
+    found = np.empty(len(total))
+    at = 0
+    while at < len(total):
+        upto = max(at + 1, int(np.searchsorted(total, (total[at - 1] if at else 0) + chunk, "right")))
+        who, owner, places = np.arange(upto - at), [], []
+        for run, count in zip(runs, counts, strict=True):
+            owner.append(np.repeat(who, count[at:upto]))
+            places.append(run.places[sketch.spread(run.start[at:upto], count[at:upto])])
+        place, owners = np.concatenate(places), np.concatenate(owner)
+        has = events.counts[place] > 0  # an event is one pair, or none where its value is null
+        item = events.offsets[place[has]]
+        merged = sketch.combine(aggregation.kind, owners[has], events.items[item], events.weights[item], upto - at)
+        found[at:upto] = sketch.finish(aggregation.function, merged)
+        at = upto
+    return found
 
 
 def latest(events: Events, spine: Spine, ttl_us: int) -> Ints:

@@ -4,7 +4,7 @@ A view keeps one *level* per distinct hop of its aggregations; a level's tile ho
 window ending now is the merge of the tiles from `floor_H(now - W)` on, so it decays by itself as time passes.
 
 Stored form (one hash field per view and entity, little-endian): a header, then per level `uint32 n` and float64 `[1 + C, n]`: the tiles'
-start times (microseconds) and their states, ascending by start. Latest-value views store the header alone. The header is the token of
+start times (microseconds) and their states, ascending by start; then per sketch of the level `uint32 m`, pairs per tile, items, weights. Latest-value views store the header alone. The header is the token of
 every compare-and-set: no two writers can overwrite each other unseen.
 """
 
@@ -17,10 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from streaming import sketch
 from streaming.point_in_time import NEVER
+from streaming.sketch import Ragged
 from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 _HEADER = struct.Struct("<2sHIqIQIIqqq")
@@ -94,6 +97,14 @@ def levels_of(layout: Layout) -> list[Level]:
     return [Level(hop, Layout.of([a for a in layout.aggregations if a.hop_us == hop])) for hop in hops]
 
 
+class Part(NamedTuple):
+    """One entity's tiles at one level, ascending by start: starts `[n]`, states `[C, n]`, sketches of `[n]` each."""
+
+    start: Any
+    state: Floats
+    sketches: tuple[Ragged, ...]
+
+
 @dataclass(frozen=True)
 class Tiles:
     """Tiles of many entities at one level, sorted by owner, then start.
@@ -102,49 +113,84 @@ class Tiles:
         owner: int64 `[m]` index of the entity.
         start: int64 `[m]` microseconds.
         state: float64 `[C, m]`.
+        sketches: of `[m]` each, in the order of `Layout.sketches`.
     """
 
     owner: Ints
     start: Ints
     state: Floats
+    sketches: tuple[Ragged, ...]
 
-    def slices(self, owners: int) -> Iterator[tuple[Ints, Floats]]:
+    def slices(self, owners: int) -> Iterator[Part]:
+        """The tiles of owners `0..owners-1`."""
         edges = np.searchsorted(self.owner, np.arange(owners + 1)).tolist()
+        offsets = [s.offsets for s in self.sketches]
         for lo, hi in pairwise(edges):
-            yield self.start[lo:hi], self.state[:, lo:hi]
+            sketches = tuple(
+                Ragged(s.counts[lo:hi], s.items[at[lo] : at[hi]], s.weights[at[lo] : at[hi]])
+                for s, at in zip(self.sketches, offsets, strict=True)
+            )
+            yield Part(self.start[lo:hi], self.state[:, lo:hi], sketches)
+
+    def take(self, rows: Any) -> Tiles:
+        return Tiles(self.owner[rows], self.start[rows], self.state[:, rows], tuple(s.take(rows) for s in self.sketches))
 
 
-def build(level: Level, owner: Ints, event_us: Ints, known_us: Ints, columns: Mapping[str, Floats]) -> Tiles:
-    """Tiles of raw events (any order)."""
-    return combine(level.layout, owner, event_us - event_us % level.hop_us, level.layout.prepare(columns, event_us, known_us))
+def build(level: Level, owner: Ints, event_us: Ints, known_us: Ints, columns: Mapping[str, Any]) -> Tiles:
+    """Tiles of raw events (any order). `columns` as for `point_in_time.aggregate`."""
+    layout = level.layout
+    made = tuple(sketch.leaves(kind, columns[name]) for name, kind in layout.sketches)
+    return combine(layout, Tiles(owner, event_us - event_us % level.hop_us, layout.prepare(columns, event_us, known_us), made))
 
 
-def combine(layout: Layout, owner: Ints, start: Ints, state: Floats) -> Tiles:
-    """Merge states of the same owner and start into one tile each."""
-    order = np.lexsort((start, owner))
-    owner, start, state = owner[order], start[order], state[:, order]
+def combine(layout: Layout, tiles: Tiles) -> Tiles:
+    """Merge tiles of the same owner and start into one each, sorted."""
+    tiles = tiles.take(np.lexsort((tiles.start, tiles.owner)))
+    owner, start = tiles.owner, tiles.start
     first = np.ones(len(owner), dtype=bool)
     first[1:] = (owner[1:] != owner[:-1]) | (start[1:] != start[:-1])
     if first.all():
-        return Tiles(owner, start, state)
+        return tiles
     begin = np.flatnonzero(first)
-    merged = RangeTree(layout, state).query(begin, np.append(begin[1:], len(owner)))
-    return Tiles(owner[begin], start[begin], merged)
+    merged = RangeTree(layout, tiles.state).query(begin, np.append(begin[1:], len(owner)))
+    group = np.cumsum(first) - 1
+    made = tuple(
+        sketch.combine(kind, np.repeat(group, s.counts), s.items, s.weights, len(begin))
+        for (_, kind), s in zip(layout.sketches, tiles.sketches, strict=True)
+    )
+    return Tiles(owner[begin], start[begin], merged, made)
 
 
 def merge(level: Level, a: Tiles, b: Tiles) -> Tiles:
     return combine(
         level.layout,
-        np.concatenate([a.owner, b.owner]),
-        np.concatenate([a.start, b.start]),
-        np.concatenate([a.state, b.state], axis=1),
+        Tiles(
+            np.concatenate([a.owner, b.owner]),
+            np.concatenate([a.start, b.start]),
+            np.concatenate([a.state, b.state], axis=1),
+            tuple(sketch.concatenate(pair) for pair in zip(a.sketches, b.sketches, strict=True)),
+        ),
+    )
+
+
+def stack(level: Level, parts: Sequence[Part | None]) -> Tiles:
+    """Stored tiles of owners `0..len(parts)-1` (None: no tiles) as one."""
+    have = [(i, part) for i, part in enumerate(parts) if part is not None and len(part.start)]
+    if not have:
+        none = np.zeros(0, np.int64)
+        return Tiles(none, none, level.layout.identity(0), tuple(Ragged.empty(0) for _ in level.layout.sketches))
+    return Tiles(
+        np.repeat([i for i, _ in have], [len(p.start) for _, p in have]).astype(np.int64),
+        np.concatenate([p.start for _, p in have]).astype(np.int64),
+        np.concatenate([p.state for _, p in have], axis=1),
+        tuple(sketch.concatenate([p.sketches[k] for _, p in have]) for k in range(len(level.layout.sketches))),
     )
 
 
 def prune(level: Level, tiles: Tiles, newest_us: Ints) -> Tiles:
     """Drop the tiles that no window ending at or after `newest_us[owner]` can reach."""
     keep = tiles.start >= tail(newest_us - level.retention_us, 0, level.hop_us)[tiles.owner]
-    return tiles if keep.all() else Tiles(tiles.owner[keep], tiles.start[keep], tiles.state[:, keep])
+    return tiles if keep.all() else tiles.take(np.flatnonzero(keep))
 
 
 def finish(level: Level, tiles: Tiles, owners: int, t_us: Ints) -> dict[str, Floats]:
@@ -156,27 +202,45 @@ def finish(level: Level, tiles: Tiles, owners: int, t_us: Ints) -> dict[str, Flo
     who = np.arange(owners)
     stop = np.searchsorted(composite, who * stride + np.searchsorted(times, t_us, "right"))
     found: dict[str, Floats] = {}
-    states: dict[int, Floats] = {}
+    places: dict[int, tuple[Ints, Floats]] = {}
     for aggregation in level.layout.aggregations:
-        if aggregation.window_us not in states:
+        if aggregation.window_us not in places:
             rank = np.searchsorted(times, tail(t_us, aggregation.window_us, level.hop_us), "left")
-            states[aggregation.window_us] = tree.query(np.searchsorted(composite, who * stride + rank), stop)
-        found[aggregation.name] = level.layout.finish(aggregation, states[aggregation.window_us])
+            begin = np.searchsorted(composite, who * stride + rank)
+            places[aggregation.window_us] = begin, tree.query(begin, stop)
+        begin, state = places[aggregation.window_us]
+        if aggregation.kind is None:
+            found[aggregation.name] = level.layout.finish(aggregation, state)
+        else:
+            found[aggregation.name] = _finish_sketch(level.layout, aggregation, tiles, begin, stop)
     return found
 
 
-def encode(header: Header, levels: Sequence[tuple[Ints, Floats]]) -> bytes:
-    """The stored form of one entity's tiles: per level its starts `[n]` and states `[C, n]`."""
+def _finish_sketch(layout: Layout, aggregation: Aggregation, tiles: Tiles, begin: Ints, stop: Ints) -> Floats:
+    assert aggregation.kind is not None
+    ragged = tiles.sketches[layout.sketches.index((aggregation.input, aggregation.kind))]
+    first = ragged.offsets[begin]
+    count = np.maximum(ragged.offsets[stop] - first, 0)
+    place, owner = sketch.spread(first, count), np.repeat(np.arange(len(begin)), count)
+    merged = sketch.combine(aggregation.kind, owner, ragged.items[place], ragged.weights[place], len(begin))
+    return sketch.finish(aggregation.function, merged)
+
+
+def encode(header: Header, levels: Sequence[Part]) -> bytes:
+    """The stored form of one entity's tiles."""
     parts = [header.pack(len(levels))]
-    for start, state in levels:
+    for start, state, sketches in levels:
         parts.append(_COUNT.pack(len(start)))
         parts.append(start.astype("<f8").tobytes())
         parts.append(np.ascontiguousarray(state, dtype="<f8").tobytes())
+        for ragged in sketches:
+            parts.append(_COUNT.pack(len(ragged.items)))
+            parts += (a.astype(kind).tobytes() for a, kind in ((ragged.counts, "<u4"), (ragged.items, "<i8"), (ragged.weights, "<f8")))
     return b"".join(parts)
 
 
-def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header, list[tuple[Floats, Floats]]]:
-    """Header, and per level `(starts [n], states [C, n])`, all float64 views into `blob`.
+def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header, list[Part]]:
+    """Header, and the tiles per level: float64 views into `blob`.
 
     Raises:
         TileError: another definition's tiles, or no tiles.
@@ -189,8 +253,16 @@ def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header,
         (n,) = _COUNT.unpack_from(blob, at)
         rows = 1 + level.layout.size
         matrix = np.frombuffer(blob, dtype="<f8", count=rows * n, offset=at + 4).reshape(rows, n)
-        found.append((matrix[0], matrix[1:]))
         at += 4 + 8 * rows * n
+        sketches: tuple[Ragged, ...] = ()
+        for _ in level.layout.sketches:
+            (m,) = _COUNT.unpack_from(blob, at)
+            counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at + 4).astype(np.int64)
+            at += 4 + 4 * n
+            items, weights = np.frombuffer(blob, "<i8", m, at), np.frombuffer(blob, "<f8", m, at + 8 * m)
+            sketches = (*sketches, Ragged(counts, items, weights))
+            at += 16 * m
+        found.append(Part(matrix[0], matrix[1:], sketches))
     return header, found
 
 
@@ -210,12 +282,13 @@ class Finisher:
             for aggregation in level.layout.aggregations:
                 windows.setdefault(aggregation.window_us, []).append((place[aggregation.name], aggregation))
             self.plans.append(sorted(windows.items()))
-        self.empty = np.array([float(layout.finish(a, layout.identity(1))[0]) for a in layout.aggregations])
+        self.empty = np.array([_of_nothing(layout, a) for a in layout.aggregations])
 
-    def __call__(self, tiles: Sequence[tuple[Floats, Floats]], t_us: int) -> Floats:
+    def __call__(self, tiles: Sequence[Part], t_us: int) -> Floats:
         """Values `[features]` at `t_us`; `tiles` as from `decode`."""
         out = self.empty.copy()
-        for level, plan, (start, state) in zip(self.levels, self.plans, tiles, strict=True):
+        for level, plan, part in zip(self.levels, self.plans, tiles, strict=True):
+            start = part.start
             if not len(start):
                 continue
             stop = int(start.searchsorted(t_us, "right"))
@@ -223,27 +296,36 @@ class Finisher:
                 begin = t_us - window
                 first = int(start.searchsorted(begin - begin % level.hop_us))
                 if first < stop:
-                    covered = _Covered(level.layout, state[:, first:stop])
+                    covered = _Covered(level.layout, part, first, stop)
                     for place, aggregation in wanted:
                         out[place] = covered.finish(aggregation)
         return out
 
 
+def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
+    if aggregation.kind is not None:
+        return float(sketch.finish(aggregation.function, Ragged.empty(1))[0])
+    return float(layout.finish(aggregation, layout.identity(1))[0])
+
+
 class _Covered:
     """The tiles of one window, at least one, ascending by start: `Layout.finish` for scalars. Statistics are shared between features."""
 
-    def __init__(self, layout: Layout, state: Floats) -> None:
-        self.layout, self.state = layout, state
+    def __init__(self, layout: Layout, part: Part, first: int, stop: int) -> None:
+        self.layout, self.part, self.first, self.stop = layout, part, first, stop
+        self.state = part.state[:, first:stop]
         self.sums: dict[int, tuple[float, float]] = {}
         self.counts: dict[int, float] = {}
 
     def finish(self, aggregation: Aggregation) -> float:
         slots, column, function = self.layout.slots, aggregation.column, aggregation.function
-        if function == "last":
-            row = slots[column, "last"]
-            # tiles are ascending in time, so the newest value is in the last tile that has one
-            having = np.flatnonzero(self.state[row] > -np.inf)
-            return float(self.state[row + 2, having[-1]]) if len(having) else math.nan
+        if aggregation.kind is not None:
+            return self._sketched(aggregation)
+        if function in ("last", "first"):
+            row = slots[column, function]
+            # tiles are ascending in time, so the newest value is in the last tile that has one, the oldest in the first
+            having = np.flatnonzero(np.isfinite(self.state[row]))
+            return float(self.state[row + 2, having[-1 if function == "last" else 0]]) if len(having) else math.nan
         n = self._count(slots[column, "n"])
         if function == "count":
             return n
@@ -261,6 +343,14 @@ class _Covered:
         merged[slots[column, "sum"]], merged[slots[column, "sum"] + 1] = hi, lo
         merged[row], merged[row + 1] = self._sum(row)
         return float(self.layout.finish(aggregation, merged)[0])
+
+    def _sketched(self, aggregation: Aggregation) -> float:
+        assert aggregation.kind is not None
+        ragged = self.part.sketches[self.layout.sketches.index((aggregation.input, aggregation.kind))]
+        lo, hi = ragged.counts[: self.first].sum(), ragged.counts[: self.stop].sum()
+        items, weights = ragged.items[lo:hi], ragged.weights[lo:hi]
+        merged = sketch.combine(aggregation.kind, np.zeros(len(items), np.int64), items, weights, 1)
+        return float(sketch.finish(aggregation.function, merged)[0])
 
     def _count(self, row: int) -> float:
         if row not in self.counts:

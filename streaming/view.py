@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.definition import DefinitionError, service_projections
-from streaming.window import SECOND, Aggregation, Layout, default_hop
+from streaming.window import HASHED, SECOND, Aggregation, Layout, default_hop
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -73,8 +73,13 @@ class View:
 
     @property
     def columns(self) -> list[str]:
-        """Source columns (by their names in the view) the features are made of."""
+        """What the features are made of: source columns by their names in the view, or `#column` for the hashes of one."""
         return self.layout.columns if self.layout else [f.name for f in self.features]
+
+    @property
+    def source_columns(self) -> list[str]:
+        """The same, without the distinction."""
+        return list(dict.fromkeys(c.removeprefix(HASHED) for c in self.columns))
 
 
 @dataclass(frozen=True)

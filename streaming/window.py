@@ -23,8 +23,14 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Function = Literal["count", "sum", "mean", "min", "max", "std", "last"]
+from streaming import sketch
+
+Function = Literal["count", "sum", "mean", "min", "max", "std", "last", "first"]
 FUNCTIONS: tuple[str, ...] = get_args(Function)
+"""Exact ones; `count_distinct`, `p50`, `p99.9` and the like are sketches (`streaming.sketch`)."""
+
+HASHED = "#"
+"""Prefix of an input column that holds hashes of a column's values."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,9 +49,18 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "max": ("n", "max"),
     "std": ("n", "sum", "square"),
     "last": ("last",),
+    "first": ("first",),
 }
-_ROWS = {"n": 1, "sum": 2, "square": 2, "min": 1, "max": 1, "last": 3}
-_IDENTITY = {"n": (0.0,), "sum": (0.0, 0.0), "square": (0.0, 0.0), "min": (np.inf,), "max": (-np.inf,), "last": (-np.inf, -np.inf, np.nan)}
+_ROWS = {"n": 1, "sum": 2, "square": 2, "min": 1, "max": 1, "last": 3, "first": 3}
+_IDENTITY = {
+    "n": (0.0,),
+    "sum": (0.0, 0.0),
+    "square": (0.0, 0.0),
+    "min": (np.inf,),
+    "max": (-np.inf,),
+    "last": (-np.inf, -np.inf, np.nan),
+    "first": (np.inf, np.inf, np.nan),
+}
 
 
 def default_hop(window_us: int) -> int:
@@ -62,7 +77,7 @@ class Aggregation:
     Args:
         name: the feature's name in its view.
         column: column of the source that is aggregated; its nulls (and NaN) are skipped.
-        function: one of `FUNCTIONS`.
+        function: one of `FUNCTIONS`, `count_distinct`, or a quantile such as `p95` (`median` is `p50`).
         window_us: length W, microseconds.
         hop_us: hop H, microseconds; 0 takes `default_hop`.
     """
@@ -74,14 +89,25 @@ class Aggregation:
     hop_us: int = 0
 
     def __post_init__(self) -> None:
-        if self.function not in FUNCTIONS:
-            raise ValueError(f"aggregation {self.name!r}: function {self.function!r} is not one of {', '.join(FUNCTIONS)}")
+        if self.function not in FUNCTIONS and sketch.kind_of(self.function) is None:
+            known = ", ".join((*FUNCTIONS, "count_distinct", "p50 (any p0 to p100)", "median"))
+            raise ValueError(f"aggregation {self.name!r}: function {self.function!r} is not one of {known}")
         if self.window_us <= 0:
             raise ValueError(f"aggregation {self.name!r}: a time_window longer than zero is needed")
         if not self.hop_us:
             object.__setattr__(self, "hop_us", default_hop(self.window_us))
         if not 0 < self.hop_us <= self.window_us:
             raise ValueError(f"aggregation {self.name!r}: the hop ({self.hop_us} us) must be within its window ({self.window_us} us)")
+
+    @property
+    def kind(self) -> str | None:
+        """Of its sketch; None for an exact function."""
+        return sketch.kind_of(self.function)
+
+    @property
+    def input(self) -> str:
+        """The column it reads, by its name among the inputs."""
+        return HASHED + self.column if self.kind == "distinct" else self.column
 
 
 def tail(t_us: Ints, window_us: int, hop_us: int) -> Ints:
@@ -130,24 +156,27 @@ class Layout:
 
     Attributes:
         aggregations: the features, in declared order.
-        slots: `(column, statistic) -> first row`.
+        slots: `(column, statistic) -> first row`, of the exact ones.
         size: rows of a state, C.
+        sketches: `(input column, kind)` of the others, each once.
     """
 
     aggregations: tuple[Aggregation, ...]
     slots: Mapping[tuple[str, str], int] = field(init=False)
     size: int = field(init=False)
+    sketches: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         slots: dict[tuple[str, str], int] = {}
         size = 0
         for aggregation in self.aggregations:
-            for statistic in _NEEDS[aggregation.function]:
+            for statistic in _NEEDS.get(aggregation.function, ()):
                 if (aggregation.column, statistic) not in slots:
                     slots[aggregation.column, statistic] = size
                     size += _ROWS[statistic]
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "size", size)
+        object.__setattr__(self, "sketches", tuple(dict.fromkeys((a.input, a.kind) for a in self.aggregations if a.kind)))
 
     @classmethod
     def of(cls, aggregations: Sequence[Aggregation]) -> Layout:
@@ -155,8 +184,8 @@ class Layout:
 
     @property
     def columns(self) -> list[str]:
-        """Source columns the aggregations read, each once."""
-        return list(dict.fromkeys(a.column for a in self.aggregations))
+        """Inputs of the aggregations, each once: source columns, or `#column` for the hashes of one."""
+        return list(dict.fromkeys(a.input for a in self.aggregations))
 
     def identity(self, n: int) -> Floats:
         """n empty states, shape `[C, n]`."""
@@ -191,7 +220,7 @@ class Layout:
                 state[row], state[row + 1] = np.where(present, hi, 0.0), np.where(present, lo, 0.0)
             elif statistic in ("min", "max"):
                 state[row] = np.where(present, values, state[row])
-            else:
+            else:  # last, first
                 state[row : row + 3, present] = np.stack([event_us[present], known_us[present], values[present]]).astype(np.float64)
         return state
 
@@ -208,6 +237,10 @@ class Layout:
                     out[row] = np.minimum(a[row], b[row])
                 elif statistic == "max":
                     out[row] = np.maximum(a[row], b[row])
+                elif statistic == "first":
+                    older = (b[row] < a[row]) | ((b[row] == a[row]) & (b[row + 1] < a[row + 1]))
+                    tie = (b[row] == a[row]) & (b[row + 1] == a[row + 1]) & (b[row + 2] < a[row + 2])
+                    out[row : row + 3] = np.where(older | tie, b[row : row + 3], a[row : row + 3])
                 else:
                     # later event wins; then the one known later; then the greater value, so that the order of merging never shows
                     newer = (b[row] > a[row]) | ((b[row] == a[row]) & (b[row + 1] > a[row + 1]))
@@ -221,8 +254,8 @@ class Layout:
         count and sum of nothing are 0; everything else of nothing is null. `std` is the sample deviation (n - 1), null below two values.
         """
         column, function = aggregation.column, aggregation.function
-        if function == "last":
-            return state[self.slots[column, "last"] + 2].copy()
+        if function in ("last", "first"):
+            return state[self.slots[column, function] + 2].copy()
         n = state[self.slots[column, "n"]]
         if function in ("min", "max"):
             return np.where(n > 0, state[self.slots[column, function]], np.nan)

@@ -38,7 +38,7 @@ def oracle_events(bikes: Bikes, view: View) -> list[naive.Event]:
         key = tuple(row[k] for k in view.key_names)
         when = round(row[view.timestamp].timestamp() * 1e6)
         known = round(row[view.created].timestamp() * 1e6) if view.created else when
-        values = {c: None if row[c] is None else float(row[c]) for c in view.columns}
+        values = {c: row[c] if row[c] is None or isinstance(row[c], str) else float(row[c]) for c in view.source_columns}
         found.append(naive.Event(None if None in key else key, when, known, values))
     return sorted(found, key=lambda e: (e.event_us, e.known_us, str(e.values)))
 

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+from ddsketch.mapping import LogarithmicMapping
 
 from streaming.window import Aggregation
 
@@ -15,7 +18,7 @@ class Event:
     key: object
     event_us: int
     known_us: int
-    values: dict[str, float | None]
+    values: dict[str, Any]
 
 
 def visible(events: Sequence[Event], key: object, t_us: int, mark: tuple[int, int] | None = None) -> list[Event]:
@@ -32,13 +35,15 @@ def window(events: Sequence[Event], aggregation: Aggregation, key: object, t_us:
     start = t_us - aggregation.window_us
     start -= start % aggregation.hop_us
     inside = [e for e in visible(events, key, t_us, mark) if e.event_us >= start]
-    pairs = [(e, v) for e in inside if (v := e.values.get(aggregation.column)) is not None and not math.isnan(v)]
+    pairs = [(e, v) for e in inside if (v := e.values.get(aggregation.column)) is not None and v == v]
     values = [v for _, v in pairs]
     match aggregation.function:
         case "count":
             return float(len(values))
         case "sum":
             return total(values)
+        case "count_distinct":
+            return float(len(set(values)))
         case _ if not values:
             return None
         case "mean":
@@ -48,6 +53,8 @@ def window(events: Sequence[Event], aggregation: Aggregation, key: object, t_us:
             return min(values)
         case "max":
             return max(values)
+        case "first":
+            return min(pairs, key=lambda p: (p[0].event_us, p[0].known_us, p[1]))[1]
         case "last":
             return max(pairs, key=lambda p: (p[0].event_us, p[0].known_us, p[1]))[1]
         case "std":
@@ -56,7 +63,20 @@ def window(events: Sequence[Event], aggregation: Aggregation, key: object, t_us:
             exact = [Fraction(v) for v in values]
             mean = sum(exact) / len(exact)
             return math.sqrt(sum((v - mean) ** 2 for v in exact) / (len(exact) - 1))
+        case "median":
+            return quantile(values, 0.5)
+        case function if function[0] == "p":
+            return quantile(values, float(function[1:]) / 100)
     raise AssertionError(aggregation.function)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The value at rank floor(q * (n - 1)), as far as a DDSketch of 1 % tells it."""
+    exact = sorted(values)[math.floor(q * (len(values) - 1))]
+    mapping = LogarithmicMapping(0.01)
+    if math.isinf(exact) or abs(exact) < mapping.min_possible:
+        return exact if math.isinf(exact) else 0.0
+    return math.copysign(mapping.value(mapping.key(min(abs(exact), mapping.max_possible))), exact)
 
 
 def total(values: Sequence[float]) -> float | None:

@@ -13,7 +13,7 @@ from streaming import tile
 from streaming.point_in_time import NEVER
 from streaming.window import HOUR, MINUTE, Layout
 from tests.oracle import naive
-from tests.streaming.test_point_in_time import AGGREGATIONS, column, events_strategy, magnitude, same
+from tests.streaming.test_point_in_time import AGGREGATIONS, columns_of, events_strategy, magnitude, same
 
 LAYOUT = Layout.of(AGGREGATIONS)
 LEVELS = tile.levels_of(LAYOUT)
@@ -24,7 +24,7 @@ def arrays(events: list[naive.Event]):
     owner = np.array([e.key for e in events], dtype=np.int64)
     event = np.array([e.event_us for e in events], dtype=np.int64)
     known = np.array([e.known_us for e in events], dtype=np.int64)
-    return owner, event, known, {"x": column(events, "x"), "y": column(events, "y")}
+    return owner, event, known, columns_of(events)
 
 
 @given(events_strategy, st.integers(0, 40), st.integers(0, 30 * HOUR))
@@ -43,8 +43,8 @@ def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], 
         newest = np.array([max([e.event_us for e in events if e.key == k], default=0) for k in range(3)])
         whole = tile.prune(level, whole, newest)
         found |= tile.finish(level, whole, 3, np.full(3, t))
-        for k, (start, state) in enumerate(whole.slices(3)):
-            stored[k].append((start, state))
+        for k, part in enumerate(whole.slices(3)):
+            stored[k].append(part)
     finisher = tile.Finisher(LAYOUT)
     for k in range(3):
         blob = tile.encode(tile.Header(PRINT, mark_us=t), stored[k])

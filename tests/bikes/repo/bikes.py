@@ -36,6 +36,11 @@ rides_by_station = StreamFeatureView(
         Aggregation(column="kilometres", function="max", time_window=timedelta(days=1), name="max_km_1d"),
         Aggregation(column="kilometres", function="std", time_window=timedelta(days=1), name="std_km_1d"),
         Aggregation(column="kilometres", function="last", time_window=timedelta(hours=2), name="last_km_2h"),
+        Aggregation(column="kilometres", function="first", time_window=timedelta(hours=2), name="first_km_2h"),
+        Aggregation(column="kilometres", function="median", time_window=timedelta(hours=2), name="median_km_2h"),
+        Aggregation(column="kilometres", function="p95", time_window=timedelta(days=1), name="p95_km_1d"),
+        Aggregation(column="rider_class", function="count_distinct", time_window=timedelta(hours=2), name="classes_2h"),
+        Aggregation(column="ride", function="count_distinct", time_window=timedelta(days=1), name="distinct_rides_1d"),
     ],
     schema=[
         Field(name="station", dtype=Int64),
@@ -46,6 +51,11 @@ rides_by_station = StreamFeatureView(
         Field(name="max_km_1d", dtype=Float64),
         Field(name="std_km_1d", dtype=Float64),
         Field(name="last_km_2h", dtype=Float64),
+        Field(name="first_km_2h", dtype=Float64),
+        Field(name="median_km_2h", dtype=Float64),
+        Field(name="p95_km_1d", dtype=Float64),
+        Field(name="classes_2h", dtype=Int64),
+        Field(name="distinct_rides_1d", dtype=Int64),
     ],
 )
 rides_by_station_and_class = StreamFeatureView(
