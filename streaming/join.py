@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
 EVENT, KNOWN = "__event", "__known"
 NOW, HIDDEN = "__now__", "__hidden__"
+SLICED = 2_000_000
+"""Events in a bucket beyond which windows are joined one slice of time after the other."""
 _SQL_TYPES = {
     "double": "double",
     "float": "float",
@@ -186,9 +188,29 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
         One Arrow array per name in `features`. With marks: first as of each example's mark, then again as of its moment, and last the
         known-time of the first event that the mark hides (null where it hides none).
     """
+    if view.layout and events.num_rows > SLICED and MARK not in spine.column_names:
+        return _join_sliced(view, features, spine, keys, events)
     spine, back = _by_entity(spine, keys)
     found = _join_sorted(view, features, spine, keys, events)
     return [array.take(back) for array in found]
+
+
+def _join_sliced(view: View, features: Sequence[str], spine: pa.Table, keys: Sequence[str], events: pa.Table) -> list[pa.Array]:
+    """One slice of time after the other, each with the events it can reach: what an entity with millions of events costs in memory."""
+    at, event_us = microseconds(spine[AT]), microseconds(events[EVENT])
+    width = max(view.reach_us // 2, 1)
+    number = (at - at.min(initial=0)) // width if len(at) else at
+    parts, places = [], []
+    for one in np.unique(number):
+        rows = np.flatnonzero(number == one)
+        moments = at[rows]
+        inside = (event_us >= moments.min() - view.reach_us) & (event_us <= moments.max())
+        some, back = _by_entity(spine.take(pa.array(rows)), keys)
+        parts.append([a.take(back) for a in _join_sorted(view, features, some, keys, events.filter(pa.array(inside)))])
+        places.append(rows)
+    order = np.empty(len(at), dtype=np.int64)
+    order[np.concatenate(places)] = np.arange(len(at))
+    return [pa.concat_arrays(column).take(pa.array(order)) for column in zip(*parts, strict=True)]
 
 
 def _by_entity(spine: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, pa.Array]:
@@ -205,7 +227,9 @@ def _join_sorted(view: View, features: Sequence[str], spine: pa.Table, keys: Seq
     if not usable.all():
         events, event_code = events.filter(pa.array(usable)), event_code[usable]
     order = _canonical_order(event_code, events)
-    events, event_code = events.take(pa.array(order)), event_code[order]
+    if (order[1:] < order[:-1]).any():
+        events, event_code = events.take(pa.array(order)), event_code[order]
+    del order
     indexed = Events(event_code, microseconds(events[EVENT]), microseconds(events[KNOWN]))
     examples = Spine(code, microseconds(spine[AT]))
     if MARK not in spine.column_names:

@@ -91,19 +91,27 @@ class Events:
     """
 
     def __init__(self, key: Ints, event_us: Ints, known_us: Ints) -> None:
-        self.row = np.arange(len(key)) if _sorted(key, event_us, known_us) else np.lexsort((known_us, event_us, key))
-        self.key, self.event_us, self.known_us = key[self.row], event_us[self.row], known_us[self.row]
         places = np.arange(len(key))
+        self.row, self.key, self.event_us, self.known_us = places, key, event_us, known_us
+        if not _sorted(key, event_us, known_us):
+            self.row = np.lexsort((known_us, event_us, key))
+            self.key, self.event_us, self.known_us = key[self.row], event_us[self.row], known_us[self.row]
         # place of each event among its entity's in the order they became known: visibility is one comparison with it.
         # Of events of one known time the canonical order is by event time, which is the order they lie in
         in_order = _sorted(self.key, self.known_us)
         self._known_order = places if in_order else np.lexsort((self.known_us, self.key))
-        self.place = np.empty(len(key), dtype=np.int64)
-        self.place[self._known_order] = places
+        self.place = places
+        if not in_order:
+            self.place = np.empty(len(key), dtype=np.int64)
+            self.place[self._known_order] = places
         self._knowns = _Clock(self.key, self.known_us)
-        self._known_composite = self._knowns.events(self.key[self._known_order], self.known_us[self._known_order])
         self._times = _Clock(self.key, self.event_us)
         composite = self._times.events(self.key, self.event_us)
+        punctual = self.known_us is self.event_us or (in_order and bool((self.known_us == self.event_us).all()))
+        if punctual:
+            self._knowns, self._known_composite = self._times, composite
+        else:
+            self._known_composite = self._knowns.events(self.key[self._known_order], self.known_us[self._known_order])
         self.classes = []
         for after, upto, members in _lag_classes(self.known_us - self.event_us):
             everything = len(members) == len(key)
@@ -189,7 +197,8 @@ def aggregate(layout: Layout, events: Events, columns: Mapping[str, Any], spine:
     Returns:
         float64 `[q]` per feature name, NaN for null, in the order of `layout.aggregations`.
     """
-    columns = {name: values[events.row] for name, values in columns.items()}
+    if len(events.row) and (events.row[1:] < events.row[:-1]).any():
+        columns = {name: values[events.row] for name, values in columns.items()}
     leaves = layout.prepare(columns, events.event_us, events.known_us)
     whole = len(events.classes) == 1
     trees = [RangeTree(layout, leaves if whole else leaves[:, part.index]) for part in events.classes]
