@@ -312,6 +312,45 @@ def point_in_time_join(
     Raises:
         JoinError: a column or table is missing.
     """
+    numbered, joined = _joined(spark, spine, timestamp, projections, root, buckets, marks)
+    result = numbered
+    for _, frame in joined:
+        result = result.join(frame, ROW, "left")
+    drop = [c for c in result.columns if c.startswith((f"{MARK}:", f"{TIES}:"))]
+    return result.orderBy(ROW).drop(ROW, *drop)
+
+
+def point_in_time_table(
+    spark: SparkSession,
+    spine: DataFrame,
+    timestamp: str,
+    projections: Sequence[Projection],
+    root: Path,
+    buckets: int = 4,
+    marks: bool = False,
+) -> pa.Table:
+    """What `point_in_time_join` gives, in this process: the features are put in order here, which spares Spark a join and a sort per view."""
+    numbered, joined = _joined(spark, spine, timestamp, projections, root, buckets, marks)
+    result = numbered.toArrow()
+    row = result[ROW].to_numpy()
+    order = np.argsort(row, kind="stable")
+    drop = [c for c in result.column_names if c == ROW or c.startswith((f"{MARK}:", f"{TIES}:"))]
+    result, row = result.take(pa.array(order)).drop_columns(drop), row[order]
+    for columns, frame in joined:
+        features = frame.toArrow()
+        place = np.empty(len(row), dtype=np.int64)
+        place[np.searchsorted(row, features[ROW].to_numpy())] = np.arange(len(row))
+        features = features.take(pa.array(place))
+        for name in columns:
+            result = result.append_column(name, features[name])
+    numbered.unpersist()
+    return result
+
+
+def _joined(
+    spark: SparkSession, spine: DataFrame, timestamp: str, projections: Sequence[Projection], root: Path, buckets: int, marks: bool
+) -> tuple[DataFrame, list[tuple[list[str], DataFrame]]]:
+    """The spine with row ids, and per projection its columns and a frame of row id and features, every example once."""
     from pyspark.sql import functions as F
 
     check_spine(spine.columns, projections)
@@ -320,16 +359,11 @@ def point_in_time_join(
     first, last, missing = numbered.select(F.min(at), F.max(at), F.sum(F.col(timestamp).isNull().cast("int"))).first() or (None, None, 0)
     if missing:
         raise JoinError(f"{missing} examples have no {timestamp}")
-    result = numbered
+    found = []
     for projection in projections:
         view = projection.view
-        events = read_events(
-            spark,
-            view,
-            root,
-            None if first is None or not (view.layout or view.ttl_us) else first - max(view.reach_us, view.ttl_us),
-            last,
-        )
+        reach = max(view.reach_us, view.ttl_us)
+        events = read_events(spark, view, root, None if first is None or not reach else first - reach, last)
         keys = projection.spine_keys
         types = {k.name: _SQL_TYPES[k.dtype] for k in view.keys}
         typed = [F.col(c).cast(types[k]).alias(c) for c, k in zip(keys, view.key_names, strict=True)]
@@ -339,10 +373,9 @@ def point_in_time_join(
         right = events.withColumn(BUCKET, F.pmod(F.hash(*view.key_names), F.lit(buckets)))
         columns = _columns(projection, marks)
         schema = ", ".join([f"{ROW} bigint", *(f"`{c}` {t}" for c, t in columns.items())])
-        joined = left.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(_bucket_function(projection, list(columns)), schema)
-        result = result.join(joined, ROW, "left")
-    drop = [c for c in result.columns if c.startswith((f"{MARK}:", f"{TIES}:"))]
-    return result.orderBy(ROW).drop(ROW, *drop)
+        frame = left.groupBy(BUCKET).cogroup(right.groupBy(BUCKET)).applyInArrow(_bucket_function(projection, list(columns)), schema)
+        found.append((list(columns), frame))
+    return numbered, found
 
 
 def feature_types(projections: Sequence[Projection]) -> dict[str, Feature]:

@@ -26,7 +26,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from infra.settings import settings
 from streaming.gather import NotHere, gather
-from streaming.join import JoinError, check_spine, column_name, point_in_time_join
+from streaming.join import JoinError, check_spine, column_name, point_in_time_join, point_in_time_table
 from streaming.session import session
 from streaming.view import Projection, compile_view
 
@@ -83,7 +83,9 @@ class _Join:
             joined = gather(spine, self.timestamp, self.wanted, self.root, limit)
         except NotHere as why:
             log.info("joining on Spark: %s", why)
-            return self.frame().toArrow()
+            spark = session(settings())
+            examples = spark.createDataFrame(self.spine) if isinstance(self.spine, pa.Table) else self.spine
+            joined = point_in_time_table(spark, examples, self.timestamp, self.wanted, self.root, self.buckets)
         return joined.rename_columns([self.names.get(c, c) for c in joined.column_names])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from feature_repo.contract import Contract
 from feature_repo.prediction import Prediction, stream_key
 from streaming.gather import NotHere, gather
-from streaming.join import HIDDEN, MARK, NOW, TIES, column_name, floats, point_in_time_join
+from streaming.join import HIDDEN, MARK, NOW, TIES, column_name, floats, point_in_time_table
 from streaming.point_in_time import NEVER
 from streaming.view import Projection, projections
 
@@ -151,7 +151,7 @@ def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: 
         table = gather(spine, _AT, plan, settings.offline_root, settings.join_in_process_rows, marks=True)
     except NotHere:
         frame = spark.createDataFrame(spine)
-        table = point_in_time_join(spark, frame, _AT, plan, settings.offline_root, settings.shuffle_partitions, marks=True).toArrow()
+        table = point_in_time_table(spark, frame, _AT, plan, settings.offline_root, settings.shuffle_partitions, marks=True)
     table = table.sort_by(_INDEX)
     at_us = np.array([p.at_us for p in log], dtype=np.int64)
     served = np.array([[np.nan if v is None else v for v in p.values] for p in log], dtype=np.float64)

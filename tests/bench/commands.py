@@ -1,0 +1,79 @@
+"""`./headrace bench`: what to run, in a state folder of its own that is gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infra.command_line import console
+from infra.settings import Settings, settings
+from tests.bench.report import Measurement, as_json, plot, show
+
+WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth")
+
+
+@contextmanager
+def _own_state() -> Iterator[Settings]:
+    """Settings with a state folder, a Redis and ports of the benchmark's own."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-bench-"))
+    os.environ["HEADRACE_STATE"] = str(folder)
+    os.environ.pop("HEADRACE_REDIS_URL", None)
+    settings.cache_clear()
+    own = settings()
+    own.offline_root.mkdir(parents=True)
+    own.export()
+    try:
+        yield own
+    finally:
+        from infra.services import stop_all
+
+        spark = _running_spark()
+        if spark is not None:
+            spark.stop()
+        stop_all(own)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running_spark() -> Any:
+    from pyspark.sql import SparkSession
+
+    return SparkSession.getActiveSession()
+
+
+def run(what: str, scale: float, rounds: int, seconds: float, report: Path | None) -> None:
+    """Run one benchmark, print its table, write JSON and plot beside each other."""
+    from infra.command_line import own_settings
+
+    own_settings()
+    began = time.monotonic()
+    with _own_state() as own, console.status("") as status:
+
+        def told(text: str) -> None:
+            status.update(f"{what}: {text} ({time.monotonic() - began:.0f} s)")
+
+        measurements = _measure(what, own, scale, rounds, seconds, told)
+    show(measurements, console)
+    if report is not None:
+        import msgspec
+
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_bytes(msgspec.json.format(msgspec.json.encode(as_json(measurements)), indent=1))
+        plot(measurements, report.with_suffix(".svg"))
+        console.print(f"[dim]report written to {report}, plot beside it[/dim]")
+
+
+def _measure(what: str, own: Settings, scale: float, rounds: int, seconds: float, told: Callable[[str], None]) -> list[Measurement]:
+    from importlib import import_module
+
+    module = import_module("tests.bench." + {"heavy": "join"}.get(what, what))
+    if what == "heavy":
+        return list(module.heavy(own, scale, told))
+    if what == "stream":
+        return list(module.run(own, scale, seconds, told))
+    return list(module.run(own, scale, rounds, told))
