@@ -86,6 +86,7 @@ for _command in (
     streaming.ingest,
     streaming.apply,
     streaming.backfill,
+    training.check,
     training.train,
     training.promote,
     serving.up,

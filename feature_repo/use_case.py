@@ -42,6 +42,10 @@ class Table(_Strict):
 
     sql: str = Field(description="SQL file, relative to the use case folder")
     timestamp: str = Field(default="event_timestamp", description="column that partitions the table by day (UTC)")
+    known: str | None = Field(
+        default=None,
+        description="column with the moment a row became known, for `headrace check`; default: created_timestamp, if there is one",
+    )
 
 
 class Ingest(_Strict):

@@ -1,18 +1,24 @@
-"""The commands of this room: train, promote, skew. Heavy things are imported where they are used."""
+"""The commands of this room: check, train, promote, skew. Heavy things are imported where they are used."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.command_line import Model, Report, console, errors, model_name, own_settings, write_report
+from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+
+if TYPE_CHECKING:
+    from feature_repo.use_case import UseCase
+    from infra.settings import Settings
 
 
 def train(
     model: Model = "",
     promote: Annotated[bool, typer.Option(help="Make the new version the live one.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Register even if a gate fails (recorded in the contract).")] = False,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
     from feature_repo import contract
@@ -27,7 +33,7 @@ def train(
     spec = case.model(model_name(case, model))
     with console.status("joining the training set"):
         spark = session(own)
-        made = build(spark, case, own, spec)
+        made = build(spark, case, own, spec, microseconds(moment(as_of)) if as_of else None)
         spark.stop()
     console.print(f"training set {made.hash[:16]}: {made.rows:,} rows, {len(made.inputs)} inputs")
     with console.status("fitting") as status:
@@ -43,6 +49,82 @@ def train(
     if promote:
         contract.promote(own.model_root, spec.name, fitted.version)
         console.print(f"[green]{spec.name} version {fitted.version} is live[/green]")
+
+
+def check(
+    leakage: Annotated[bool, typer.Option("--leakage", help="No feature may move when what was not known at its moment changes.")] = False,
+    training_set: Annotated[
+        str | None, typer.Option("--training-set", help="A model (its live version's set) or a file: derive it again and compare.")
+    ] = None,
+    moments: Annotated[int, typer.Option(min=1, help="Moments per model.")] = 3,
+    examples: Annotated[int, typer.Option(min=1, help="Examples per moment.")] = 200,
+    report: Report = None,
+) -> None:
+    """Check the use case's features against its own data. Exit code 1 if a check fails."""
+    from feature_repo.use_case import UseCase
+    from training import leakage as leaks
+    from training.summary import leakage_table
+
+    if leakage == (training_set is not None):
+        raise typer.BadParameter("say what to check: --leakage, or --training-set MODEL")
+    own = own_settings()
+    case = UseCase(own.repo)
+    if training_set is not None:
+        _check_training_set(case, own, training_set, report)
+        return
+    with console.status("checking") as status:
+        checked = leaks.check(case, own, moments, examples, lambda text: status.update(f"checking {text}"))
+    console.print(leakage_table(checked))
+    for leak in checked.leaks[:20]:
+        errors.print(
+            f"[red]leak:[/red] {leak.feature} at {leak.moment}: {leak.moved} of {leak.examples} examples moved when only rows changed that were "
+            f"not known yet (one was {leak.before}, became {leak.after})"
+        )
+    for view, why in checked.untested.items():
+        errors.print(f"[yellow]not tested:[/yellow] {view}: {why}")
+    write_report(report, {**checked.__dict__, "features": sorted(checked.features)})
+    if checked.leaks:
+        errors.print(
+            "look at the view's timestamp_field and created_timestamp_column: they must say when a row happened and when it was known; "
+            "and at what the label's columns are used for"
+        )
+        raise typer.Exit(1)
+    console.print(f"no leak: {len(checked.features)} features, {checked.examples} examples at {len(checked.moments)} moments")
+
+
+def _check_training_set(case: UseCase, own: Settings, which: str, report: Path | None) -> None:
+    from feature_repo import contract
+    from streaming.session import session
+    from training import manifest
+    from training.training_set import rebuild
+
+    path = Path(which)
+    if which in case.models:
+        number = contract.champion(own.model_root, which)
+        if number is None:
+            raise ValueError(f"no version of {which} is live: give the path of a training set")
+        made = contract.load(own.model_root / which / str(number))
+        path = own.state / "training_sets" / which / f"{made.training_set['hash'][:16]}.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"no training set at {path}; models with one: {', '.join(case.models)}")
+    before = manifest.load(path)
+    with console.status("deriving it again"):
+        spark = session(own)
+        found = rebuild(spark, case, own, case.model(before.model), path)
+        spark.stop()
+    write_report(report, found)
+    if found is None:
+        console.print(
+            f"{path.name}: the same bytes again (identity {before.identity[:16]}, known up to {manifest.moment(before.known_upto_us)})"
+        )
+        return
+    for line in found.partitions:
+        errors.print(f"changed: {line}")
+    for ids, cells in found.rows[:10]:
+        shown = ", ".join(f"{name} {a} -> {b}" for name, a, b in cells[:4])
+        errors.print(f"example {', '.join(f'{k}={v}' for k, v in ids.items())}: {shown}{' ...' if len(cells) > 4 else ''}")
+    errors.print(f"[red]not the same:[/red] {found.changed:,} examples changed, {found.added:,} are new, {found.gone:,} are gone")
+    raise typer.Exit(1)
 
 
 def promote(model: str, version: int) -> None:

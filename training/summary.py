@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from feature_repo.contract import Contract
+from training.leakage import Checked
 from training.skew import SkewResult
 
 
@@ -23,4 +24,14 @@ def skew_table(result: SkewResult) -> Table:
         lag = result.lag_s(view)
         behind = f"{lag['p50']:.0f} / {lag['p99']:.0f} s" if lag else "-"
         table.add_row(view.view, f"{view.cells:,}", str(view.wrong), f"{view.late / view.cells:.2%}", behind)
+    return table
+
+
+def leakage_table(checked: Checked) -> Table:
+    """A row per view: rows that were not known yet and were changed, features that moved."""
+    table = Table("view", "unknown rows changed", "features", "leaking", box=None)
+    for view, rows in sorted(checked.perturbed.items()):
+        mine = [f for f in checked.features if f.startswith(f"{view}__")]
+        leaking = {leak.feature for leak in checked.leaks} & set(mine)
+        table.add_row(view, f"{rows:,}", str(len(mine)), f"[red]{len(leaking)}[/red]" if leaking else "0")
     return table

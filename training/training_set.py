@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import Input, Null, RequestField
 from feature_repo.definition import DefinitionError, definition_hash, definitions, service_projections
 from feature_repo.use_case import ModelSpec, UseCase
+from streaming.extent import extent
 from streaming.join import column_name
 from streaming.view import NUMERIC, dtype_of, projections
+from training import manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +43,8 @@ class TrainingSet:
         inputs: the model's inputs in order.
         request: what a caller has to send.
         definitions: hash by `view:feature`.
+        identity: of `training.manifest`.
+        known_upto_us: its knowledge cut-off, microseconds.
     """
 
     path: Path
@@ -51,6 +55,30 @@ class TrainingSet:
     definitions: dict[str, str]
     definition_hash: str
     project: str
+    identity: str = ""
+    known_upto_us: int = 0
+
+
+def rebuild(spark: SparkSession, use_case: UseCase, settings: Settings, spec: ModelSpec, training_set: Path) -> manifest.Difference | None:
+    """Derive a training set again, under the cut-offs it was made with.
+
+    Returns:
+        None if the bytes are the same; otherwise which partitions and which examples differ.
+
+    Raises:
+        FileNotFoundError: it has no manifest.
+    """
+    import pyarrow.parquet as pq
+
+    before, old = manifest.load(training_set), pq.read_table(training_set)
+    made = build(spark, use_case, settings, spec, before.known_upto_us)
+    if made.hash == before.content:
+        return None
+    after, new = manifest.load(made.path), pq.read_table(made.path)
+    found = manifest.compare(before, after, old, new, spec.spine.id)
+    for path in (made.path, manifest.path_of(made.path)):  # it was made to be compared
+        path.unlink(missing_ok=True)
+    return found
 
 
 def model_inputs(store: Any, spec: ModelSpec) -> list[Input]:
@@ -118,8 +146,24 @@ def _request_fields(store: Any, spec: ModelSpec, table: pa.Table) -> list[Reques
     return found
 
 
-def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: ModelSpec) -> TrainingSet:
+def newest_known(use_case: UseCase, settings: Settings, spec: ModelSpec) -> int:
+    """How far knowledge reaches in the tables of a model's features and examples, microseconds: the default knowledge cut-off."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    known = [extent(p.view, settings.offline_root, None, None).known_us for p in projections(use_case.store, spec.feature_service)]
+    spine = ds.dataset(settings.offline_root / spec.spine.table, format="parquet")
+    for name in (spec.spine.timestamp, spec.spine.label_timestamp):
+        newest = pc.max(spine.to_table(columns=[name])[name]).as_py()
+        known.append(None if newest is None else round(newest.replace(tzinfo=newest.tzinfo or UTC).timestamp() * 1e6))
+    return max((k for k in known if k is not None), default=0)
+
+
+def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: ModelSpec, known_upto_us: int | None = None) -> TrainingSet:
     """Join the model's spine and write the training set. The same data and definitions give the same file and hash.
+
+    Args:
+        known_upto_us: knowledge cut-off: examples, rows and labels known later are not there. Default: as far as the tables reach.
 
     Raises:
         DefinitionError: the service is not applied or has an input that is no number.
@@ -144,12 +188,22 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
     absent = [c for c in needed if c not in spine.columns]
     if absent:
         raise JoinError(f"model {spec.name!r}: its spine {spec.spine.table!r} has no column {', '.join(absent)}")
+    known_upto_us = newest_known(use_case, settings, spec) if known_upto_us is None else known_upto_us
+    # an example sees what was known at its moment: with its moment below the cut-off, so is all that it sees
+    spine = spine.where(F.unix_micros(moment) <= known_upto_us)
+    unknown = F.unix_micros(F.col(spec.spine.label_timestamp)) > known_upto_us
+    spine = spine.withColumns({c: F.when(~unknown | unknown.isNull(), F.col(c)) for c in (spec.spine.label, spec.spine.label_timestamp)})
     spine = _renamed_moment(spine, spec)
     job = store.get_historical_features(entity_df=spine, features=store.get_feature_service(spec.feature_service), full_feature_names=True)
     table = job.to_arrow()
     if spec.spine.timestamp != "event_timestamp":
         table = table.rename_columns([spec.spine.timestamp if c == "event_timestamp" else c for c in table.column_names])
-    return _write(table, spec, settings, inputs, _request_fields(store, spec, table), by_feature, store.project)
+    made = _write(table, spec, settings, inputs, _request_fields(store, spec, table), by_feature, store.project)
+    plan = [p.view for p in projections(store, spec.feature_service)]
+    parts = manifest.identity(made.definition_hash, spec, known_upto_us)
+    listed = manifest.partitions(settings.offline_root, plan, spec, known_upto_us)
+    manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed), made.path)
+    return replace(made, identity=parts["identity"], known_upto_us=known_upto_us)
 
 
 def _renamed_moment(spine: Any, spec: ModelSpec) -> Any:

@@ -1,0 +1,81 @@
+"""Training sets that can be derived again: the same bytes after late rows, and names for what was slipped in."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.bikes.platform import Bikes
+from training import manifest
+from training.training_set import build, rebuild
+
+
+@pytest.fixture
+def own(bikes: Bikes, tmp_path: Path) -> Any:
+    """The second use case's tables, copied, so that rows can be added."""
+    shutil.copytree(bikes.settings.offline_root, tmp_path / "offline")
+    config = bikes.case.store.config.offline_store
+    before, config.root = config.root, str(tmp_path / "offline")
+    yield bikes.settings.model_copy(update={"state": tmp_path})
+    config.root = before
+
+
+def add(folder: Path, day: str, change: dict[str, Any]) -> None:
+    """One more row in a day's partition, like its first one but for `change`."""
+    path = folder / f"day={day}" / "part-0.parquet"
+    row = pq.read_table(path).slice(0, 1)
+    for name, value in change.items():
+        place = row.schema.get_field_index(name)
+        row = row.set_column(place, row.schema.field(name), pa.array([value], row.schema.field(name).type))
+    pq.write_table(row, path.with_name("late.parquet"))
+
+
+def test_late_rows_change_nothing_and_rows_slipped_in_are_named(bikes: Bikes, own: Any) -> None:
+    import datetime as dt
+
+    made = build(bikes.spark, bikes.case, own, bikes.spec)
+    said = manifest.load(made.path)
+    assert said.identity == made.identity
+    assert said.content == made.hash
+    assert set(said.partitions) == {"rides", "docks", "requests"}
+    assert len(said.partitions["rides"]) >= 14
+    assert rebuild(bikes.spark, bikes.case, own, bikes.spec, made.path) is None
+
+    # known only after the cut-off: the same bytes
+    later = dt.datetime.fromtimestamp(said.known_upto_us / 1e6, dt.UTC) + dt.timedelta(hours=1)
+    add(own.offline_root / "rides", "2021-03-05", {"reported": later, "kilometres": 1e6})
+    assert rebuild(bikes.spark, bikes.case, own, bikes.spec, made.path) is None
+
+    # slipped in below the cut-off: the partition, and the examples whose windows it falls into
+    began = dt.datetime(2021, 3, 5, 10, 0, tzinfo=dt.UTC)
+    add(own.offline_root / "rides", "2021-03-05", {"began": began, "reported": began, "kilometres": 1e6})
+    found = rebuild(bikes.spark, bikes.case, own, bikes.spec, made.path)
+    assert found is not None
+    assert [line.split(":")[0] for line in found.partitions] == ["rides 2021-03-05"]
+    assert found.changed > 0
+    assert (found.added, found.gone) == (0, 0)
+    names = {name for _, cells in found.rows for name, _, _ in cells}
+    assert "rides_by_station__max_km_1d" in names
+    assert all(name.startswith("rides_by") for name in names)
+
+
+def test_identity_is_of_definitions_spine_cutoffs_and_split(bikes: Bikes) -> None:
+    def identity(**changed: Any) -> str:
+        base = {"definitions": "d", "spec": bikes.spec, "known_upto_us": 5}
+        return str(manifest.identity(**(base | changed))["identity"])
+
+    spine = bikes.spec.spine.model_copy(update={"label": "other"})
+    split = bikes.spec.split.model_copy(update={"test": None})
+    others = [
+        identity(definitions="e"),
+        identity(known_upto_us=6),
+        identity(spec=bikes.spec.model_copy(update={"spine": spine})),
+        identity(spec=bikes.spec.model_copy(update={"split": split})),
+    ]
+    assert len({identity(), *others}) == 5
+    assert identity() == identity()
