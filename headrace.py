@@ -84,6 +84,7 @@ def doctor() -> None:
 
 for _command in (
     streaming.ingest,
+    training.plan,
     streaming.apply,
     streaming.backfill,
     training.check,

@@ -71,6 +71,27 @@ def parse(use_case: UseCase) -> Any:
                     del sys.modules[name]
 
 
+class BreakingChangeError(UseCaseError):
+    """Applying would break a live model; nothing has been changed. Names models and features, and says what to do."""
+
+
+def check_live_models(broken: dict[str, list[str]]) -> None:
+    """
+    Raises:
+        BreakingChangeError: a live model could no longer be served (`feature_repo.plan`).
+    """
+    if not broken:
+        return
+    named = "; ".join(
+        f"{model} reads {', '.join(features[:5])}{f' and {len(features) - 5} more' if len(features) > 5 else ''}"
+        for model, features in broken.items()
+    )
+    raise BreakingChangeError(
+        f"live models could no longer be served: {named}. Give the changed features names of their own (and train on them first), "
+        "or apply with --allow-breaking: the models are refused until they are trained again"
+    )
+
+
 def apply(use_case: UseCase) -> Applied:
     """Apply the folder to the registry it names. Running it twice changes nothing.
 

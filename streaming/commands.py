@@ -30,15 +30,49 @@ def ingest() -> None:
     spark.stop()
 
 
-def apply() -> None:
-    """Apply the use case's Feast definitions to the registry."""
-    from feature_repo.apply import apply as run
-    from feature_repo.use_case import UseCase
+def apply(
+    allow_breaking: Annotated[
+        bool, typer.Option("--allow-breaking", help="Apply although a live model could no longer be served.")
+    ] = False,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Leave removed views' values in the online store.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Look at every key for removed views' values that only stock Feast wrote.")] = False,
+) -> None:
+    """Apply the use case's Feast definitions to the registry; removed views lose their values in the online store, and nothing else does.
 
-    applied = run(UseCase(own_settings().repo))
+    Refuses a change that would break a live model. `headrace plan` shows beforehand what would change.
+    """
+    from feature_repo.apply import apply as run
+    from feature_repo.apply import check_live_models
+    from feature_repo.plan import plan, proposed
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming.removal import remove
+    from streaming.store import connect
+    from streaming.view import views
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    with console.status("comparing"), proposed(case) as after:
+        found = plan(case, after, own)
+    if not allow_breaking:
+        check_live_models(found.broken)
+    gone = [view for name, view in views(case.store).items() if name in found.removed]
+    applied = run(case)
     console.print(f"applied {len(applied.views)} views, {len(applied.entities)} entities, services: {', '.join(applied.services)}")
-    if applied.removed:
-        console.print(f"no longer defined, removed from the registry: {', '.join(applied.removed)}")
+    for change in found.changes:
+        console.print(f"  {change.what} {change.name}: {escape(change.text)}")
+    if not found.changes:
+        console.print("nothing has changed")
+    if gone and not keep_data:
+        redis_server.up(own)
+        client = connect(own.redis())
+        for view in gone:
+            with console.status(f"removing {view.name}") as status:
+                done = remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
+            console.print(f"{view.name}: removed from {done.entities:,} entities ({done.keys:,} held nothing else)")
+    stale = [name for name in found.backfill if name not in found.removed]
+    if stale:
+        console.print(f"to be backfilled: headrace backfill {' '.join(f'--view {name}' for name in stale)}")
 
 
 def backfill(

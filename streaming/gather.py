@@ -89,6 +89,18 @@ def gather(
     return result
 
 
+def read_events_here(view: View, root: Path, from_us: int | None, upto_us: int | None) -> pa.Table:
+    """`join.read_events` without Spark.
+
+    Raises:
+        NotHere: Arrow does not read the table as Spark does.
+        JoinError: the table or a column is missing.
+    """
+    whole = Projection(view, view.name, tuple(f.name for f in view.features), ())
+    table = _read([whole], root, 2**62, (None if from_us is None else from_us + max(view.reach_us, view.ttl_us), upto_us))
+    return _events(view, table[table_path(view, root)], (from_us, upto_us))
+
+
 def _bounds(projection: Projection, at: Any) -> Bounds:
     """Event times that any example can see of a view, inclusive."""
     view = projection.view

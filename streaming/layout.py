@@ -58,6 +58,33 @@ def key_encoder(project: str, keys: Sequence[tuple[str, str]]) -> Callable[[Sequ
     return encode
 
 
+def key_matcher(project: str, keys: Sequence[tuple[str, str]]) -> Callable[[bytes], bool]:
+    """A function that says whether a Redis key is an entity of these join keys in this project - decoded and compared, not guessed.
+
+    A project's name is what is left of a key when its values have been read, so `prod` never matches a key of `preprod`.
+    """
+    order = sorted(keys)
+    prefix = struct.pack("<I", len(keys))
+    for name, _ in order:
+        prefix += struct.pack("<II", 2, len(name.encode())) + name.encode()
+    suffix, types = project.encode(), [_KEY_TYPES[dtype] for _, dtype in order]
+
+    def matches(key: bytes) -> bool:
+        if not key.startswith(prefix):
+            return False
+        at = len(prefix)
+        for kind in types:
+            if len(key) < at + 8:
+                return False
+            found, length = struct.unpack_from("<II", key, at)
+            at += 8 + length
+            if found != kind or at > len(key):
+                return False
+        return key[at:] == suffix
+
+    return matches
+
+
 def _key_bytes(value: Any, dtype: str) -> bytes:
     if dtype == "string":
         return str(value).encode()

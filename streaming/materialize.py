@@ -125,6 +125,12 @@ def overwrite(
     )
 
 
+def snapshot(view: View, entities: Grouped, seam_us: int) -> Rows:
+    """What `overwrite` would write of these entities."""
+    headers, state = _truth(view, entities, seam_us, (0, 0))
+    return _rows(view, entities.keys, headers, state)
+
+
 def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> tuple[list[tile.Header], _State]:
     mark, ties, newest = entities.marks()
     rows = entities.newest_rows()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from streaming.backfill import Backfilled, Planned, Progress
+    from streaming.estimate import Size
 
 
 def day(us: int | None) -> str:
@@ -31,6 +32,16 @@ def plan_table(planned: Sequence[Planned]) -> Table:
     if len(planned) > 1:
         rows, seconds = sum(p.rows for p in planned), sum(p.seconds for p in planned)
         table.add_row(f"[bold]{len(planned)} views", "", "", "", f"[bold]{rows:,}", f"[bold]{_span(seconds)}", "")
+    return table
+
+
+def backfill_plan_table(planned: Sequence[Planned], held: Mapping[str, int], sizes: Mapping[str, Size | None]) -> Table:
+    """The backfills that a change of definitions asks for, and what they would do to the size of the online store."""
+    table = Table("to be backfilled", "rows", "about", "in Redis now", "then", "entities", "", box=None)
+    for p in planned:
+        size = sizes.get(p.view)
+        now, then = f"{held.get(p.view, 0) / 1e6:.1f} MB", f"{size.bytes / 1e6:.1f} MB" if size else "?"
+        table.add_row(p.view, f"{p.rows:,}", _span(p.seconds), now, then, f"{size.entities:,}" if size else "?", escape(p.error or ""))
     return table
 
 

@@ -1,4 +1,4 @@
-"""The commands of this room: check, train, promote, skew. Heavy things are imported where they are used."""
+"""The commands of this room: plan, check, train, promote, skew. Heavy things are imported where they are used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
 
@@ -49,6 +50,71 @@ def train(
     if promote:
         contract.promote(own.model_root, spec.name, fitted.version)
         console.print(f"[green]{spec.name} version {fitted.version} is live[/green]")
+
+
+def plan(
+    requests: Annotated[int, typer.Option(min=0, help="Logged requests to score under the old and the new definitions; 0: none.")] = 500,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 2 where something would change.")] = False,
+    report: Report = None,
+) -> None:
+    """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
+    from feature_repo import contract
+    from feature_repo.plan import plan as compare
+    from feature_repo.plan import proposed
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming.backfill import plan as plan_backfill
+    from streaming.estimate import estimate
+    from streaming.report import backfill_plan_table
+    from streaming.state import size
+    from streaming.store import connect, keys_key
+    from streaming.view import views
+    from training import whatif
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    redis_server.up(own)
+    client = connect(own.redis())
+    with console.status("comparing") as status, proposed(case) as after:
+        found = compare(case, after, own)
+        old, new = views(case.store), views(after.store)
+        planned = plan_backfill([new[name] for name in found.backfill], own.offline_root, client, None)
+        status.update("measuring")
+        sizes = {p.view: estimate(new[p.view], own.offline_root, p) for p in planned}
+        held = {name: size(client, v, int(client.scard(keys_key(v.project, name)))) for name, v in old.items()}  # type: ignore[arg-type]
+        moved = {}
+        for model in found.readers if found.changes and requests else []:
+            status.update(f"scoring logged requests of {model}")
+            made = contract.load(own.model_root / model / str(contract.champion(own.model_root, model)))
+            moved[model] = whatif.compare(case, after, own, made, whatif.last_requests(client, case.project, model, requests))
+    for change in found.changes:
+        console.print(f"{change.what} [bold]{change.name}[/bold]: {escape(change.text)}")
+    if not found.changes:
+        console.print("nothing would change")
+    if planned:
+        console.print(backfill_plan_table(planned, held, sizes))
+    for name in found.removed:
+        console.print(f"{name}: {held.get(name, 0) / 1e6:.1f} MB in Redis would be deleted")
+    for model, features in found.readers.items():
+        if features:
+            console.print(f"model {model} reads {', '.join(features)}")
+    for model, one in moved.items():
+        if isinstance(one, str):
+            console.print(f"model {model}: {one}")
+            continue
+        console.print(
+            f"model {model}: over the last {one.requests:,} requests scores would move by {one.mean:.4f} on average, {one.largest:.4f} at most; "
+            f"{one.share:.1%} by more than .01; rank correlation {one.rank:.4f}"
+        )
+        for feature, share in one.features[:8]:
+            console.print(f"  {feature} differs in {share:.1%} of them")
+    for model, features in found.broken.items():
+        errors.print(
+            f"[red]{model} could no longer be served[/red]: {', '.join(features[:8])}; `apply` refuses this without --allow-breaking"
+        )
+    write_report(report, {"plan": found, "backfill": planned, "bytes_now": held, "bytes_then": sizes, "predictions": moved})
+    if exit_code and found.changes:
+        raise typer.Exit(2)
 
 
 def check(

@@ -1,0 +1,91 @@
+"""Removal without collateral: a view's own fields on the entities that hold it, decoded and compared, never by pattern.
+
+An entity's hash that holds nothing else is gone with its last field (Redis does that); other views' fields, other projects' keys and
+whatever else lies there stay byte for byte. A removal that was killed is run again: the index of the view's entities shrinks as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streaming import layout
+from streaming.group import view_fields
+from streaming.journal import lease
+from streaming.store import OnlineStore, journal_key, keys_key, view_key
+
+if TYPE_CHECKING:
+    import redis
+
+    from streaming.view import View
+
+
+@dataclass(frozen=True)
+class Removed:
+    """
+    Attributes:
+        entities: that lost the view's fields.
+        keys: of them, those that held nothing else and are gone.
+    """
+
+    view: str
+    entities: int
+    keys: int
+
+
+def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[int], None] = lambda _: None) -> Removed:
+    """Delete what the online store holds of a view.
+
+    Args:
+        view: as it was applied.
+        scan: look at every key of the store besides, for entities that only stock Feast wrote (they are in no index of ours); costs a pass
+            over the whole store.
+        told: entities done so far.
+
+    Raises:
+        HeldError: a backfill of the view is running.
+    """
+    store, index, fields = OnlineStore(client), keys_key(view.project, view.name), view_fields(view)
+    entities = gone = 0
+    with lease(client, view):
+        for keys in store.members(index):
+            entities += store.drop(index, keys, fields, lambda _: False)
+            gone += _absent(store, keys)
+            told(entities)
+        if scan:
+            matches = layout.key_matcher(view.project, [(k.name, k.dtype) for k in view.keys])
+            batch: list[bytes] = []
+            for key in client.scan_iter(count=1000):
+                if matches(key):
+                    batch.append(key)
+                if len(batch) >= 1000:
+                    found = _delete(store, batch, fields)
+                    entities, gone, batch = entities + found[0], gone + found[1], []
+            found = _delete(store, batch, fields)
+            entities, gone = entities + found[0], gone + found[1]
+        for name in (view_key(view.project, view.name), journal_key(view.project, view.name), index, index + ":backfill"):
+            client.delete(name)
+    return Removed(view.name, entities, gone)
+
+
+def _delete(store: OnlineStore, keys: Sequence[bytes], fields: Sequence[bytes]) -> tuple[int, int]:
+    """Delete fields of keys; how many keys had any, and how many are gone."""
+    had = 0
+    for client, places in store.lanes(keys):
+        with client.pipeline(transaction=False) as pipe:
+            for i in places:
+                pipe.hdel(keys[i], *fields)  # type: ignore[arg-type]
+            had += sum(1 for n in pipe.execute() if n)
+    return had, _absent(store, keys) if had else 0
+
+
+def _absent(store: OnlineStore, keys: Sequence[bytes]) -> int:
+    total = 0
+    for client, places in store.lanes(keys):
+        with client.pipeline(transaction=False) as pipe:
+            for i in places:
+                pipe.exists(keys[i])
+            found: list[Any] = pipe.execute()
+            total += sum(1 for n in found if not n)
+    return total

@@ -1,0 +1,94 @@
+"""A removed view takes its own fields with it and nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from streaming import layout
+from streaming.group import key_function, view_fields
+from streaming.removal import remove
+from streaming.sink import apply_batch
+from streaming.store import OnlineStore, connect, keys_key, view_key
+from tests.streaming.test_survival import batch
+from tests.streaming.world import views
+
+
+def rows(n: int) -> list[bytes]:
+    return [b'{"user": %d, "kind": "a", "at": "2020-09-13T00:00:00Z", "x": 1.5, "label": "l"}' % i for i in range(n)]
+
+
+@pytest.fixture
+def name() -> str:
+    return f"prod{uuid.uuid4().hex[:8]}"
+
+
+def dump(client: Any) -> dict[bytes, Any]:
+    return {k: client.hgetall(k) for k in client.scan_iter(count=10_000) if client.type(k) == b"hash"}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_only_the_views_own_fields_go(redis_url: str, name: str, killed: bool) -> None:
+    client = connect(redis_url.replace("/0", "/7"))
+    client.flushdb()
+    for project in (name, f"pre{name}"):  # ends alike
+        apply_batch(views(project), OnlineStore(client), batch(rows(2_500), 1_000))
+    latest = views(name)[0]
+    encode = key_function(latest)
+    client.hset(encode([3]), b"_ts:somebody_elses", b"kept")
+    client.hset(view_key(name, "latest"), "rows", 1)
+    before = dump(client)
+    if killed:  # some entities are done already, as after a kill
+
+        class Stop(Exception):
+            pass
+
+        def stop(_: int) -> None:
+            raise Stop
+
+        with pytest.raises(Stop):
+            remove(client, latest, told=stop)
+        assert 0 < client.scard(keys_key(name, "latest")) < 2_500
+    done = remove(client, latest)
+    assert killed or (done.entities, done.keys) == (2_500, 2_499)
+    after = dump(client)
+    own = {encode([i]) for i in range(2_500)}
+    assert after.pop(encode([3])) == {b"_ts:somebody_elses": b"kept"}
+    expected = {k: v for k, v in before.items() if k not in own and k != view_key(name, "latest").encode()}
+    assert after == expected
+    assert not client.exists(keys_key(name, "latest"))
+    assert client.scard(keys_key(name, "windows")) == 2_500
+    assert client.scard(keys_key(f"pre{name}", "latest")) == 2_500
+    client.flushdb()
+
+
+def test_what_only_stock_feast_wrote_is_found_by_decoding_every_key(redis_url: str, name: str) -> None:
+    client = connect(redis_url.replace("/0", "/7"))
+    client.flushdb()
+    latest = views(name)[0]
+    fields = dict.fromkeys(view_fields(latest)[1:], b"x")  # stock Feast has no tile field
+    own, alike = key_function(latest)([5]), layout.key_encoder(f"pre{name}", [("user", "int64")])([5])
+    other = layout.key_encoder(name, [("users", "int64")])([5])
+    for key in (own, alike, other):
+        client.hset(key, mapping=fields)
+    client.set("something", "else")
+    assert remove(client, latest).entities == 0
+    assert remove(client, latest, scan=True).entities == 1
+    assert not client.exists(own)
+    assert client.hgetall(alike) == client.hgetall(other) == fields
+    assert client.get("something") == b"else"
+    client.flushdb()
+
+
+def test_a_key_is_matched_by_what_it_says() -> None:
+    matches = layout.key_matcher("prod", [("user", "int64"), ("kind", "string")])
+    key = layout.key_encoder("prod", [("kind", "string"), ("user", "int64")])
+    assert matches(key(["a", 1]))
+    assert matches(key(["prod", 1]))
+    assert not matches(layout.key_encoder("preprod", [("kind", "string"), ("user", "int64")])(["a", 1]))
+    assert not matches(layout.key_encoder("prod", [("kind", "string"), ("user", "int32")])(["a", 1]))
+    assert not matches(layout.key_encoder("prod", [("user", "int64")])([1]))
+    assert not matches(key(["a", 1])[:-5])
+    assert not matches(b"")

@@ -1,0 +1,133 @@
+"""How predictions would move: logged requests, their features as of their own moments under two definitions, scored by the live model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from feature_repo import contract
+from feature_repo.prediction import Prediction, stream_key
+from streaming.event import moment_us
+from streaming.view import projections
+from training.tree_ensemble import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import redis
+
+    from feature_repo.contract import Contract
+    from feature_repo.use_case import UseCase
+    from infra.settings import Settings
+
+_AT = "event_timestamp"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How the scores of logged requests move from one definition to another.
+
+    Attributes:
+        requests: that were scored under both.
+        mean, largest: of the scores' absolute differences.
+        share: of scores that move by more than .01.
+        rank: Spearman's rank correlation of the scores.
+        features: inputs that move, with the share of requests in which they do, most first.
+    """
+
+    model: str
+    requests: int
+    mean: float
+    largest: float
+    share: float
+    rank: float
+    features: list[tuple[str, float]]
+
+
+def last_requests(client: redis.Redis, project: str, model: str, limit: int) -> list[Prediction]:
+    """The newest logged predictions of a model, oldest first."""
+    import msgspec
+
+    decoder, before = msgspec.json.Decoder(Prediction), "+"
+    found: list[Prediction] = []
+    while len(found) < limit:
+        entries: Any = client.xrevrange(stream_key(project), before, "-", count=1000)
+        if not entries:
+            break
+        found += [p for _, fields in entries if (p := decoder.decode(fields[b"p"])).model == model]
+        before = "(" + entries[-1][0].decode()
+    return found[:limit][::-1]
+
+
+def compare(before: UseCase, after: UseCase, settings: Settings, made: Contract, log: Sequence[Prediction]) -> Moved | str:
+    """Score logged requests under both definitions; a sentence where that cannot be done."""
+    if not log:
+        return "no request is logged: nothing to compare"
+    try:
+        old, new = (_inputs(case, made, log) for case in (before, after))
+    except KeyError as error:
+        return f"input {error} would no longer exist: the model would be refused"
+    score = _scorer(settings, made)
+    a, b = score(old), score(new)
+    differs = ~((old == new) | (np.isnan(old) & np.isnan(new)))
+    moving = [(made.names[i], float(differs[:, i].mean())) for i in np.argsort(-differs.mean(axis=0)) if differs[:, i].any()]
+    delta = np.abs(a - b)
+    return Moved(made.model, len(log), float(delta.mean()), float(delta.max()), float((delta > 0.01).mean()), _rank(a, b), moving)
+
+
+def _rank(a: Any, b: Any) -> float:
+    from scipy.stats import spearmanr
+
+    return 1.0 if (a == b).all() or len(a) < 3 else float(spearmanr(a, b).statistic)
+
+
+def _spine(made: Contract, case: UseCase, log: Sequence[Prediction]) -> pa.Table:
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "int32": pa.int32(),
+        "float64": pa.float64(),
+        "float32": pa.float32(),
+        "bool": pa.bool_(),
+    }
+    columns: dict[str, pa.Array] = {_AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC"))}
+    fields = {f.name: f.dtype for f in made.request}
+    for projection in projections(case.store, made.feature_service):
+        for column in projection.spine_keys:
+            fields.setdefault(column, "string")
+    for name, dtype in fields.items():
+        values = [p.request.get(name) for p in log]
+        if dtype == "timestamp":
+            moments = [None if v is None else datetime.fromtimestamp(moment_us(v, name) / 1e6, UTC) for v in values]
+            columns[name] = pa.array(moments, pa.timestamp("us", "UTC"))
+        else:
+            columns[name] = pa.array(values, types[dtype])
+    return pa.table(columns)
+
+
+def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:
+    """float64 `[requests, inputs]` in the contract's order, null policies applied."""
+    store = case.store
+    service = store.get_feature_service(made.feature_service)
+    job = store.get_historical_features(entity_df=_spine(made, case, log).to_pandas(), features=service, full_feature_names=True)
+    table = job.to_arrow()
+    matrix = np.empty((len(log), len(made.inputs)))
+    for i, one in enumerate(made.inputs):
+        if one.name not in table.column_names:
+            raise KeyError(one.name)
+        values = table[one.name].cast("float64").fill_null(np.nan).to_numpy()
+        matrix[:, i] = np.where(np.isnan(values), one.null.value, values) if one.null.action == "default" else values
+    return matrix
+
+
+def _scorer(settings: Settings, made: Contract) -> Any:
+    import onnxruntime as ort
+
+    path = settings.model_root / made.model / str(made.version) / contract.MODEL
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda matrix: np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], dtype=np.float64).reshape(len(matrix))
