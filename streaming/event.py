@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -10,14 +12,15 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from streaming.join import EVENT, KNOWN
+from streaming.join import EVENT, KNOWN, TEXT
+from streaming.layout import element_of
 from streaming.sketch import hash_of
 from streaming.view import View
 from streaming.window import HASHED
 
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 _INTEGERS = frozenset({"int64", "int32"})
-_ARROW = {
+_ARROW: dict[str, pa.DataType] = {
     "double": pa.float64(),
     "float": pa.float64(),
     "int64": pa.int64(),
@@ -26,8 +29,9 @@ _ARROW = {
     "string": pa.string(),
     "bytes": pa.binary(),
     "timestamp": pa.timestamp("us", "UTC"),
-    "hash": pa.int64(),
 }
+_ARROW |= {f"array<{dtype}>": pa.list_(arrow) for dtype, arrow in _ARROW.items()} | dict.fromkeys(TEXT, pa.string()) | {"hash": pa.int64()}
+_INFINITE = {"inf": math.inf, "Infinity": math.inf, "-inf": -math.inf, "-Infinity": -math.inf}
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,15 @@ class Rejected:
 
 
 def encode(row: Mapping[str, Any]) -> bytes:
-    """A row as it is put on the stream: JSON, times in ISO 8601 UTC."""
+    """A row as it is put on the stream: JSON; times in ISO 8601 UTC, bytes in base64, infinities as text."""
     return msgspec.json.encode({k: _plain(v) for k, v in row.items()})
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and math.isinf(value):
+        return {"$number": "Infinity" if value > 0 else "-Infinity"}  # JSON has none, and text may be text
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
     if isinstance(value, date):
@@ -73,8 +81,19 @@ def moment_us(value: Any, name: str) -> int:
 def _typed(value: Any, dtype: str, name: str) -> Any:
     if value is None:
         return None
-    if dtype == "string":
+    if isinstance(value, dict) and value.keys() == {"$number"}:
+        value = _INFINITE.get(str(value["$number"]), value)
+    element = element_of(dtype)
+    if element is not None:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} is {value!r}, not a list")
+        return [_typed(v, element, name) for v in value]
+    if dtype == "string" or dtype in TEXT:
         return value if isinstance(value, str) else str(value)
+    if dtype == "bytes" and isinstance(value, str):
+        return base64.b64decode(value, validate=True)
+    if dtype in ("double", "float") and isinstance(value, str) and value in _INFINITE:
+        return _INFINITE[value]
     if dtype == "timestamp":
         return moment_us(value, name)
     if dtype == "hash" and isinstance(value, str | int | float):
@@ -128,5 +147,12 @@ def decode(view: View, rows: Sequence[bytes], sources: Iterable[int]) -> tuple[p
         columns[KNOWN].append(known)
         kept.append(place)
     schema = [(c, _ARROW[dtype]) for c, _, dtype in wanted] + [(EVENT, pa.int64()), (KNOWN, pa.int64())]
-    arrays = [pa.array(columns[c], type=t if t != _ARROW["timestamp"] else pa.int64()).cast(t) for c, t in schema]
+    arrays = [pa.array(columns[c], type=_stored(t)).cast(t) for c, t in schema]
     return pa.table(arrays, names=[c for c, _ in schema]), kept, rejected
+
+
+def _stored(dtype: pa.DataType) -> pa.DataType:
+    """The type that decoded values have: moments are whole microseconds until they are a column."""
+    if pa.types.is_list(dtype):
+        return pa.list_(_stored(dtype.value_type))
+    return pa.int64() if pa.types.is_timestamp(dtype) else dtype

@@ -197,6 +197,7 @@ def _cast(column: pa.ChunkedArray, dtype: pa.DataType, where: str) -> pa.Chunked
     widening = (
         (pa.types.is_floating(dtype) and (numbers or pa.types.is_floating(column.type)) and dtype.bit_width >= 64)
         or (pa.types.is_integer(dtype) and pa.types.is_integer(column.type) and dtype.bit_width >= column.type.bit_width)
+        or (pa.types.is_list(dtype) and pa.types.is_list(column.type) and column.type.value_type == dtype.value_type)
         or (pa.types.is_string(dtype) and (pa.types.is_large_string(column.type) or pa.types.is_dictionary(column.type)))
         or (pa.types.is_timestamp(dtype) and pa.types.is_timestamp(column.type) and column.type.unit in ("s", "ms", "us"))
     )

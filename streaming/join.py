@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
 EVENT, KNOWN = "__event", "__known"
 NOW, HIDDEN = "__now__", "__hidden__"
+TEXT = ("json", "uuid", "timeuuid", "decimal")
+"""Feast's types that travel as text."""
 SLICED = 2_000_000
 """Events in a bucket beyond which windows are joined one slice of time after the other."""
 _SQL_TYPES = {
@@ -36,7 +38,7 @@ _SQL_TYPES = {
     "bytes": "binary",
     "timestamp": "timestamp",
 }
-ARROW_TYPES = {
+ARROW_TYPES: dict[str, pa.DataType] = {
     "double": pa.float64(),
     "float": pa.float32(),
     "int64": pa.int64(),
@@ -46,6 +48,8 @@ ARROW_TYPES = {
     "bytes": pa.binary(),
     "timestamp": pa.timestamp("us", "UTC"),
 }
+_SQL_TYPES |= {f"array<{dtype}>": f"array<{sql}>" for dtype, sql in _SQL_TYPES.items()} | dict.fromkeys(TEXT, "string")
+ARROW_TYPES |= {f"array<{dtype}>": pa.list_(arrow) for dtype, arrow in ARROW_TYPES.items()} | dict.fromkeys(TEXT, pa.string())
 
 
 class JoinError(ValueError):
@@ -137,7 +141,18 @@ def inputs(view: View, events: pa.Table) -> dict[str, Any]:
 def canonical(events: pa.Table) -> pa.Table:
     """Events in canonical order: by event time, known time, then content, so that ties fall the same way in every engine."""
     others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
-    return events.sort_by([(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)])
+    keys = [(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)]
+    return events.take(pc.sort_indices(_sortable(events), keys))
+
+
+def _sortable(table: pa.Table) -> pa.Table:
+    """The table with what Arrow cannot sort, lists, as text."""
+    for i, one in enumerate(table.schema):
+        if pa.types.is_nested(one.type):
+            table = table.set_column(
+                i, one.name, pa.array([None if v is None else repr(v) for v in table[one.name].to_pylist()], pa.string())
+            )
+    return table
 
 
 def _canonical_order(code: Ints, events: pa.Table) -> Ints:
@@ -157,7 +172,7 @@ def _canonical_order(code: Ints, events: pa.Table) -> Ints:
     number = np.cumsum(np.concatenate([[True], ~same]))[places]
     others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
     content = events.select(others).take(pa.array(order[places])).append_column("__tie", pa.array(number))
-    within = pc.sort_indices(content, [("__tie", "ascending"), *((c, "ascending") for c in others)]).to_numpy()
+    within = pc.sort_indices(_sortable(content), [("__tie", "ascending"), *((c, "ascending") for c in others)]).to_numpy()
     order[places] = order[places][within]
     return order
 

@@ -6,9 +6,10 @@ of Feast 0.67; the tests compare every function here with Feast's own.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import mmh3
@@ -93,7 +94,7 @@ def _key_bytes(value: Any, dtype: str) -> bytes:
     if dtype == "int32":
         return struct.pack("<i", int(value))
     if dtype == "timestamp":
-        return struct.pack("<q", int(value.timestamp()) if isinstance(value, datetime) else int(value))
+        return struct.pack("<q", _seconds(value))
     return struct.pack("<q", int(value))
 
 
@@ -118,52 +119,125 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+_NUMBERS = {
+    "bytes": 1, "string": 2, "int32": 3, "int64": 4, "double": 5, "float": 6, "bool": 7, "timestamp": 8,
+    "json": 32, "uuid": 36, "timeuuid": 37, "decimal": 44,
+}  # fmt: skip
+"""Fields of `ValueProto`; a list's is ten more than its elements'."""
+_TEXT = frozenset({"string", "json", "uuid", "timeuuid", "decimal"})
+
+
+def element_of(dtype: str) -> str | None:
+    """`double` of `array<double>`; None of a scalar."""
+    return dtype[6:-1] if dtype.startswith("array<") else None
+
+
+def _tag(number: int, wire: int) -> bytes:
+    return _varint(number << 3 | wire)
+
+
+def _seconds(value: Any) -> int:
+    return math.floor(value.timestamp()) if isinstance(value, datetime) else int(value)
+
+
+def _scalar(value: Any, dtype: str) -> bytes:
+    """A value without its tag; text and bytes with their length."""
+    if dtype == "double":
+        return struct.pack("<d", value)
+    if dtype == "float":
+        return struct.pack("<f", value)
+    if dtype in ("int64", "int32"):
+        return _varint(int(value))
+    if dtype == "bool":
+        return b"\x01" if value else b"\x00"
+    if dtype == "timestamp":
+        return _varint(_seconds(value))
+    raw = str(value).encode() if dtype in _TEXT else bytes(value)
+    return _varint(len(raw)) + raw
+
+
 def encode_value(value: Any, dtype: str) -> bytes:
-    """A ValueProto; null is the empty message."""
+    """A ValueProto; null is the empty message.
+
+    An array is null as a whole where one of its elements is null and its type has no NaN to say so.
+    """
     if value is None or (value != value):
         return b""
-    if dtype == "double":
-        return b"\x29" + struct.pack("<d", value)
-    if dtype == "float":
-        return b"\x35" + struct.pack("<f", value)
-    if dtype == "int64":
-        return b"\x20" + _varint(int(value))
-    if dtype == "int32":
-        return b"\x18" + _varint(int(value))
-    if dtype == "bool":
-        return b"\x38" + (b"\x01" if value else b"\x00")
-    if dtype == "timestamp":
-        return b"\x40" + _varint(int(value.timestamp()) if isinstance(value, datetime) else int(value))
-    raw = value.encode() if dtype == "string" else bytes(value)
-    return (b"\x12" if dtype == "string" else b"\x0a") + _varint(len(raw)) + raw
+    element = element_of(dtype)
+    if element is not None:
+        return _encode_list(value, element)
+    wire = {"double": 1, "float": 5}.get(dtype, 0 if dtype in ("int64", "int32", "bool", "timestamp") else 2)
+    return _tag(_NUMBERS[dtype], wire) + _scalar(value, dtype)
+
+
+def _encode_list(values: Sequence[Any], element: str) -> bytes:
+    if element in ("double", "float"):
+        values = [math.nan if v is None else v for v in values]
+    elif any(v is None for v in values):
+        return b""
+    if element in _TEXT or element == "bytes":
+        inner = b"".join(b"\x0a" + _scalar(v, element) for v in values)
+    else:
+        packed = b"".join(_scalar(v, element) for v in values)
+        inner = b"\x0a" + _varint(len(packed)) + packed if packed else b""
+    return _tag(_NUMBERS[element] + 10, 2) + _varint(len(inner)) + inner
+
+
+_DTYPES = {number: dtype for dtype, number in _NUMBERS.items()}
 
 
 def decode_value(data: bytes | None) -> Any:
-    """The Python value of a scalar ValueProto; None for null or absent.
+    """The Python value of a ValueProto of a scalar or a list of them; None for null or absent.
 
     Raises:
-        ValueError: a kind of value this reader does not carry (lists, maps).
+        ValueError: a kind of value this reader does not carry (maps, sets).
     """
     if not data:
         return None
-    tag = data[0]
-    if tag == 0x29:
+    if data[0] == 0x29:  # a double: what most values are
         return struct.unpack_from("<d", data, 1)[0]
-    if tag in (0x20, 0x18, 0x40):
-        number, _ = _read_varint(data, 1)
-        number = number - (1 << 64) if number >= 1 << 63 else number
-        return datetime.fromtimestamp(number, UTC) if tag == 0x40 else number
-    if tag == 0x35:
-        return struct.unpack_from("<f", data, 1)[0]
-    if tag == 0x38:
-        return data[1] != 0
-    if tag in (0x12, 0x0A):
-        length, at = _read_varint(data, 1)
-        raw = data[at : at + length]
-        return raw.decode() if tag == 0x12 else raw
-    if tag == 0x98:  # null_val
+    tag, at = _read_varint(data, 0)
+    number, wire = tag >> 3, tag & 7
+    if number == 19:  # null_val
         return None
-    raise ValueError(f"a value of protobuf tag {tag:#x} is no scalar this reader carries")
+    if number in _DTYPES and not (wire == 2 and 11 <= number <= 18):
+        return _decode_scalar(data, at, _DTYPES[number])[0]
+    if 11 <= number <= 18:
+        length, at = _read_varint(data, at)
+        return _decode_list(data[at : at + length], _DTYPES[number - 10])
+    raise ValueError(f"a value of protobuf field {number} is none this reader carries")
+
+
+def _decode_scalar(data: bytes, at: int, dtype: str) -> tuple[Any, int]:
+    if dtype == "double":
+        return struct.unpack_from("<d", data, at)[0], at + 8
+    if dtype == "float":
+        return struct.unpack_from("<f", data, at)[0], at + 4
+    number, at = _read_varint(data, at)
+    if dtype in ("int64", "int32", "timestamp"):
+        number = number - (1 << 64) if number >= 1 << 63 else number
+        return (datetime.fromtimestamp(0, UTC) + timedelta(seconds=number) if dtype == "timestamp" else number), at
+    if dtype == "bool":
+        return number != 0, at
+    raw = data[at : at + number]
+    return (raw.decode() if dtype in _TEXT else raw), at + number
+
+
+def _decode_list(data: bytes, element: str) -> list[Any]:
+    found: list[Any] = []
+    at = 0
+    while at < len(data):
+        at += 1  # the one field there is, length-delimited
+        if element in _TEXT or element == "bytes":
+            value, at = _decode_scalar(data, at, element)
+            found.append(value)
+            continue
+        length, at = _read_varint(data, at)
+        end = at + length
+        while at < end:
+            value, at = _decode_scalar(data, at, element)
+            found.append(value)
+    return found
 
 
 def encode_timestamp(us: int) -> bytes:

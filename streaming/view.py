@@ -22,12 +22,17 @@ _DTYPES = {
     "String": "string",
     "Bytes": "bytes",
     "UnixTimestamp": "timestamp",
+    "Json": "json",
+    "Uuid": "uuid",
+    "TimeUuid": "timeuuid",
+    "Decimal": "decimal",
 }
+_DTYPES |= {f"Array({name})": f"array<{dtype}>" for name, dtype in _DTYPES.items() if dtype not in ("json", "uuid", "timeuuid", "decimal")}
 
 
 @dataclass(frozen=True)
 class Feature:
-    """`dtype` is one of double, float, int64, int32, bool, string, bytes, timestamp."""
+    """`dtype` is one of double, float, int64, int32, bool, string, bytes, timestamp, json, uuid, timeuuid, decimal, or `array<...>` of the first eight."""
 
     name: str
     dtype: str

@@ -84,8 +84,65 @@ def test_moments_are_values_in_seconds() -> None:
     assert layout.decode_value(raw) == moment
 
 
-def test_a_list_value_is_named_unsupported() -> None:
-    from feast.protos.feast.types.Value_pb2 import StringList, Value
+SCALARS = {
+    "double": st.floats(allow_nan=False),
+    "float": st.floats(allow_nan=False, width=32),
+    "int64": int64,
+    "int32": st.integers(-(2**31), 2**31 - 1),
+    "bool": st.booleans(),
+    "string": st.text(max_size=40),
+    "bytes": st.binary(max_size=40),
+}
 
-    with pytest.raises(ValueError, match="no scalar"):
-        layout.decode_value(Value(string_list_val=StringList(val=["a"])).SerializeToString())
+
+@given(st.sampled_from(sorted(SCALARS)).flatmap(lambda t: st.tuples(st.just(t), st.lists(SCALARS[t], max_size=300))))
+def test_lists_are_feasts(pair) -> None:
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    element, values = pair
+    expected = Value()
+    getattr(expected, f"{element}_list_val").SetInParent()
+    getattr(expected, f"{element}_list_val").val.extend(values)
+    raw = layout.encode_value(values, f"array<{element}>")
+    assert raw == expected.SerializeToString()
+    assert layout.decode_value(raw) == values
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), max_size=20))
+def test_moments_are_feasts_whole_seconds(seconds: list[int]) -> None:
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    expected = Value()
+    expected.unix_timestamp_list_val.SetInParent()
+    expected.unix_timestamp_list_val.val.extend(seconds)
+    assert layout.encode_value(seconds, "array<timestamp>") == expected.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "field"), [("json", "json_val"), ("uuid", "uuid_val"), ("timeuuid", "time_uuid_val"), ("decimal", "decimal_val")]
+)
+def test_what_travels_as_text_is_feasts(dtype: str, field: str) -> None:
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    raw = layout.encode_value("text é", dtype)
+    assert raw == Value(**{field: "text é"}).SerializeToString()
+    assert layout.decode_value(raw) == "text é"
+
+
+def test_a_null_among_the_elements_is_nan_or_a_null_array() -> None:
+    floats = layout.decode_value(layout.encode_value([1.0, None], "array<double>"))
+    assert floats[0] == 1.0
+    assert math.isnan(floats[1])
+    assert layout.encode_value([1, None], "array<int64>") == b""
+
+
+def test_a_moment_before_1970_is_the_second_it_lies_in() -> None:
+    before = datetime(1969, 12, 31, 23, 59, 58, 500_000, tzinfo=UTC)
+    assert layout.decode_value(layout.encode_value(before, "timestamp")) == before.replace(microsecond=0)
+
+
+def test_a_map_is_named_unsupported() -> None:
+    from feast.protos.feast.types.Value_pb2 import Map, Value
+
+    with pytest.raises(ValueError, match="field 20"):
+        layout.decode_value(Value(map_val=Map()).SerializeToString())
