@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
     spark_master: str = "local[*]"
     spark_memory: str = Field(default="1500m", description="driver memory (local mode: the only Spark process)")
+    spark_executor_memory: str = Field(default="1g", description="memory of each executor, where there are any (not in local mode)")
     spark_packages: str = Field(default="", description="Maven packages of Spark's, comma-separated, such as its Kafka connector")
     event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
     kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")

@@ -20,7 +20,6 @@ from streaming.point_in_time import NEVER
 from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
-    import redis.asyncio
     from feast import FeatureStore
 
 STATUSES = "fsnm"
@@ -97,7 +96,7 @@ class OnlineReader:
         self._entities = self._compile(plan)
         # what an entity with a null key gets; depends on nothing
         self._unknown = [self._answer(entity, [None] * len(entity.fields), 0) for entity in self._entities]
-        self._client: redis.asyncio.Redis | None = None
+        self._client: Any = None
 
     @classmethod
     def open(cls, store: FeatureStore, service: str, redis_url: str, timeout_s: float) -> OnlineReader:
@@ -131,7 +130,7 @@ class OnlineReader:
             self.features += [f"{projection.alias}:{n}" for n in projection.features]
         return list(entities.values())
 
-    def _redis(self) -> redis.asyncio.Redis:
+    def _redis(self, cluster: bool = False) -> Any:
         if self._client is None:
             import os
 
@@ -139,7 +138,8 @@ class OnlineReader:
 
             password = None if "@" in self.url else os.environ.get("HEADRACE_REDIS_PASSWORD")
             secret = {"password": password} if password else {}
-            self._client = redis.asyncio.Redis.from_url(self.url, socket_connect_timeout=self.timeout_s, **secret)  # type: ignore[arg-type]
+            kind = redis.asyncio.RedisCluster if cluster else redis.asyncio.Redis
+            self._client = kind.from_url(self.url, socket_connect_timeout=self.timeout_s, **secret)  # type: ignore[arg-type]
         return self._client
 
     async def read(self, instances: Sequence[dict[str, Any]], now_us: int, timeout_s: float | None = None) -> FeatureRows:
@@ -182,14 +182,25 @@ class OnlineReader:
             return []
         try:
             async with asyncio.timeout(timeout_s):
-                pipe = self._redis().pipeline(transaction=False)
-                for number, key in keys:
-                    pipe.hmget(key, self._entities[number].fields)  # type: ignore[arg-type]
-                return await pipe.execute()
+                try:
+                    return await self._pipelined(self._redis(), keys)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("MOVED") and not isinstance(error, redis.exceptions.MovedError):
+                        raise
+                # it is a cluster that answers: from now on by its map of the slots
+                await self.close()
+                return await self._pipelined(self._redis(cluster=True), keys)
         except TimeoutError:
             raise OnlineStoreUnavailable(f"the online store did not answer within {timeout_s * 1000:.0f} ms") from None
         except (redis.RedisError, OSError) as error:
             raise OnlineStoreUnavailable(f"the online store cannot be read: {type(error).__name__}") from error
+
+    async def _pipelined(self, client: Any, keys: Sequence[tuple[int, bytes]]) -> list[list[bytes | None]]:
+        pipe = client.pipeline(transaction=False)
+        for number, key in keys:
+            pipe.hmget(key, self._entities[number].fields)
+        found: list[list[bytes | None]] = await pipe.execute()
+        return found
 
     def _answer(self, entity: _Entity, reply: Sequence[bytes | None], now_us: int) -> _Answer:
         answer = _Answer([], {}, {})
@@ -265,7 +276,7 @@ class OnlineReader:
 
         try:
             async with asyncio.timeout(self.timeout_s):
-                return bool(await self._redis().ping())  # type: ignore[misc]
+                return bool(await self._redis().ping())
         except (TimeoutError, redis.RedisError, OSError):
             return False
 

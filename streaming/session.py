@@ -100,6 +100,7 @@ def _options(settings: Settings, scratch: Path) -> dict[str, str]:
     options = {
         "spark.driver.memory": settings.spark_memory,
         "spark.driver.extraJavaOptions": java,
+        "spark.executor.memory": settings.spark_executor_memory,
         "spark.executorEnv.PYTHONPATH": path,
         "spark.executorEnv.TZ": "UTC",
         "spark.local.dir": str(scratch / "local"),
