@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import mmh3
+import numpy as np
+from numpy.typing import NDArray
 
 _KEY_TYPES = {"bytes": 1, "string": 2, "int32": 3, "int64": 4, "timestamp": 8}
 
@@ -245,6 +247,36 @@ def encode_timestamp(us: int) -> bytes:
     seconds, rest = divmod(us, 1_000_000)
     out = b"\x08" + _varint(seconds) if seconds else b""
     return out + (b"\x10" + _varint(rest * 1000) if rest else b"")
+
+
+def encode_timestamps(us: NDArray[np.int64]) -> list[bytes]:
+    """`encode_timestamp` of many moments."""
+    if not len(us):
+        return []
+    seconds, rest = np.divmod(us, 1_000_000)
+    parts = [_varints(b"\x08", seconds), _varints(b"\x10", rest * 1000)]
+    return [a + b for a, b in zip(*parts, strict=True)]
+
+
+def _varints(tag: bytes, numbers: NDArray[np.int64]) -> list[bytes]:
+    """A tag and a varint of each number, nothing for zero; one array per length."""
+    found = [b""] * len(numbers)
+    unsigned = numbers.astype(np.uint64)
+    lengths = np.ones(len(numbers), dtype=np.int64)
+    for k in range(1, 10):
+        lengths += unsigned >> np.uint64(7 * k) > 0
+    lengths[numbers == 0] = 0
+    for length in np.unique(lengths[lengths > 0]).tolist():
+        some = np.flatnonzero(lengths == length)
+        matrix = np.empty((len(some), 1 + length), dtype=np.uint8)
+        matrix[:, 0] = tag[0]
+        for k in range(length):
+            byte = (unsigned[some] >> np.uint64(7 * k)) & np.uint64(0x7F)
+            matrix[:, 1 + k] = byte | np.uint64(0x80 if k + 1 < length else 0)
+        raw, width = matrix.tobytes(), 1 + length
+        for i, place in enumerate(some.tolist()):
+            found[place] = raw[i * width : (i + 1) * width]
+    return found
 
 
 def decode_timestamp(data: bytes | None) -> int | None:

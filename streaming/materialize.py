@@ -67,7 +67,7 @@ def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:
 
 def _rows(view: View, keys: Sequence[bytes], headers: Sequence[tile.Header], state: _State) -> Rows:
     blobs = [bulk(tile.encode(header, tiles)) for header, tiles in zip(headers, state.tiles, strict=True)]
-    times = [bulk(layout.encode_timestamp(t)) for t in state.newest.tolist()]
+    times = [bulk(t) for t in layout.encode_timestamps(state.newest)]
     return Rows(keys, view_fields(view), [blobs, times, *state.columns])
 
 
@@ -96,8 +96,7 @@ def overwrite(
     if not entities.keys:
         return 0
     if later is None:
-        headers, state = _truth(view, entities, seam_us, position)
-        store.put(indexes, _rows(view, entities.keys, headers, state))
+        store.put(indexes, snapshot(view, entities, seam_us, position))
         return len(entities.keys)
     total, fields, fingerprint = len(entities.keys), view_fields(view), tile.fingerprint(view.layout)
     for _ in range(ATTEMPTS):
@@ -105,7 +104,7 @@ def overwrite(
         before = [_ours(fingerprint, blob) for blob in blobs]
         if any(h is not None and h.position > position for h in before):
             more, position = later(position)
-            events = pa.concat_tables([entities.table, more.select(entities.table.column_names)])
+            events = pa.concat_tables([entities.table, more.select(entities.table.column_names).cast(entities.table.schema, safe=False)])
             wanted = set(entities.keys)
             merged = group(view, canonical(events))
             if len(merged.keys) > len(wanted):  # entities of other partitions, or new ones, which the stream looks after
@@ -125,10 +124,17 @@ def overwrite(
     )
 
 
-def snapshot(view: View, entities: Grouped, seam_us: int) -> Rows:
-    """What `overwrite` would write of these entities."""
-    headers, state = _truth(view, entities, seam_us, (0, 0))
-    return _rows(view, entities.keys, headers, state)
+def snapshot(view: View, entities: Grouped, seam_us: int, position: Position = (0, 0)) -> Rows:
+    """What `overwrite` would write of entities that nobody else writes."""
+    if view.layout:
+        headers, state = _truth(view, entities, seam_us, position)
+        return _rows(view, entities.keys, headers, state)
+    mark, ties, newest = entities.marks()
+    rows = entities.newest_rows()
+    state = _latest(view, entities, rows, newest)
+    packed = tile.pack_headers(tile.fingerprint(None), mark, ties, newest, entities.known_us[rows], seam_us, position)
+    times = [bulk(t) for t in layout.encode_timestamps(newest)]
+    return Rows(entities.keys, view_fields(view), [[bulk(h) for h in packed], times, *state.columns])
 
 
 def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> tuple[list[tile.Header], _State]:

@@ -41,6 +41,7 @@ def send(client: redis.Redis, packed: Sequence[bytes], chunk: int = 1000) -> lis
     Raises:
         redis.RedisError: the first error among the replies of a pipeline, after which nothing more is sent.
     """
+    import hiredis
     import redis
 
     if not packed:
@@ -49,20 +50,42 @@ def send(client: redis.Redis, packed: Sequence[bytes], chunk: int = 1000) -> lis
     connection: Any = pool.get_connection()
     replies: list[Any] = []
     try:
+        # replies are read by the parser that redis-py uses, without its work per reply
+        reader = hiredis.Reader(notEnoughData=_MORE)
         for i in range(0, len(packed), chunk):
             some = packed[i : i + chunk]
             connection.send_packed_command([b"".join(some)])
-            failed: redis.ResponseError | None = None
-            for _ in some:
-                try:
-                    replies.append(connection.read_response())
-                except redis.ResponseError as error:  # the connection is in step: the other replies are still to be read
-                    failed = failed or error
-            if failed is not None:
-                raise failed
+            got: list[Any] = []
+            while len(got) < len(some):
+                one = reader.gets()
+                if one is not _MORE:
+                    got.append(one)
+                    continue
+                data = connection._sock.recv(65536)
+                if not data:
+                    raise redis.ConnectionError("the connection was closed")
+                reader.feed(data)
+            for one in got:
+                if isinstance(one, hiredis.ReplyError):
+                    raise _error(str(one))
+            replies += got
+    except OSError as error:
+        connection.disconnect()
+        raise redis.ConnectionError(str(error)) from error
     except BaseException:
         connection.disconnect()
         raise
     finally:
         pool.release(connection)
     return replies
+
+
+_MORE = object()
+
+
+def _error(text: str) -> Exception:
+    import redis
+
+    if text.startswith("MOVED "):
+        return redis.exceptions.MovedError(text.removeprefix("MOVED "))
+    return redis.ResponseError(text)

@@ -68,6 +68,26 @@ class Header:
         return replace(self, mark_us=mark_us, ties=ties + (self.ties if mark_us == self.mark_us else 0))
 
 
+_HEADERS = np.dtype(
+    [
+        ("magic", "S2"), ("levels", "<u2"), ("fingerprint", "<u4"), ("mark", "<i8"), ("ties", "<u4"), ("ms", "<u8"), ("seq", "<u4"),
+        ("revision", "<u4"), ("event", "<i8"), ("known", "<i8"), ("seam", "<i8"),
+    ]
+)  # fmt: skip
+
+
+def pack_headers(
+    fingerprint: int, mark: Ints, ties: Ints, event: Ints, known: Ints, seam_us: int, position: tuple[int, int]
+) -> list[bytes]:
+    """`Header.pack` of many entities that are written for the first time and have no tiles."""
+    table = np.zeros(len(mark), dtype=_HEADERS)
+    table["magic"], table["fingerprint"], table["revision"], table["seam"] = _MAGIC, fingerprint, 1, seam_us
+    table["mark"], table["ties"], table["event"], table["known"] = mark, ties, event, known
+    table["ms"], table["seq"] = position
+    raw = table.tobytes()
+    return [raw[i : i + HEADER_SIZE] for i in range(0, len(raw), HEADER_SIZE)]
+
+
 def read_header(blob: bytes) -> Header:
     if len(blob) < HEADER_SIZE or blob[:2] != _MAGIC:
         raise TileError("not a Headrace tile field: it was written by something else, or cut short")

@@ -29,25 +29,29 @@ def test_help_lists_every_command() -> None:
         "demo",
         "doctor",
         "ingest",
+        "plan",
         "apply",
         "backfill",
+        "check",
         "train",
         "promote",
         "up",
         "down",
         "status",
         "stream",
+        "rejected",
         "serve",
         "watch",
         "replay",
         "skew",
         "test",
+        "bench",
         "version",
     ]:
         assert f" {command} " in said
 
 
-@pytest.mark.parametrize("command", ["demo", "backfill", "train", "replay", "skew", "watch"])
+@pytest.mark.parametrize("command", ["demo", "backfill", "plan", "apply", "check", "train", "replay", "rejected", "skew", "watch", "bench"])
 def test_each_command_explains_itself(command: str) -> None:
     done = headrace(command, "--help")
     assert done.returncode == 0

@@ -146,3 +146,10 @@ def test_a_map_is_named_unsupported() -> None:
 
     with pytest.raises(ValueError, match="field 20"):
         layout.decode_value(Value(map_val=Map()).SerializeToString())
+
+
+@given(st.lists(st.one_of(st.integers(-(2**50), 2**52), st.integers(-5, 5).map(lambda s: s * 1_000_000)), max_size=20))
+def test_timestamps_at_once_are_timestamps(moments: list[int]) -> None:
+    import numpy as np
+
+    assert layout.encode_timestamps(np.array(moments, dtype=np.int64)) == [layout.encode_timestamp(us) for us in moments]

@@ -73,3 +73,13 @@ def test_the_mark_counts_events_of_its_own_moment() -> None:
     assert header.advanced(4 * MINUTE, 9) == header
     assert header.advanced(NEVER, 1) == header
     assert tile.read_header(header.pack(0)) == header
+
+
+def test_headers_packed_at_once_are_headers() -> None:
+    mark, ties = np.array([5, -(2**60), NEVER]), np.array([1, 2, 0])
+    event, known = np.array([4, -7, NEVER]), np.array([5, 2**61, NEVER])
+    packed = tile.pack_headers(123, mark, ties, event, known, 77, (9, 8))
+    for i, blob in enumerate(packed):
+        expected = tile.Header(123, int(mark[i]), int(ties[i]), (9, 8), 1, int(event[i]), int(known[i]), 77)
+        assert blob == expected.pack(0)
+        assert tile.read_header(blob) == expected
