@@ -47,7 +47,8 @@ class Freshness:
         Args:
             ages: seconds, float64 [rows, views], not changed afterwards; NaN (no data) is not counted.
         """
-        self._pending.append(ages)
+        if self.views:
+            self._pending.append(ages)
         if len(self._pending) >= _FOLD:
             self._fold()
 

@@ -29,13 +29,11 @@ from serving.explain import Explainer
 from serving.metrics import STATUS_NAMES, ModelMetrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, Unavailable
-from serving.reader import STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable
+from serving.reader import FRESH, STALE, STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable
 from serving.schema import Answer, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
 from serving.scorer import Scorer
 
-_LETTERS = np.frombuffer(STATUSES.encode() + b"r", dtype=np.uint8)
-_REQUEST = len(STATUSES)
-_STALE = STATUSES.index("s")
+_REQUEST = ord("r")
 _NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
@@ -73,8 +71,6 @@ class _Sources:
     on_demand: list[tuple[int, str]]
     reject: NDArray[np.intp]
     defaults: list[tuple[int, float]]
-    freshness_columns: NDArray[np.intp]
-    views: list[str]
 
 
 def _wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> _Sources:
@@ -107,9 +103,6 @@ def _wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> _Sou
     for source in on_demand.sources:
         if source not in column:
             raise WiringError(f"an on-demand view reads {source!r}, which the feature service does not carry: add it there")
-    first: dict[str, int] = {}
-    for feature, i in column.items():
-        first.setdefault(feature.partition(":")[0], i)
     return _Sources(
         stored_places=np.array([p for p, _ in stored], dtype=np.intp),
         stored_columns=np.array([c for _, c in stored], dtype=np.intp),
@@ -117,8 +110,6 @@ def _wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> _Sou
         on_demand=computed,
         reject=np.array([i for i, w in enumerate(contract.inputs) if w.null.action == "reject"], dtype=np.intp),
         defaults=[(i, float(w.null.value or 0.0)) for i, w in enumerate(contract.inputs) if w.null.action == "default"],
-        freshness_columns=np.array(list(first.values()), dtype=np.intp),
-        views=list(first),
     )
 
 
@@ -163,7 +154,7 @@ class Predictor:
         self._scorer = scorer
         self._sources = _wire(contract, reader, on_demand)
         self._names = contract.names
-        self._metrics = metrics(contract.model, contract.version, self._sources.views)
+        self._metrics = metrics(contract.model, contract.version, reader.views)
         self._log = log
         self._explainer = explainer
         self._read_timeout_s = read_timeout_s
@@ -227,7 +218,7 @@ class Predictor:
         )
 
     def _assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-        """The matrix as read (stale values included), and each cell's status as an index into f, s, n, m, r."""
+        """The matrix as read (stale values included), and each cell's status: a letter of f, s, n, m, r."""
         sources, n = self._sources, len(question.instances)
         matrix = np.empty((n, len(self._names)))
         codes = np.full(matrix.shape, _REQUEST, dtype=np.uint8)
@@ -247,7 +238,7 @@ class Predictor:
         stored: dict[str, list[Any]] = {}
         for feature in self._on_demand.sources:
             column = self._column[feature]
-            fresh = (rows.statuses[:, column] == 0).tolist()
+            fresh = (rows.statuses[:, column] == FRESH).tolist()
             numbers = rows.values[:, column].tolist()
             stored[feature] = [
                 (extra.get(feature, None if number != number else number)) if good else None
@@ -262,15 +253,16 @@ class Predictor:
 
     def _nulls(self, seen: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """What the model gets: stale is null (as the point-in-time join has it), then each input's null policy."""
-        served = np.where(codes == _STALE, np.nan, seen)
         sources = self._sources
+        stale = codes == STALE
+        served = np.where(stale, np.nan, seen) if stale.any() or sources.defaults else seen
         if sources.reject.size:
             refused = np.argwhere(np.isnan(served[:, sources.reject]))
             if len(refused):
                 faults = []
                 for row, index in refused.tolist():
                     place = int(sources.reject[index])
-                    status = "null" if codes[row, place] == _REQUEST else STATUS_NAMES[codes[row, place]]
+                    status = "null" if codes[row, place] == _REQUEST else _NAMES[chr(codes[row, place])]
                     faults.append(FieldError(f"is {status}, and this model refuses to score without it", row, self._names[place]))
                 more = f" ({len(faults) - 1} more in `errors`)" if len(faults) > 1 else ""
                 raise Invalid(f"row {faults[0].row}, input {faults[0].field!r}: {faults[0].message}{more}.", faults)
@@ -290,9 +282,8 @@ class Predictor:
         wall_us: int,
     ) -> list[Scored]:
         """Log every prediction and shape its answer."""
-        contract, metrics, sources = self.contract, self._metrics, self._sources
-        width = len(self._names)
-        letters = _LETTERS[codes].tobytes().decode()
+        contract, metrics, width = self.contract, self._metrics, len(self._names)
+        letters = codes.tobytes().decode()
         answers: list[Scored] = []
         for row, (values, score) in enumerate(zip(seen.tolist(), scores.tolist(), strict=True)):
             own = letters[row * width : (row + 1) * width]
@@ -308,13 +299,14 @@ class Predictor:
         for status, counter in zip(STATUSES, metrics.statuses, strict=True):
             if count := letters.count(status):
                 counter.inc(count)
-        if sources.views:
-            metrics.freshness.observe(rows.ages[:, sources.freshness_columns])
+        metrics.freshness.observe(rows.ages)
         return answers
 
     def _detail(self, rows: FeatureRows, row: int, vector: list[float | None], letters: str) -> dict[str, Any]:
         ages: list[float | None] = [None] * len(vector)
-        for place, age in zip(self._sources.stored_places, rows.ages[row, self._sources.stored_columns].tolist(), strict=True):
+        of_view = rows.ages[row].tolist()
+        for place, column in zip(self._sources.stored_places, self._sources.stored_columns, strict=True):
+            age = of_view[self._reader.view_of[column]]
             ages[place] = None if age != age else age
         names = _NAMES | {"r": "request"}
         features = {

@@ -1,30 +1,37 @@
 """The online reader: a feature service compiled to a plan, one HMGET per entity, every value with its status, age and high-water mark.
 
-Reads Feast's Redis layout without Feast; windows are finished at the request's own now from the tiles (`streaming.tile`).
+Reads Feast's Redis layout without Feast; windows are finished at the request's own now from the tiles (`streaming.tile`). Of a
+latest-value view the packed row (`streaming.row`) is read; the features' own fields only where somebody else wrote them.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import hiredis
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.prediction import Mark
-from streaming import layout, tile
+from serving.connection import Connection, Pipelines, client
+from streaming import layout, row, tile
 from streaming.point_in_time import NEVER
+from streaming.resp import bulk
 from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 STATUSES = "fsnm"
-"""fresh, stale, null, missing: `FeatureRows.statuses` holds indices into it."""
-FRESH, STALE, NULL, MISSING = range(4)
+"""fresh, stale, null, missing."""
+FRESH, STALE, NULL, MISSING = (ord(letter) for letter in STATUSES)
+_NAN = float("nan")
+_NO_MARK = Mark(None, 0, None)
 
 
 class OnlineStoreUnavailable(RuntimeError):
@@ -36,8 +43,8 @@ class FeatureRows:
     """
     Attributes:
         values: float64 `[rows, features]`; NaN is null; a stale value is here as it is stored.
-        statuses: uint8 `[rows, features]`, indices into `STATUSES`.
-        ages: float64 `[rows, features]` seconds since the value's own event; NaN where missing.
+        statuses: uint8 `[rows, features]`, letters of `STATUSES`.
+        ages: float64 `[rows, views]` seconds since the view's newest event; NaN where missing.
         marks: per row, by view alias.
         extras: per row, values of features that are no numbers, by `view:feature`.
     """
@@ -49,17 +56,27 @@ class FeatureRows:
     extras: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Part:
-    """What one projection contributes to an entity's reply: fields `[first, first + count)`, columns `place` onwards."""
+    """What one projection contributes to an entity, `number` of its parts: reply fields from `first` on, columns from `at` on."""
 
     projection: Projection
-    finisher: tile.Finisher | None
-    fingerprint: int
-    order: NDArray[np.intp]  # of the finisher's values, the requested ones
+    number: int
     first: int
-    count: int
-    place: int
+    at: int
+    finisher: tile.Finisher | None
+    fields: list[bytes]
+    own_fields: list[bytes]  # what a row that is not packed is read from: the timestamp, then the features
+    fingerprint: int = 0
+    order: list[int] = field(default_factory=list)  # of the finisher's values, the requested ones
+    unpack: Any = None
+    packed: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the packed row)
+    loose: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the reply) of what is no number
+    letters: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        return len(self.projection.features)
 
 
 @dataclass
@@ -68,17 +85,32 @@ class _Entity:
 
     columns: list[str]
     encode: Any
-    fields: list[bytes]
-    parts: list[_Part]
+    parts: list[_Part] = field(default_factory=list)
+    fields: list[bytes] = field(default_factory=list)
+    head: bytes = b""  # the HMGET around the key, as RESP
+    tail: bytes = b""
 
 
-@dataclass
 class _Answer:
-    """One entity's decoded reply; `columns` are its features' places in the row."""
+    """One entity's decoded reply."""
 
-    columns: list[tuple[int, NDArray[np.float64], NDArray[np.uint8], float]]
-    marks: dict[str, Mark]
-    extras: dict[str, Any]
+    __slots__ = ("ages", "extras", "letters", "marks", "values")
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.letters = b""
+        self.ages: list[float] = []
+        self.marks: list[Mark] = []
+        self.extras: dict[str, Any] = {}
+
+
+class _Stranger(NamedTuple):
+    """A row that must be read by its features' own fields."""
+
+    key: bytes
+    part: _Part
+    blob: bytes | None
+    answer: _Answer
 
 
 class OnlineReader:
@@ -86,17 +118,21 @@ class OnlineReader:
 
     Attributes:
         features: `view:feature`, the columns of `FeatureRows.values` (features that are no numbers are NaN there and stand in `extras`).
+        views: aliases, the columns of `FeatureRows.ages`.
+        view_of: per feature, its view's column there.
         join_keys: request column → dtype (`string`, `int64`, `int32`, `bytes`, `timestamp`).
     """
 
     def __init__(self, plan: Sequence[Projection], redis_url: str, timeout_s: float) -> None:
         self.url, self.timeout_s = redis_url, timeout_s
         self.features: list[str] = []
+        self.views: list[str] = []
+        self.view_of: list[int] = []
         self.join_keys: dict[str, str] = {}
         self._entities = self._compile(plan)
         # what an entity with a null key gets; depends on nothing
-        self._unknown = [self._answer(entity, [None] * len(entity.fields), 0) for entity in self._entities]
-        self._client: Any = None
+        self._unknown = [self._decode(entity, [None] * len(entity.fields), 0, []) for entity in self._entities]
+        self._client: Connection | Pipelines = client(redis_url, timeout_s)
 
     @classmethod
     def open(cls, store: FeatureStore, service: str, redis_url: str, timeout_s: float) -> OnlineReader:
@@ -109,41 +145,30 @@ class OnlineReader:
 
     def _compile(self, plan: Sequence[Projection]) -> list[_Entity]:
         entities: dict[tuple[Any, ...], _Entity] = {}
+        grouped: dict[tuple[Any, ...], list[Projection]] = {}
         for projection in plan:
             view, columns = projection.view, projection.spine_keys
             identity = (view.project, view.keys, tuple(columns))
             if identity not in entities:
                 encode = layout.key_encoder(view.project, [(k.name, k.dtype) for k in view.keys])
-                entities[identity] = _Entity(columns, encode, [], [])
+                entities[identity] = _Entity(columns, encode)
+            grouped.setdefault(identity, []).append(projection)
             self.join_keys |= {c: k.dtype for c, k in zip(columns, view.keys, strict=True)}
+        for identity, members in grouped.items():  # an entity's columns lie beside each other
             entity = entities[identity]
-            wanted = [layout.tile_field(view.name)]
-            names = [f.name for f in view.features]
-            finisher = tile.Finisher(view.layout) if view.layout else None
-            if finisher is None:
-                wanted += [layout.timestamp_field(view.name), *(layout.field(view.name, n) for n in projection.features)]
-            order = np.array([names.index(n) for n in projection.features], dtype=np.intp)
-            entity.parts.append(
-                _Part(projection, finisher, tile.fingerprint(view.layout), order, len(entity.fields), len(wanted), len(self.features))
-            )
-            entity.fields += wanted
-            self.features += [f"{projection.alias}:{n}" for n in projection.features]
+            for projection in members:
+                part = _part(projection, len(entity.parts), len(entity.fields), sum(p.width for p in entity.parts))
+                entity.parts.append(part)
+                entity.fields += part.fields
+                self.features += [f"{projection.alias}:{n}" for n in projection.features]
+                self.view_of += [len(self.views)] * part.width
+                self.views.append(projection.alias)
+            entity.head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(entity.fields))
+            entity.tail = b"".join(map(bulk, entity.fields))
         return list(entities.values())
 
-    def _redis(self, cluster: bool = False) -> Any:
-        if self._client is None:
-            import os
-
-            import redis.asyncio
-
-            password = None if "@" in self.url else os.environ.get("HEADRACE_REDIS_PASSWORD")
-            secret = {"password": password} if password else {}
-            kind = redis.asyncio.RedisCluster if cluster else redis.asyncio.Redis
-            self._client = kind.from_url(self.url, socket_connect_timeout=self.timeout_s, **secret)  # type: ignore[arg-type]
-        return self._client
-
     async def read(self, instances: Sequence[dict[str, Any]], now_us: int, timeout_s: float | None = None) -> FeatureRows:
-        """Read every instance's features in one round trip.
+        """Read every instance's features in one round trip (two, where stock Feast wrote a view).
 
         Args:
             instances: entity keys by column; a key that is None is an unknown entity.
@@ -151,136 +176,236 @@ class OnlineReader:
             timeout_s: deadline of this read; default: the reader's own.
 
         Raises:
+            ValueError: a key that its type cannot hold.
             OnlineStoreUnavailable: within the deadline.
         """
         keys: dict[tuple[int, bytes], int] = {}
         lookup: list[list[int]] = []  # per instance and entity: which reply, -1 for a null key
         for instance in instances:
-            row = []
+            found = []
             for number, entity in enumerate(self._entities):
                 values = [instance.get(c) for c in entity.columns]
-                if any(v is None for v in values):
-                    row.append(-1)
+                if None in values:
+                    found.append(-1)
                     continue
                 try:
                     key = entity.encode(values)
                 except (struct.error, ValueError) as error:
                     raise ValueError(f"{', '.join(entity.columns)}: {values!r} is no key ({error})") from None
-                row.append(keys.setdefault((number, key), len(keys)))
-            lookup.append(row)
-        replies = await self._fetch(list(keys), self.timeout_s if timeout_s is None else timeout_s)
+                found.append(keys.setdefault((number, key), len(keys)))
+            lookup.append(found)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        asked = list(keys)
+        replies = await self._fetch([(key, self._entities[number]) for number, key in asked], timeout_s)
         try:
-            answers = [self._answer(self._entities[number], reply, now_us) for (number, _), reply in zip(keys, replies, strict=True)]
+            strangers: list[_Stranger] = []
+            answers = [self._decode(self._entities[asked[i][0]], reply, now_us, strangers, asked[i][1]) for i, reply in enumerate(replies)]
+            if strangers:
+                await self._read_loose(strangers, now_us, timeout_s)
         except tile.TileError as error:
             raise OnlineStoreUnavailable(str(error)) from None
-        return self._assemble(lookup, answers, self._unknown)
+        return self._assemble(lookup, answers)
 
-    async def _fetch(self, keys: Sequence[tuple[int, bytes]], timeout_s: float) -> list[list[bytes | None]]:
-        import redis
-
-        if not keys:
+    async def _fetch(self, wanted: Sequence[tuple[bytes, _Entity]], timeout_s: float) -> list[Any]:
+        if not wanted:
             return []
+        own = self._client
+        if isinstance(own, Connection):
+            packed = b"".join([b"%b$%d\r\n%b\r\n%b" % (entity.head, len(key), key, entity.tail) for key, entity in wanted])
+            with contextlib.suppress(_Cluster):
+                return await self._said(own.send(packed, len(wanted), timeout_s), timeout_s)
+            await self._to_cluster()
+        return await self._ask([(b"HMGET", key, *entity.fields) for key, entity in wanted], timeout_s)
+
+    async def _ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
+        return await self._said(self._client.ask(commands, timeout_s), timeout_s)
+
+    async def _to_cluster(self) -> None:
+        """It is a cluster that answers: from now on by its map of the slots."""
+        before, self._client = self._client, Pipelines(self.url, self.timeout_s, cluster=True)
+        await before.close()
+
+    async def _said(self, asked: Any, timeout_s: float) -> list[Any]:
         try:
-            async with asyncio.timeout(timeout_s):
-                try:
-                    return await self._pipelined(self._redis(), keys)
-                except redis.ResponseError as error:
-                    if not str(error).startswith("MOVED") and not isinstance(error, redis.exceptions.MovedError):
-                        raise
-                # it is a cluster that answers: from now on by its map of the slots
-                await self.close()
-                return await self._pipelined(self._redis(cluster=True), keys)
+            replies: list[Any] = await asked
         except TimeoutError:
             raise OnlineStoreUnavailable(f"the online store did not answer within {timeout_s * 1000:.0f} ms") from None
-        except (redis.RedisError, OSError) as error:
+        except OSError as error:
+            raise OnlineStoreUnavailable(f"the online store cannot be read: {error}") from error
+        except Exception as error:  # redis-py's, which is imported only where it is used
+            if not type(error).__module__.startswith("redis"):
+                raise
             raise OnlineStoreUnavailable(f"the online store cannot be read: {type(error).__name__}") from error
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).startswith("MOVED "):
+                    raise _Cluster
+                raise OnlineStoreUnavailable(f"the online store refuses: {str(reply)[:100]}")
+        return replies
 
-    async def _pipelined(self, client: Any, keys: Sequence[tuple[int, bytes]]) -> list[list[bytes | None]]:
-        pipe = client.pipeline(transaction=False)
-        for number, key in keys:
-            pipe.hmget(key, self._entities[number].fields)
-        found: list[list[bytes | None]] = await pipe.execute()
-        return found
+    async def _read_loose(self, strangers: Sequence[_Stranger], now_us: int, timeout_s: float) -> None:
+        """Rows that are not packed, or were written by stock Feast since: from the features' own fields."""
+        replies = await self._ask([(b"HMGET", s.key, *s.part.own_fields) for s in strangers], timeout_s)
+        for stranger, reply in zip(strangers, replies, strict=True):
+            _loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
 
-    def _answer(self, entity: _Entity, reply: Sequence[bytes | None], now_us: int) -> _Answer:
-        answer = _Answer([], {}, {})
+    def _decode(
+        self, entity: _Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b""
+    ) -> _Answer:
+        answer = _Answer()
         for part in entity.parts:
-            some = reply[part.first : part.first + part.count]
-            if part.finisher:
-                self._windowed(part, part.finisher, some[0], now_us, answer)
-            else:
-                self._latest(part, some, now_us, answer)
+            if part.finisher is not None:
+                _windowed(part, part.finisher, reply[part.first], now_us, answer)
+            elif not _latest(part, reply, now_us, answer):
+                strangers.append(_Stranger(key, part, reply[part.first], answer))
         return answer
 
-    def _windowed(self, part: _Part, finisher: tile.Finisher, blob: bytes | None, now_us: int, answer: _Answer) -> None:
-        count = len(part.order)
-        if blob is None:
-            # an entity without events has empty windows, as the join says; that nothing is known of it is in the status
-            answer.columns.append((part.place, finisher.empty[part.order], np.full(count, MISSING, np.uint8), np.nan))
-            answer.marks[part.projection.alias] = Mark(None, 0, None)
-            return
-        header, tiles = tile.decode(blob, finisher.levels, part.fingerprint)
-        if now_us < header.event_us - finisher.levels[0].hop_us:
-            # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
-            values, statuses = np.full(count, np.nan), np.full(count, MISSING, np.uint8)
-        else:
-            values = finisher(tiles, now_us)[part.order]
-            statuses = np.where(np.isnan(values), NULL, FRESH).astype(np.uint8)
-        answer.columns.append((part.place, values, statuses, (now_us - header.mark_us) / 1e6))
-        answer.marks[part.projection.alias] = Mark(header.mark_us, header.ties, None)
-
-    def _latest(self, part: _Part, some: Sequence[bytes | None], now_us: int, answer: _Answer) -> None:
-        view, alias = part.projection.view, part.projection.alias
-        count = len(part.order)
-        values, statuses = np.full(count, np.nan), np.full(count, MISSING, np.uint8)
-        event_us = layout.decode_timestamp(some[1])
-        if event_us is None:
-            answer.columns.append((part.place, values, statuses, np.nan))
-            answer.marks[alias] = Mark(None, 0, None)
-            return
-        age_us = now_us - event_us
-        present = STALE if view.ttl_us and age_us > view.ttl_us else FRESH
-        for i, name in enumerate(part.projection.features):
-            value = layout.decode_value(some[2 + i])
-            statuses[i] = NULL if value is None else present
-            if isinstance(value, bool | int | float):
-                values[i] = value
-            elif value is not None:
-                answer.extras[f"{alias}:{name}"] = value
-        header = tile.read_header(some[0]) if some[0] else None
-        # written by stock Feast: there is no header, and what is known is the row's own time
-        known = header.mark_us if header and header.mark_us > NEVER else event_us
-        answer.columns.append((part.place, values, statuses, age_us / 1e6))
-        answer.marks[alias] = Mark(known, header.ties if header else 1, event_us)
-
-    def _assemble(self, lookup: Sequence[Sequence[int]], answers: Sequence[_Answer], unknown: Sequence[_Answer]) -> FeatureRows:
-        n, f = len(lookup), len(self.features)
-        rows = FeatureRows(np.empty((n, f)), np.empty((n, f), np.uint8), np.empty((n, f)), [], [])
-        for i, found in enumerate(lookup):
-            marks: dict[str, Mark] = {}
-            extras: dict[str, Any] = {}
+    def _assemble(self, lookup: Sequence[Sequence[int]], answers: Sequence[_Answer]) -> FeatureRows:
+        n, unknown = len(lookup), self._unknown
+        values: list[float] = []
+        letters: list[bytes] = []
+        ages: list[float] = []
+        marks: list[dict[str, Mark]] = []
+        extras: list[dict[str, Any]] = []
+        for found in lookup:
+            mine: list[Mark] = []
+            other: dict[str, Any] = {}
             for number, which in enumerate(found):
                 answer = answers[which] if which >= 0 else unknown[number]
-                for place, values, statuses, age in answer.columns:
-                    span = slice(place, place + len(values))
-                    rows.values[i, span], rows.statuses[i, span], rows.ages[i, span] = values, statuses, age
-                marks |= answer.marks
-                extras |= answer.extras
-            rows.marks.append(marks)
-            rows.extras.append(extras)
-        return rows
+                values += answer.values
+                letters.append(answer.letters)
+                ages += answer.ages
+                mine += answer.marks
+                if answer.extras:
+                    other |= answer.extras
+            marks.append(dict(zip(self.views, mine, strict=True)))
+            extras.append(other)
+        return FeatureRows(
+            np.array(values).reshape(n, -1),
+            np.frombuffer(b"".join(letters), dtype=np.uint8).reshape(n, -1),
+            np.array(ages).reshape(n, -1),
+            marks,
+            extras,
+        )
 
     async def ping(self) -> bool:
         """Whether the online store answers within the reader's deadline."""
-        import redis
-
         try:
-            async with asyncio.timeout(self.timeout_s):
-                return bool(await self._redis().ping())
-        except (TimeoutError, redis.RedisError, OSError):
+            await self._ask([(b"PING",)], self.timeout_s)
+        except (OnlineStoreUnavailable, _Cluster):
             return False
+        return True
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._client.close()
+
+
+class _Cluster(Exception):
+    """A server of a cluster has answered that the key is not its own."""
+
+
+def _part(projection: Projection, number: int, first: int, at: int) -> _Part:
+    view = projection.view
+    own_fields = [layout.timestamp_field(view.name), *(layout.field(view.name, n) for n in projection.features)]
+    letters = {letter: letter.encode() * len(projection.features) for letter in STATUSES}
+    if view.layout:
+        names = [f.name for f in view.features]
+        order = [names.index(n) for n in projection.features]
+        finisher, fields = tile.Finisher(view.layout), [layout.tile_field(view.name)]
+        return _Part(projection, number, first, at, finisher, fields, own_fields, tile.fingerprint(view.layout), order, letters=letters)
+    packed = row.numeric(view)
+    fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
+    part = _Part(projection, number, first, at, None, fields, own_fields, unpack=row.unpacker(view), letters=letters)
+    for column, name in enumerate(projection.features):
+        if name in packed:
+            part.packed.append((column, packed.index(name)))
+        else:
+            part.loose.append((column, len(part.fields)))
+            part.fields.append(layout.field(view.name, name))
+    return part
+
+
+def _windowed(part: _Part, finisher: tile.Finisher, blob: bytes | None, now_us: int, answer: _Answer) -> None:
+    if blob is None:
+        # an entity without events has empty windows, as the join says; that nothing is known of it is in the status
+        answer.values += [finisher.empty[i] for i in part.order]
+        answer.letters += part.letters["m"]
+        answer.ages.append(_NAN)
+        answer.marks.append(_NO_MARK)
+        return
+    header, tiles = tile.decode(blob, finisher.levels, part.fingerprint)
+    if now_us < header.event_us - finisher.levels[0].hop_us:
+        # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
+        answer.values += [_NAN] * part.width
+        answer.letters += part.letters["m"]
+    else:
+        found = finisher(tiles, now_us)
+        values = [found[i] for i in part.order]
+        answer.values += values
+        answer.letters += _letters(values, "f", part)
+    answer.ages.append((now_us - header.mark_us) / 1e6)
+    answer.marks.append(Mark(header.mark_us, header.ties, None))
+
+
+def _latest(part: _Part, reply: Sequence[bytes | None], now_us: int, answer: _Answer) -> bool:
+    """Decode a packed row; False where the features' own fields must be read (the answer then says missing)."""
+    blob, time = reply[part.first], reply[part.first + 1]
+    numbers = part.unpack(blob, time) if blob is not None else None
+    if numbers is None or blob is None:
+        answer.values += [_NAN] * part.width
+        answer.letters += part.letters["m"]
+        answer.ages.append(_NAN)
+        answer.marks.append(_NO_MARK)
+        return time is None
+    _, _, _, mark_us, ties, _, _, _, event_us, _, _ = tile.HEADER.unpack_from(blob)
+    age_us = now_us - event_us
+    ttl_us = part.projection.view.ttl_us
+    present = "s" if ttl_us and age_us > ttl_us else "f"
+    if not part.loose:
+        values = [numbers[i] for _, i in part.packed]
+        answer.letters += _letters(values, present, part)
+    else:
+        values = [_NAN] * part.width
+        for column, i in part.packed:
+            values[column] = numbers[i]
+        letters = bytearray(_letters(values, present, part))
+        for column, i in part.loose:
+            value = layout.decode_value(reply[part.first + i])
+            letters[column] = NULL if value is None else ord(present)
+            if value is not None:
+                answer.extras[f"{part.projection.alias}:{part.projection.features[column]}"] = value
+        answer.letters += bytes(letters)
+    answer.values += values
+    answer.ages.append(age_us / 1e6)
+    answer.marks.append(Mark(mark_us if mark_us > NEVER else event_us, ties, event_us))
+    return True
+
+
+def _letters(values: Sequence[float], present: str, part: _Part) -> bytes:
+    """A status per value: null where it is NaN."""
+    if any(map(math.isnan, values)):
+        return b"".join([b"n" if v != v else present.encode() for v in values])
+    return part.letters[present]
+
+
+def _loose(part: _Part, blob: bytes | None, reply: Sequence[bytes | None], now_us: int, answer: _Answer) -> None:
+    """Decode a row from the features' own fields, into the place that `_latest` left for it."""
+    event_us = layout.decode_timestamp(reply[0])
+    if event_us is None:
+        return
+    view, alias, age_us = part.projection.view, part.projection.alias, now_us - event_us
+    present = STALE if view.ttl_us and age_us > view.ttl_us else FRESH
+    letters = bytearray(answer.letters)
+    for column, name in enumerate(part.projection.features, part.at):
+        value = layout.decode_value(reply[1 + column - part.at])
+        letters[column] = NULL if value is None else present
+        if isinstance(value, bool | int | float):
+            answer.values[column] = float(value)
+        elif value is not None:
+            answer.extras[f"{alias}:{name}"] = value
+    answer.letters = bytes(letters)
+    answer.ages[part.number] = age_us / 1e6
+    header = tile.read_header(blob) if blob else None
+    ours = header is not None and header.event_us == event_us and header.mark_us > NEVER
+    # written by stock Feast: what is known of the row is its own time
+    answer.marks[part.number] = Mark(header.mark_us, header.ties, event_us) if ours and header else Mark(event_us, 1, event_us)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streaming import layout, tile
+from streaming import layout, row, tile
 from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
 from streaming.join import canonical, inputs
 from streaming.resp import bulk
@@ -33,11 +33,16 @@ __all__ = ["apply", "overwrite", "view_fields"]
 
 @dataclass(frozen=True)
 class _State:
-    """What entities look like: per entity its tiles per level, newest event time, and the features' columns of bulks."""
+    """What entities look like: per entity its tiles per level and packed row, its timestamp field, and the features' columns of bulks."""
 
     tiles: list[list[tile.Part]]
-    newest: Ints
+    packed: list[bytes]
+    times: list[bytes]
     columns: list[list[bytes]]
+
+    def blob(self, i: int, header: tile.Header) -> bytes:
+        """The tile field of entity `i`."""
+        return tile.encode(header, self.tiles[i]) + self.packed[i]
 
 
 def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] | None = None) -> _State:
@@ -56,19 +61,19 @@ def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] 
         for i, part in enumerate(made.slices(n)):
             tiles[i].append(part)
     values = [encoded(pa.array(finished[f.name], from_pandas=True), f.dtype) for f in view.features]
-    return _State(tiles, newest, values)
+    return _State(tiles, [b""] * n, layout.encode_timestamps(newest), values)
 
 
 def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:
     picked = entities.table.take(pa.array(np.maximum(rows, 0)))
     columns = [encoded(picked[f.name], f.dtype) for f in view.features]
-    return _State([[] for _ in entities.keys], newest, columns)
+    times = layout.encode_timestamps(newest)
+    return _State([[] for _ in entities.keys], row.pack(view, picked, times), times, columns)
 
 
 def _rows(view: View, keys: Sequence[bytes], headers: Sequence[tile.Header], state: _State) -> Rows:
-    blobs = [bulk(tile.encode(header, tiles)) for header, tiles in zip(headers, state.tiles, strict=True)]
-    times = [bulk(t) for t in layout.encode_timestamps(state.newest)]
-    return Rows(keys, view_fields(view), [blobs, times, *state.columns])
+    blobs = [bulk(state.blob(i, header)) for i, header in enumerate(headers)]
+    return Rows(keys, view_fields(view), [blobs, [bulk(t) for t in state.times], *state.columns])
 
 
 def overwrite(
@@ -114,7 +119,7 @@ def overwrite(
             order = [place[k] for k in merged.keys]
             entities, blobs, before = merged, [blobs[i] for i in order], [before[i] for i in order]
         headers, state = _truth(view, entities, seam_us, position)
-        headers = [_revised(new, old, tiles, blob) for new, old, tiles, blob in zip(headers, before, state.tiles, blobs, strict=True)]
+        headers = [_revised(h, b, state, i, blob) for i, (h, b, blob) in enumerate(zip(headers, before, blobs, strict=True))]
         won = store.swap(indexes, _rows(view, entities.keys, headers, state), [(b or b"")[: tile.HEADER_SIZE] for b in blobs])
         if all(won):
             return total
@@ -132,9 +137,9 @@ def snapshot(view: View, entities: Grouped, seam_us: int, position: Position = (
     mark, ties, newest = entities.marks()
     rows = entities.newest_rows()
     state = _latest(view, entities, rows, newest)
-    packed = tile.pack_headers(tile.fingerprint(None), mark, ties, newest, entities.known_us[rows], seam_us, position)
-    times = [bulk(t) for t in layout.encode_timestamps(newest)]
-    return Rows(entities.keys, view_fields(view), [[bulk(h) for h in packed], times, *state.columns])
+    first = tile.pack_headers(tile.fingerprint(None), mark, ties, newest, entities.known_us[rows], seam_us, position)
+    blobs = [bulk(h + packed) for h, packed in zip(first, state.packed, strict=True)]
+    return Rows(entities.keys, view_fields(view), [blobs, [bulk(t) for t in state.times], *state.columns])
 
 
 def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> tuple[list[tile.Header], _State]:
@@ -161,12 +166,12 @@ def _ours(fingerprint: int, blob: bytes | None) -> tile.Header | None:
     return header if header.fingerprint == fingerprint else None
 
 
-def _revised(new: tile.Header, old: tile.Header | None, tiles: Any, blob: bytes | None) -> tile.Header:
+def _revised(new: tile.Header, old: tile.Header | None, state: _State, i: int, blob: bytes | None) -> tile.Header:
     """The header with the stored revision where nothing changes (running twice changes nothing), one more where something does."""
     if old is None:
         return new
     same = replace(new, revision=old.revision)
-    return same if tile.encode(same, tiles) == blob else replace(new, revision=old.revision + 1)
+    return same if state.blob(i, same) == blob else replace(new, revision=old.revision + 1)
 
 
 def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[Position]) -> int:
@@ -261,8 +266,9 @@ def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.
         return np.array(swapped), sum(swapped)
     state = _latest(view, new, rows, newest)
     full = _rows(view, new.keys, after, state)
+    moved = [bulk(h.pack(0) + (b or b"")[tile.HEADER_SIZE :]) for h, b in zip(after, blobs, strict=True)]
     won = np.zeros(len(new.keys), dtype=bool)
-    for chosen, rows_ in ((current, full), (~current, Rows(full.keys, fields[:1], full.columns[:1]))):
+    for chosen, rows_ in ((current, full), (~current, Rows(full.keys, fields[:1], [moved]))):
         # an older row than the one stored: only the header moves
         some = np.flatnonzero(chosen).tolist()
         if some:

@@ -26,8 +26,8 @@ from streaming.point_in_time import NEVER
 from streaming.sketch import Ragged
 from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 
-_HEADER = struct.Struct("<2sHIqIQIIqqq")
-HEADER_SIZE = _HEADER.size
+HEADER = struct.Struct("<2sHIqIQIIqqq")
+HEADER_SIZE = HEADER.size
 _MAGIC = b"H2"
 _COUNT = struct.Struct("<I")
 
@@ -59,7 +59,7 @@ class Header:
 
     def pack(self, levels: int) -> bytes:
         times = (self.event_us, self.row_known_us, self.seam_us)
-        return _HEADER.pack(_MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, *times)
+        return HEADER.pack(_MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, *times)
 
     def advanced(self, mark_us: int, ties: int) -> Header:
         """The header after events with newest known-time `mark_us` (`ties` of them exactly then) have been applied too."""
@@ -91,7 +91,7 @@ def pack_headers(
 def read_header(blob: bytes) -> Header:
     if len(blob) < HEADER_SIZE or blob[:2] != _MAGIC:
         raise TileError("not a Headrace tile field: it was written by something else, or cut short")
-    _, _, fingerprint, mark, ties, ms, seq, revision, event, known, seam = _HEADER.unpack_from(blob)
+    _, _, fingerprint, mark, ties, ms, seq, revision, event, known, seam = HEADER.unpack_from(blob)
     return Header(fingerprint, mark, ties, (ms, seq), revision, event, known, seam)
 
 

@@ -20,7 +20,7 @@ from serving.metrics import Metrics
 from serving.model_repository import Loader, explainer
 from serving.on_demand import OnDemand
 from serving.predict import Predictor
-from serving.reader import STATUSES, FeatureRows, OnlineStoreUnavailable
+from serving.reader import FeatureRows, OnlineStoreUnavailable
 from serving.scorer import Scorer
 
 NOW_US = 1_700_000_000_000_000
@@ -162,6 +162,7 @@ class Rows:
 
     def __init__(self, **products: list[tuple[float | None, str, float | None]]) -> None:
         self.features = FEATURES
+        self.views, self.view_of = ["sales", "shelf"], [0, 0, 1, 1]
         self.join_keys = {"product": "string", "store": "int64"}
         self.products = products
         self.down = False
@@ -179,8 +180,8 @@ class Rows:
         number = lambda x: np.nan if x is None else x  # noqa: E731
         return FeatureRows(
             values=np.array([[number(v) for v, _, _ in row] for row in rows], dtype=np.float64),
-            statuses=np.array([[STATUSES.index(s) for _, s, _ in row] for row in rows], dtype=np.uint8),
-            ages=np.array([[number(a) for _, _, a in row] for row in rows], dtype=np.float64),
+            statuses=np.array([[ord(s) for _, s, _ in row] for row in rows], dtype=np.uint8),
+            ages=np.array([[number(row[i][2]) for i in (0, 2)] for row in rows], dtype=np.float64),
             marks=[{"sales": Mark(now_us - 5_000_000, 1, None), "shelf": Mark(now_us - 60_000_000, 2, now_us - 61_000_000)} for _ in rows],
             extras=[{"shelf:aisle": "B"} for _ in rows],
         )
@@ -192,7 +193,7 @@ class Rows:
 def shelves() -> Rows:
     return Rows(
         tea=[(3.0, "f", 5.0), (2.0, "f", 5.0), (40.0, "f", 60.0), (None, "f", 60.0)],
-        salt=[(1.0, "f", 5.0), (5.0, "s", 9000.0), (None, "n", 60.0), (None, "f", 60.0)],
+        salt=[(1.0, "f", 9000.0), (5.0, "s", 9000.0), (None, "n", 60.0), (None, "f", 60.0)],
     )
 
 

@@ -158,7 +158,7 @@ def test_statuses_and_freshness_are_counted(tmp_path: Path) -> None:
     assert 'headrace_feature_values_total{model="sells_out",status="missing",version="1"} 3.0' in text
     assert 'headrace_freshness_seconds_count{model="sells_out",version="1",view="shelf"} 2.0' in text
     assert 'headrace_freshness_seconds_bucket{le="30.0",model="sells_out",version="1",view="shelf"} 0.0' in text
-    assert 'headrace_freshness_seconds_sum{model="sells_out",version="1",view="sales"} 10.0' in text
+    assert 'headrace_freshness_seconds_sum{model="sells_out",version="1",view="sales"} 9005.0' in text
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from infra import redis_server
 from infra.settings import ROOT
-from serving.reader import OnlineReader
+from serving.reader import FRESH, OnlineReader
 from streaming.live import SCHEMA
 from streaming.removal import remove
 from streaming.sink import apply_batch
@@ -151,7 +151,7 @@ def test_backfill_stream_read_and_removal_on_a_redis_cluster_from_a_spark_cluste
         made.check(client, view, END, END)
 
     rows = read(cluster, project, list(range(30)), END)
-    assert (rows.statuses[:, 0] == 0).any()
+    assert (rows.statuses[:, 0] == FRESH).any()
     states = {s.view: s for s in view_states(client, views(project))}
     assert states["latest"].entities > 150
     assert states["latest"].bytes > 0

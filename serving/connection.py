@@ -1,0 +1,201 @@
+"""One connection to Redis that many requests share: what is asked in the same turn of the event loop leaves in one write.
+
+Replies come in the order of the commands, so no request waits for a connection and none is held by one; each has a deadline of its own.
+What this does not speak (TLS, clusters) is redis-py's: `Pipelines`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import hiredis
+
+from streaming.resp import bulk
+
+_MORE = object()
+_BACKLOG = 10_000
+"""Requests waiting for replies at most: beyond that Redis is not slow but gone."""
+_SILENCE_S = 1.0
+"""A connection that owes replies and has been silent for so long after a deadline is given up."""
+
+
+class StoreClient(Protocol):
+    """Sends commands, gives replies; what goes wrong is an OSError, a TimeoutError or a `redis.RedisError`."""
+
+    async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]: ...
+
+    async def close(self) -> None: ...
+
+
+def pack(command: tuple[bytes, ...]) -> bytes:
+    """A command as RESP."""
+    return b"*%d\r\n" % len(command) + b"".join(map(bulk, command))
+
+
+class _Wire(asyncio.Protocol):
+    """Feeds what comes in to hiredis, and each reply to the request it belongs to."""
+
+    def __init__(self) -> None:
+        self.parser = hiredis.Reader(notEnoughData=_MORE)
+        self.waiting: deque[tuple[asyncio.Future[list[Any]], list[Any], int]] = deque()
+        self.transport: Any = None
+        self.heard = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        for future, _, _ in self.waiting:
+            if not future.done():
+                future.set_exception(ConnectionResetError("Redis closed the connection"))
+        self.waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
+        gets, waiting = self.parser.gets, self.waiting
+        try:
+            self.parser.feed(data)
+            while (reply := gets()) is not _MORE:
+                future, replies, count = waiting[0]
+                replies.append(reply)
+                if len(replies) == count:
+                    waiting.popleft()
+                    if not future.done():
+                        future.set_result(replies)
+        except (hiredis.ProtocolError, IndexError):  # not Redis, or not in step: nothing on this connection can be trusted
+            self.transport.abort()
+
+
+class Connection:
+    """A connection to one Redis server, made when first needed and again when lost.
+
+    Args:
+        url: `redis://[user:password@]host:port/db` or `unix://path?db=n`; a URL without a password takes `HEADRACE_REDIS_PASSWORD`.
+        timeout_s: longest time to connect.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self.url, self.timeout_s = url, timeout_s
+        self._wire: _Wire | None = None
+        self._opening: asyncio.Task[_Wire] | None = None
+
+    async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
+        """The replies; an error reply is a `hiredis.ReplyError` among them."""
+        return await self.send(b"".join(map(pack, commands)), len(commands), timeout_s)
+
+    async def send(self, packed: bytes, count: int, timeout_s: float) -> list[Any]:
+        """Send packed commands; their replies, in order.
+
+        Raises:
+            TimeoutError: not within `timeout_s` seconds; the replies are thrown away when they come.
+            OSError: there is no connection, or it was lost.
+        """
+        wire = self._wire
+        if wire is None or wire.transport is None:
+            wire = await self._connected(timeout_s)
+        return await self._exchange(wire, packed, count, timeout_s)
+
+    async def _exchange(self, wire: _Wire, packed: bytes, count: int, timeout_s: float) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        if len(wire.waiting) >= _BACKLOG:
+            raise TimeoutError
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        wire.waiting.append((future, [], count))
+        wire.transport.write(packed)
+        asked = time.monotonic()
+        alarm = loop.call_later(timeout_s, _expire, future)
+        try:
+            return await future
+        except TimeoutError:
+            if wire.heard < asked and wire.transport is not None and time.monotonic() - max(wire.heard, asked - _SILENCE_S) > _SILENCE_S:
+                wire.transport.abort()  # a path that swallows packets never says that it is gone
+            raise
+        finally:
+            alarm.cancel()
+
+    async def _connected(self, timeout_s: float) -> _Wire:
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open(), name="redis")
+        return await asyncio.wait_for(asyncio.shield(self._opening), timeout_s)
+
+    async def _open(self) -> _Wire:
+        parts = urlsplit(self.url)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.timeout_s):
+            if parts.scheme == "unix":
+                _, wire = await loop.create_unix_connection(_Wire, parts.path)
+                db = dict(p.split("=", 1) for p in parts.query.split("&") if "=" in p).get("db", "0")
+            else:
+                _, wire = await loop.create_connection(_Wire, parts.hostname or "127.0.0.1", parts.port or 6379)
+                db = parts.path.strip("/") or "0"
+            user, password = _credentials(self.url)
+            hello: list[tuple[bytes, ...]] = []
+            if password:
+                hello.append((b"AUTH", *([user.encode()] if user else []), password.encode()))
+            if db != "0":
+                hello.append((b"SELECT", db.encode()))
+            if hello:
+                for reply in await self._exchange(wire, b"".join(map(pack, hello)), len(hello), self.timeout_s):
+                    if isinstance(reply, hiredis.ReplyError):
+                        wire.transport.abort()
+                        raise ConnectionRefusedError(f"Redis refuses: {reply}")
+        self._wire = wire
+        return wire
+
+    async def close(self) -> None:
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+        if self._wire is not None and self._wire.transport is not None:
+            self._wire.transport.close()
+        self._wire = None
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
+def _credentials(url: str) -> tuple[str | None, str | None]:
+    from urllib.parse import unquote
+
+    parts = urlsplit(url)
+    password = unquote(parts.password) if parts.password else os.environ.get("HEADRACE_REDIS_PASSWORD")
+    return (unquote(parts.username) if parts.username else None), password
+
+
+class Pipelines:
+    """The same over redis-py, for TLS and for clusters.
+
+    Args:
+        cluster: whether `url` is a node of a cluster.
+    """
+
+    def __init__(self, url: str, timeout_s: float, cluster: bool = False) -> None:
+        import redis.asyncio
+
+        password = None if "@" in url else os.environ.get("HEADRACE_REDIS_PASSWORD")
+        secret = {"password": password} if password else {}
+        kind: Any = redis.asyncio.RedisCluster if cluster else redis.asyncio.Redis
+        self._client = kind.from_url(url, socket_connect_timeout=timeout_s, **secret)
+
+    async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
+        async with asyncio.timeout(timeout_s):
+            pipe = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            replies: list[Any] = await pipe.execute()
+            return replies
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def client(url: str, timeout_s: float) -> Connection | Pipelines:
+    """What speaks to the server of a URL."""
+    return Pipelines(url, timeout_s) if url.startswith("rediss") else Connection(url, timeout_s)
