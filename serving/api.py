@@ -1,6 +1,6 @@
 """The HTTP API: routes, status codes and bodies. What the calls do is in `serving.plane`.
 
-`predict` is a plain Starlette route that hands bytes to msgspec and back; its schema and examples come from the contracts.
+`predict` is bare ASGI that hands bytes to msgspec and back; its schema and examples come from the contracts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from serving import problem, schema
 from serving.metrics import CONTENT_TYPE
@@ -30,24 +32,83 @@ FEEDBACK = "/v1/models/{model}/feedback"
 log = logging.getLogger(__name__)
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The body, whatever its content type.
 
     Raises:
         TooLarge: more than `MAX_BODY` bytes, by its header or as it comes in.
+        ClientDisconnect: the caller went away.
     """
-    declared = request.headers.get("content-length", "")
-    size, chunks = int(declared) if declared.isdigit() else 0, []
+    size = 0
+    chunks: list[bytes] = []
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            size = int(value)
     if size <= MAX_BODY:
         size = 0
-        async for chunk in request.stream():
+        while size <= MAX_BODY:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
             size += len(chunk)
-            if size > MAX_BODY:
+            if not message.get("more_body", False):
+                if not chunks and size <= MAX_BODY:
+                    return chunk
+                chunks.append(chunk)
                 break
             chunks.append(chunk)
     if size > MAX_BODY:
         raise TooLarge(f"The body is larger than {MAX_BODY} bytes: send fewer instances per request.", headers={"connection": "close"})
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return b"".join(chunks)
+
+
+class Predict:
+    """The predict call as bare ASGI: what a framework does around a handler takes longer than the prediction."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.answer(scope["path_params"]["model"], scope, receive, send)
+
+    async def answer(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status, headers = 200, [(b"content-type", b"application/json")]
+        try:
+            body = await read_body(scope, receive)
+            timeout_ms = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-timeout-ms"), None)
+            content = await self._plane.predict(model, body, timeout_ms, started)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            refusal = error if isinstance(error, Problem) else _failed(scope, error)
+            status, content = refusal.status, refusal.body()
+            headers = [(b"content-type", problem.MEDIA_TYPE.encode())]
+            headers += [(name.lower().encode(), str(value).encode()) for name, value in (refusal.headers or {}).items()]
+        headers.append((b"content-length", b"%d" % len(content)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+class Front:
+    """What the server calls: predictions straight away, everything else through FastAPI."""
+
+    def __init__(self, app: FastAPI, plane: DataPlane) -> None:
+        self._app, self._predict = app, Predict(plane)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path: str = scope["path"]
+            if path.endswith("/predict") and path.startswith("/v1/models/") and path.count("/") == 4:
+                await self._predict.answer(path[11:-8], scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _failed(scope: Scope, error: Exception) -> Problem:
+    log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+    return Problem("The server failed on this request; its log says why.")
 
 
 def build_app(plane: DataPlane) -> FastAPI:
@@ -67,19 +128,12 @@ def build_app(plane: DataPlane) -> FastAPI:
     )
     _answer_problems(app)
 
-    async def predict(request: Request) -> Response:
-        started = time.perf_counter()
-        try:
-            body = await read_body(request)
-            timeout_ms = request.headers.get("x-request-timeout-ms")
-            return Response(await plane.predict(request.path_params["model"], body, timeout_ms, started), media_type=JSON)
-        except Problem as refusal:
-            return _response(refusal)
-
     async def feedback(request: Request) -> Response:
-        return Response(await plane.feedback(request.path_params["model"], await read_body(request)), media_type=JSON)
+        return Response(
+            await plane.feedback(request.path_params["model"], await read_body(request.scope, request.receive)), media_type=JSON
+        )
 
-    app.add_route(PREDICT, predict, methods=["POST"], include_in_schema=False)
+    app.add_route(PREDICT, Predict(plane), methods=["POST"], include_in_schema=False)  # type: ignore[arg-type]
     app.add_route(FEEDBACK, feedback, methods=["POST"], include_in_schema=False)
 
     @app.get("/v1/models", summary="Every model, its live version, or why it has none", tags=["models"])
@@ -136,8 +190,7 @@ def _answer_problems(app: FastAPI) -> None:
         return _response(Invalid(f"field {faults[0].field!r}: {faults[0].message}.", faults))
 
     async def failure(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _response(Problem("The server failed on this request; its log says why."))
+        return _response(_failed(request.scope, error))
 
     handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
         Problem: ours,

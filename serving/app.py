@@ -34,7 +34,7 @@ from infra.ports import port
 from infra.settings import ROOT, Settings, settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from serving.api import Front
 
 NAME = "headrace"
 START_S = 120.0
@@ -149,15 +149,16 @@ def _token(settings: Settings) -> Path:
     return path
 
 
-def build() -> FastAPI:
+def build() -> Front:
     """The replica's application; called by Serve in the replica, with the environment of `configure`."""
-    from serving.api import build_app
+    from serving.api import Front, build_app
     from serving.plane import DataPlane
 
     logging.getLogger("serving").setLevel(logging.INFO)
     own = settings()
     own.export()
-    return build_app(DataPlane(own))
+    plane = DataPlane(own)
+    return Front(build_app(plane), plane)
 
 
 def application(settings: Settings) -> Any:

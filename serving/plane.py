@@ -19,6 +19,7 @@ from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, labels_key, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
+from serving.connection import client
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.predict import is_prediction_id
@@ -52,7 +53,9 @@ class DataPlane:
         timeout = settings.redis_timeout_s
         self._redis: Any = redis.asyncio.from_url(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
         self.metrics = Metrics()
-        self._log = PredictionLog(self._redis, stream_key(self._project), settings.log_capacity, settings.log_retention)
+        self._log = PredictionLog(
+            client(settings.redis(), timeout), stream_key(self._project), settings.log_capacity, settings.log_retention
+        )
         self.metrics.watch_log(self._log)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from typing import Any
 
+import hiredis
 import msgspec
 from redis.exceptions import RedisError
 
 from feature_repo.prediction import Prediction
+from serving.connection import StoreClient
 
 BATCH = 500
 LINGER_S = 0.05
@@ -30,21 +31,22 @@ class PredictionLog:
     """A bounded buffer before a Redis Stream.
 
     Args:
-        client: a `redis.asyncio` client (bytes).
+        client: a connection of the log's own: a slow write must not stand before a read.
         stream: the stream's key (`feature_repo.prediction.stream_key`).
         capacity: predictions kept while they cannot be sent.
         retention: entries kept in the stream, approximately.
+        timeout_s: of one batch.
 
     Attributes:
         dropped: predictions lost because the buffer was full.
         written: predictions acknowledged by Redis.
     """
 
-    def __init__(self, client: Any, stream: str, capacity: int, retention: int) -> None:
+    def __init__(self, client: StoreClient, stream: str, capacity: int, retention: int, timeout_s: float = 5.0) -> None:
         self._client = client
-        self._stream = stream
+        self._command = (b"XADD", stream.encode(), b"MAXLEN", b"~", b"%d" % retention, b"*", b"p")
         self._capacity = capacity
-        self._retention = retention
+        self._timeout_s = timeout_s
         self._buffer: deque[Prediction] = deque()
         self._awake = asyncio.Event()
         self._closing = False
@@ -84,6 +86,7 @@ class PredictionLog:
             log.error("prediction log closed with %d predictions unsent", len(self._buffer))
             self.dropped += len(self._buffer)
             self._buffer.clear()
+        await self._client.close()
 
     async def _run(self) -> None:
         backoff, most = _BACKOFF_S
@@ -112,7 +115,7 @@ class PredictionLog:
                 return
 
     async def _send(self, batch: list[Prediction]) -> None:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for prediction in batch:
-                pipeline.xadd(self._stream, {"p": msgspec.json.encode(prediction)}, maxlen=self._retention, approximate=True)
-            await pipeline.execute()
+        encode = msgspec.json.encode
+        for reply in await self._client.ask([(*self._command, encode(prediction)) for prediction in batch], self._timeout_s):
+            if isinstance(reply, hiredis.ReplyError):
+                raise OSError(str(reply))

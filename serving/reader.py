@@ -249,9 +249,7 @@ class OnlineReader:
         for stranger, reply in zip(strangers, replies, strict=True):
             _loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
 
-    def _decode(
-        self, entity: _Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b""
-    ) -> _Answer:
+    def _decode(self, entity: _Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b"") -> _Answer:
         answer = _Answer()
         for part in entity.parts:
             if part.finisher is not None:

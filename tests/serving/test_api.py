@@ -18,7 +18,7 @@ from feature_repo.contract import Null
 from feature_repo.prediction import Prediction, drift_key, labels_key, stream_key
 from infra.settings import Settings
 from serving import model_repository
-from serving.api import build_app
+from serving.api import Front, build_app
 from serving.plane import MAX_BODY, DataPlane
 from serving.predict import prediction_id
 from tests.serving.shop import INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_version
@@ -60,7 +60,7 @@ class Server:
     async def client(self, reader: Callable[[], Rows] | None = None) -> AsyncIterator[httpx.AsyncClient]:
         self.plane = DataPlane(self.settings, lambda: NOW_US, loader(reader or (lambda: self.reader)))
         app = build_app(self.plane)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(Front(app, self.plane), raise_app_exceptions=False)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             yield client
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
+from hiredis import ReplyError
 
 from feature_repo.prediction import Prediction
 from serving import prediction_log
@@ -22,33 +22,27 @@ class Stream:
     def __init__(self) -> None:
         self.away = False
         self.hangs = False
+        self.refuses = False
         self.entries: list[str] = []
         self.batches: list[int] = []
-        self.limits: set[tuple[int, bool]] = set()
+        self.limits: set[tuple[bytes, ...]] = set()
 
-    def pipeline(self, transaction: bool) -> Stream:
-        assert not transaction
-        self._pending: list[str] = []
-        return self
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        return None
-
-    def xadd(self, key: str, fields: dict[str, bytes], maxlen: int, approximate: bool) -> None:
-        assert key == "stream"
-        self.limits.add((maxlen, approximate))
-        self._pending.append(msgspec.json.decode(fields["p"], type=Prediction).id)
-
-    async def execute(self) -> None:
+    async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
         if self.hangs:
             await asyncio.sleep(60)
         if self.away:
-            raise RedisConnectionError("away")
-        self.entries += self._pending
-        self.batches.append(len(self._pending))
+            raise ConnectionResetError("away")
+        if self.refuses:
+            return [ReplyError("OOM command not allowed")] * len(commands)
+        for name, key, *limit, field, value in commands:
+            assert (name, key, field) == (b"XADD", b"stream", b"p")
+            self.limits.add(tuple(limit))
+            self.entries.append(msgspec.json.decode(value, type=Prediction).id)
+        self.batches.append(len(commands))
+        return [b"1-1"] * len(commands)
+
+    async def close(self) -> None:
+        return None
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +60,7 @@ def test_everything_is_written_in_order_and_in_batches() -> None:
         await log.close()
         assert stream.entries == [str(i) for i in range(1200)]
         assert stream.batches == [500, 500, 200]
-        assert stream.limits == {(77, True)}
+        assert stream.limits == {(b"MAXLEN", b"~", b"77", b"*")}
         assert (log.written, log.dropped, log.depth) == (1200, 0, 0)
 
     asyncio.run(scenario())
@@ -85,17 +79,18 @@ def test_a_full_buffer_drops_the_newest_and_counts_it() -> None:
     asyncio.run(scenario())
 
 
-def test_nothing_buffered_is_lost_while_redis_is_away() -> None:
+@pytest.mark.parametrize("trouble", ["away", "refuses"])
+def test_nothing_buffered_is_lost_while_redis_takes_nothing(trouble: str) -> None:
     async def scenario() -> None:
         stream = Stream()
-        stream.away = True
+        setattr(stream, trouble, True)
         log = PredictionLog(stream, "stream", capacity=100, retention=10)
         log.start()
         for i in range(10):
             log.put(prediction(i))
         await asyncio.sleep(0.2)
         assert (log.depth, log.written) == (10, 0)
-        stream.away = False
+        setattr(stream, trouble, False)
         await asyncio.sleep(0.1)
         assert (log.depth, log.written, log.dropped) == (0, 10, 0)
         await log.close()

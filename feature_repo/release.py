@@ -1,0 +1,187 @@
+"""What answers for a model: `<model root>/<model>/release.json`, changed in one step, with everything that led to it.
+
+    champion   answers, but for the share of keys that
+    canary     answers
+    shadow     is scored and logged beside, and never answers
+    previous   is what a roll-back goes back to
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from feature_repo import contract
+
+RELEASE = "release.json"
+KEPT = 200
+"""Steps of its history a release file keeps."""
+
+
+class ReleaseError(ValueError):
+    """A step that makes no sense from here; the message says what is live and what can be done."""
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`at` is ISO 8601, UTC."""
+
+    at: str
+    what: str
+    why: str = ""
+
+
+class Release(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    Attributes:
+        share: of keys that the canary answers, 0 to 1.
+        history: oldest first.
+    """
+
+    champion: int
+    previous: int | None = None
+    canary: int | None = None
+    share: float = 0.0
+    shadow: int | None = None
+    history: tuple[Step, ...] = ()
+
+    @property
+    def versions(self) -> dict[int, str]:
+        """Role by version, of those that serve or stand ready."""
+        roles = [(self.previous, "previous"), (self.shadow, "shadow"), (self.canary, "canary"), (self.champion, "champion")]
+        return {version: role for version, role in roles if version is not None}
+
+    def answers(self, key: bytes) -> int:
+        """The version that answers for a key: the same one each time, and the one it was when the share grows."""
+        if self.canary is None or not self.share:
+            return self.champion
+        place = xxhash.xxh64_intdigest(key, seed=self.canary) / 2**64
+        return self.canary if place < self.share else self.champion
+
+
+def read(root: Path, model: str) -> Release | None:
+    """The model's release; None where no version was ever promoted.
+
+    Raises:
+        ReleaseError: the file is none.
+    """
+    path = root / model / RELEASE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Release)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise ReleaseError(f"{path} is no release: {error}; promote a version again") from None
+
+
+def champion(root: Path, model: str) -> int | None:
+    """The live version of a model, or None."""
+    found = read(root, model)
+    return found.champion if found else None
+
+
+def promote(root: Path, model: str, version: int, why: str = "") -> Release:
+    """Make a version the champion. A canary or shadow of that version ends with it.
+
+    Raises:
+        ContractError: its folder does not verify.
+    """
+    contract.load(root / model / str(version))
+
+    def step(now: Release | None) -> dict[str, Any]:
+        if now is None:
+            return {"champion": version}
+        if now.champion == version:
+            return {}
+        return {"champion": version, "previous": now.champion} | _ended(now, version)
+
+    return _change(root, model, f"version {version} promoted", why, step)
+
+
+def roll_back(root: Path, model: str, why: str = "") -> Release:
+    """Make the version before the champion the champion again; canary and shadow end.
+
+    Raises:
+        ReleaseError: there is none before.
+    """
+
+    def step(now: Release | None) -> dict[str, Any]:
+        if now is None or now.previous is None:
+            raise ReleaseError(f"there is no version of {model} to go back to" + (f" before {now.champion}" if now else ""))
+        return {"champion": now.previous, "previous": None, "canary": None, "share": 0.0, "shadow": None}
+
+    return _change(root, model, "rolled back", why, step)
+
+
+def canary(root: Path, model: str, version: int | None, share: float = 0.0, why: str = "") -> Release:
+    """Let a version answer for a share of keys; None ends that.
+
+    Raises:
+        ContractError: its folder does not verify.
+        ReleaseError: it is the champion, or the share is none.
+    """
+    if version is not None:
+        contract.load(root / model / str(version))
+        if not 0 < share <= 1:
+            raise ReleaseError(f"the share is {share}: give more than 0 and at most 1 (0.1 is ten in a hundred)")
+
+    def step(now: Release | None) -> dict[str, Any]:
+        champion = _other(now, model, version)
+        return {"canary": version, "share": share if version is not None else 0.0, "champion": champion}
+
+    return _change(root, model, f"version {version} answers {share:.0%} of keys" if version is not None else "canary ended", why, step)
+
+
+def shadow(root: Path, model: str, version: int | None, why: str = "") -> Release:
+    """Score and log a version beside the champion; None ends that.
+
+    Raises:
+        ContractError: its folder does not verify.
+        ReleaseError: it is the champion.
+    """
+    if version is not None:
+        contract.load(root / model / str(version))
+
+    def step(now: Release | None) -> dict[str, Any]:
+        return {"shadow": version, "champion": _other(now, model, version)}
+
+    return _change(root, model, f"version {version} in shadow" if version is not None else "shadow ended", why, step)
+
+
+def _other(now: Release | None, model: str, version: int | None) -> int:
+    if now is None:
+        raise ReleaseError(f"{model} has no champion yet: promote a version first")
+    if version == now.champion:
+        raise ReleaseError(f"version {version} of {model} is the champion already")
+    return now.champion
+
+
+def _ended(now: Release, version: int) -> dict[str, Any]:
+    ended: dict[str, Any] = {}
+    if now.canary == version:
+        ended |= {"canary": None, "share": 0.0}
+    if now.shadow == version:
+        ended |= {"shadow": None}
+    return ended
+
+
+def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release | None], dict[str, Any]]) -> Release:
+    folder = root / model
+    with open(folder / ".release.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        now = read(root, model)
+        changes = step(now)
+        if not changes and now is not None:
+            return now
+        kept = now.history if now else ()
+        history = (*kept, Step(datetime.now(UTC).isoformat(timespec="seconds"), what, why))[-KEPT:]
+        made = msgspec.structs.replace(now or Release(**changes), **changes, history=history)
+        partial = folder / f".{RELEASE}.new"
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1))
+        partial.replace(folder / RELEASE)
+        return made
