@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from feature_repo import commands as releasing
 from infra.command_line import Commands, Report, console, model_name, own_settings
 from infra.command_line import run as run_app
 from infra.settings import ROOT, settings
@@ -89,7 +90,10 @@ for _command in (
     streaming.backfill,
     training.check,
     training.train,
-    training.promote,
+    releasing.promote,
+    releasing.rollback,
+    releasing.canary,
+    releasing.shadow,
     serving.up,
     serving.down,
     serving.status,

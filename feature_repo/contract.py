@@ -149,17 +149,3 @@ def check_definitions(contract: Contract, applied: dict[str, str]) -> None:
             f"model {contract.model} version {contract.version} was trained on other feature definitions ({'; '.join(parts)}). "
             "Train a new version, or apply the old definitions again"
         )
-
-
-def champion(root: Path, model: str) -> int | None:
-    """The live version of a model, or None."""
-    path = root / model / "champion"
-    return int(path.read_text()) if path.is_file() else None
-
-
-def promote(root: Path, model: str, version: int) -> None:
-    """Make a version the live one; atomic. Raises ContractError when its folder does not verify."""
-    load(root / model / str(version))
-    partial = root / model / ".champion.new"
-    partial.write_text(f"{version}\n")
-    partial.replace(root / model / "champion")

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo import contract
+from feature_repo import contract, release
 from feature_repo.definition import DefinitionError, definitions
 from feature_repo.use_case import UseCase
 
@@ -201,9 +201,9 @@ def _shown(value: Any) -> str:
 
 def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan) -> None:
     """Live models by what they read: serving refuses a contract whose definitions are not the applied ones."""
-    for folder in sorted(settings.model_root.glob("*/champion")) if settings.model_root.is_dir() else []:
+    for folder in sorted(settings.model_root.glob(f"*/{release.RELEASE}")) if settings.model_root.is_dir() else []:
         name = folder.parent.name
-        number = contract.champion(settings.model_root, name)
+        number = release.champion(settings.model_root, name)
         made = contract.load(settings.model_root / name / str(number))
         if made.project != use_case.project:
             continue

@@ -28,6 +28,8 @@ class Prediction(msgspec.Struct, frozen=True):
         values: the model's inputs in the contract's order, before null policies; None is null.
         statuses: one letter per input: f(resh) s(tale) n(ull) m(issing) r(equest or on-demand).
         marks: by view name.
+        role: of the version that answered: `champion`, `canary`; `shadow` where it did not.
+        of: a shadow's: id of the prediction that was answered.
     """
 
     id: str
@@ -40,6 +42,8 @@ class Prediction(msgspec.Struct, frozen=True):
     statuses: str
     marks: dict[str, Mark]
     score: float
+    role: str = "champion"
+    of: str | None = None
 
 
 def stream_key(project: str) -> str:

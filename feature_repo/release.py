@@ -1,9 +1,9 @@
 """What answers for a model: `<model root>/<model>/release.json`, changed in one step, with everything that led to it.
 
-    champion   answers, but for the share of keys that
-    canary     answers
-    shadow     is scored and logged beside, and never answers
-    previous   is what a roll-back goes back to
+champion   answers, but for the share of keys that
+canary     answers
+shadow     is scored and logged beside, and never answers
+previous   is what a roll-back goes back to
 """
 
 from __future__ import annotations
@@ -172,6 +172,9 @@ def _ended(now: Release, version: int) -> dict[str, Any]:
 
 def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release | None], dict[str, Any]]) -> Release:
     folder = root / model
+    if not folder.is_dir():
+        known = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        raise ReleaseError(f"there is no model {model!r}; there is: {', '.join(known) or 'none yet: train one'}")
     with open(folder / ".release.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         now = read(root, model)

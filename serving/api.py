@@ -77,8 +77,13 @@ class Predict:
         status, headers = 200, [(b"content-type", b"application/json")]
         try:
             body = await read_body(scope, receive)
-            timeout_ms = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-timeout-ms"), None)
-            content = await self._plane.predict(model, body, timeout_ms, started)
+            timeout_ms = route = None
+            for name, value in scope["headers"]:
+                if name == b"x-request-timeout-ms":
+                    timeout_ms = value.decode("latin-1")
+                elif name == b"x-route-key":
+                    route = value
+            content = await self._plane.predict(model, body, timeout_ms, started, route)
         except ClientDisconnect:
             return
         except Exception as error:

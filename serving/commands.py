@@ -12,7 +12,7 @@ from infra.command_line import Model, Report, console, errors, microseconds, mod
 
 def up() -> None:
     """Start the local services in the background: Redis; then serving, stream and watch as far as there is something for them."""
-    from feature_repo import contract
+    from feature_repo import release
     from feature_repo.use_case import UseCase
     from infra import redis_server, services
 
@@ -20,7 +20,7 @@ def up() -> None:
     case = UseCase(own.repo)
     with console.status("starting redis"):
         redis_server.up(own)
-    live = [m for m in case.models if contract.champion(own.model_root, m)]
+    live = [m for m in case.models if release.champion(own.model_root, m)]
     wanted = [services.serve()] if live else []
     if (own.state / "registry.db").exists() or own.registry:
         wanted.append(services.stream())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feature_repo import contract
+from feature_repo import release
 from feature_repo.use_case import UseCase
 from infra import process, redis_server, services
 from infra.command_line import interrupted
@@ -154,7 +154,7 @@ class Demo:
             spark.stop()
         with self._stage("train") as said:
             self.contract = self.training["register"](self.spec, self.made, self.settings)
-            contract.promote(self.settings.model_root, self.spec.name, self.contract.version)
+            release.promote(self.settings.model_root, self.spec.name, self.contract.version)
             auc = ", ".join(f"{name} {m['auc']:.4f}" for name, m in self.contract.metrics.items())
             said(f"version {self.contract.version}: AUC {auc}; ONNX within {self.contract.parity.max_abs_difference:.0e}")
         with self._stage("serve") as said:

@@ -85,6 +85,15 @@ class ModelMetrics:
     freshness: Freshness
 
 
+@dataclass(frozen=True)
+class ShadowMetrics:
+    """Instances a shadow has scored, failed on, or was too slow for."""
+
+    scored: Counter
+    failed: Counter
+    dropped: Counter
+
+
 class Metrics(Collector):
     """Everything one replica measures.
 
@@ -102,8 +111,9 @@ class Metrics(Collector):
         self._instances = self._make(Counter, "headrace_predictions", "Instances scored.", by)
         self._statuses = self._make(Counter, "headrace_feature_values", "Stored feature values served, by status.", (*by, "status"))
         self._live = self._make(Gauge, "headrace_model_live", "1 for the version that answers, 0 for one that did.", by)
-        self._refused = self._make(Gauge, "headrace_model_refused", "1 where a model's champion could not be loaded.", ("model",))
+        self._refused = self._make(Gauge, "headrace_model_refused", "1 where a model's version could not be loaded.", ("model", "role"))
         self._swaps = self._make(Counter, "headrace_model_swaps", "Attempts to load a version.", ("model", "outcome"))
+        self._shadows = self._make(Counter, "headrace_shadow", "Instances a shadow was given, by outcome.", (*by, "outcome"))
         self._versions: dict[tuple[str, str], Freshness] = {}
         self._log: PredictionLog | None = None
         self.verdicts: dict[str, dict[str, Any]] = {}
@@ -132,6 +142,9 @@ class Metrics(Collector):
             freshness=freshness,
         )
 
+    def shadow(self, model: str, version: int) -> ShadowMetrics:
+        return ShadowMetrics(*(self._shadows.labels(model, str(version), outcome) for outcome in ("scored", "failed", "dropped")))
+
     def failed(self, model: str, version: int | None, status: int) -> None:
         """Count a prediction request that was not answered with predictions."""
         self._requests.labels(model, "" if version is None else str(version), str(status)).inc()
@@ -141,12 +154,12 @@ class Metrics(Collector):
         if before is not None:
             self._live.labels(model, str(before)).set(0)
         self._live.labels(model, str(version)).set(1)
-        self._refused.labels(model).set(0)
+        self._refused.labels(model, "champion").set(0)
         self._swaps.labels(model, "loaded").inc()
 
-    def refused(self, model: str) -> None:
+    def refused(self, model: str, role: str = "champion") -> None:
         """A version could not be loaded."""
-        self._refused.labels(model).set(1)
+        self._refused.labels(model, role).set(1)
         self._swaps.labels(model, "refused").inc()
 
     def text(self) -> bytes:

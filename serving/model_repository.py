@@ -1,7 +1,8 @@
 """The models of one replica: which version answers, which was refused and why, and the change from one to the next.
 
-Every second the `champion` files below the model root are looked at. A new live version is verified and loaded in a thread, beside
-the one that answers; then one assignment makes it live. A version that cannot be loaded leaves the old one in place.
+Four times a second the release files below the model root are looked at (`feature_repo.release`). A version that is new in them is
+verified and loaded in a thread, beside the one that answers; then one assignment makes it live. A version that cannot be loaded leaves
+the old one in place. Canary, shadow and the version before stay loaded, so that promoting or rolling back among them is immediate.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feature_repo import contract as contracts
+from feature_repo import release
 from feature_repo.contract import Contract, ContractError
 from feature_repo.definition import DefinitionError, definitions
+from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra.settings import Settings
 from serving.explain import BOOSTER, Explainer
@@ -26,11 +29,12 @@ from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
 from serving.reader import OnlineReader
 from serving.scorer import Scorer, ScorerError
+from serving.shadow import Shadow
 
-POLL_S = 1.0
-_REFUSALS = (ContractError, DefinitionError, OnDemandError, ScorerError, UseCaseError, WiringError)
+POLL_S = 0.25
+_REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
 """Their messages are written for the caller; any other exception's is not."""
-Loader = Callable[[Settings, str, Metrics, PredictionLog], Predictor]
+Loader = Callable[[Settings, str, int, Metrics, PredictionLog], Predictor]
 log = logging.getLogger(__name__)
 
 
@@ -39,17 +43,33 @@ class Entry:
     """One model.
 
     Attributes:
-        predictor: what answers; None while nothing could be loaded.
+        predictor: the champion that answers; None while nothing could be loaded.
+        canary: answers for the release's share of keys.
+        shadow: follows the champion.
+        release: what was last acted on.
         reason: why the champion that was asked for does not answer; None where it does.
-        champion: identity of the champion file last acted on.
-        retired: predictors replaced, to be closed once no request can still hold them.
+        refused: why a version other than the champion is not in its role.
+        ready: every version that is loaded: a promotion or a roll-back among them takes no loading.
+        seen: identity of the release file last acted on.
+        retired: what is being closed, once no request can still hold it.
     """
 
     name: str
     predictor: Predictor | None = None
+    canary: Predictor | None = None
+    shadow: Shadow | None = None
+    release: Release | None = None
     reason: str | None = None
-    champion: tuple[int, int, int] | None = None
-    retired: list[asyncio.Task[None]] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    ready: dict[int, Predictor] = field(default_factory=dict)
+    seen: tuple[int, int, int] | None = None
+    retired: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def answering(self, champion: Predictor, key: Callable[[], bytes]) -> tuple[Predictor, str]:
+        """What answers for a key, and its role."""
+        if self.canary is not None and self.release is not None and self.release.answers(key()) == self.canary.contract.version:
+            return self.canary, "canary"
+        return champion, "champion"
 
 
 class ModelRepository:
@@ -59,7 +79,7 @@ class ModelRepository:
         settings: where models, features and the online store are.
         metrics: told of every load and refusal.
         prediction_log: given to every predictor.
-        loader: makes a predictor of a model's champion, in a thread; `load` where not given.
+        loader: makes a predictor of a model's version, in a thread; `load` where not given.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, prediction_log: PredictionLog, loader: Loader | None = None) -> None:
@@ -69,6 +89,7 @@ class ModelRepository:
         self._log = prediction_log
         self._entries: dict[str, Entry] = {}
         self._task: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
         self.loaded = False
 
     @property
@@ -91,8 +112,8 @@ class ModelRepository:
             raise NotFound(f"There is no model {model!r}. There is: {', '.join(known) or 'none yet'}.", models=known)
         return entry
 
-    def predictor(self, model: str) -> Predictor:
-        """What answers for a model.
+    def predictor(self, model: str) -> tuple[Entry, Predictor]:
+        """A model, and its champion.
 
         Raises:
             NotFound: there is no such model.
@@ -101,7 +122,7 @@ class ModelRepository:
         entry = self._entries.get(model) or self.entry(model)
         if entry.predictor is None:
             raise Unavailable(f"Model {model!r} does not answer: {entry.reason or 'it is being loaded'}.", retry_after_s=5)
-        return entry.predictor
+        return entry, entry.predictor
 
     def versions(self, model: str) -> list[int]:
         """Versions on disk, ascending."""
@@ -119,15 +140,18 @@ class ModelRepository:
         self._task = asyncio.create_task(self._watch(), name="champions")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        for entry in self._entries.values():
-            for task in entry.retired:
+        for task in (self._task, self._warming):
+            if task is not None:
                 task.cancel()
-            if entry.predictor is not None:
-                await entry.predictor.close()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        for entry in self._entries.values():
+            for retired in entry.retired:
+                retired.cancel()
+            if entry.shadow is not None:
+                await entry.shadow.close()
+            for predictor in entry.ready.values():
+                await predictor.close()
 
     async def _watch(self) -> None:
         while True:
@@ -135,60 +159,116 @@ class ModelRepository:
             try:
                 await self._look()
             except Exception:  # the watch must outlive whatever a file system or a registry does
-                log.exception("could not look at the champions")
+                log.exception("could not look at the releases")
 
     async def _look(self) -> None:
-        found = await asyncio.to_thread(_champions, self._settings.model_root)
-        for name, champion in found.items():
+        for name, seen in (await asyncio.to_thread(_releases, self._settings.model_root)).items():
             entry = self._entries.setdefault(name, Entry(name))
-            if entry.champion != champion:
-                entry.champion = champion
-                await self._load(entry)
+            if entry.seen != seen:
+                entry.seen = seen
+                await self._follow(entry)
 
-    async def _load(self, entry: Entry) -> None:
-        before = entry.predictor
+    async def _follow(self, entry: Entry) -> None:
+        """Make a model's release what answers: its champion first, the others when it does."""
         try:
-            loaded = await asyncio.to_thread(self._loader, self._settings, entry.name, self._metrics, self._log)
-        except Exception as refusal:  # one model that cannot be loaded must not take the others down
-            expected = isinstance(refusal, _REFUSALS)
-            entry.reason = str(refusal) if expected else f"it could not be loaded ({type(refusal).__name__}; see the replica's log)"
-            if not expected:
-                log.exception("model %s: loading failed", entry.name)
-            keeps = f"; version {before.contract.version} keeps answering" if before else ""
-            log.error("model %s: champion refused: %s%s", entry.name, entry.reason, keeps)
-            self._metrics.refused(entry.name)
+            wanted = await asyncio.to_thread(release.read, self._settings.model_root, entry.name)
+        except ReleaseError as error:
+            self._refuse(entry, str(error))
             return
-        entry.predictor, entry.reason = loaded, None
-        self._metrics.swapped(entry.name, loaded.contract.version, before.contract.version if before else None)
-        if before is not None:
-            grace_s = 2 * before.contract.deadline_ms / 1e3 + 1
-            entry.retired = [t for t in entry.retired if not t.done()] + [asyncio.create_task(_retire(before, grace_s))]
+        if wanted is None:
+            return
+        before, reason = entry.predictor, await self._ready(entry, wanted.champion)
+        if reason is not None:
+            self._refuse(entry, reason)
+            return
+        champion = entry.ready[wanted.champion]
+        if champion is not before:
+            entry.predictor, entry.reason = champion, None
+            self._metrics.swapped(entry.name, wanted.champion, before.contract.version if before else None)
+        entry.reason, entry.release = None, wanted
+        if entry.canary is not None and entry.canary.contract.version != wanted.canary:
+            entry.canary = None
+        if entry.shadow is not None and (entry.shadow.challenger.contract.version != wanted.shadow or champion is not before):
+            ended, entry.shadow = entry.shadow, None
+            await ended.close()
+        if self._warming is None or self._warming.done():
+            self._warming = asyncio.create_task(self._warm(), name="warming")
+
+    async def _warm(self) -> None:
+        """Load what stands beside the champions, and let go of what has no role any more."""
+        for entry in list(self._entries.values()):
+            wanted = entry.release
+            while wanted is not None:
+                await self._beside(entry, wanted)
+                wanted = None if entry.release is wanted else entry.release  # it has changed meanwhile: once more
+
+    async def _beside(self, entry: Entry, wanted: Release) -> None:
+        entry.refused = {}
+        for version, role in wanted.versions.items():
+            if role == "champion":
+                continue
+            reason = await self._ready(entry, version)
+            if entry.release is not wanted or entry.predictor is None:
+                return
+            if reason is None and role != "previous" and entry.ready[version].contract.request != entry.predictor.contract.request:
+                reason = "it takes other request fields than the champion: it can be promoted, but not answer or follow its requests"
+            if reason is not None:
+                entry.refused[version] = reason
+                log.error("model %s: %s version %d refused: %s", entry.name, role, version, reason)
+                self._metrics.refused(entry.name, role)
+                continue
+            predictor = entry.ready[version]
+            if role == "canary":
+                entry.canary = predictor
+            elif role == "shadow" and entry.shadow is None:
+                entry.shadow = Shadow(predictor, entry.predictor, self._metrics.shadow(entry.name, version))
+        for version in [v for v in entry.ready if v not in wanted.versions]:
+            gone = entry.ready.pop(version)
+            task = asyncio.create_task(_retire(gone, 2 * gone.contract.deadline_ms / 1e3 + 1))
+            entry.retired.add(task)
+            task.add_done_callback(entry.retired.discard)
+
+    async def _ready(self, entry: Entry, version: int) -> str | None:
+        """Load a version, unless it is; why it cannot be, or None."""
+        if version in entry.ready:
+            return None
+        try:
+            entry.ready[version] = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
+        except Exception as refusal:  # one version that cannot be loaded must not take the others down
+            if isinstance(refusal, _REFUSALS):
+                return str(refusal)
+            log.exception("model %s: loading version %d failed", entry.name, version)
+            return f"it could not be loaded ({type(refusal).__name__}; see the replica's log)"
+        return None
+
+    def _refuse(self, entry: Entry, reason: str) -> None:
+        entry.reason = reason
+        keeps = f"; version {entry.predictor.contract.version} keeps answering" if entry.predictor else ""
+        log.error("model %s: champion refused: %s%s", entry.name, reason, keeps)
+        self._metrics.refused(entry.name)
 
 
-async def _retire(predictor: Predictor, grace_s: float) -> None:
+async def _retire(before: Predictor, grace_s: float) -> None:
     await asyncio.sleep(grace_s)
-    await predictor.close()
+    await before.close()
 
 
-def _champions(root: Path) -> dict[str, tuple[int, int, int]]:
+def _releases(root: Path) -> dict[str, tuple[int, int, int]]:
     found = {}
-    for path in sorted(root.glob("*/champion")):
+    for path in sorted(root.glob(f"*/{release.RELEASE}")):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             found[path.parent.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
 
 
-def load(settings: Settings, model: str, metrics: Metrics, prediction_log: PredictionLog) -> Predictor:
-    """Verify and load a model's live version; blocks (called in a thread).
+def load(settings: Settings, model: str, version: int, metrics: Metrics, prediction_log: PredictionLog) -> Predictor:
+    """Verify and load a version of a model; blocks (called in a thread).
 
     Raises:
         ContractError: a file was altered, or features were redefined since it was trained.
         DefinitionError, OnDemandError, ScorerError, UseCaseError, WiringError: the version cannot be served as it is.
     """
-    version = contracts.champion(settings.model_root, model)
-    if version is None:
-        raise ContractError(f"model {model} has no champion: promote a version")
     folder = settings.model_root / model / str(version)
     contract = contracts.load(folder)
     if (contract.model, contract.version) != (model, version):

@@ -70,13 +70,14 @@ class DataPlane:
         await self._log.close()
         await self._redis.aclose()
 
-    async def predict(self, model: str, body: bytes, timeout_ms: str | None, started: float) -> bytes:
+    async def predict(self, model: str, body: bytes, timeout_ms: str | None, started: float, route: bytes | None = None) -> bytes:
         """Answer a predict request.
 
         Args:
             body: as it came.
             timeout_ms: the caller's deadline (`X-Request-Timeout-Ms`), or None for the contract's.
             started: `time.perf_counter()` when it arrived.
+            route: what a canary's share goes by (`X-Route-Key`); None: the first instance's entity keys.
 
         Returns:
             `serving.schema.Answer` as JSON.
@@ -86,10 +87,14 @@ class DataPlane:
         """
         version = None
         try:
-            predictor = self.models.predictor(model)
-            version = predictor.contract.version
+            entry, predictor = self.models.predictor(model)
+            version, role = predictor.contract.version, "champion"
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
             question = predictor.schema.decode(body)
+            if entry.canary is not None:  # it takes the same request
+                schema = predictor.schema
+                predictor, role = entry.answering(predictor, lambda: route or schema.route_key(question))
+                version = predictor.contract.version
             wall_us = self._clock()
             if question.now_us is not None and not self.settings.allows_request_now:
                 raise Invalid(
@@ -98,7 +103,8 @@ class DataPlane:
                 )
             now_us = wall_us if question.now_us is None else question.now_us
             left_s = deadline_s - (time.perf_counter() - started)
-            return msgspec.json.encode(await predictor.predict(question, now_us, wall_us, left_s, started))
+            beside = entry.shadow.put if entry.shadow is not None else None
+            return msgspec.json.encode(await predictor.predict(question, now_us, wall_us, left_s, started, role, beside))
         except Problem as problem:
             known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
             self.metrics.failed(model if known else "(unknown)", version, problem.status)
@@ -232,6 +238,7 @@ class DataPlane:
             "live_version": live,
             "versions": self.models.versions(entry.name),
             "reason": entry.reason,
+            "traffic": _traffic(entry),
         }
 
     def describe(self, model: str) -> dict[str, Any]:
@@ -253,6 +260,19 @@ _SHOWN = (
     "model", "version", "project", "feature_service", "definition_hash", "inputs", "request", "label", "label_delay", "deadline_ms",
     "split", "training_set", "metrics", "slices", "gates", "parity", "run_id", "created", "files",
 )  # fmt: skip
+
+
+def _traffic(entry: Entry) -> dict[str, Any]:
+    """Who answers what share, who follows, who stands ready, and who was refused and why."""
+    release, canary = entry.release, entry.canary
+    share = release.share if release and canary else 0.0
+    return {
+        "champion": {"version": entry.predictor.contract.version, "share": 1 - share} if entry.predictor else None,
+        "canary": {"version": canary.contract.version, "share": share} if canary else None,
+        "shadow": entry.shadow.challenger.contract.version if entry.shadow else None,
+        "previous": release.previous if release else None,
+        "refused": {str(version): reason for version, reason in entry.refused.items()},
+    }
 
 
 def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:

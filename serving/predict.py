@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from serving.explain import Explainer
 from serving.metrics import STATUS_NAMES, ModelMetrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, Unavailable
-from serving.reader import FRESH, STALE, STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable
+from serving.reader import FRESH, STALE, STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
 from serving.schema import Answer, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
 from serving.scorer import Scorer
 
@@ -59,6 +59,22 @@ def prediction_id(wall_us: int) -> str:
 def is_prediction_id(text: str) -> bool:
     """Whether `prediction_id` could have made it."""
     return _ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as another version answered it, for a shadow to follow.
+
+    Attributes:
+        rows: what was read.
+        ids: of the predictions that were answered.
+    """
+
+    question: Question
+    rows: FeatureRows
+    now_us: int
+    wall_us: int
+    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -160,7 +176,21 @@ class Predictor:
         self._read_timeout_s = read_timeout_s
         self._column = {feature: i for i, feature in enumerate(reader.features)}
 
-    async def predict(self, question: Question, now_us: int, wall_us: int, deadline_s: float, started: float) -> Answer:
+    def shares_reads_with(self, other: Predictor) -> bool:
+        """Whether what is read for one is what is read for the other."""
+        mine, theirs = self._reader, other._reader
+        return (mine.features, mine.views, mine.join_keys) == (theirs.features, theirs.views, theirs.join_keys)
+
+    async def predict(
+        self,
+        question: Question,
+        now_us: int,
+        wall_us: int,
+        deadline_s: float,
+        started: float,
+        role: str = "champion",
+        beside: Callable[[Asked], Any] | None = None,
+    ) -> Answer:
         """Answer a decoded request.
 
         Args:
@@ -169,6 +199,8 @@ class Predictor:
             wall_us: the server's clock, likewise.
             deadline_s: seconds left.
             started: `time.perf_counter()` when the request arrived; timings are taken from there.
+            role: of this version, for the log.
+            beside: takes what was read and answered, for a shadow; returns at once.
 
         Raises:
             Invalid: an on-demand view or a `reject` null policy refuses a row, or contributions are asked of a model without.
@@ -190,7 +222,9 @@ class Predictor:
             scores = self._scorer.score(served)
         score_s = time.perf_counter() - before_score
 
-        predictions = self._record(question, rows, seen, codes, scores, now_us, wall_us)
+        predictions = self._record(question, rows, seen, codes, scores, now_us, wall_us, role)
+        if beside is not None:
+            beside(Asked(question, rows, now_us, wall_us, [p.prediction_id for p in predictions]))
         if question.explain and self._explainer is not None:
             try:
                 async with asyncio.timeout(max(0.001, deadline_s - (time.perf_counter() - started))):
@@ -280,6 +314,7 @@ class Predictor:
         scores: NDArray[np.float64],
         now_us: int,
         wall_us: int,
+        role: str,
     ) -> list[Scored]:
         """Log every prediction and shape its answer."""
         contract, metrics, width = self.contract, self._metrics, len(self._names)
@@ -290,7 +325,8 @@ class Predictor:
             number = prediction_id(wall_us)
             vector = [None if v != v else v for v in values]
             request = question.instances[row]
-            self._log(Prediction(number, contract.model, contract.version, now_us, wall_us, request, vector, own, rows.marks[row], score))
+            marks = rows.marks[row]
+            self._log(Prediction(number, contract.model, contract.version, now_us, wall_us, request, vector, own, marks, score, role))
             fresh, other = own.count("f"), own.count("r")
             unfresh = {} if fresh + other == width else {n: _NAMES[s] for n, s in zip(self._names, own, strict=True) if s not in "fr"}
             summary = Statuses(fresh, own.count("s"), own.count("n"), own.count("m"), unfresh)
@@ -314,6 +350,28 @@ class Predictor:
             for name, value, letter, age in zip(self._names, vector, letters, ages, strict=True)
         }
         return {"features": features, "views": {view: {"high_water_mark": _mark(mark)} for view, mark in rows.marks[row].items()}}
+
+    async def follow(self, asked: Sequence[Asked], read: bool) -> None:
+        """Score what another version has answered, and log it as its shadow.
+
+        Args:
+            read: whether features must be read anew, because this version takes others.
+
+        Raises:
+            Problem: as `predict`; nothing is logged then.
+        """
+        rows = joined([await self._read(a.question.instances, a.now_us, self._read_timeout_s) if read else a.rows for a in asked])
+        moments = {f: [m for a in asked for m in a.question.moments[f]] for f in asked[0].question.moments}
+        instances = [i for a in asked for i in a.question.instances]
+        seen, codes = self._assemble(Question(instances, moments, False, False, None), rows)
+        scores = self._scorer.score(self._nulls(seen, codes)).tolist()
+        letters, width, contract = codes.tobytes().decode(), len(self._names), self.contract
+        origins = [(a, number) for a in asked for number in a.ids]
+        for row, ((a, answered), values, score) in enumerate(zip(origins, seen.tolist(), scores, strict=True)):
+            vector = [None if v != v else v for v in values]
+            own, number = letters[row * width : (row + 1) * width], prediction_id(a.wall_us)
+            named = contract.model, contract.version, a.now_us, a.wall_us
+            self._log(Prediction(number, *named, instances[row], vector, own, rows.marks[row], score, "shadow", answered))
 
     async def close(self) -> None:
         """Release the reader's connections and the explainer's thread."""

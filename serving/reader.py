@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from feature_repo.prediction import Mark
 from serving.connection import Connection, Pipelines, client
 from streaming import layout, row, tile
+from streaming.finisher import Finisher
 from streaming.point_in_time import NEVER
 from streaming.resp import bulk
 from streaming.view import Projection, projections
@@ -56,6 +57,19 @@ class FeatureRows:
     extras: list[dict[str, Any]]
 
 
+def joined(some: Sequence[FeatureRows]) -> FeatureRows:
+    """Rows of several reads by the same plan as one."""
+    if len(some) == 1:
+        return some[0]
+    return FeatureRows(
+        np.concatenate([rows.values for rows in some]),
+        np.concatenate([rows.statuses for rows in some]),
+        np.concatenate([rows.ages for rows in some]),
+        [m for rows in some for m in rows.marks],
+        [e for rows in some for e in rows.extras],
+    )
+
+
 @dataclass
 class _Part:
     """What one projection contributes to an entity, `number` of its parts: reply fields from `first` on, columns from `at` on."""
@@ -64,11 +78,12 @@ class _Part:
     number: int
     first: int
     at: int
-    finisher: tile.Finisher | None
+    finisher: Finisher | None
     fields: list[bytes]
     own_fields: list[bytes]  # what a row that is not packed is read from: the timestamp, then the features
     fingerprint: int = 0
     order: list[int] = field(default_factory=list)  # of the finisher's values, the requested ones
+    whole: bool = False  # the requested ones are all, in order
     unpack: Any = None
     packed: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the packed row)
     loose: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the reply) of what is no number
@@ -309,8 +324,20 @@ def _part(projection: Projection, number: int, first: int, at: int) -> _Part:
     if view.layout:
         names = [f.name for f in view.features]
         order = [names.index(n) for n in projection.features]
-        finisher, fields = tile.Finisher(view.layout), [layout.tile_field(view.name)]
-        return _Part(projection, number, first, at, finisher, fields, own_fields, tile.fingerprint(view.layout), order, letters=letters)
+        finisher, fields = Finisher(view.layout), [layout.tile_field(view.name)]
+        return _Part(
+            projection,
+            number,
+            first,
+            at,
+            finisher,
+            fields,
+            own_fields,
+            tile.fingerprint(view.layout),
+            order,
+            order == list(range(len(names))),
+            letters=letters,
+        )
     packed = row.numeric(view)
     fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
     part = _Part(projection, number, first, at, None, fields, own_fields, unpack=row.unpacker(view), letters=letters)
@@ -323,7 +350,7 @@ def _part(projection: Projection, number: int, first: int, at: int) -> _Part:
     return part
 
 
-def _windowed(part: _Part, finisher: tile.Finisher, blob: bytes | None, now_us: int, answer: _Answer) -> None:
+def _windowed(part: _Part, finisher: Finisher, blob: bytes | None, now_us: int, answer: _Answer) -> None:
     if blob is None:
         # an entity without events has empty windows, as the join says; that nothing is known of it is in the status
         answer.values += [finisher.empty[i] for i in part.order]
@@ -331,18 +358,20 @@ def _windowed(part: _Part, finisher: tile.Finisher, blob: bytes | None, now_us: 
         answer.ages.append(_NAN)
         answer.marks.append(_NO_MARK)
         return
-    header, tiles = tile.decode(blob, finisher.levels, part.fingerprint)
-    if now_us < header.event_us - finisher.levels[0].hop_us:
+    fingerprint, mark_us, ties, event_us = _head(blob)
+    if fingerprint != part.fingerprint:
+        raise tile.TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
+    if now_us < event_us - finisher.hop_us:
         # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
         answer.values += [_NAN] * part.width
         answer.letters += part.letters["m"]
     else:
-        found = finisher(tiles, now_us)
-        values = [found[i] for i in part.order]
+        found = finisher(blob, now_us)
+        values = found if part.whole else [found[i] for i in part.order]
         answer.values += values
         answer.letters += _letters(values, "f", part)
-    answer.ages.append((now_us - header.mark_us) / 1e6)
-    answer.marks.append(Mark(header.mark_us, header.ties, None))
+    answer.ages.append((now_us - mark_us) / 1e6)
+    answer.marks.append(Mark(mark_us, ties, None))
 
 
 def _latest(part: _Part, reply: Sequence[bytes | None], now_us: int, answer: _Answer) -> bool:
@@ -355,7 +384,7 @@ def _latest(part: _Part, reply: Sequence[bytes | None], now_us: int, answer: _An
         answer.ages.append(_NAN)
         answer.marks.append(_NO_MARK)
         return time is None
-    _, _, _, mark_us, ties, _, _, _, event_us, _, _ = tile.HEADER.unpack_from(blob)
+    _, mark_us, ties, event_us = _head(blob)
     age_us = now_us - event_us
     ttl_us = part.projection.view.ttl_us
     present = "s" if ttl_us and age_us > ttl_us else "f"
@@ -377,6 +406,14 @@ def _latest(part: _Part, reply: Sequence[bytes | None], now_us: int, answer: _An
     answer.ages.append(age_us / 1e6)
     answer.marks.append(Mark(mark_us if mark_us > NEVER else event_us, ties, event_us))
     return True
+
+
+def _head(blob: bytes) -> tuple[int, int, int, int]:
+    """Fingerprint, high-water mark, its ties, newest event: of a header all that is served."""
+    if blob[:2] != tile.MAGIC or len(blob) < tile.HEADER_SIZE:
+        raise tile.TileError("not a Headrace tile field: it was written by something else, or cut short")
+    _, _, fingerprint, mark_us, ties, _, _, _, event_us, _, _ = tile.HEADER.unpack_from(blob)
+    return fingerprint, mark_us, ties, event_us
 
 
 def _letters(values: Sequence[float], present: str, part: _Part) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from feature_repo import contract
+from feature_repo import contract, release
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.ports import port
 from infra.settings import Settings
@@ -27,7 +27,7 @@ def rehearse(
     Raises:
         ReplayError: no live model, no data, or the online store is not backfilled to the period's beginning.
     """
-    number = contract.champion(settings.model_root, spec.name)
+    number = release.champion(settings.model_root, spec.name)
     if number is None:
         raise ReplayError(f"no version of {spec.name} is live: run `headrace train` first")
     made = contract.load(settings.model_root / spec.name / str(number))

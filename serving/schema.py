@@ -231,6 +231,11 @@ class RequestSchema:
             raise self._explain(body, error) from None
         return Question(instances, moments, asked.explain, asked.features, now_us)
 
+    def route_key(self, question: Question) -> bytes:
+        """What a canary's share goes by: the first instance's entity keys."""
+        first = question.instances[0]
+        return msgspec.json.encode([first[f.name] for f in self.fields if f.kind == "entity"])
+
     def _explain(self, body: bytes, refusal: Exception) -> Invalid | Malformed | TooLarge:
         try:
             asked = msgspec.json.decode(body)

@@ -29,7 +29,7 @@ def print_status(own: Settings, console: Console) -> None:
 
 
 def _print_views(own: Settings, console: Console) -> None:
-    from feature_repo import contract
+    from feature_repo import release
     from streaming.state import stream_state, view_states
     from streaming.store import connect
     from streaming.view import views
@@ -59,7 +59,7 @@ def _print_views(own: Settings, console: Console) -> None:
             f"{stream.rejected:,} rejected{last}"
         )
     for model in case.models:
-        console.print(f"model {model}: live version {contract.champion(own.model_root, model) or 'none'}")
+        console.print(f"model {model}: live version {release.champion(own.model_root, model) or 'none'}")
     client.close()
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import redis
 
-from feature_repo import contract, prediction
+from feature_repo import contract, prediction, release
 from infra.settings import Settings
 from serving.detector import DriftDetector, Matrix, OutlierDetector, detectors
 from serving.verdict import Kind, OutlierVerdict, Span, Verdict, history, history_path
@@ -211,7 +211,7 @@ class Watch:
             with history_path(self.settings, self.model).open("ab") as file:
                 file.write(encoded + b"\n")
             self._written.add(verdict.id)
-        live = contract.champion(self.settings.model_root, self.model)
+        live = release.champion(self.settings.model_root, self.model)
         with self.client.pipeline(transaction=True) as pipe:
             if live is None or live == verdict.version:
                 pipe.set(prediction.drift_key(self.project, self.model), encoded)

@@ -10,7 +10,6 @@ every compare-and-set: no two writers can overwrite each other unseen.
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +27,8 @@ from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 HEADER = struct.Struct("<2sHIqIQIIqqq")
 HEADER_SIZE = HEADER.size
-_MAGIC = b"H2"
-_COUNT = struct.Struct("<I")
+MAGIC = b"H2"
+COUNT = struct.Struct("<I")
 
 
 class TileError(ValueError):
@@ -59,7 +58,7 @@ class Header:
 
     def pack(self, levels: int) -> bytes:
         times = (self.event_us, self.row_known_us, self.seam_us)
-        return HEADER.pack(_MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, *times)
+        return HEADER.pack(MAGIC, levels, self.fingerprint, self.mark_us, self.ties, *self.position, self.revision, *times)
 
     def advanced(self, mark_us: int, ties: int) -> Header:
         """The header after events with newest known-time `mark_us` (`ties` of them exactly then) have been applied too."""
@@ -81,7 +80,7 @@ def pack_headers(
 ) -> list[bytes]:
     """`Header.pack` of many entities that are written for the first time and have no tiles."""
     table = np.zeros(len(mark), dtype=_HEADERS)
-    table["magic"], table["fingerprint"], table["revision"], table["seam"] = _MAGIC, fingerprint, 1, seam_us
+    table["magic"], table["fingerprint"], table["revision"], table["seam"] = MAGIC, fingerprint, 1, seam_us
     table["mark"], table["ties"], table["event"], table["known"] = mark, ties, event, known
     table["ms"], table["seq"] = position
     raw = table.tobytes()
@@ -89,7 +88,7 @@ def pack_headers(
 
 
 def read_header(blob: bytes) -> Header:
-    if len(blob) < HEADER_SIZE or blob[:2] != _MAGIC:
+    if len(blob) < HEADER_SIZE or blob[:2] != MAGIC:
         raise TileError("not a Headrace tile field: it was written by something else, or cut short")
     _, _, fingerprint, mark, ties, ms, seq, revision, event, known, seam = HEADER.unpack_from(blob)
     return Header(fingerprint, mark, ties, (ms, seq), revision, event, known, seam)
@@ -250,11 +249,11 @@ def encode(header: Header, levels: Sequence[Part]) -> bytes:
     """The stored form of one entity's tiles."""
     parts = [header.pack(len(levels))]
     for start, state, sketches in levels:
-        parts.append(_COUNT.pack(len(start)))
+        parts.append(COUNT.pack(len(start)))
         parts.append(start.astype("<f8").tobytes())
         parts.append(np.ascontiguousarray(state, dtype="<f8").tobytes())
         for ragged in sketches:
-            parts.append(_COUNT.pack(len(ragged.items)))
+            parts.append(COUNT.pack(len(ragged.items)))
             parts += (a.astype(kind).tobytes() for a, kind in ((ragged.counts, "<u4"), (ragged.items, "<i8"), (ragged.weights, "<f8")))
     return b"".join(parts)
 
@@ -270,13 +269,13 @@ def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header,
         raise TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
     at, found = HEADER_SIZE, []
     for level in levels:
-        (n,) = _COUNT.unpack_from(blob, at)
+        (n,) = COUNT.unpack_from(blob, at)
         rows = 1 + level.layout.size
         matrix = np.frombuffer(blob, dtype="<f8", count=rows * n, offset=at + 4).reshape(rows, n)
         at += 4 + 8 * rows * n
         sketches: tuple[Ragged, ...] = ()
         for _ in level.layout.sketches:
-            (m,) = _COUNT.unpack_from(blob, at)
+            (m,) = COUNT.unpack_from(blob, at)
             counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at + 4).astype(np.int64)
             at += 4 + 4 * n
             items, weights = np.frombuffer(blob, "<i8", m, at), np.frombuffer(blob, "<f8", m, at + 8 * m)
@@ -284,114 +283,3 @@ def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header,
             at += 16 * m
         found.append(Part(matrix[0], matrix[1:], sketches))
     return header, found
-
-
-class Finisher:
-    """Finish one entity's windows at a moment: the hot path of the online reader.
-
-    The same values as `finish`, to the bit, without building a tree: suffix sums by `math.fsum`, which is exactly rounded, and plain
-    Python arithmetic, which for a handful of scalars is several times cheaper than NumPy's.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self.levels = levels_of(layout)
-        place = {a.name: i for i, a in enumerate(layout.aggregations)}
-        self.plans: list[list[tuple[int, list[tuple[int, Aggregation]]]]] = []
-        for level in self.levels:
-            windows: dict[int, list[tuple[int, Aggregation]]] = {}
-            for aggregation in level.layout.aggregations:
-                windows.setdefault(aggregation.window_us, []).append((place[aggregation.name], aggregation))
-            self.plans.append(sorted(windows.items()))
-        self.empty = np.array([_of_nothing(layout, a) for a in layout.aggregations])
-
-    def __call__(self, tiles: Sequence[Part], t_us: int) -> Floats:
-        """Values `[features]` at `t_us`; `tiles` as from `decode`."""
-        out = self.empty.copy()
-        for level, plan, part in zip(self.levels, self.plans, tiles, strict=True):
-            start = part.start
-            if not len(start):
-                continue
-            stop = int(start.searchsorted(t_us, "right"))
-            for window, wanted in plan:
-                begin = t_us - window
-                first = int(start.searchsorted(begin - begin % level.hop_us))
-                if first < stop:
-                    covered = _Covered(level.layout, part, first, stop)
-                    for place, aggregation in wanted:
-                        out[place] = covered.finish(aggregation)
-        return out
-
-
-def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
-    if aggregation.kind is not None:
-        return float(sketch.finish(aggregation.function, Ragged.empty(1))[0])
-    return float(layout.finish(aggregation, layout.identity(1))[0])
-
-
-class _Covered:
-    """The tiles of one window, at least one, ascending by start: `Layout.finish` for scalars. Statistics are shared between features."""
-
-    def __init__(self, layout: Layout, part: Part, first: int, stop: int) -> None:
-        self.layout, self.part, self.first, self.stop = layout, part, first, stop
-        self.state = part.state[:, first:stop]
-        self.sums: dict[int, tuple[float, float]] = {}
-        self.counts: dict[int, float] = {}
-
-    def finish(self, aggregation: Aggregation) -> float:
-        slots, column, function = self.layout.slots, aggregation.column, aggregation.function
-        if aggregation.kind is not None:
-            return self._sketched(aggregation)
-        if function in ("last", "first"):
-            row = slots[column, function]
-            # tiles are ascending in time, so the newest value is in the last tile that has one, the oldest in the first
-            having = np.flatnonzero(np.isfinite(self.state[row]))
-            return float(self.state[row + 2, having[-1 if function == "last" else 0]]) if len(having) else math.nan
-        n = self._count(slots[column, "n"])
-        if function == "count":
-            return n
-        if function in ("min", "max"):
-            values = self.state[slots[column, function]]
-            return float(values.min() if function == "min" else values.max()) if n else math.nan
-        hi, lo = self._sum(slots[column, "sum"])
-        if function == "sum":
-            return hi
-        if function == "mean":
-            return hi / n if n else math.nan
-        merged = np.zeros((self.layout.size, 1))
-        row = slots[column, "square"]
-        merged[slots[column, "n"]] = n
-        merged[slots[column, "sum"]], merged[slots[column, "sum"] + 1] = hi, lo
-        merged[row], merged[row + 1] = self._sum(row)
-        return float(self.layout.finish(aggregation, merged)[0])
-
-    def _sketched(self, aggregation: Aggregation) -> float:
-        assert aggregation.kind is not None
-        ragged = self.part.sketches[self.layout.sketches.index((aggregation.input, aggregation.kind))]
-        lo, hi = ragged.counts[: self.first].sum(), ragged.counts[: self.stop].sum()
-        items, weights = ragged.items[lo:hi], ragged.weights[lo:hi]
-        merged = sketch.combine(aggregation.kind, np.zeros(len(items), np.int64), items, weights, 1)
-        return float(sketch.finish(aggregation.function, merged)[0])
-
-    def _count(self, row: int) -> float:
-        if row not in self.counts:
-            self.counts[row] = float(self.state[row].sum())
-        return self.counts[row]
-
-    def _sum(self, row: int) -> tuple[float, float]:
-        if row not in self.sums:
-            self.sums[row] = _exact_sum(self.state[row], self.state[row + 1])
-        return self.sums[row]
-
-
-def _exact_sum(hi: Floats, lo: Floats) -> tuple[float, float]:
-    """The sum of all terms, rounded once, and what the rounding left."""
-    terms = hi.tolist() + lo.tolist()
-    try:
-        total = math.fsum(terms)
-        if not math.isfinite(total):
-            return total, 0.0
-        terms.append(-total)
-        return total, math.fsum(terms)
-    except (OverflowError, ValueError):  # beyond float64, or inf - inf
-        with np.errstate(invalid="ignore", over="ignore"):
-            return float(hi.sum()), 0.0

@@ -22,7 +22,7 @@ def train(
     as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
-    from feature_repo import contract
+    from feature_repo import release
     from feature_repo.use_case import UseCase
     from streaming.session import session
     from training.register import train_and_register
@@ -48,7 +48,7 @@ def train(
     console.print(metrics_table(fitted))
     console.print(f"ONNX differs from LightGBM by at most {fitted.parity.max_abs_difference:.1e} on {fitted.parity.rows:,} rows")
     if promote:
-        contract.promote(own.model_root, spec.name, fitted.version)
+        release.promote(own.model_root, spec.name, fitted.version)
         console.print(f"[green]{spec.name} version {fitted.version} is live[/green]")
 
 
@@ -58,7 +58,7 @@ def plan(
     report: Report = None,
 ) -> None:
     """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
-    from feature_repo import contract
+    from feature_repo import contract, release
     from feature_repo.plan import plan as compare
     from feature_repo.plan import proposed
     from feature_repo.use_case import UseCase
@@ -85,7 +85,7 @@ def plan(
         moved = {}
         for model in found.readers if found.changes and requests else []:
             status.update(f"scoring logged requests of {model}")
-            made = contract.load(own.model_root / model / str(contract.champion(own.model_root, model)))
+            made = contract.load(own.model_root / model / str(release.champion(own.model_root, model)))
             moved[model] = whatif.compare(case, after, own, made, whatif.last_requests(client, case.project, model, requests))
     for change in found.changes:
         console.print(f"{change.what} [bold]{change.name}[/bold]: {escape(change.text)}")
@@ -159,14 +159,14 @@ def check(
 
 
 def _check_training_set(case: UseCase, own: Settings, which: str, report: Path | None) -> None:
-    from feature_repo import contract
+    from feature_repo import contract, release
     from streaming.session import session
     from training import manifest
     from training.training_set import rebuild
 
     path = Path(which)
     if which in case.models:
-        number = contract.champion(own.model_root, which)
+        number = release.champion(own.model_root, which)
         if number is None:
             raise ValueError(f"no version of {which} is live: give the path of a training set")
         made = contract.load(own.model_root / which / str(number))
@@ -193,19 +193,9 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
     raise typer.Exit(1)
 
 
-def promote(model: str, version: int) -> None:
-    """Make a registered version the live one; a running server picks it up within a second."""
-    from feature_repo import contract
-
-    own = own_settings()
-    before = contract.champion(own.model_root, model)
-    contract.promote(own.model_root, model, version)
-    console.print(f"{model}: version {version} is live (before: {before or 'none'})")
-
-
 def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the live one.")] = 0, report: Report = None) -> None:
     """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
-    from feature_repo import contract
+    from feature_repo import contract, release
     from feature_repo.use_case import UseCase
     from streaming.session import session
     from streaming.store import connect
@@ -215,7 +205,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, model)
-    number = version or contract.champion(own.model_root, name) or 0
+    number = version or release.champion(own.model_root, name) or 0
     made = contract.load(own.model_root / name / str(number))
     log = read_log(connect(own.redis()), case.project, name, number)
     with console.status(f"recomputing {len(log):,} predictions"):

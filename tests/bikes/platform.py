@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_repo import contract
+from feature_repo import release
 from feature_repo.apply import apply
 from feature_repo.contract import Contract
 from feature_repo.use_case import ModelSpec, UseCase
@@ -45,7 +45,7 @@ class Bikes:
         bikes.backfill()
         bikes.training_set = build(spark, case, settings, bikes.spec)
         bikes.contract = train_and_register(bikes.spec, bikes.training_set, settings)
-        contract.promote(settings.model_root, bikes.spec.name, bikes.contract.version)
+        release.promote(settings.model_root, bikes.spec.name, bikes.contract.version)
         return bikes
 
     def backfill(self, end_us: int = SEAM_US) -> list[Backfilled]:

@@ -200,8 +200,7 @@ def shelves() -> Rows:
 def loader(reader: Callable[[], Rows] = shelves) -> Loader:
     """Loads verified contract folders over made-up rows."""
 
-    def load(settings: Any, model: str, metrics: Metrics, log: Any) -> Predictor:
-        version = contracts.champion(settings.model_root, model)
+    def load(settings: Any, model: str, version: int, metrics: Metrics, log: Any) -> Predictor:
         folder = settings.model_root / model / str(version)
         contract = contracts.load(folder)
         scorer = Scorer(folder / contracts.MODEL, len(contract.inputs))

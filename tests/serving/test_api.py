@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from feature_repo import contract as contracts
+from feature_repo import release
 from feature_repo.contract import Null
 from feature_repo.prediction import Prediction, drift_key, labels_key, stream_key
 from infra.settings import Settings
@@ -53,7 +54,7 @@ class Server:
     def version(self, version: int = 1, promote: bool = True, **contract: Any) -> Path:
         folder = write_version(self.settings.model_root, version, **contract)
         if promote:
-            contracts.promote(self.settings.model_root, "sells_out", version)
+            release.promote(self.settings.model_root, "sells_out", version)
         return folder
 
     @asynccontextmanager
@@ -280,6 +281,7 @@ def test_metrics_carry_requests_latency_log_and_drift(server: Server) -> None:
 def test_the_catalogue_and_a_models_page_say_how_to_ask(server: Server) -> None:
     server.version(3, promote=False)
     (summary,) = server.get("/v1/models").json()["models"]
+    assert summary.pop("traffic")["champion"] == {"version": 1, "share": 1.0}
     assert summary == {"name": "sells_out", "status": "live", "live_version": 1, "versions": [1, 3], "reason": None}
     page = server.get("/v1/models/sells_out").json()
     assert page["contract"]["feature_service"] == "sells_out"
@@ -304,7 +306,7 @@ def test_an_altered_model_is_refused_with_its_reason_and_the_others_answer(serve
     contract = contracts.load(server.settings.model_root / "sells_out" / "1")
     (other / "model.onnx").write_bytes((server.settings.model_root / "sells_out" / "1" / "model.onnx").read_bytes())
     contracts.write(other, msgspec.structs.replace(contract, model="other"))
-    contracts.promote(server.settings.model_root, "other", 1)
+    release.promote(server.settings.model_root, "other", 1)
     (other / "model.onnx").write_bytes(b"tampered")
 
     async def scenario(client: httpx.AsyncClient) -> tuple[httpx.Response, ...]:
@@ -352,13 +354,13 @@ def test_a_new_champion_takes_over_without_a_failed_request(server: Server, monk
 def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_repository, "POLL_S", 0.02)
     folder = server.version(2, promote=False)
-    contracts.promote(server.settings.model_root, "sells_out", 1)
+    release.promote(server.settings.model_root, "sells_out", 1)
 
     async def scenario(client: httpx.AsyncClient) -> tuple[dict[str, Any], httpx.Response]:
         (folder / "model.onnx").write_bytes(b"tampered")
-        champion = server.settings.model_root / "sells_out" / "champion"
-        champion.with_name(".new").write_text("2\n")
-        os.replace(champion.with_name(".new"), champion)
+        path = server.settings.model_root / "sells_out" / release.RELEASE
+        path.with_name(".other").write_bytes(msgspec.json.encode(release.Release(2)))
+        os.replace(path.with_name(".other"), path)
         for _ in range(100):
             await asyncio.sleep(0.02)
             (summary,) = (await client.get("/v1/models")).json()["models"]

@@ -23,7 +23,7 @@ import psutil
 import pytest
 import redis
 
-from feature_repo import contract as contracts
+from feature_repo import release
 from feature_repo.contract import Input
 from feature_repo.prediction import Prediction, labels_key, stream_key
 from infra.ports import port
@@ -91,7 +91,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     try:
         definitions = apply_and_fill()
         write_version(settings.model_root, 1, booster=True, inputs=INPUTS, definitions=definitions)
-        contracts.promote(settings.model_root, "sells_out", 1)
+        release.promote(settings.model_root, "sells_out", 1)
         environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
     finally:
         os.environ.clear()
@@ -174,7 +174,7 @@ def test_a_redis_that_hangs_costs_the_deadline_then_all_is_well_again(served: Se
 
 def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
     write_version(served.settings.model_root, 2, inputs=INPUTS, definitions=served.definitions)
-    contracts.promote(served.settings.model_root, "sells_out", 2)
+    release.promote(served.settings.model_root, "sells_out", 2)
     seen = []
     for _ in range(2000):
         response = served.predict(INSTANCE)
@@ -189,7 +189,7 @@ def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
 def test_a_contract_over_other_definitions_is_refused_by_feature_and_the_old_one_answers(served: Served) -> None:
     live = served.client.get("/v1/models").json()["models"][0]["live_version"]
     write_version(served.settings.model_root, 3, inputs=INPUTS, definitions=served.definitions | {"shelf:stock": "older"})
-    contracts.promote(served.settings.model_root, "sells_out", 3)
+    release.promote(served.settings.model_root, "sells_out", 3)
     for _ in range(100):
         (summary,) = served.client.get("/v1/models").json()["models"]
         if summary["reason"]:
@@ -197,7 +197,7 @@ def test_a_contract_over_other_definitions_is_refused_by_feature_and_the_old_one
         time.sleep(0.1)
     assert "changed: shelf:stock" in summary["reason"]
     assert served.predict(INSTANCE).json()["model_version"] == live
-    contracts.promote(served.settings.model_root, "sells_out", live)
+    release.promote(served.settings.model_root, "sells_out", live)
 
 
 def test_ray_must_not_be_there_before_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

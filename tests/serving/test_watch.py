@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import redis
 
-from feature_repo import contract, prediction
+from feature_repo import contract, prediction, release
 from infra.settings import ROOT, Settings
 from serving import watch
 from serving.detector import Matrix
@@ -240,7 +240,7 @@ def test_a_new_version_is_judged_against_its_own_reference(settings: Settings, p
 def test_the_live_versions_verdict_is_the_one_shown(settings: Settings, project: str, log: Log) -> None:
     register(settings, 1, rows(3000, 0))
     register(settings, 2, rows(3000, 0))
-    contract.promote(settings.model_root, MODEL, 1)
+    release.promote(settings.model_root, MODEL, 1)
     log.write(rows(400, 1))
     log.write(rows(400, 2), version=2)
     once(settings, project)

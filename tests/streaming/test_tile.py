@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming import tile
+from streaming.finisher import Finisher
 from streaming.point_in_time import NEVER
 from streaming.window import HOUR, MINUTE, Layout
 from tests.oracle import naive
@@ -45,12 +46,11 @@ def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], 
         found |= tile.finish(level, whole, 3, np.full(3, t))
         for k, part in enumerate(whole.slices(3)):
             stored[k].append(part)
-    finisher = tile.Finisher(LAYOUT)
+    finisher = Finisher(LAYOUT)
     for k in range(3):
         blob = tile.encode(tile.Header(PRINT, mark_us=t), stored[k])
-        header, levels = tile.decode(blob, LEVELS, PRINT)
-        assert header.mark_us == t
-        online = finisher(levels, t)
+        assert tile.decode(blob, LEVELS, PRINT)[0].mark_us == t
+        online = finisher(blob, t)
         for i, a in enumerate(AGGREGATIONS):
             expected = naive.window(punctual, a, k, t)
             assert same(found[a.name][k], expected, a.function, magnitude(events)), a

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from streaming import event, layout, tile
+from streaming.finisher import Finisher
 from streaming.group import key_function
 from streaming.store import applied_key, events_key
 from streaming.view import Feature, View
@@ -99,7 +100,7 @@ class World:
             labels[id(one)] = row["label"]
             owned[one.key].append(one)
         encode = key_function(view)
-        finisher = tile.Finisher(view.layout) if view.layout else None
+        finisher = Finisher(view.layout) if view.layout else None
         keys = sorted(owned)
         for key in [keys[i] for i in np.random.default_rng(1).choice(len(keys), min(entities, len(keys)), replace=False)]:
             stored = client.hgetall(encode(key))
@@ -112,7 +113,7 @@ class World:
                 assert layout.decode_value(stored[layout.field(view.name, "x")]) == want.values["x"], key
                 assert layout.decode_value(stored[layout.field(view.name, "label")]) == labels[id(want)], key
                 continue
-            got = finisher(tile.decode(stored[layout.tile_field(view.name)], finisher.levels, tile.fingerprint(view.layout))[1], t_us)
+            got = finisher(stored[layout.tile_field(view.name)], t_us)
             for value, aggregation in zip(got, AGGREGATIONS, strict=True):
                 expected = naive.window(owned[key], aggregation, key, t_us)
                 if expected is None:
