@@ -102,6 +102,7 @@ for _command in (
     serving.serve,
     serving.watch,
     serving.replay,
+    serving.replay_prediction,
     training.skew,
 ):
     app.command()(_command)

@@ -155,6 +155,15 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def drift(model: str) -> Response:
         return Response(await plane.drift(model), media_type=JSON)
 
+    @app.get(
+        "/v1/predictions/{prediction_id}",
+        summary="One prediction's passport: what it was made of, and the truth once it is known",
+        tags=["models"],
+        responses=_problems(404, 503),
+    )
+    async def prediction(prediction_id: str) -> Response:
+        return Response(await plane.passport(prediction_id), media_type=JSON)
+
     @app.get("/healthz", summary="The process answers", tags=["operation"])
     async def healthz() -> Response:
         return Response(b'{"status":"ok"}', media_type=JSON)

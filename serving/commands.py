@@ -83,6 +83,27 @@ def watch(
     console.print(", ".join(f"{k} {v:,}" for k, v in counts.items()))
 
 
+def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:
+    """Make one logged prediction again, from the offline store, and say whether it comes out the same. Exit code 1 if it does not."""
+    from feature_repo.use_case import UseCase
+    from serving.rerun import find, rerun
+    from streaming.store import connect
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    prediction = find(connect(own.redis()), case.project, prediction_id)
+    found = rerun(case, own, prediction)
+    what = f"{prediction.model} version {prediction.version}, {datetime.fromtimestamp(prediction.at_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+    write_report(report, found.summary())
+    for cell in found.cells:
+        if not cell.same:
+            errors.print(f"{cell.name}: served {cell.served}, comes out as {cell.again}")
+    if not found.same:
+        errors.print(f"[red]not the same:[/red] {what}: score {prediction.score} served, {found.score} now")
+        raise typer.Exit(1)
+    console.print(f"the same: {what}: {len(found.cells)} inputs and score {found.score}")
+
+
 def replay(
     model: Model = "",
     start: Annotated[str | None, typer.Option("--from", help="First day; default: the first day of the model's test split.")] = None,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo import contract as contracts
 from feature_repo import release
@@ -24,16 +27,19 @@ from infra.settings import Settings
 from serving.explain import BOOSTER, Explainer
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand, OnDemandError
-from serving.predict import Predictor, WiringError
+from serving.predict import Predictor
 from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
 from serving.reader import OnlineReader
+from serving.schema import Contribution
 from serving.scorer import Scorer, ScorerError
 from serving.shadow import Shadow
+from serving.wiring import WiringError
 
 POLL_S = 0.25
 _REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
 """Their messages are written for the caller; any other exception's is not."""
+Explain = Callable[[NDArray[np.float64]], Awaitable[list[list[Contribution]]]]
 Loader = Callable[[Settings, str, int, Metrics, PredictionLog], Predictor]
 log = logging.getLogger(__name__)
 
@@ -123,6 +129,32 @@ class ModelRepository:
         if entry.predictor is None:
             raise Unavailable(f"Model {model!r} does not answer: {entry.reason or 'it is being loaded'}.", retry_after_s=5)
         return entry, entry.predictor
+
+    async def version(self, model: str, version: int) -> tuple[Contract, Explain | None]:
+        """The contract of any version on disk, and what explains its scores.
+
+        Raises:
+            NotFound: the version is not there (any more).
+        """
+        entry = self._entries.get(model)
+        loaded = entry.ready.get(version) if entry else None
+        if loaded is not None:
+            return loaded.contract, loaded.explain
+        folder = self._settings.model_root / model / str(version)
+        try:
+            contract = await asyncio.to_thread(contracts.load, folder)
+        except ContractError as error:
+            raise NotFound(f"Version {version} of {model!r} cannot be read: {error}") from None
+
+        async def explain(matrix: NDArray[np.float64]) -> list[list[Contribution]]:
+            made = explainer(folder, contract)
+            assert made is not None
+            try:
+                return await made.explain(matrix)
+            finally:
+                made.close()
+
+        return contract, explain if BOOSTER in contract.files else None
 
     def versions(self, model: str) -> list[int]:
         """Versions on disk, ascending."""

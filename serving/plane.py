@@ -22,6 +22,7 @@ from infra.settings import Settings
 from serving.connection import client
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
+from serving.passport import find, passport
 from serving.predict import is_prediction_id
 from serving.prediction_log import PredictionLog
 from serving.problem import Conflict, FieldError, Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
@@ -200,6 +201,24 @@ class DataPlane:
         if verdict is None:
             raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
         return bytes(verdict)
+
+    async def passport(self, number: str) -> bytes:
+        """Everything that is known of one prediction, JSON.
+
+        Raises:
+            NotFound: the log has no such prediction (any more), or its version is gone.
+        """
+        if not is_prediction_id(number):
+            raise NotFound(f"{number!r} is no prediction_id: give one as a prediction carried it.")
+        try:
+            prediction = await find(self._redis, self._project, number)
+            if prediction is None:
+                raise NotFound(f"The log has no prediction {number} (any more).")
+            label = await self._redis.hget(labels_key(self._project, prediction.model), prediction.of or number)
+        except (RedisError, OSError, TimeoutError):
+            raise Unavailable("The prediction log does not answer.") from None
+        contract, explain = await self.models.version(prediction.model, prediction.version)
+        return msgspec.json.encode(await passport(prediction, contract, label, explain))
 
     async def ready(self) -> None:
         """

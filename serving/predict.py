@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,19 +29,17 @@ from serving.explain import Explainer
 from serving.metrics import STATUS_NAMES, ModelMetrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, Unavailable
-from serving.reader import FRESH, STALE, STATUSES, FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
-from serving.schema import Answer, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
+from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
+from serving.reply import FRESH, STALE, STATUSES
+from serving.schema import Answer, Contribution, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
 from serving.scorer import Scorer
+from serving.wiring import wire
 
 _REQUEST = ord("r")
 _NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-class WiringError(ValueError):
-    """A contract asks for something its feature service or model files do not give; the message names it."""
 
 
 def prediction_id(wall_us: int) -> str:
@@ -75,58 +73,6 @@ class Asked:
     now_us: int
     wall_us: int
     ids: list[str]
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """Where each column of the matrix comes from."""
-
-    stored_places: NDArray[np.intp]
-    stored_columns: NDArray[np.intp]
-    request: list[tuple[int, str]]
-    on_demand: list[tuple[int, str]]
-    reject: NDArray[np.intp]
-    defaults: list[tuple[int, float]]
-
-
-def _wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> _Sources:
-    column = {feature: i for i, feature in enumerate(reader.features)}
-    fields = {f.name: f for f in contract.request}
-    stored: list[tuple[int, int]] = []
-    request: list[tuple[int, str]] = []
-    computed: list[tuple[int, str]] = []
-    for place, wanted in enumerate(contract.inputs):
-        if wanted.kind == "feature":
-            if wanted.source not in column:
-                raise WiringError(
-                    f"input {wanted.name!r} comes from {wanted.source!r}, which feature service {contract.feature_service!r} lacks"
-                )
-            stored.append((place, column[wanted.source]))
-        elif wanted.kind == "on_demand":
-            if wanted.source not in on_demand.features:
-                raise WiringError(f"input {wanted.name!r} comes from {wanted.source!r}, which no on-demand view of the service gives")
-            computed.append((place, wanted.source))
-        else:
-            if wanted.source not in fields or fields[wanted.source].dtype == "string":
-                raise WiringError(f"input {wanted.name!r} must come from a request field that is a number; {wanted.source!r} is not")
-            request.append((place, wanted.source))
-    for key in reader.join_keys:
-        if key not in fields:
-            raise WiringError(f"the feature service reads by {key!r}, which is not among the contract's request fields")
-    for field in on_demand.fields:
-        if field not in fields:
-            raise WiringError(f"an on-demand view reads {field!r}, which is not among the contract's request fields")
-    for source in on_demand.sources:
-        if source not in column:
-            raise WiringError(f"an on-demand view reads {source!r}, which the feature service does not carry: add it there")
-    return _Sources(
-        stored_places=np.array([p for p, _ in stored], dtype=np.intp),
-        stored_columns=np.array([c for _, c in stored], dtype=np.intp),
-        request=request,
-        on_demand=computed,
-        reject=np.array([i for i, w in enumerate(contract.inputs) if w.null.action == "reject"], dtype=np.intp),
-        defaults=[(i, float(w.null.value or 0.0)) for i, w in enumerate(contract.inputs) if w.null.action == "default"],
-    )
 
 
 def _as_number(value: Any) -> float:
@@ -168,7 +114,7 @@ class Predictor:
         self._reader = reader
         self._on_demand = on_demand
         self._scorer = scorer
-        self._sources = _wire(contract, reader, on_demand)
+        self._sources = wire(contract, reader, on_demand)
         self._names = contract.names
         self._metrics = metrics(contract.model, contract.version, reader.views)
         self._log = log
@@ -213,8 +159,7 @@ class Predictor:
         rows = await self._read(instances, now_us, deadline_s)
         read_s = time.perf_counter() - before_read
 
-        seen, codes = self._assemble(question, rows)
-        served = self._nulls(seen, codes)
+        seen, codes, served = self.assemble(question, rows)
         before_score = time.perf_counter()
         if len(served) > _OFF_LOOP_ROWS:
             scores = await asyncio.to_thread(self._scorer.score, served)
@@ -251,8 +196,25 @@ class Predictor:
             f"The online store did not answer within {timeout_s * 1e3:.0f} ms, so no features could be read; try again.", retry_after_s=1
         )
 
+    def assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]:
+        """The matrix as read (stale values included), each cell's status (a letter of f, s, n, m, r), and what the model gets.
+
+        Raises:
+            Invalid: an on-demand view or a `reject` null policy refuses a row.
+        """
+        seen, codes = self._assemble(question, rows)
+        return seen, codes, self._nulls(seen, codes)
+
+    @property
+    def explain(self) -> Callable[[NDArray[np.float64]], Awaitable[list[list[Contribution]]]] | None:
+        """Gives the strongest contributions of rows as they were scored; None where the version carries no booster."""
+        return self._explainer.explain if self._explainer is not None else None
+
+    def score(self, served: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The model itself, float64 [rows]."""
+        return self._scorer.score(served)
+
     def _assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-        """The matrix as read (stale values included), and each cell's status: a letter of f, s, n, m, r."""
         sources, n = self._sources, len(question.instances)
         matrix = np.empty((n, len(self._names)))
         codes = np.full(matrix.shape, _REQUEST, dtype=np.uint8)
@@ -363,8 +325,8 @@ class Predictor:
         rows = joined([await self._read(a.question.instances, a.now_us, self._read_timeout_s) if read else a.rows for a in asked])
         moments = {f: [m for a in asked for m in a.question.moments[f]] for f in asked[0].question.moments}
         instances = [i for a in asked for i in a.question.instances]
-        seen, codes = self._assemble(Question(instances, moments, False, False, None), rows)
-        scores = self._scorer.score(self._nulls(seen, codes)).tolist()
+        seen, codes, served = self.assemble(Question(instances, moments, False, False, None), rows)
+        scores = self._scorer.score(served).tolist()
         letters, width, contract = codes.tobytes().decode(), len(self._names), self.contract
         origins = [(a, number) for a in asked for number in a.ids]
         for row, ((a, answered), values, score) in enumerate(zip(origins, seen.tolist(), scores, strict=True)):

@@ -7,10 +7,9 @@ latest-value view the packed row (`streaming.row`) is read; the features' own fi
 from __future__ import annotations
 
 import contextlib
-import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hiredis
@@ -19,20 +18,13 @@ from numpy.typing import NDArray
 
 from feature_repo.prediction import Mark
 from serving.connection import Connection, Pipelines, client
-from streaming import layout, row, tile
-from streaming.finisher import Finisher
-from streaming.point_in_time import NEVER
+from serving.reply import Answer, Entity, Part, latest, loose, make_part, windowed
+from streaming import layout, tile
 from streaming.resp import bulk
 from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-STATUSES = "fsnm"
-"""fresh, stale, null, missing."""
-FRESH, STALE, NULL, MISSING = (ord(letter) for letter in STATUSES)
-_NAN = float("nan")
-_NO_MARK = Mark(None, 0, None)
 
 
 class OnlineStoreUnavailable(RuntimeError):
@@ -70,62 +62,13 @@ def joined(some: Sequence[FeatureRows]) -> FeatureRows:
     )
 
 
-@dataclass
-class _Part:
-    """What one projection contributes to an entity, `number` of its parts: reply fields from `first` on, columns from `at` on."""
-
-    projection: Projection
-    number: int
-    first: int
-    at: int
-    finisher: Finisher | None
-    fields: list[bytes]
-    own_fields: list[bytes]  # what a row that is not packed is read from: the timestamp, then the features
-    fingerprint: int = 0
-    order: list[int] = field(default_factory=list)  # of the finisher's values, the requested ones
-    whole: bool = False  # the requested ones are all, in order
-    unpack: Any = None
-    packed: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the packed row)
-    loose: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the reply) of what is no number
-    letters: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        return len(self.projection.features)
-
-
-@dataclass
-class _Entity:
-    """Projections that share their key columns: one Redis key, one HMGET."""
-
-    columns: list[str]
-    encode: Any
-    parts: list[_Part] = field(default_factory=list)
-    fields: list[bytes] = field(default_factory=list)
-    head: bytes = b""  # the HMGET around the key, as RESP
-    tail: bytes = b""
-
-
-class _Answer:
-    """One entity's decoded reply."""
-
-    __slots__ = ("ages", "extras", "letters", "marks", "values")
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-        self.letters = b""
-        self.ages: list[float] = []
-        self.marks: list[Mark] = []
-        self.extras: dict[str, Any] = {}
-
-
 class _Stranger(NamedTuple):
     """A row that must be read by its features' own fields."""
 
     key: bytes
-    part: _Part
+    part: Part
     blob: bytes | None
-    answer: _Answer
+    answer: Answer
 
 
 class OnlineReader:
@@ -158,21 +101,21 @@ class OnlineReader:
         """
         return cls(projections(store, service), redis_url, timeout_s)
 
-    def _compile(self, plan: Sequence[Projection]) -> list[_Entity]:
-        entities: dict[tuple[Any, ...], _Entity] = {}
+    def _compile(self, plan: Sequence[Projection]) -> list[Entity]:
+        entities: dict[tuple[Any, ...], Entity] = {}
         grouped: dict[tuple[Any, ...], list[Projection]] = {}
         for projection in plan:
             view, columns = projection.view, projection.spine_keys
             identity = (view.project, view.keys, tuple(columns))
             if identity not in entities:
                 encode = layout.key_encoder(view.project, [(k.name, k.dtype) for k in view.keys])
-                entities[identity] = _Entity(columns, encode)
+                entities[identity] = Entity(columns, encode)
             grouped.setdefault(identity, []).append(projection)
             self.join_keys |= {c: k.dtype for c, k in zip(columns, view.keys, strict=True)}
         for identity, members in grouped.items():  # an entity's columns lie beside each other
             entity = entities[identity]
             for projection in members:
-                part = _part(projection, len(entity.parts), len(entity.fields), sum(p.width for p in entity.parts))
+                part = make_part(projection, len(entity.parts), len(entity.fields), sum(p.width for p in entity.parts))
                 entity.parts.append(part)
                 entity.fields += part.fields
                 self.features += [f"{projection.alias}:{n}" for n in projection.features]
@@ -221,7 +164,7 @@ class OnlineReader:
             raise OnlineStoreUnavailable(str(error)) from None
         return self._assemble(lookup, answers)
 
-    async def _fetch(self, wanted: Sequence[tuple[bytes, _Entity]], timeout_s: float) -> list[Any]:
+    async def _fetch(self, wanted: Sequence[tuple[bytes, Entity]], timeout_s: float) -> list[Any]:
         if not wanted:
             return []
         own = self._client
@@ -262,18 +205,18 @@ class OnlineReader:
         """Rows that are not packed, or were written by stock Feast since: from the features' own fields."""
         replies = await self._ask([(b"HMGET", s.key, *s.part.own_fields) for s in strangers], timeout_s)
         for stranger, reply in zip(strangers, replies, strict=True):
-            _loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
+            loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
 
-    def _decode(self, entity: _Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b"") -> _Answer:
-        answer = _Answer()
+    def _decode(self, entity: Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b"") -> Answer:
+        answer = Answer()
         for part in entity.parts:
             if part.finisher is not None:
-                _windowed(part, part.finisher, reply[part.first], now_us, answer)
-            elif not _latest(part, reply, now_us, answer):
+                windowed(part, part.finisher, reply[part.first], now_us, answer)
+            elif not latest(part, reply, now_us, answer):
                 strangers.append(_Stranger(key, part, reply[part.first], answer))
         return answer
 
-    def _assemble(self, lookup: Sequence[Sequence[int]], answers: Sequence[_Answer]) -> FeatureRows:
+    def _assemble(self, lookup: Sequence[Sequence[int]], answers: Sequence[Answer]) -> FeatureRows:
         n, unknown = len(lookup), self._unknown
         values: list[float] = []
         letters: list[bytes] = []
@@ -315,132 +258,3 @@ class OnlineReader:
 
 class _Cluster(Exception):
     """A server of a cluster has answered that the key is not its own."""
-
-
-def _part(projection: Projection, number: int, first: int, at: int) -> _Part:
-    view = projection.view
-    own_fields = [layout.timestamp_field(view.name), *(layout.field(view.name, n) for n in projection.features)]
-    letters = {letter: letter.encode() * len(projection.features) for letter in STATUSES}
-    if view.layout:
-        names = [f.name for f in view.features]
-        order = [names.index(n) for n in projection.features]
-        finisher, fields = Finisher(view.layout), [layout.tile_field(view.name)]
-        return _Part(
-            projection,
-            number,
-            first,
-            at,
-            finisher,
-            fields,
-            own_fields,
-            tile.fingerprint(view.layout),
-            order,
-            order == list(range(len(names))),
-            letters=letters,
-        )
-    packed = row.numeric(view)
-    fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
-    part = _Part(projection, number, first, at, None, fields, own_fields, unpack=row.unpacker(view), letters=letters)
-    for column, name in enumerate(projection.features):
-        if name in packed:
-            part.packed.append((column, packed.index(name)))
-        else:
-            part.loose.append((column, len(part.fields)))
-            part.fields.append(layout.field(view.name, name))
-    return part
-
-
-def _windowed(part: _Part, finisher: Finisher, blob: bytes | None, now_us: int, answer: _Answer) -> None:
-    if blob is None:
-        # an entity without events has empty windows, as the join says; that nothing is known of it is in the status
-        answer.values += [finisher.empty[i] for i in part.order]
-        answer.letters += part.letters["m"]
-        answer.ages.append(_NAN)
-        answer.marks.append(_NO_MARK)
-        return
-    fingerprint, mark_us, ties, event_us = _head(blob)
-    if fingerprint != part.fingerprint:
-        raise tile.TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
-    if now_us < event_us - finisher.hop_us:
-        # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
-        answer.values += [_NAN] * part.width
-        answer.letters += part.letters["m"]
-    else:
-        found = finisher(blob, now_us)
-        values = found if part.whole else [found[i] for i in part.order]
-        answer.values += values
-        answer.letters += _letters(values, "f", part)
-    answer.ages.append((now_us - mark_us) / 1e6)
-    answer.marks.append(Mark(mark_us, ties, None))
-
-
-def _latest(part: _Part, reply: Sequence[bytes | None], now_us: int, answer: _Answer) -> bool:
-    """Decode a packed row; False where the features' own fields must be read (the answer then says missing)."""
-    blob, time = reply[part.first], reply[part.first + 1]
-    numbers = part.unpack(blob, time) if blob is not None else None
-    if numbers is None or blob is None:
-        answer.values += [_NAN] * part.width
-        answer.letters += part.letters["m"]
-        answer.ages.append(_NAN)
-        answer.marks.append(_NO_MARK)
-        return time is None
-    _, mark_us, ties, event_us = _head(blob)
-    age_us = now_us - event_us
-    ttl_us = part.projection.view.ttl_us
-    present = "s" if ttl_us and age_us > ttl_us else "f"
-    if not part.loose:
-        values = [numbers[i] for _, i in part.packed]
-        answer.letters += _letters(values, present, part)
-    else:
-        values = [_NAN] * part.width
-        for column, i in part.packed:
-            values[column] = numbers[i]
-        letters = bytearray(_letters(values, present, part))
-        for column, i in part.loose:
-            value = layout.decode_value(reply[part.first + i])
-            letters[column] = NULL if value is None else ord(present)
-            if value is not None:
-                answer.extras[f"{part.projection.alias}:{part.projection.features[column]}"] = value
-        answer.letters += bytes(letters)
-    answer.values += values
-    answer.ages.append(age_us / 1e6)
-    answer.marks.append(Mark(mark_us if mark_us > NEVER else event_us, ties, event_us))
-    return True
-
-
-def _head(blob: bytes) -> tuple[int, int, int, int]:
-    """Fingerprint, high-water mark, its ties, newest event: of a header all that is served."""
-    if blob[:2] != tile.MAGIC or len(blob) < tile.HEADER_SIZE:
-        raise tile.TileError("not a Headrace tile field: it was written by something else, or cut short")
-    _, _, fingerprint, mark_us, ties, _, _, _, event_us, _, _ = tile.HEADER.unpack_from(blob)
-    return fingerprint, mark_us, ties, event_us
-
-
-def _letters(values: Sequence[float], present: str, part: _Part) -> bytes:
-    """A status per value: null where it is NaN."""
-    if any(map(math.isnan, values)):
-        return b"".join([b"n" if v != v else present.encode() for v in values])
-    return part.letters[present]
-
-
-def _loose(part: _Part, blob: bytes | None, reply: Sequence[bytes | None], now_us: int, answer: _Answer) -> None:
-    """Decode a row from the features' own fields, into the place that `_latest` left for it."""
-    event_us = layout.decode_timestamp(reply[0])
-    if event_us is None:
-        return
-    view, alias, age_us = part.projection.view, part.projection.alias, now_us - event_us
-    present = STALE if view.ttl_us and age_us > view.ttl_us else FRESH
-    letters = bytearray(answer.letters)
-    for column, name in enumerate(part.projection.features, part.at):
-        value = layout.decode_value(reply[1 + column - part.at])
-        letters[column] = NULL if value is None else present
-        if isinstance(value, bool | int | float):
-            answer.values[column] = float(value)
-        elif value is not None:
-            answer.extras[f"{alias}:{name}"] = value
-    answer.letters = bytes(letters)
-    answer.ages[part.number] = age_us / 1e6
-    header = tile.read_header(blob) if blob else None
-    ours = header is not None and header.event_us == event_us and header.mark_us > NEVER
-    # written by stock Feast: what is known of the row is its own time
-    answer.marks[part.number] = Mark(header.mark_us, header.ties, event_us) if ours and header else Mark(event_us, 1, event_us)

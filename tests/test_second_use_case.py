@@ -16,13 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from feature_repo import contract
 from feature_repo.definition import definitions
 from infra.settings import ROOT
-from serving.reader import MISSING, STALE, OnlineReader, OnlineStoreUnavailable
+from serving.predict import prediction_id
+from serving.reader import OnlineReader, OnlineStoreUnavailable
+from serving.reply import MISSING, STALE
+from serving.rerun import RerunError, find, rerun
 from streaming import event, layout
 from streaming.store import applied_key, connect, events_key, keys_key, rejected_key
 from streaming.view import View
@@ -370,11 +374,18 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     lag = result.lag_s()
     assert lag is not None
     assert 0 < lag["p99"] <= 30 * 60
+    for prediction in log[:: max(1, len(log) // 15)]:
+        again = rerun(bikes.case, bikes.settings, prediction)
+        assert again.same, again.summary()
+    forged = msgspec.structs.replace(log[0], score=log[0].score + 1e-12)
+    assert not rerun(bikes.case, bikes.settings, forged).same
+    assert find(client, "bikes", log[5].id) == log[5]
+    with pytest.raises(RerunError, match="no prediction"):
+        find(client, "bikes", prediction_id(log[5].wall_us))
 
 
 def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> None:
     import httpx
-    import msgspec
 
     client = connect(bikes.settings.redis())
     before = len(read_log(client, "bikes", "turned_away"))
@@ -392,6 +403,8 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     result = prove(bikes.spark, bikes.case, bikes.settings, bikes.contract, [honest, forged])
     assert result.wrong == 1
     assert result.examples[0].feature == "rides_by_station:rides_2h"
+    (cell,) = [c for c in rerun(bikes.case, bikes.settings, forged).cells if not c.same]
+    assert cell.name == "rides_by_station__rides_2h"
 
 
 def test_a_changed_definition_is_refused_by_the_features_name(bikes: Bikes) -> None:

@@ -18,21 +18,16 @@ import numpy as np
 
 from feature_repo.contract import Contract
 from feature_repo.prediction import Prediction, stream_key
-from streaming.gather import NotHere, gather
-from streaming.join import HIDDEN, MARK, NOW, TIES, column_name, floats, point_in_time_table
+from streaming.join import HIDDEN, NOW, column_name, floats
 from streaming.point_in_time import NEVER
-from streaming.view import Projection, projections
+from streaming.recompute import plan, recompute
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import redis
     from pyspark.sql import SparkSession
 
     from feature_repo.use_case import UseCase
     from infra.settings import Settings
-
-_AT = "event_timestamp"
-_INDEX = "__prediction"
 
 
 class SkewError(ValueError):
@@ -107,28 +102,9 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
             return found
         for _, fields in entries:
             prediction = decoder.decode(fields[b"p"])
-            if prediction.model == model and version in (None, prediction.version):
+            if prediction.model == model and prediction.role != "shadow" and version in (None, prediction.version):
                 found.append(prediction)
         after = "(" + entries[-1][0].decode()
-
-
-def _spine(log: Sequence[Prediction], plan: Sequence[Projection]) -> pa.Table:
-    import pyarrow as pa
-
-    types = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "bytes": pa.binary(), "timestamp": pa.timestamp("us", "UTC")}
-    keys = {c: types[k.dtype] for p in plan for c, k in zip(p.spine_keys, p.view.keys, strict=True)}
-    columns: dict[str, pa.Array] = {
-        _INDEX: pa.array(range(len(log)), pa.int64()),
-        _AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC")),
-    }
-    for name, dtype in keys.items():
-        columns[name] = pa.array([p.request.get(name) for p in log], dtype)
-    for projection in plan:
-        marks = [p.marks.get(projection.alias) for p in log]
-        known = [NEVER if m is None or m.known_us is None else m.known_us for m in marks]
-        columns[f"{MARK}:{projection.alias}"] = pa.array(known, pa.int64())
-        columns[f"{TIES}:{projection.alias}"] = pa.array([m.ties if m else 0 for m in marks], pa.int64())
-    return pa.table(columns)
 
 
 def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: Contract, log: Sequence[Prediction]) -> SkewResult:
@@ -140,19 +116,8 @@ def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: 
     """
     if not log:
         raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
-    needed = {i.source for i in contract.inputs if i.kind == "feature"}
-    plan = []
-    for p in projections(use_case.store, contract.feature_service):
-        names = tuple(n for n in p.features if f"{p.alias}:{n}" in needed)
-        if names:
-            plan.append(Projection(p.view, p.alias, names, p.key_map))
-    spine = _spine(log, plan)
-    try:
-        table = gather(spine, _AT, plan, settings.offline_root, settings.join_in_process_rows, marks=True)
-    except NotHere:
-        frame = spark.createDataFrame(spine)
-        table = point_in_time_table(spark, frame, _AT, plan, settings.offline_root, settings.shuffle_partitions, marks=True)
-    table = table.sort_by(_INDEX)
+    views_read = plan(use_case.store, contract.feature_service, {i.source for i in contract.inputs if i.kind == "feature"})
+    table = recompute(lambda: spark, settings, views_read, log)
     at_us = np.array([p.at_us for p in log], dtype=np.int64)
     served = np.array([[np.nan if v is None else v for v in p.values] for p in log], dtype=np.float64)
     # a stale value reached the model as null, whatever the log shows of it
@@ -161,7 +126,7 @@ def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: 
     place = {i.source: n for n, i in enumerate(contract.inputs)}
     views: list[ViewSkew] = []
     examples: list[Difference] = []
-    for projection in plan:
+    for projection in views_read:
         result = ViewSkew(projection.alias)
         hidden = table[HIDDEN + projection.alias]
         first = np.array([NEVER if v is None else v for v in hidden.to_pylist()], dtype=np.int64)

@@ -16,7 +16,8 @@ import pytest
 
 from infra import redis_server
 from infra.settings import ROOT
-from serving.reader import FRESH, OnlineReader
+from serving.reader import OnlineReader
+from serving.reply import FRESH
 from streaming.live import SCHEMA
 from streaming.removal import remove
 from streaming.sink import apply_batch

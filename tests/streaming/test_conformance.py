@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.reader import STALE, OnlineReader
+from serving.reader import OnlineReader
+from serving.reply import STALE
 from streaming import event, join
 from streaming.backfill import backfill
 from streaming.gather import gather
