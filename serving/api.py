@@ -15,52 +15,21 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
+from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from serving import problem, schema
+from serving import problem
+from serving.body import read_body
 from serving.metrics import CONTENT_TYPE
-from serving.plane import MAX_BODY, DataPlane
-from serving.problem import FieldError, Invalid, Problem, TooLarge
+from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
+from serving.plane import DataPlane
+from serving.problem import FieldError, Invalid, Problem
+from serving.protocols import add_routes
 
-JSON = "application/json"
-PREDICT = "/v1/models/{model}/predict"
-FEEDBACK = "/v1/models/{model}/feedback"
 log = logging.getLogger(__name__)
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The body, whatever its content type.
-
-    Raises:
-        TooLarge: more than `MAX_BODY` bytes, by its header or as it comes in.
-        ClientDisconnect: the caller went away.
-    """
-    size = 0
-    chunks: list[bytes] = []
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            size = int(value)
-    if size <= MAX_BODY:
-        size = 0
-        while size <= MAX_BODY:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if not message.get("more_body", False):
-                if not chunks and size <= MAX_BODY:
-                    return chunk
-                chunks.append(chunk)
-                break
-            chunks.append(chunk)
-    if size > MAX_BODY:
-        raise TooLarge(f"The body is larger than {MAX_BODY} bytes: send fewer instances per request.", headers={"connection": "close"})
-    return b"".join(chunks)
 
 
 class Predict:
@@ -131,7 +100,7 @@ def build_app(plane: DataPlane) -> FastAPI:
     app: FastAPI = FastAPIOffline(
         title="Headrace", version="1", description="Predictions from features that are the same everywhere.", lifespan=lifespan
     )
-    _answer_problems(app)
+    _answerproblems(app)
 
     async def feedback(request: Request) -> Response:
         return Response(
@@ -145,12 +114,12 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def models() -> Response:
         return Response(msgspec.json.encode(plane.catalogue()), media_type=JSON)
 
-    @app.get("/v1/models/{model}", summary="One model: versions, contract, how to ask it", tags=["models"], responses=_problems(404))
+    @app.get("/v1/models/{model}", summary="One model: versions, contract, how to ask it", tags=["models"], responses=problems(404))
     async def model(model: str) -> Response:
         return Response(msgspec.json.encode(plane.describe(model)), media_type=JSON)
 
     @app.get(
-        "/v1/models/{model}/drift", summary="The watch's latest verdict on what comes in", tags=["models"], responses=_problems(404, 503)
+        "/v1/models/{model}/drift", summary="The watch's latest verdict on what comes in", tags=["models"], responses=problems(404, 503)
     )
     async def drift(model: str) -> Response:
         return Response(await plane.drift(model), media_type=JSON)
@@ -159,7 +128,7 @@ def build_app(plane: DataPlane) -> FastAPI:
         "/v1/predictions/{prediction_id}",
         summary="One prediction's passport: what it was made of, and the truth once it is known",
         tags=["models"],
-        responses=_problems(404, 503),
+        responses=problems(404, 503),
     )
     async def prediction(prediction_id: str) -> Response:
         return Response(await plane.passport(prediction_id), media_type=JSON)
@@ -168,16 +137,17 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def healthz() -> Response:
         return Response(b'{"status":"ok"}', media_type=JSON)
 
-    @app.get("/readyz", summary="Models are loaded and Redis answers", tags=["operation"], responses=_problems(503))
+    @app.get("/readyz", summary="Models are loaded and Redis answers", tags=["operation"], responses=problems(503))
     async def readyz() -> Response:
         await plane.ready()
         return Response(b'{"status":"ready"}', media_type=JSON)
 
-    @app.get("/metrics", summary="Prometheus metrics of this replica", tags=["operation"])
+    @app.get("/metrics", summary="Prometheus metrics of this replica", tags=["operation"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(await plane.scrape(), media_type=CONTENT_TYPE)
 
-    app.openapi = lambda: _openapi(app, plane)  # type: ignore[method-assign]
+    add_routes(app, plane, problems)
+    app.openapi = lambda: openapi(app, plane)  # type: ignore[method-assign]
     return app
 
 
@@ -185,7 +155,7 @@ def _response(refusal: Problem) -> Response:
     return Response(refusal.body(), refusal.status, refusal.headers, problem.MEDIA_TYPE)
 
 
-def _answer_problems(app: FastAPI) -> None:
+def _answerproblems(app: FastAPI) -> None:
     """Every error, the framework's own included, is a problem object."""
 
     async def ours(_: Request, error: Any) -> Response:
@@ -214,87 +184,3 @@ def _answer_problems(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-
-
-_PROBLEM_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["message"],
-                "properties": {"message": {"type": "string"}, "row": {"type": "integer"}, "field": {"type": "string"}},
-            },
-        },
-    },
-}
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    reference = {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {s: {"description": HTTPStatus(s).phrase, "content": reference} for s in statuses}
-
-
-def _post(
-    summary: str, body: dict[str, Any], answer: dict[str, Any], *statuses: int, parameters: list[dict[str, Any]] | None = None
-) -> Any:
-    path = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
-    success = {"description": "OK", "content": {JSON: {"schema": answer}}}
-    failures = {str(status): value for status, value in _problems(*statuses).items()}
-    return {
-        "post": {
-            "summary": summary,
-            "tags": ["models"],
-            "parameters": [path, *(parameters or [])],
-            "requestBody": {"required": True, "content": {JSON: body}},
-            "responses": {"200": success, **failures},
-        }
-    }
-
-
-def _openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
-    """The document, made anew each time: models come and go while the server runs."""
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    (answer,), definitions = msgspec.json.schema_components([schema.Answer], ref_template="#/components/schemas/{name}")
-    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions | {"Problem": _PROBLEM_SCHEMA})
-    live = plane.models.live
-    predict = {
-        "schema": {"anyOf": [p.schema.json_schema() | {"title": p.contract.model} for p in live]} if live else {"type": "object"},
-        "examples": {p.contract.model: {"summary": f"model={p.contract.model}", "value": p.schema.example()} for p in live},
-    }
-    deadline = {
-        "name": "X-Request-Timeout-Ms",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-        "description": "deadline in milliseconds; the contract's where it is not given",
-    }
-    paths = {PREDICT: _post("Predictions, in the order of the instances", predict, answer, 400, 404, 413, 422, 503, parameters=[deadline])}
-    for p in live:
-        body = {"schema": p.schema.json_schema(), "example": p.schema.example()}
-        own = _post(f"Predictions of {p.contract.model}", body, answer, 400, 413, 422, 503, parameters=[deadline])
-        own["post"]["parameters"] = [deadline]
-        paths[PREDICT.replace("{model}", p.contract.model)] = own
-    item = {
-        "type": "object",
-        "required": ["prediction_id", "label"],
-        "properties": {
-            "prediction_id": {"type": "string", "format": "uuid"},
-            "label": {"type": "integer", "enum": [0, 1]},
-            "at": {"type": ["string", "number", "null"], "description": "when it became known; now where it is not given"},
-        },
-        "additionalProperties": False,
-    }
-    many = {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": item, "minItems": 1}}}
-    example = {"prediction_id": "0192f0c1-7a3e-7c5b-9d2e-5f1a2b3c4d5e", "label": 1}
-    counts = {"type": "object", "properties": {n: {"type": "integer"} for n in ("accepted", "known")} | {"model": {"type": "string"}}}
-    truth = {"schema": {"anyOf": [item, many | {"additionalProperties": False}]}, "example": example}
-    paths[FEEDBACK] = _post("Ground truth by prediction_id", truth, counts, 400, 404, 409, 413, 422, 503)
-    document["paths"] = paths | document["paths"]
-    return document

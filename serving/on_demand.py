@@ -26,7 +26,7 @@ class _View:
     name: str
     udf: Callable[[dict[str, Any]], dict[str, Any]]
     singleton: bool
-    request: tuple[str, ...]  # request fields
+    request: dict[str, str]  # request field → Feast dtype
     sources: tuple[tuple[str, str, str], ...]  # (`view:feature` read, the name the UDF knows it by, its view-qualified name)
     outputs: dict[str, str]  # feature → Feast dtype
 
@@ -39,15 +39,17 @@ class OnDemand:
 
     Attributes:
         sources: `view:feature` of every stored feature a transformation reads.
-        fields: request fields the transformations read.
+        fields: request fields the transformations read; `field_types` has their Feast dtypes.
         features: `view:feature` of what they give.
     """
 
     def __init__(self, views: list[_View]) -> None:
         self._views = views
         self.sources = sorted({source for view in views for source, _, _ in view.sources})
-        self.fields = sorted({field for view in views for field in view.request})
+        self.field_types = {field: dtype for view in views for field, dtype in view.request.items()}
+        self.fields = sorted(self.field_types)
         self.features = [f"{view.name}:{output}" for view in views for output in view.outputs]
+        self.integers = {f"{v.name}:{o}" for v in views for o, dtype in v.outputs.items() if dtype.startswith("Int")}
 
     @classmethod
     def compile(cls, store: Any, service: str) -> OnDemand:
@@ -130,6 +132,6 @@ def _compile(view: Any, projection: Any) -> _View:
         for source in view.source_feature_view_projections.values()
         for field in source.features
     )
-    request = tuple(field.name for source in view.source_request_sources.values() for field in source.schema)
+    request = {field.name: str(field.dtype) for source in view.source_request_sources.values() for field in source.schema}
     outputs = {field.name: str(field.dtype) for field in projection.features}
     return _View(projection.name_to_use(), view.feature_transformation.udf, bool(view.singleton), request, sources, outputs)

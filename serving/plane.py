@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,14 +20,16 @@ from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, labels_key, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
+from serving import open_inference
 from serving.connection import client
+from serving.feature_server import FeatureServer
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.passport import find, passport
-from serving.predict import is_prediction_id
+from serving.predict import Predictor, is_prediction_id
 from serving.prediction_log import PredictionLog
 from serving.problem import Conflict, FieldError, Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
-from serving.schema import micros, moment
+from serving.schema import Answer, Question, micros, moment
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes."""
@@ -37,6 +40,11 @@ MAX_ITEMS = 10_000
 def wall_clock() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+@dataclass
+class _Told:
+    version: int | None = None
 
 
 class DataPlane:
@@ -58,6 +66,7 @@ class DataPlane:
             client(settings.redis(), timeout), stream_key(self._project), settings.log_capacity, settings.log_retention
         )
         self.metrics.watch_log(self._log)
+        self.features = FeatureServer(settings, self._redis)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 
     async def start(self) -> None:
@@ -69,6 +78,7 @@ class DataPlane:
         """Flush the log, release models and connections."""
         await self.models.stop()
         await self._log.close()
+        await self.features.close()
         await self._redis.aclose()
 
     async def predict(self, model: str, body: bytes, timeout_ms: str | None, started: float, route: bytes | None = None) -> bytes:
@@ -86,29 +96,80 @@ class DataPlane:
         Raises:
             Problem: any answer but predictions.
         """
-        version = None
-        try:
+        with self._counted(model) as told:
             entry, predictor = self.models.predictor(model)
-            version, role = predictor.contract.version, "champion"
+            told.version = predictor.contract.version
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
             question = predictor.schema.decode(body)
+            role = "champion"
             if entry.canary is not None:  # it takes the same request
-                schema = predictor.schema
-                predictor, role = entry.answering(predictor, lambda: route or schema.route_key(question))
-                version = predictor.contract.version
-            wall_us = self._clock()
-            if question.now_us is not None and not self.settings.allows_request_now:
-                raise Invalid(
-                    "`now` is not allowed here: features are read at the server's own time.",
-                    [FieldError("is not allowed here", field="now")],
-                )
-            now_us = wall_us if question.now_us is None else question.now_us
-            left_s = deadline_s - (time.perf_counter() - started)
-            beside = entry.shadow.put if entry.shadow is not None else None
-            return msgspec.json.encode(await predictor.predict(question, now_us, wall_us, left_s, started, role, beside))
+                champion = predictor
+                predictor, role = entry.answering(champion, lambda: route or champion.schema.route_key(question))
+                told.version = predictor.contract.version
+            return msgspec.json.encode(await self._answer(entry, predictor, question, deadline_s, started, role))
+
+    async def _answer(self, entry: Entry, predictor: Predictor, question: Question, deadline_s: float, started: float, role: str) -> Answer:
+        wall_us = self._clock()
+        if question.now_us is not None and not self.settings.allows_request_now:
+            raise Invalid(
+                "`now` is not allowed here: features are read at the server's own time.", [FieldError("is not allowed here", field="now")]
+            )
+        now_us = wall_us if question.now_us is None else question.now_us
+        left_s = deadline_s - (time.perf_counter() - started)
+        beside = entry.shadow.put if entry.shadow is not None else None
+        return await predictor.predict(question, now_us, wall_us, left_s, started, role, beside)
+
+    async def infer(
+        self, model: str, version: str | None, body: bytes, json_length: str | None, timeout_ms: str | None, started: float
+    ) -> tuple[bytes, int | None]:
+        """Answer an inference request of the Open Inference Protocol.
+
+        Args:
+            version: one of those that are loaded; None: the champion.
+            json_length: see `open_inference.decode`.
+
+        Returns:
+            The response, and where its JSON ends if binary tensors follow.
+
+        Raises:
+            Problem: any answer but an inference.
+        """
+        with self._counted(model) as told:
+            entry, predictor = self._loaded(model, version)
+            told.version = predictor.contract.version
+            asked = open_inference.decode(body, json_length, predictor.contract)
+            question = predictor.schema.decode(msgspec.json.encode({"instances": asked.instances}))
+            role = entry.release.versions.get(told.version, "champion") if entry.release else "champion"
+            deadline_s = _deadline_s(timeout_ms, predictor.contract)
+            return open_inference.encode(await self._answer(entry, predictor, question, deadline_s, started, role), asked)
+
+    def _loaded(self, model: str, version: str | None) -> tuple[Entry, Predictor]:
+        entry, predictor = self.models.predictor(model)
+        if version is not None and version != str(predictor.contract.version):
+            other = entry.ready.get(int(version)) if version.isdigit() else None
+            if other is None:
+                raise NotFound(f"Version {version!r} of {model!r} is not loaded; there is: {', '.join(map(str, sorted(entry.ready)))}.")
+            predictor = other
+        return entry, predictor
+
+    def tensors(self, model: str, version: str | None) -> dict[str, Any]:
+        """The model's metadata in the Open Inference Protocol.
+
+        Raises:
+            NotFound, Unavailable: no such model or version, or it does not answer.
+        """
+        entry, predictor = self._loaded(model, version)
+        return open_inference.metadata(predictor.contract, sorted(entry.ready))
+
+    @contextlib.contextmanager
+    def _counted(self, model: str) -> Iterator[_Told]:
+        """Counts a request that is refused, under the version it would have been answered by."""
+        told = _Told()
+        try:
+            yield told
         except Problem as problem:
             known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
-            self.metrics.failed(model if known else "(unknown)", version, problem.status)
+            self.metrics.failed(model if known else "(unknown)", told.version, problem.status)
             raise
 
     async def feedback(self, model: str, body: bytes) -> bytes:
@@ -245,6 +306,10 @@ class DataPlane:
             self.metrics.verdicts = {n: msgspec.json.decode(v) for n, v in zip(names, verdicts, strict=True) if v is not None}
         return self.metrics.text()
 
+    def now_us(self) -> int:
+        """The server's clock, microseconds since the epoch."""
+        return self._clock()
+
     def catalogue(self) -> dict[str, Any]:
         """Every model, its live version or why there is none."""
         return {"models": [self._summary(entry) for entry in self.models.entries]}
@@ -301,10 +366,10 @@ def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:
         milliseconds = float(timeout_ms)
     except ValueError:
         milliseconds = 0
-    if not 0 < milliseconds < 1e9:
+    if not 1 <= milliseconds < 1e9:
         raise Invalid(
-            f"X-Request-Timeout-Ms is {timeout_ms!r}: give a positive number of milliseconds.",
-            [FieldError("must be a positive number of milliseconds", field="X-Request-Timeout-Ms")],
+            f"X-Request-Timeout-Ms is {timeout_ms!r}: give a number of milliseconds, at least 1.",
+            [FieldError("must be a number of milliseconds, at least 1", field="X-Request-Timeout-Ms")],
         )
     return milliseconds / 1e3
 

@@ -71,3 +71,74 @@ def bikes(state: Settings, redis_url: str, spark: Any, tmp_path_factory: pytest.
     from tests.bikes.platform import Bikes
 
     return Bikes.make(state, spark, tmp_path_factory.mktemp("bikes") / "repo")
+
+
+@pytest.fixture
+def streaming(bikes: Any) -> Iterator[Any]:
+    """Starts streaming queries on a fresh backfill; stops the last one."""
+    from streaming.store import applied_key, connect, events_key, rejected_key
+    from streaming.stream import start
+
+    client = connect(bikes.settings.redis())
+    client.delete(events_key("bikes"), applied_key("bikes"), rejected_key("bikes"))
+    bikes.backfill()
+    running: list[Any] = []
+
+    def begin(fresh: bool = True) -> Any:
+        for query in running:
+            query.stop()
+        checkpoint = bikes.settings.state / "stream-test"
+        if fresh:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        running.append(start(bikes.spark, bikes.settings.redis(), list(bikes.views.values()), str(checkpoint)))
+        return running[-1]
+
+    yield begin
+    for query in running:
+        query.stop()
+
+
+@pytest.fixture
+def server(bikes: Any) -> Iterator[str]:
+    """The HTTP application on a real socket."""
+    import socket
+    import threading
+    import time
+
+    import uvicorn
+
+    from serving.api import Front, build_app
+    from serving.plane import DataPlane
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    plane = DataPlane(bikes.settings)
+    runner = uvicorn.Server(uvicorn.Config(Front(build_app(plane), plane), host="127.0.0.1", port=number, log_level="error"))
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    while not runner.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{number}"
+    runner.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    """A Python with the published clients of the protocols we speak: their pins are not ours, so they have an environment of their own."""
+    import fcntl
+    import hashlib
+    import subprocess
+
+    lock, folder = ROOT / "tests" / "clients" / "requirements.lock", ROOT / ".venv-clients"
+    wanted, marker, python = hashlib.sha256(lock.read_bytes()).hexdigest(), folder / ".headrace", folder / "bin" / "python"
+    with open(ROOT / ".venv-clients.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not marker.is_file() or marker.read_text() != wanted:
+            uv = [sys.executable, "-m", "uv"]
+            subprocess.run([*uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
+            command = [*uv, "pip", "install", "-q", "--python", str(python), "--no-deps", "--require-hashes", "-r", str(lock)]
+            subprocess.run(command, check=True)
+            marker.write_text(wanted)
+    return python

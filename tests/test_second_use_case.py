@@ -10,9 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,30 +171,6 @@ def wait_applied(bikes: Bikes, query: Any, last: bytes) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def streaming(bikes: Bikes) -> Iterator[Any]:
-    """Starts streaming queries on a fresh backfill; stops the last one."""
-    from streaming.stream import start
-
-    client = connect(bikes.settings.redis())
-    client.delete(events_key("bikes"), applied_key("bikes"), rejected_key("bikes"))
-    bikes.backfill()
-    running: list[Any] = []
-
-    def begin(fresh: bool = True) -> Any:
-        for query in running:
-            query.stop()
-        checkpoint = bikes.settings.state / "stream-test"
-        if fresh:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        running.append(start(bikes.spark, bikes.settings.redis(), list(bikes.views.values()), str(checkpoint)))
-        return running[-1]
-
-    yield begin
-    for query in running:
-        query.stop()
-
-
 def test_backfill_then_stream_equals_the_oracle_across_the_seam_and_after_a_replayed_stream(bikes: Bikes, streaming: Any) -> None:
     query = streaming()
     for part in range(3):
@@ -319,27 +293,6 @@ def test_feasts_own_calls_use_our_join_and_our_backfill(bikes: Bikes) -> None:
         client.hdel(key, layout.timestamp_field("dock"))
     store.materialize(SEAM.replace(month=1), SEAM, feature_views=["dock"])
     check_online(bikes, SEAM_US, SEAM_US)
-
-
-@pytest.fixture
-def server(bikes: Bikes) -> Iterator[str]:
-    """The HTTP application on a real socket."""
-    import uvicorn
-
-    from serving.api import build_app
-    from serving.plane import DataPlane
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number = probe.getsockname()[1]
-    runner = uvicorn.Server(uvicorn.Config(build_app(DataPlane(bikes.settings)), host="127.0.0.1", port=number, log_level="error"))
-    thread = threading.Thread(target=runner.run)
-    thread.start()
-    while not runner.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{number}"
-    runner.should_exit = True
-    thread.join()
 
 
 def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any, server: str) -> None:

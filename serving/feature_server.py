@@ -1,0 +1,249 @@
+"""Feast's feature-server protocol: what Feast's `remote` online store and its HTTP clients speak, over our reader and our stream.
+
+Source: `feast/feature_server.py` and `feast/infra/online_stores/remote.py` of Feast 0.67. Values are finished at the server's own now;
+a value past its view's ttl says `OUTSIDE_MAX_AGE`, an entity nothing is known of `NOT_FOUND` (stock Feast says `PRESENT` for both).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from feature_repo.definition import DefinitionError
+from feature_repo.use_case import UseCase
+from infra.settings import Settings
+from serving.on_demand import OnDemand, OnDemandError
+from serving.problem import FieldError, Invalid, Malformed, NotFound, Unavailable
+from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
+from serving.reply import FRESH
+from serving.schema import moment
+from streaming import event
+from streaming.store import events_key
+from streaming.view import Projection, View, projections, views
+
+STATUS = {"f": "PRESENT", "s": "OUTSIDE_MAX_AGE", "n": "NULL_VALUE", "m": "NOT_FOUND"}
+_PLANS = 32
+"""Plans kept; a plan is made of a feature service or of a list of features."""
+
+
+class GetOnlineFeatures(msgspec.Struct):
+    entities: dict[str, list[Any]]
+    feature_service: str | None = None
+    features: list[str] = []
+    full_feature_names: bool = False
+    include_feature_view_version_metadata: bool = False
+
+
+class Push(msgspec.Struct):
+    push_source_name: str
+    df: dict[str, list[Any]]
+    to: Literal["online", "offline", "online_and_offline"] = "online"
+    allow_registry_cache: bool = True
+    transform_on_write: bool = True
+
+
+class FeatureServer:
+    """
+    Args:
+        client: a `redis.asyncio` client, for pushes.
+    """
+
+    def __init__(self, settings: Settings, client: Any) -> None:
+        self._settings, self._redis = settings, client
+        self._case = UseCase(settings.repo)
+        self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
+        self._lock = asyncio.Lock()
+
+    async def get_online_features(self, body: bytes, now_us: int) -> dict[str, Any]:
+        """Feast's answer: per feature a column of values, statuses and event timestamps.
+
+        Raises:
+            Malformed, Invalid: the body is not such a request, or names features or entities that there are not.
+            Unavailable: the online store did not answer.
+        """
+        asked: GetOnlineFeatures = _decode(body, GetOnlineFeatures)
+        if bool(asked.feature_service) == bool(asked.features):
+            raise Invalid(
+                "Give either `feature_service` or `features`.", [FieldError("or `feature_service` must be given", field="features")]
+            )
+        reader, on_demand = await self._compiled(asked)
+        missing = [key for key in (*reader.join_keys, *on_demand.fields) if key not in asked.entities]
+        if missing:
+            raise Invalid(f"`entities` lacks {', '.join(missing)}.", [FieldError("is missing", field=f"entities.{k}") for k in missing])
+        lengths = {len(column) for column in asked.entities.values()}
+        if len(lengths) != 1 or lengths == {0}:
+            raise Invalid(
+                "`entities` must be columns of the same length, at least one row.", [FieldError("is empty or ragged", field="entities")]
+            )
+        rows = lengths.pop()
+        instances = [{key: _key(asked.entities[key][i], dtype) for key, dtype in reader.join_keys.items()} for i in range(rows)]
+        try:
+            found = await reader.read(instances, now_us)
+        except ValueError as error:
+            raise Invalid(f"{error}.", [FieldError(str(error), field="entities")]) from None
+        except OnlineStoreUnavailable as error:
+            raise Unavailable(f"{error}.") from None
+        names, results = [*asked.entities], []
+        for column in asked.entities.values():
+            results.append({"values": column, "statuses": ["PRESENT"] * rows, "event_timestamps": [_moment(now_us)] * rows})
+        for place, feature in enumerate(reader.features):
+            alias, _, name = feature.partition(":")
+            names.append(f"{alias}__{name}" if asked.full_feature_names else name)
+            letters = found.statuses[:, place].tobytes().decode()
+            numbers, ages = found.values[:, place].tolist(), found.ages[:, reader.view_of[place]].tolist()
+            values = [found.extras[i].get(feature, None if v != v else v) for i, v in enumerate(numbers)]
+            results.append(
+                {
+                    "values": [_plain(v) for v in values],
+                    "statuses": [STATUS[letter] for letter in letters],
+                    "event_timestamps": [_moment(0 if a != a else round(now_us - a * 1e6)) for a in ages],
+                }
+            )
+        if on_demand.features:
+            for feature, column in self._computed(asked, reader, on_demand, found).items():
+                alias, _, name = feature.partition(":")
+                names.append(f"{alias}__{name}" if asked.full_feature_names else name)
+                whole = feature in on_demand.integers
+                values = [None if v != v else int(v) if whole else v for v in column.tolist()]
+                stamps = [_moment(now_us)] * rows
+                results.append({"values": values, "statuses": ["PRESENT"] * rows, "event_timestamps": stamps})
+        return {"metadata": {"feature_names": names}, "results": results}
+
+    def _computed(self, asked: GetOnlineFeatures, reader: OnlineReader, on_demand: OnDemand, found: FeatureRows) -> dict[str, Any]:
+        request = {f: [_field(v, on_demand.field_types[f], f) for v in asked.entities[f]] for f in on_demand.fields}
+        stored: dict[str, list[Any]] = {}
+        for feature in on_demand.sources:
+            place = reader.features.index(feature)
+            fresh = (found.statuses[:, place] == FRESH).tolist()
+            numbers = found.values[:, place].tolist()
+            stored[feature] = [
+                found.extras[i].get(feature, None if v != v else v) if good else None
+                for i, (v, good) in enumerate(zip(numbers, fresh, strict=True))
+            ]
+        try:
+            return on_demand.run(request, stored, len(found.values))
+        except OnDemandError as error:
+            raise Invalid(f"{error}.", [FieldError(str(error), error.row)]) from error
+
+    async def _compiled(self, asked: GetOnlineFeatures) -> tuple[OnlineReader, OnDemand]:
+        identity = (asked.feature_service,) if asked.feature_service else ("", *asked.features)
+        async with self._lock:
+            if identity not in self._plans:
+                plan, on_demand = await asyncio.to_thread(self._plan, asked)
+                self._plans[identity] = OnlineReader(plan, self._settings.redis(), self._settings.redis_timeout_s), on_demand
+                while len(self._plans) > _PLANS:
+                    _, (oldest, _) = self._plans.popitem(last=False)
+                    await oldest.close()
+            self._plans.move_to_end(identity)
+            return self._plans[identity]
+
+    def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], OnDemand]:
+        try:
+            if asked.feature_service:
+                service = asked.feature_service
+                return projections(self._case.store, service), OnDemand.compile(self._case.store, service)
+            known = views(self._case.store)
+        except (DefinitionError, OnDemandError) as error:
+            raise NotFound(f"{error}.") from None
+        wanted: dict[str, list[str]] = {}
+        for feature in asked.features:
+            view, _, name = feature.partition(":")
+            if view not in known or name not in {f.name for f in known[view].features}:
+                raise NotFound(f"There is no feature {feature!r}; give `view:feature`. Views: {', '.join(known)}.")
+            wanted.setdefault(view, []).append(name)
+        return [Projection(known[view], view, tuple(names), ()) for view, names in wanted.items()], OnDemand([])
+
+    async def push(self, body: bytes) -> int:
+        """Put rows on the live stream, which applies them exactly once; their number.
+
+        Raises:
+            Malformed, Invalid: the body is no push, or a row does not fit its source; nothing is pushed then.
+            NotFound: no view is fed by such a source.
+            Unavailable: the stream cannot be written.
+        """
+        asked: Push = _decode(body, Push)
+        if asked.to != "online":
+            raise Invalid(
+                "Only `to: online` is taken: the offline store is written by `headrace ingest`.",
+                [FieldError("must be 'online'", field="to")],
+            )
+        known = await asyncio.to_thread(lambda: views(self._case.store))
+        fed = [v for v in known.values() if v.stream == asked.push_source_name]
+        if not fed:
+            sources = ", ".join(sorted({v.stream for v in known.values() if v.stream})) or "none"
+            raise NotFound(f"No feature view is fed by a push source named {asked.push_source_name!r}; there is: {sources}.")
+        lengths = {len(column) for column in asked.df.values()}
+        if len(lengths) != 1:
+            raise Invalid("`df` must be columns of the same length.", [FieldError("is empty or ragged", field="df")])
+        rows = [event.encode(dict(zip(asked.df, values, strict=True))) for values in zip(*asked.df.values(), strict=True)]
+        _check(fed, rows)
+        try:
+            async with self._redis.pipeline(transaction=True) as pipeline:
+                for row in rows:
+                    pipeline.xadd(events_key(self._case.project), {"source": asked.push_source_name, "data": row})
+                await pipeline.execute()
+        except Exception as error:
+            raise Unavailable(f"The stream of events does not take them ({type(error).__name__}); push them again.") from None
+        return len(rows)
+
+    async def close(self) -> None:
+        for reader, _ in self._plans.values():
+            await reader.close()
+
+
+def _check(fed: list[View], rows: list[bytes]) -> None:
+    """Every row must fit every view that its source feeds."""
+    for view in fed:
+        _, _, bad = event.decode(view, rows, list(range(len(rows))))
+        if bad:
+            faults = [FieldError(b.why, b.row) for b in bad]
+            raise Invalid(f"row {bad[0].row}, feature view {view.name!r}: {bad[0].why}.", faults)
+
+
+def _decode(body: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"{error}.", [FieldError(str(error))]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"The body is not JSON: {error}.") from None
+
+
+def _key(value: Any, dtype: str) -> Any:
+    """A join key as its type wants it: clients send numbers as text, and text as numbers."""
+    if value is None:
+        return None
+    if isinstance(value, dict | list):
+        raise Invalid(f"{value!r} is no entity key.", [FieldError("must be a plain value", field="entities")])
+    if dtype == "string":
+        return str(value)
+    try:
+        return int(value) if dtype.startswith("int") else value
+    except (TypeError, ValueError):
+        raise Invalid(f"{value!r} is no {dtype}.", [FieldError(f"must be {dtype}", field="entities")]) from None
+
+
+def _field(value: Any, dtype: str, name: str) -> Any:
+    """A request field as a transformation wants it."""
+    if value is None or dtype != "UnixTimestamp":
+        return value
+    try:
+        return moment(value)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"{name}: {error}.", [FieldError(str(error), field=f"entities.{name}")]) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return int(value.timestamp())
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return str(value) if type(value).__name__ in ("Decimal", "UUID") else value
+
+
+def _moment(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
