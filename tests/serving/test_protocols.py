@@ -130,6 +130,12 @@ def test_what_does_not_fit_is_said_with_its_name(server: str, path: str, body: A
         assert answer.json()["error"] == answer.json()["detail"]
 
 
+def test_a_client_generated_from_the_openapi_document(server: str, client_python: Path, tmp_path: Path) -> None:
+    seen = speak(client_python, "generated.py", server, MODEL, json.dumps({"instances": ROWS}), str(tmp_path))
+    assert seen["score"] == scores(server)
+    assert "WARNING" not in seen["warnings"], seen["warnings"]
+
+
 def test_a_fuzzer_finds_no_5xx_and_no_undocumented_answer(server: str, client_python: Path, tmp_path: Path) -> None:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     done = subprocess.run(

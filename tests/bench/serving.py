@@ -1,0 +1,310 @@
+"""Predictions over HTTP: ours beside the no-op of its own ingress, and beside the usual ways to serve Feast features to a model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+
+from infra import redis_server
+from infra.ports import port
+from infra.settings import ROOT, Settings
+from streaming.store import connect
+from tests.bench import scalars
+from tests.bench.load import paced, wrk
+from tests.bench.report import Measurement
+
+NOOP, OURS = "no-op, same ingress", "ours"
+START_S = 180
+
+
+@dataclass
+class Target:
+    """A server under load."""
+
+    name: str
+    url: str
+    bodies: Path
+    process: psutil.Process
+    memory: float = 0.0
+    p50: dict[int, list[float]] = field(default_factory=dict)
+    p99: dict[int, list[float]] = field(default_factory=dict)
+    p999: dict[int, list[float]] = field(default_factory=dict)
+    rate: dict[int, list[float]] = field(default_factory=dict)
+    cpu_us: list[dict[str, float]] = field(default_factory=list)
+    errors: int = 0
+
+    def load(self, connections: int, seconds: float, redis: psutil.Process) -> None:
+        before = _cpu(self.process, redis)
+        found = wrk(self.url, self.bodies, connections, seconds)
+        after = _cpu(self.process, redis)
+        for kept, value in ((self.p50, found.p50), (self.p99, found.p99), (self.p999, found.p999), (self.rate, found.rate)):
+            kept.setdefault(connections, []).append(value)
+        self.errors += found.errors
+        if connections == 32:
+            self.cpu_us.append({k: 1e6 * (v - before.get(k, 0.0)) / max(found.requests, 1) for k, v in after.items()})
+
+    def of(self, kept: dict[int, list[float]], connections: int) -> float:
+        return median(kept[connections])
+
+
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _cpu(process: psutil.Process, redis: psutil.Process) -> dict[str, float]:
+    """CPU seconds by kind of process."""
+    found: dict[str, float] = {}
+    for one in (*_family(process), redis):
+        with contextlib.suppress(psutil.Error):
+            name, line = one.name(), " ".join(one.cmdline())
+            replica = "ServeReplica" in line or "ServeReplica" in name
+            kind = "redis" if one == redis else "haproxy" if name == "haproxy" else "replica" if replica else "other"
+            times = one.cpu_times()
+            found[kind] = found.get(kind, 0.0) + times.user + times.system
+    return found
+
+
+def _memory(process: psutil.Process) -> float:
+    total = 0
+    for one in _family(process):
+        with contextlib.suppress(psutil.Error):
+            total += one.memory_full_info().pss
+    return total / 2**30
+
+
+def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -> list[Measurement]:
+    told("features and a model")
+    redis_server.up(own)
+    redis = psutil.Process(connect(own.redis()).info("server")["process_id"])  # type: ignore[index]
+    case = scalars.make(own, own.state / "repo")
+    plain = scalars.write_repo(own.state / "feast", own, "dask")
+    model = own.model_root / scalars.MODEL / "1" / "model.onnx"
+    bodies = {
+        "predict": scalars.write_bodies(own.state / "predict.jsonl", scalars.predict_bodies()),
+        "feast": scalars.write_bodies(own.state / "feast.jsonl", scalars.feast_bodies()),
+    }
+    seconds = max(1.0, 5 * scale)
+    with contextlib.ExitStack() as stack:
+        targets = _start(own, plain, model, bodies, stack, told)
+        _same_scores(targets)
+        for target in targets.values():
+            wrk(target.url, target.bodies, 8, 2)  # everything imported, every branch taken once
+        for i in range(rounds):
+            for connections in (1, 8, 32):
+                for target in targets.values():
+                    told(f"round {i + 1} of {rounds}: {target.name}, {connections} connections")
+                    target.load(connections, seconds, redis)
+        told("at a fixed rate")
+        calm = _calm(targets, seconds)
+        for target in targets.values():
+            target.memory = _memory(target.process)
+        measurements = _measurements(targets, calm)
+    told("the reader, and what bounds it")
+    return [*measurements, *_limits(own, case, model)]
+
+
+def _start(
+    own: Settings, plain: Path, model: Path, bodies: dict[str, Path], stack: contextlib.ExitStack, told: Callable[[str], None]
+) -> dict[str, Target]:
+    peers = ROOT / "tests" / "bench" / "peers"
+    noop_state = own.state / "n"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HEADRACE_REPO": str(own.state / "repo"), "HEADRACE_REDIS_URL": own.redis()}
+    python, noop = sys.executable, str(peers / "noop.py")
+    targets: dict[str, Target] = {}
+
+    def add(names: dict[str, str], bodies_of: str, command: list[str], base: str, ready: str, more: dict[str, str] | None = None) -> None:
+        told(f"starting {' and '.join(names)}")
+        process = stack.enter_context(_running(own, command, environment | (more or {}), next(iter(names)), f"{base}{ready}"))
+        for name, path in names.items():
+            targets[name] = Target(name, base + path, bodies[bodies_of], process)
+
+    http = f"http://127.0.0.1:{port(own, 'http')}"
+    predict = f"/v1/models/{scalars.MODEL}/predict"
+    add({OURS: predict}, "predict", [python, "-m", "serving.app"], http, "/readyz")
+    other = Settings(repo=own.state / "repo", state=noop_state, redis_url=own.redis())
+    same = f"http://127.0.0.1:{port(other, 'http')}"
+    more = {"HEADRACE_STATE": str(noop_state)}
+    add(
+        {NOOP: "/noop", "Feast SDK, same ingress": "/sdk"},
+        "predict",
+        [python, noop, "haproxy", str(plain), str(model), "0"],
+        same,
+        "/readyz",
+        more,
+    )
+    number = port(own, "peer-uvicorn")
+    command = [python, noop, "uvicorn", str(plain), str(model), str(number)]
+    add({"no-op, uvicorn": "/noop", "FastAPI + Feast SDK": "/sdk"}, "predict", command, f"http://127.0.0.1:{number}", "/readyz")
+    number = port(own, "peer-ray")
+    command = [python, noop, "ray", str(plain), str(model), str(number)]
+    add({"Ray Serve default + Feast SDK": "/sdk"}, "predict", command, f"http://127.0.0.1:{number}", "/readyz")
+    number = port(own, "peer-feast")
+    feast = [str(Path(python).with_name("feast")), "-c", str(plain), "serve", "-h", "127.0.0.1", "-p", str(number), "--no-access-log"]
+    add({"feast serve (features only)": "/get-online-features"}, "feast", feast, f"http://127.0.0.1:{number}", "/health")
+    bento = _bento(own, told)
+    if bento is not None:
+        number = port(own, "peer-bento")
+        command = [str(bento), "serve", "bento:Scores", "--working-dir", str(peers), "--port", str(number), "--host", "127.0.0.1"]
+        more = {
+            "BENCH_REPO": str(plain),
+            "BENCH_MODEL": str(model),
+            "BENTOML_HOME": str(own.state / "bento"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "PYTHONPATH": "",
+        }
+        add({"BentoML + Feast SDK": "/sdk"}, "predict", command, f"http://127.0.0.1:{number}", "/readyz", more)
+    return targets
+
+
+def _bento(own: Settings, told: Callable[[str], None]) -> Path | None:
+    """BentoML's pins are not ours: an environment of its own. None where it cannot be installed."""
+    told("installing BentoML")
+    folder = own.state / "bento-env"
+    uv = [sys.executable, "-m", "uv"]
+    made = subprocess.run([*uv, "venv", "-q", "--python", sys.executable, str(folder)], capture_output=True, check=False)
+    command = [*uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), "bentoml", "feast[redis]==0.67.*", "onnxruntime"]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=600) if made.returncode == 0 else made
+    return folder / "bin" / "bentoml" if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def _running(own: Settings, command: list[str], environment: dict[str, str], name: str, ready: str) -> Iterator[psutil.Process]:
+    log = own.state / f"bench-{''.join(c for c in name if c.isalnum())}.log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(command, env=environment, cwd=own.state, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(ready, timeout=2).status_code == 200 and ("serving.app" not in command or b"ready http" in log.read_bytes()):
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.3)
+        if "noop.py" in " ".join(command) and "haproxy" in command:
+            while b"ready http" not in log.read_bytes() and time.monotonic() < deadline:
+                time.sleep(0.3)
+        yield psutil.Process(process.pid)
+    finally:
+        family = _family(psutil.Process(process.pid)) if process.poll() is None else []
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        for one in family:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        process.wait()
+
+
+def _same_scores(targets: dict[str, Target]) -> None:
+    """Every peer that scores gives what ours gives."""
+    body = targets[OURS].bodies.read_bytes().splitlines()[0]
+    ours = httpx.post(targets[OURS].url, content=body).json()["predictions"][0]["score"]
+    for name, target in targets.items():
+        if target.url.endswith("/sdk"):
+            answer = httpx.post(target.url, content=body, headers={"Content-Type": "application/json"}, timeout=20)
+            theirs = answer.json()["scores"][0]
+            if abs(theirs - ours) > 1e-12:
+                raise AssertionError(f"{name} scores {theirs}, ours {ours}")
+
+
+def _calm(targets: dict[str, Target], seconds: float) -> dict[str, tuple[float, float, float]]:
+    """p50, p99, p99.9 at half of our capacity, from the moment each request was due."""
+    rate = median(targets[OURS].rate[32]) / 2
+    found = {}
+    for name in (OURS, NOOP):
+        target = targets[name]
+        took = sorted(paced(target.url, target.bodies.read_bytes().splitlines(), rate, 2 * seconds).accepted)
+        found[name] = tuple(took[min(len(took) - 1, int(len(took) * q))] for q in (0.5, 0.99, 0.999))
+    return found  # type: ignore[return-value]
+
+
+def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float, float]]) -> list[Measurement]:
+    ours, peers = targets[OURS], {n: t for n, t in targets.items() if n != OURS}
+    found = []
+    for connections in (1, 8, 32):
+        for label, attribute in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999")):
+            values = {n: t.of(getattr(t, attribute), connections) for n, t in peers.items()}
+            what = f"one prediction, {connections} connection{'s' * (connections > 1)}: {label}"
+            found.append(Measurement(what, "ms", ours.of(getattr(ours, attribute), connections), values))
+        rates = {n: t.of(t.rate, connections) for n, t in peers.items()}
+        found.append(
+            Measurement(
+                f"predictions, {connections} connection{'s' * (connections > 1)}", "1/s", ours.of(ours.rate, connections), rates, more=True
+            )
+        )
+    for i, label in enumerate(("p50", "p99", "p99.9")):
+        found.append(Measurement(f"at a fixed rate, half of capacity: {label}", "ms", calm[OURS][i], {NOOP: calm[NOOP][i]}))
+
+    def spent(target: Target) -> float:
+        return median(sum(one.values()) for one in target.cpu_us)
+
+    by_kind = ", ".join(f"{k} {median(one.get(k, 0.0) for one in ours.cpu_us):.0f}" for k in ("replica", "haproxy", "redis", "other"))
+    found.append(Measurement("CPU per prediction, all processes", "us", spent(ours), {n: spent(t) for n, t in peers.items()}, note=by_kind))
+    found.append(Measurement("errors", "", sum(t.errors for t in targets.values()), {}))
+    found.append(Measurement("memory of the server, all processes", "GiB", ours.memory, {n: t.memory for n, t in peers.items()}))
+    return found
+
+
+def _limits(own: Settings, case: Any, model: Path) -> list[Measurement]:
+    import asyncio
+
+    import numpy as np
+
+    from serving.reader import OnlineReader
+    from serving.scorer import Scorer
+    from streaming.resp import bulk, commands, send
+
+    store, rounds = case.store, 30
+    service = store.get_feature_service("wide")
+    rows = [{"user_id": i} for i in range(100)]
+
+    async def read() -> list[float]:
+        reader = OnlineReader.open(store, "wide", own.redis(), 5.0)
+        took = []
+        for _ in range(rounds * 3):
+            began = time.perf_counter()
+            await reader.read(rows, time.time_ns() // 1000)
+            took.append((time.perf_counter() - began) * 1e3)
+        await reader.close()
+        return took
+
+    ours = median(asyncio.run(read()))
+    feast, whole = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        answer = store.get_online_features(features=service, entity_rows=rows)
+        feast.append((time.perf_counter() - began) * 1e3)
+        answer.to_dict()
+        whole.append((time.perf_counter() - began) * 1e3)
+    scorer = Scorer(model, 20)
+    matrix = np.zeros((1, 20))
+    began = time.perf_counter()
+    for _ in range(2000):
+        scorer.score(matrix)
+    onnx = (time.perf_counter() - began) / 2000 * 1e6
+    client = connect(own.redis())
+    some = client.srandmember("headrace:{bench}:keys:by_user", 4)
+    packed = commands([b"HMGET"], [[bulk(k) for k in some], [bulk(b"_hr:by_user")] * 4, [bulk(b"_ts:by_user")] * 4])
+    began = time.perf_counter()
+    for _ in range(1000):
+        send(client, packed)
+    redis = time.perf_counter() - began
+    return [
+        Measurement("reader: 100 rows x 5 views x 10 features", "ms", ours, {"Feast": median(feast), "Feast, to_dict": median(whole)}),
+        Measurement("one ONNX run, one row, 200 trees", "us", onnx),
+        Measurement("one pipelined read of four entities", "us", redis * 1e3),
+    ]
