@@ -1,17 +1,16 @@
 """What serving measures, in Prometheus' text format.
 
-The hot path touches only children resolved once per model version; freshness, observed per row and view, is counted in NumPy.
+The hot path adds to plain numbers and lists; they become samples at a scrape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,68 +20,73 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 LATENCY_MS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 2500)
 FRESHNESS_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 _FOLD = 256
+LATENCIES = ("read", "score", "request")
 STATUS_NAMES = ("fresh", "stale", "null", "missing")
 
 
-class Freshness:
-    """Age of served data per view, one histogram each.
+class Histograms:
+    """Histograms side by side, fed a row of values at a time.
 
     Args:
-        views: view names; their order is that of the columns observed.
+        names: of the columns.
+        bounds: upper bounds of the buckets, ascending.
 
     Notes:
-        What is observed is only kept; it is counted `_FOLD` observations later, or at a scrape, in one pass.
+        What is observed is only kept; it is counted `_FOLD` observations later, or at a scrape, in one pass of NumPy.
     """
 
-    def __init__(self, views: list[str]) -> None:
-        self.views = views
-        self._bounds = np.array(FRESHNESS_S)
-        self._counts = np.zeros((len(views), len(FRESHNESS_S) + 2), dtype=np.int64)  # a column past +Inf takes the NaNs
-        self._sums = np.zeros(len(views))
-        self._pending: list[NDArray[np.float64]] = []
+    def __init__(self, names: Sequence[str], bounds: Sequence[float]) -> None:
+        self.names = list(names)
+        self._bounds = np.array(bounds, dtype=np.float64)
+        self._counts = np.zeros((len(self.names), len(bounds) + 2), dtype=np.int64)  # a column past +Inf takes the NaNs
+        self._sums = np.zeros(len(self.names))
+        self._pending: list[Any] = []
 
-    def observe(self, ages: NDArray[np.float64]) -> None:
-        """Count ages.
+    def observe(self, rows: Any) -> None:
+        """Count values.
 
         Args:
-            ages: seconds, float64 [rows, views], not changed afterwards; NaN (no data) is not counted.
+            rows: float64 [rows, columns] or a sequence of a row's values, not changed afterwards; NaN is not counted.
         """
-        if self.views:
-            self._pending.append(ages)
-        if len(self._pending) >= _FOLD:
-            self._fold()
+        if self.names:
+            self._pending.append(rows)
+            if len(self._pending) >= _FOLD:
+                self._fold()
 
     def _fold(self) -> None:
-        if not self._pending or not self.views:
+        if not self._pending:
             return
-        ages = np.concatenate(self._pending)
+        values = np.concatenate([np.reshape(rows, (-1, len(self.names))) for rows in self._pending])
         self._pending.clear()
-        unknown = np.isnan(ages)
+        unknown = np.isnan(values)
         width = self._counts.shape[1]
-        places = np.where(unknown, width - 1, np.searchsorted(self._bounds, ages)) + np.arange(len(self.views)) * width
+        places = np.where(unknown, width - 1, np.searchsorted(self._bounds, values)) + np.arange(len(self.names)) * width
         self._counts += np.bincount(places.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
-        self._sums += np.where(unknown, 0.0, ages).sum(axis=0)
+        self._sums += np.where(unknown, 0.0, values).sum(axis=0)
 
-    def add_to(self, family: HistogramMetricFamily, labels: list[str]) -> None:
+    def add_to(self, family: HistogramMetricFamily, labels: list[str], column: int) -> None:
+        """One column's samples."""
         self._fold()
-        bounds = [*(str(float(b)) for b in FRESHNESS_S), "+Inf"]
-        for row, view in enumerate(self.views):
-            cumulative = np.cumsum(self._counts[row, :-1])
-            buckets = list(zip(bounds, map(float, cumulative), strict=True))
-            family.add_metric([*labels, view], buckets, sum_value=float(self._sums[row]))
+        bounds = [*(str(float(b)) for b in self._bounds), "+Inf"]
+        cumulative = np.cumsum(self._counts[column, :-1])
+        family.add_metric(labels, list(zip(bounds, map(float, cumulative), strict=True)), sum_value=float(self._sums[column]))
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelMetrics:
-    """The children of one model version."""
+    """What one model version has done; the hot path only counts here.
 
-    total: Histogram
-    read: Histogram
-    score: Histogram
-    ok: Counter
-    instances: Counter
-    statuses: tuple[Counter, ...]
-    freshness: Freshness
+    Attributes:
+        latency: of a request, milliseconds: reading, the model, in all.
+        freshness: age of the data served, seconds, by view.
+        statuses: stored feature values served, by `STATUS_NAMES`.
+    """
+
+    latency: Histograms
+    freshness: Histograms
+    ok: int = 0
+    instances: int = 0
+    statuses: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
 
 
 @dataclass(frozen=True)
@@ -104,50 +108,42 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         by = ("model", "version")
-        self._requests = self._make(Counter, "headrace_requests", "Requests to models, by HTTP status.", (*by, "status"))
-        self._total = self._make(Histogram, "headrace_request_ms", "Time in the replica per prediction request.", by)
-        self._read = self._make(Histogram, "headrace_read_ms", "Time to read features online.", by)
-        self._score = self._make(Histogram, "headrace_score_ms", "Time in the model.", by)
-        self._instances = self._make(Counter, "headrace_predictions", "Instances scored.", by)
-        self._statuses = self._make(Counter, "headrace_feature_values", "Stored feature values served, by status.", (*by, "status"))
+        self._failures: dict[tuple[str, str, str], int] = {}
         self._live = self._make(Gauge, "headrace_model_live", "1 for the version that answers, 0 for one that did.", by)
         self._refused = self._make(Gauge, "headrace_model_refused", "1 where a model's version could not be loaded.", ("model", "role"))
         self._swaps = self._make(Counter, "headrace_model_swaps", "Attempts to load a version.", ("model", "outcome"))
         self._shadows = self._make(Counter, "headrace_shadow", "Instances a shadow was given, by outcome.", (*by, "outcome"))
-        self._versions: dict[tuple[str, str], Freshness] = {}
+        self._start = self._make(Gauge, "headrace_start_seconds", "From the replica's first line to every model loaded.", ())
+        self._versions: dict[tuple[str, str], ModelMetrics] = {}
         self._log: PredictionLog | None = None
         self.verdicts: dict[str, dict[str, Any]] = {}
         self.registry.register(self)
 
     def _make(self, kind: Any, name: str, help_text: str, labels: tuple[str, ...]) -> Any:
-        buckets = {"buckets": LATENCY_MS} if kind is Histogram else {}
-        return kind(name, help_text, labels, registry=self.registry, **buckets)
+        return kind(name, help_text, labels, registry=self.registry)
 
     def watch_log(self, prediction_log: PredictionLog) -> None:
         self._log = prediction_log
 
+    def started(self, seconds: float) -> None:
+        """Every model is loaded."""
+        self._start.set(seconds)
+
     def model(self, model: str, version: int, views: list[str]) -> ModelMetrics:
-        """The children a predictor uses; the same ones when a version is loaded again."""
+        """What a predictor counts in; the same one when a version is loaded again."""
         key = (model, str(version))
-        freshness = self._versions.get(key)
-        if freshness is None or freshness.views != views:
-            freshness = self._versions[key] = Freshness(views)
-        return ModelMetrics(
-            total=self._total.labels(*key),
-            read=self._read.labels(*key),
-            score=self._score.labels(*key),
-            ok=self._requests.labels(*key, "200"),
-            instances=self._instances.labels(*key),
-            statuses=tuple(self._statuses.labels(*key, status) for status in STATUS_NAMES),
-            freshness=freshness,
-        )
+        found = self._versions.get(key)
+        if found is None or found.freshness.names != views:
+            found = self._versions[key] = ModelMetrics(Histograms(LATENCIES, LATENCY_MS), Histograms(views, FRESHNESS_S))
+        return found
 
     def shadow(self, model: str, version: int) -> ShadowMetrics:
         return ShadowMetrics(*(self._shadows.labels(model, str(version), outcome) for outcome in ("scored", "failed", "dropped")))
 
     def failed(self, model: str, version: int | None, status: int) -> None:
         """Count a prediction request that was not answered with predictions."""
-        self._requests.labels(model, "" if version is None else str(version), str(status)).inc()
+        key = (model, "" if version is None else str(version), str(status))
+        self._failures[key] = self._failures.get(key, 0) + 1
 
     def swapped(self, model: str, version: int, before: int | None) -> None:
         """A version is live now."""
@@ -167,14 +163,26 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterable[Metric]:
-        freshness = HistogramMetricFamily(
-            "headrace_freshness_seconds",
-            "Age of the data served, from its own timestamps to the request's now.",
-            labels=["model", "version", "view"],
-        )
-        for (model, version), ages in self._versions.items():
-            ages.add_to(freshness, [model, version])
-        yield freshness
+        by = ["model", "version"]
+        requests = CounterMetricFamily("headrace_requests", "Requests to models, by HTTP status.", labels=[*by, "status"])
+        predictions = CounterMetricFamily("headrace_predictions", "Instances scored.", labels=by)
+        values = CounterMetricFamily("headrace_feature_values", "Stored feature values served, by status.", labels=[*by, "status"])
+        texts = ("Time to read features online.", "Time in the model.", "Time in the replica per prediction request.")
+        latencies = [HistogramMetricFamily(f"headrace_{n}_ms", text, labels=by) for n, text in zip(LATENCIES, texts, strict=True)]
+        text = "Age of the data served, from its own timestamps to the request's now."
+        freshness = HistogramMetricFamily("headrace_freshness_seconds", text, labels=[*by, "view"])
+        for key, counted in self._versions.items():
+            requests.add_metric([*key, "200"], counted.ok)
+            predictions.add_metric(list(key), counted.instances)
+            for status, count in zip(STATUS_NAMES, counted.statuses, strict=True):
+                values.add_metric([*key, status], count)
+            for column, latency in enumerate(latencies):
+                counted.latency.add_to(latency, list(key), column)
+            for column, view in enumerate(counted.freshness.names):
+                counted.freshness.add_to(freshness, [*key, view], column)
+        for failed, count in self._failures.items():
+            requests.add_metric(list(failed), count)
+        yield from (requests, predictions, values, *latencies, freshness)
         if self._log is not None:
             yield GaugeMetricFamily("headrace_log_depth", "Predictions waiting to be logged.", self._log.depth)
             yield CounterMetricFamily("headrace_log_written", "Predictions logged.", self._log.written)

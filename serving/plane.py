@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -42,11 +42,6 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
-@dataclass
-class _Told:
-    version: int | None = None
-
-
 class DataPlane:
     """
     Args:
@@ -56,6 +51,7 @@ class DataPlane:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], int] = wall_clock, loader: Loader | None = None) -> None:
+        self._began = time.perf_counter()
         self.settings = settings
         self._clock = clock
         self._project = UseCase(settings.repo).project
@@ -73,6 +69,10 @@ class DataPlane:
         """Start the log and load every model."""
         self._log.start()
         await self.models.start()
+        self.metrics.started(time.perf_counter() - self._began)
+        # what was loaded stays: the collector need not look at it again and again while requests wait
+        gc.collect()
+        gc.freeze()
 
     async def stop(self) -> None:
         """Flush the log, release models and connections."""
@@ -96,17 +96,18 @@ class DataPlane:
         Raises:
             Problem: any answer but predictions.
         """
-        with self._counted(model) as told:
+        predictor, role = None, "champion"
+        try:
             entry, predictor = self.models.predictor(model)
-            told.version = predictor.contract.version
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
             question = predictor.schema.decode(body)
-            role = "champion"
             if entry.canary is not None:  # it takes the same request
                 champion = predictor
                 predictor, role = entry.answering(champion, lambda: route or champion.schema.route_key(question))
-                told.version = predictor.contract.version
             return msgspec.json.encode(await self._answer(entry, predictor, question, deadline_s, started, role))
+        except Problem as problem:
+            self._refused(model, predictor, problem)
+            raise
 
     async def _answer(self, entry: Entry, predictor: Predictor, question: Question, deadline_s: float, started: float, role: str) -> Answer:
         wall_us = self._clock()
@@ -134,14 +135,17 @@ class DataPlane:
         Raises:
             Problem: any answer but an inference.
         """
-        with self._counted(model) as told:
+        predictor = None
+        try:
             entry, predictor = self._loaded(model, version)
-            told.version = predictor.contract.version
             asked = open_inference.decode(body, json_length, predictor.contract)
             question = predictor.schema.decode(msgspec.json.encode({"instances": asked.instances}))
-            role = entry.release.versions.get(told.version, "champion") if entry.release else "champion"
+            role = entry.release.versions.get(predictor.contract.version, "champion") if entry.release else "champion"
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
             return open_inference.encode(await self._answer(entry, predictor, question, deadline_s, started, role), asked)
+        except Problem as problem:
+            self._refused(model, predictor, problem)
+            raise
 
     def _loaded(self, model: str, version: str | None) -> tuple[Entry, Predictor]:
         entry, predictor = self.models.predictor(model)
@@ -161,16 +165,9 @@ class DataPlane:
         entry, predictor = self._loaded(model, version)
         return open_inference.metadata(predictor.contract, sorted(entry.ready))
 
-    @contextlib.contextmanager
-    def _counted(self, model: str) -> Iterator[_Told]:
-        """Counts a request that is refused, under the version it would have been answered by."""
-        told = _Told()
-        try:
-            yield told
-        except Problem as problem:
-            known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
-            self.metrics.failed(model if known else "(unknown)", told.version, problem.status)
-            raise
+    def _refused(self, model: str, predictor: Predictor | None, problem: Problem) -> None:
+        known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
+        self.metrics.failed(model if known else "(unknown)", predictor.contract.version if predictor else None, problem.status)
 
     async def feedback(self, model: str, body: bytes) -> bytes:
         """Keep truths by prediction id; the same truth twice is one truth.

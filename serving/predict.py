@@ -12,12 +12,12 @@ HTTP, Ray and the clock stay outside.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from serving.scorer import Scorer
 from serving.wiring import wire
 
 _REQUEST = ord("r")
+_STALE = bytes([STALE])
 _NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
@@ -48,10 +49,8 @@ def prediction_id(wall_us: int) -> str:
     Args:
         wall_us: microseconds since the epoch.
     """
-    noise = int.from_bytes(os.urandom(10), "big")
-    value = (wall_us // 1000) << 80 | 0x7 << 76 | (noise >> 68) << 64 | 0b10 << 62 | noise & ((1 << 62) - 1)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    ms, noise = wall_us // 1000, random.getrandbits(74)
+    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{noise >> 62:03x}-{0x8000 | noise >> 48 & 0x3FFF:04x}-{noise & 0xFFFFFFFFFFFF:012x}"
 
 
 def is_prediction_id(text: str) -> bool:
@@ -178,20 +177,19 @@ class Predictor:
                 raise Unavailable("The explanation was not ready within the deadline; ask again, with a longer one.") from None
             predictions = [_with(p, contributions=c) for p, c in zip(predictions, contributions, strict=True)]
         metrics, total_s = self._metrics, time.perf_counter() - started
-        metrics.read.observe(read_s * 1e3)
-        metrics.score.observe(score_s * 1e3)
-        metrics.total.observe(total_s * 1e3)
-        metrics.ok.inc()
-        metrics.instances.inc(len(instances))
+        metrics.latency.observe((read_s * 1e3, score_s * 1e3, total_s * 1e3))
+        metrics.ok += 1
+        metrics.instances += len(instances)
         timings = Timings(round(read_s * 1e3, 3), round(score_s * 1e3, 3), round(total_s * 1e3, 3))
         return Answer(self.contract.model, self.contract.version, predictions, timings)
 
     async def _read(self, instances: list[dict[str, Any]], now_us: int, deadline_s: float) -> FeatureRows:
         timeout_s = min(deadline_s, self._read_timeout_s)
         if timeout_s > 0:
-            with contextlib.suppress(OnlineStoreUnavailable, TimeoutError):
-                async with asyncio.timeout(timeout_s + 0.05):  # the reader keeps its own deadline; this is for one that does not
-                    return await self._reader.read(instances, now_us, timeout_s)
+            try:
+                return await self._reader.read(instances, now_us, timeout_s)
+            except OnlineStoreUnavailable:
+                pass
         raise Unavailable(
             f"The online store did not answer within {timeout_s * 1e3:.0f} ms, so no features could be read; try again.", retry_after_s=1
         )
@@ -216,6 +214,8 @@ class Predictor:
 
     def _assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         sources, n = self._sources, len(question.instances)
+        if sources.only_stored:
+            return rows.values.take(sources.stored_columns, axis=1), rows.statuses.take(sources.stored_columns, axis=1)
         matrix = np.empty((n, len(self._names)))
         codes = np.full(matrix.shape, _REQUEST, dtype=np.uint8)
         matrix[:, sources.stored_places] = rows.values[:, sources.stored_columns]
@@ -250,8 +250,8 @@ class Predictor:
     def _nulls(self, seen: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """What the model gets: stale is null (as the point-in-time join has it), then each input's null policy."""
         sources = self._sources
-        stale = codes == STALE
-        served = np.where(stale, np.nan, seen) if stale.any() or sources.defaults else seen
+        stale = _STALE in codes.tobytes()
+        served = np.where(codes == STALE, np.nan, seen) if stale or sources.defaults else seen
         if sources.reject.size:
             refused = np.argwhere(np.isnan(served[:, sources.reject]))
             if len(refused):
@@ -285,18 +285,20 @@ class Predictor:
         for row, (values, score) in enumerate(zip(seen.tolist(), scores.tolist(), strict=True)):
             own = letters[row * width : (row + 1) * width]
             number = prediction_id(wall_us)
-            vector = [None if v != v else v for v in values]
+            vector = [None if v != v else v for v in values] if isnan(sum(values)) else values
             request = question.instances[row]
             marks = rows.marks[row]
             self._log(Prediction(number, contract.model, contract.version, now_us, wall_us, request, vector, own, marks, score, role))
-            fresh, other = own.count("f"), own.count("r")
-            unfresh = {} if fresh + other == width else {n: _NAMES[s] for n, s in zip(self._names, own, strict=True) if s not in "fr"}
-            summary = Statuses(fresh, own.count("s"), own.count("n"), own.count("m"), unfresh)
+            fresh = own.count("f")
+            if fresh + own.count("r") == width:
+                summary = Statuses(fresh, 0, 0, 0, {})
+            else:
+                unfresh = {n: _NAMES[s] for n, s in zip(self._names, own, strict=True) if s not in "fr"}
+                summary = Statuses(fresh, own.count("s"), own.count("n"), own.count("m"), unfresh)
             answer = Scored(number, score, summary)
             answers.append(_with(answer, **self._detail(rows, row, vector, own)) if question.features else answer)
-        for status, counter in zip(STATUSES, metrics.statuses, strict=True):
-            if count := letters.count(status):
-                counter.inc(count)
+        for place, status in enumerate(STATUSES):
+            metrics.statuses[place] += letters.count(status)
         metrics.freshness.observe(rows.ages)
         return answers
 

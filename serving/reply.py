@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ STATUSES = "fsnm"
 """fresh, stale, null, missing."""
 FRESH, STALE, NULL, MISSING = (ord(letter) for letter in STATUSES)
 _NAN = float("nan")
+_SERVED = struct.Struct("<4xIqI16xq")  # of `tile.HEADER`: fingerprint, mark, ties, newest event
 _NO_MARK = Mark(None, 0, None)
 
 
@@ -162,10 +164,10 @@ def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answe
 
 def _head(blob: bytes) -> tuple[int, int, int, int]:
     """Fingerprint, high-water mark, its ties, newest event: of a header all that is served."""
-    if blob[:2] != tile.MAGIC or len(blob) < tile.HEADER_SIZE:
+    if len(blob) < tile.HEADER_SIZE or blob[:2] != tile.MAGIC:
         raise tile.TileError("not a Headrace tile field: it was written by something else, or cut short")
-    _, _, fingerprint, mark_us, ties, _, _, _, event_us, _, _ = tile.HEADER.unpack_from(blob)
-    return fingerprint, mark_us, ties, event_us
+    found: tuple[int, int, int, int] = _SERVED.unpack_from(blob)
+    return found
 
 
 def _letters(values: Sequence[float], present: str, part: Part) -> bytes:

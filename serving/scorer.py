@@ -58,5 +58,6 @@ class Scorer:
         Returns:
             float64 [rows].
         """
-        (scores,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(matrix, dtype=np.float64)})
+        # below its Python wrapper, which checks per call what the constructor has checked once
+        (scores,) = self._session._sess.run([OUTPUT], {INPUT: np.ascontiguousarray(matrix, dtype=np.float64)}, None)
         return np.asarray(scores, dtype=np.float64).reshape(len(matrix))

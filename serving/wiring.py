@@ -26,6 +26,7 @@ class Sources:
     on_demand: list[tuple[int, str]]
     reject: NDArray[np.intp]
     defaults: list[tuple[int, float]]
+    only_stored: bool  # every column is a stored feature
 
 
 def wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> Sources:
@@ -68,5 +69,6 @@ def wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> Sourc
         request=request,
         on_demand=computed,
         reject=np.array([i for i, w in enumerate(contract.inputs) if w.null.action == "reject"], dtype=np.intp),
+        only_stored=len(stored) == len(contract.inputs),
         defaults=[(i, float(w.null.value or 0.0)) for i, w in enumerate(contract.inputs) if w.null.action == "default"],
     )

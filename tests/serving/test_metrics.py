@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from prometheus_client.core import HistogramMetricFamily
 
-from serving.metrics import FRESHNESS_S, Freshness, Metrics
+from serving.metrics import FRESHNESS_S, Histograms, Metrics
 
 
 @pytest.mark.parametrize("batches", [1, 3, 600])
 def test_freshness_counts_what_a_loop_would_count(batches: int) -> None:
     rng = np.random.default_rng(batches)
-    freshness = Freshness(["a", "b"])
+    freshness = Histograms(["a", "b"], FRESHNESS_S)
     seen = [np.where(rng.random((2, 2)) < 0.2, np.nan, 10 ** rng.uniform(-2, 7, (2, 2))) for _ in range(batches)]
     for ages in seen:
         freshness.observe(ages)
     family = HistogramMetricFamily("f", "", labels=["view"])
-    freshness.add_to(family, [])
+    for column, view in enumerate(["a", "b"]):
+        freshness.add_to(family, [view], column)
     counted = {(s.labels["view"], s.labels["le"]): s.value for s in family.samples if s.name == "f_bucket"}
     for column, view in enumerate(["a", "b"]):
         ages = [float(row[column]) for batch in seen for row in batch if not np.isnan(row[column])]
