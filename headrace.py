@@ -103,6 +103,7 @@ for _command in (
     serving.watch,
     serving.replay,
     serving.replay_prediction,
+    serving.score,
     training.skew,
 ):
     app.command()(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -81,6 +82,34 @@ def watch(
     chosen = case.model(name).watch
     counts = run(own, case.project, name, window=window or chosen.window, step=step or chosen.step, once=once)
     console.print(", ".join(f"{k} {v:,}" for k, v in counts.items()))
+
+
+def score(
+    source: Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines: entity keys, request fields, `event_timestamp`.")],
+    target: Annotated[Path, typer.Option("--output", help="Folder of Parquet files; replaced.")],
+    model: Model = "",
+    version: Annotated[int, typer.Option(help="0: the live one.")] = 0,
+    at: Annotated[str | None, typer.Option(help="The moment of rows without `event_timestamp`; default: now.")] = None,
+    report: Report = None,
+) -> None:
+    """Score a table in Spark, each row as of its own moment: the same contract, and the same numbers, as over HTTP."""
+    from feature_repo import release
+    from feature_repo.use_case import UseCase
+    from serving.score import score as run
+    from streaming.session import session
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    number = version or release.champion(own.model_root, name)
+    if not number:
+        raise ValueError(f"no version of {name} is live: promote one, or name one with --version")
+    with console.status(f"scoring {source} with {name} version {number}"):
+        spark = session(own)
+        done = run(spark, case, own, name, number, source, target, moment(at) if at else None)
+        spark.stop()
+    console.print(f"{target}: {done.rows:,} rows scored with {name} version {number}; {done.refused:,} refused (column `error` says why)")
+    write_report(report, done)
 
 
 def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:

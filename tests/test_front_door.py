@@ -47,6 +47,7 @@ def test_help_lists_every_command() -> None:
         "watch",
         "replay",
         "replay-prediction",
+        "score",
         "skew",
         "test",
         "bench",

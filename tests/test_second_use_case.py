@@ -360,6 +360,34 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     assert cell.name == "rides_by_station__rides_2h"
 
 
+def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bikes, tmp_path: Path) -> None:
+    """The training set's own rows, scored in Spark from the raw instances, against the model on the joined matrix."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from serving.score import ScoreError, score
+    from serving.scorer import Scorer
+    from training.fit import matrix
+
+    sample = pq.read_table(bikes.training_set.path).slice(300, 200)
+    fields = [f.name for f in bikes.contract.request]
+    spine = sample.select([*fields, "request"]).append_column("event_timestamp", sample["asked"])
+    pq.write_table(spine, tmp_path / "in.parquet")
+    version = bikes.contract.version
+    done = score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "in.parquet", tmp_path / "out", None)
+    assert (done.rows, done.refused) == (200, 0)
+    out = pq.read_table(tmp_path / "out").sort_by("request")
+    scorer = Scorer(bikes.settings.model_root / "turned_away" / str(version) / "model.onnx", len(bikes.contract.inputs))
+    want = sample.append_column("want", pa.array(scorer.score(matrix(sample, bikes.contract.inputs)))).sort_by("request")
+    assert out["score"].to_pylist() == want["want"].to_pylist()
+    assert set(out["model_version"].to_pylist()) == {version}
+    pq.write_table(spine.drop_columns(["party"]), tmp_path / "less.parquet")
+    with pytest.raises(ScoreError, match="lacks party"):
+        score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "less.parquet", tmp_path / "out", None)
+    with pytest.raises(ScoreError, match="nothing at"):
+        score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "no.parquet", tmp_path / "out", None)
+
+
 def test_a_changed_definition_is_refused_by_the_features_name(bikes: Bikes) -> None:
     applied = definitions(bikes.case.store, bikes.spec.feature_service)
     contract.check_definitions(bikes.contract, applied)
