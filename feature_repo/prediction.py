@@ -59,3 +59,8 @@ def labels_key(project: str, model: str) -> str:
 def drift_key(project: str, model: str) -> str:
     """The Redis string with the watch's latest verdict (JSON)."""
     return f"headrace:{{{project}}}:drift:{model}"
+
+
+def equality_key(project: str, model: str) -> str:
+    """The Redis hash of the equality check: `compared`, `unequal`, `last` (JSON, the latest differences)."""
+    return f"headrace:{{{project}}}:equality:{model}"

@@ -103,6 +103,7 @@ class Metrics(Collector):
 
     Attributes:
         verdicts: the watch's latest verdict per model, as read just before a scrape.
+        equality: values compared with stock Feast, and those that were not the same, per model, likewise.
     """
 
     def __init__(self) -> None:
@@ -117,6 +118,7 @@ class Metrics(Collector):
         self._versions: dict[tuple[str, str], ModelMetrics] = {}
         self._log: PredictionLog | None = None
         self.verdicts: dict[str, dict[str, Any]] = {}
+        self.equality: dict[str, tuple[int, ...]] = {}
         self.registry.register(self)
 
     def _make(self, kind: Any, name: str, help_text: str, labels: tuple[str, ...]) -> Any:
@@ -187,6 +189,12 @@ class Metrics(Collector):
             yield GaugeMetricFamily("headrace_log_depth", "Predictions waiting to be logged.", self._log.depth)
             yield CounterMetricFamily("headrace_log_written", "Predictions logged.", self._log.written)
             yield CounterMetricFamily("headrace_log_dropped", "Predictions not logged: the buffer was full.", self._log.dropped)
+        compared = ("Served values that were read again through stock Feast.", "Of these, values that were not the same.")
+        for place, (name, description) in enumerate(zip(("compared", "unequal"), compared, strict=True)):
+            family = CounterMetricFamily(f"headrace_equality_{name}", description, labels=["model"])
+            for model, counts in self.equality.items():
+                family.add_metric([model], counts[place])
+            yield family
         yield from _drift(self.verdicts)
 
 

@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import drift_key, labels_key, stream_key
+from feature_repo.prediction import drift_key, equality_key, labels_key, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving import open_inference
@@ -296,11 +296,14 @@ class DataPlane:
 
     async def scrape(self) -> bytes:
         """Metrics in Prometheus' text format; verdicts are left out while Redis is away."""
-        self.metrics.verdicts = {}
+        self.metrics.verdicts, self.metrics.equality = {}, {}
         names = [entry.name for entry in self.models.entries]
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             verdicts = await self._redis.mget([drift_key(self._project, name) for name in names]) if names else []
             self.metrics.verdicts = {n: msgspec.json.decode(v) for n, v in zip(names, verdicts, strict=True) if v is not None}
+            for name in names:
+                counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
+                self.metrics.equality[name] = tuple(int(n or 0) for n in counts)
         return self.metrics.text()
 
     def now_us(self) -> int:

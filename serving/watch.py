@@ -30,6 +30,7 @@ import redis
 from feature_repo import contract, prediction, release
 from infra.settings import Settings
 from serving.detector import DriftDetector, Matrix, OutlierDetector, detectors
+from serving.equality import Equality
 from serving.verdict import Kind, OutlierVerdict, Span, Verdict, history, history_path
 
 log = logging.getLogger("headrace.watch")
@@ -151,6 +152,7 @@ class Watch:
         self.stream = prediction.stream_key(project)
         self.group = f"watch:{model}"
         self.counts: Counter[str] = Counter()
+        self.equality = Equality(client, settings, project, model, settings.equality_every_s)
         self._decoder = msgspec.json.Decoder(Row)
         self.join()
 
@@ -195,6 +197,7 @@ class Watch:
                 window.add((identity, row))
                 if window.due(self.step):
                     self.conclude(window)
+        self.equality.offer(entries[-1][1] if entries else None)
         if done:
             with self.client.pipeline(transaction=True) as pipe:
                 pipe.xack(self.stream, self.group, *done)

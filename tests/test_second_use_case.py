@@ -360,6 +360,32 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     assert cell.name == "rides_by_station__rides_2h"
 
 
+def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bikes: Bikes, streaming: Any, server: str) -> None:
+    import httpx
+
+    from serving.equality import Equality
+
+    client = connect(bikes.settings.redis())
+    instance = {"station": 7, "rider_class": "member", "wanted_at": "2021-03-13T00:10:00Z", "party": 2}
+    before = len(read_log(client, "bikes", "turned_away"))
+    httpx.post(f"{server}/v1/models/turned_away/predict", json={"instances": [instance], "now": "2021-03-13T00:00:00Z"})
+    deadline = time.monotonic() + 10
+    while len(log := read_log(client, "bikes", "turned_away")) == before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    check = Equality(client, bikes.settings, "bikes", "turned_away", 1.0)
+    compared, unequal = check.check(log[-1])
+    assert compared >= 12
+    assert unequal == []
+    key = layout.key_encoder("bikes", [("station", "int64")])([7])
+    kept = client.hget(key, layout.field("rides_by_station", "sum_km_2h"))  # type: ignore[arg-type]
+    client.hset(key, layout.field("rides_by_station", "sum_km_2h"), layout.encode_value(-1.0, "double"))  # type: ignore[arg-type]
+    try:
+        (found,) = check.check(log[-1])[1]
+        assert (found.feature, found.feast) == ("rides_by_station:sum_km_2h", -1.0)
+    finally:
+        client.hset(key, layout.field("rides_by_station", "sum_km_2h"), kept)  # type: ignore[arg-type]
+
+
 def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bikes, tmp_path: Path) -> None:
     """The training set's own rows, scored in Spark from the raw instances, against the model on the joined matrix."""
     import pyarrow as pa

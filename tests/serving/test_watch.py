@@ -306,6 +306,7 @@ def process(settings: Settings, project: str) -> subprocess.Popen[bytes]:
         "HEADRACE_STATE": str(settings.state),
         "HEADRACE_REDIS_URL": settings.redis_url,
         "HEADRACE_DETECTOR": "scipy",
+        "HEADRACE_EQUALITY_EVERY_S": "0",  # there is no use case here to read again from
     }
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
