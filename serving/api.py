@@ -69,6 +69,7 @@ class Front:
     """What the server calls: predictions straight away, everything else through FastAPI."""
 
     def __init__(self, app: FastAPI, plane: DataPlane) -> None:
+        self.plane = plane
         self._app, self._predict = app, Predict(plane)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

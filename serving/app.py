@@ -36,6 +36,7 @@ from serving import ingress
 
 if TYPE_CHECKING:
     from serving.api import Front
+    from serving.plane import DataPlane
 
 NAME = "headrace"
 START_S = 120.0
@@ -97,7 +98,9 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port(settings, "fallback-proxy")),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port(settings, "fallback-proxy-grpc")),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + 63),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + 31),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas + 32),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas + 63),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": "0.25,0.5,0.75,1,1.5,2,3,5,7.5,10,15,25,50,100,250,500,1000,2500",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -144,6 +147,12 @@ def application(settings: Settings) -> Any:
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
+    from serving.open_inference_grpc import InferenceCalls
+
+    class Headrace(InferenceCalls):
+        def plane(self) -> DataPlane:
+            return self.app.plane  # type: ignore[attr-defined]
+
     return serve.deployment(
         name=NAME,
         **_replicas(settings),
@@ -155,7 +164,7 @@ def application(settings: Settings) -> Any:
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
-    )(serve.ingress(build)()).bind()
+    )(serve.ingress(build)(Headrace)).bind()
 
 
 def _replicas(settings: Settings) -> dict[str, Any]:
@@ -204,8 +213,10 @@ def _serve(settings: Settings, stopping: Event) -> None:
     folder = configure(settings)
     import ray
     from ray import serve
-    from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
     from ray.serve.schema import LoggingConfig
+
+    from serving.open_inference_grpc import SERVICERS
 
     started: set[psutil.Process] = set()
     try:
@@ -225,6 +236,7 @@ def _serve(settings: Settings, stopping: Event) -> None:
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=settings.host, port=port(settings, "http")),
+            grpc_options=gRPCOptions(port=port(settings, "grpc"), grpc_servicer_functions=SERVICERS, enable_reflection=False),
             logging_config=quiet,
         )
         serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)

@@ -36,7 +36,9 @@ OUTPUTS = {SCORE: "FP64", NUMBER: "BYTES"}
 EXTENSIONS = ("binary_tensor_data",)
 
 
-class _Tensor(msgspec.Struct):
+class Tensor(msgspec.Struct):
+    """`data` is flat or one list per row."""
+
     name: str
     shape: list[int]
     datatype: str
@@ -44,16 +46,20 @@ class _Tensor(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-class _Wanted(msgspec.Struct):
+class Wanted(msgspec.Struct):
+    """An output that is asked for."""
+
     name: str
     parameters: dict[str, Any] = {}
 
 
-class _Request(msgspec.Struct):
-    inputs: list[_Tensor]
+class Request(msgspec.Struct):
+    """An inference request, as JSON has it."""
+
+    inputs: list[Tensor]
     id: str | None = None
     parameters: dict[str, Any] = {}
-    outputs: list[_Wanted] = []
+    outputs: list[Wanted] = []
 
 
 @dataclass(frozen=True)
@@ -105,22 +111,38 @@ def decode(body: bytes, json_length: str | None, contract: Contract) -> Inferenc
             raise Malformed(f"Inference-Header-Content-Length is {json_length!r}, the body has {len(body)} bytes.")
         length = int(json_length)
     try:
-        asked = msgspec.json.decode(body[:length], type=_Request)
+        asked = msgspec.json.decode(body[:length], type=Request)
     except msgspec.ValidationError as error:
         raise Invalid(f"The body is no inference request: {error}.", [FieldError(str(error), field="inputs")]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"The body is not JSON: {error}.") from None
-    fields = {f.name: f for f in contract.request}
-    columns: dict[str, list[Any]] = {}
-    faults = []
+    raws: list[bytes | None] = []
     at = length
     for tensor in asked.inputs:
         size = tensor.parameters.get("binary_data_size")
-        raw = None
-        if size is not None:
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0 or at + size > len(body):
-                raise Malformed(f"tensor {tensor.name!r}: the body ends before its {size} bytes of binary data do.")
-            raw, at = body[at : at + size], at + size
+        if size is None:
+            raws.append(None)
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0 or at + size > len(body):
+            raise Malformed(f"tensor {tensor.name!r}: the body ends before its {size} bytes of binary data do.")
+        raws.append(body[at : at + size])
+        at += size
+    return read(asked, raws, contract)
+
+
+def read(asked: Request, raws: list[bytes | None], contract: Contract) -> Inference:
+    """The instances that a request's tensors are.
+
+    Args:
+        raws: per tensor its binary data; None where it has values.
+
+    Raises:
+        Invalid: tensors that are not this model's, each by its name.
+    """
+    fields = {f.name: f for f in contract.request}
+    columns: dict[str, list[Any]] = {}
+    faults = []
+    for tensor, raw in zip(asked.inputs, raws, strict=True):
         if tensor.name not in fields:
             faults.append(FieldError(f"is no input of this model; it takes {', '.join(fields)}", field=tensor.name))
             continue
@@ -141,7 +163,7 @@ def decode(body: bytes, json_length: str | None, contract: Contract) -> Inferenc
     return Inference([{name: columns[name][i] for name in fields} for i in range(rows)], asked.id, wanted)
 
 
-def _values(tensor: _Tensor, raw: bytes | None, field: RequestField) -> list[Any]:
+def _values(tensor: Tensor, raw: bytes | None, field: RequestField) -> list[Any]:
     """A tensor's values as a predict request has them.
 
     Raises:

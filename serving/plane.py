@@ -25,6 +25,7 @@ from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
+from serving.open_inference import Inference
 from serving.passport import find, passport
 from serving.predict import Predictor, is_prediction_id
 from serving.prediction_log import PredictionLog
@@ -121,16 +122,13 @@ class DataPlane:
         return await predictor.predict(question, now_us, wall_us, left_s, started, role, beside)
 
     async def infer(
-        self, model: str, version: str | None, body: bytes, json_length: str | None, timeout_ms: str | None, started: float
-    ) -> tuple[bytes, int | None]:
+        self, model: str, version: str | None, read: Callable[[Contract], Inference], timeout_ms: str | None, started: float
+    ) -> tuple[Answer, Inference]:
         """Answer an inference request of the Open Inference Protocol.
 
         Args:
             version: one of those that are loaded; None: the champion.
-            json_length: see `open_inference.decode`.
-
-        Returns:
-            The response, and where its JSON ends if binary tensors follow.
+            read: the request as instances of the version's contract.
 
         Raises:
             Problem: any answer but an inference.
@@ -138,11 +136,11 @@ class DataPlane:
         predictor = None
         try:
             entry, predictor = self._loaded(model, version)
-            asked = open_inference.decode(body, json_length, predictor.contract)
+            asked = read(predictor.contract)
             question = predictor.schema.decode(msgspec.json.encode({"instances": asked.instances}))
             role = entry.release.versions.get(predictor.contract.version, "champion") if entry.release else "champion"
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
-            return open_inference.encode(await self._answer(entry, predictor, question, deadline_s, started, role), asked)
+            return await self._answer(entry, predictor, question, deadline_s, started, role), asked
         except Problem as problem:
             self._refused(model, predictor, problem)
             raise

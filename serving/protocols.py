@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -57,7 +58,8 @@ def _add_inference(app: FastAPI, plane: DataPlane, problems: Any) -> None:
         try:
             body = await read_body(request.scope, request.receive)
             length, timeout_ms = request.headers.get(JSON_LENGTH), request.headers.get("x-request-timeout-ms")
-            content, at = await plane.infer(path["model"], path.get("version"), body, length, timeout_ms, started)
+            read = partial(open_inference.decode, body, length)
+            content, at = open_inference.encode(*await plane.infer(path["model"], path.get("version"), read, timeout_ms, started))
         except Problem as refusal:
             refusal.extensions.setdefault("error", refusal.detail)  # where the protocol's clients look
             raise

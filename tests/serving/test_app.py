@@ -173,6 +173,28 @@ def test_a_redis_that_hangs_costs_the_deadline_then_all_is_well_again(served: Se
     assert served.predict(INSTANCE).status_code == 200
 
 
+def test_tritons_grpc_client(served: Served, client_python: Path) -> None:
+    import json
+
+    command = [
+        str(client_python),
+        str(ROOT / "tests" / "clients" / "triton_grpc.py"),
+        f"127.0.0.1:{port(served.settings, 'grpc')}",
+        "sells_out",
+    ]
+    done = subprocess.run([*command, json.dumps([INSTANCE] * 2)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout)
+    assert (seen["live"], seen["ready"], seen["model_ready"], seen["nothing_ready"]) == (True, True, True, False)
+    assert seen["inputs"]["product"] == "BYTES"
+    answer = served.client.post(PREDICT, content=msgspec.json.encode({"instances": [INSTANCE] * 2})).json()
+    assert seen["score"] == [p["score"] for p in answer["predictions"]]
+    assert (seen["id"], len(set(seen["ids"]))) == ("mine", 2)
+    assert "INVALID_ARGUMENT" in seen["refusal"][0]
+    assert "is missing" in seen["refusal"][1]
+    assert "NOT_FOUND" in seen["unknown"][0]
+
+
 def test_more_than_can_be_in_flight_is_refused_by_the_ingress_at_once(served: Served) -> None:
     """Redis stands still for a moment: what comes meanwhile is taken up to the limit, and refused beyond it."""
     body = msgspec.json.encode({"instances": [INSTANCE], "now": NOW.isoformat()})

@@ -1,0 +1,113 @@
+"""The Open Inference Protocol over gRPC: the calls that Ray Serve hands to the deployment, in terms of the data plane."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+import numpy as np
+
+from serving import open_inference
+from serving import open_inference_pb2 as _generated
+from serving.open_inference import SCORE, Inference, Request, Tensor, Wanted
+from serving.plane import DataPlane
+from serving.problem import Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
+
+pb: Any = _generated
+SERVICERS = ["serving.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"]
+TIMEOUT = "x-request-timeout-ms"
+_CODES: dict[type[Problem], Any] = {
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    Malformed: grpc.StatusCode.INVALID_ARGUMENT,
+    TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+_CONTENTS = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents", "FP32": "fp32_contents",
+    "FP64": "fp64_contents", "BYTES": "bytes_contents",
+}  # fmt: skip
+
+
+class InferenceCalls:
+    """The service's calls; a deployment inherits them and says what its data plane is."""
+
+    def plane(self) -> DataPlane:
+        raise NotImplementedError  # pragma: no cover
+
+    async def ServerLive(self, request: Any) -> Any:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any) -> Any:
+        try:
+            await self.plane().ready()
+        except Problem:
+            return pb.ServerReadyResponse(ready=False)
+        return pb.ServerReadyResponse(ready=True)
+
+    async def ModelReady(self, request: Any) -> Any:
+        try:
+            self.plane().tensors(request.name, request.version or None)
+        except Problem:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, request: Any) -> Any:
+        return pb.ServerMetadataResponse(name="headrace", version="1", extensions=open_inference.EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, grpc_context: Any) -> Any:
+        try:
+            found = self.plane().tensors(request.name, request.version or None)
+        except Problem as problem:
+            return _refuse(grpc_context, problem, pb.ModelMetadataResponse())
+        kind = pb.ModelMetadataResponse.TensorMetadata
+        tensors = {side: [kind(**t) for t in found[side]] for side in ("inputs", "outputs")}
+        return pb.ModelMetadataResponse(name=found["name"], versions=found["versions"], platform=found["platform"], **tensors)
+
+    async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:
+        started = time.perf_counter()
+        metadata = dict(grpc_context.invocation_metadata() or ())
+        try:
+            answer, asked = await self.plane().infer(
+                request.model_name, request.model_version or None, lambda c: _read(request, c), metadata.get(TIMEOUT), started
+            )
+        except Problem as problem:
+            return _refuse(grpc_context, problem, pb.ModelInferResponse())
+        response = pb.ModelInferResponse(model_name=answer.model, model_version=str(answer.model_version), id=request.id)
+        for name in asked.outputs:
+            response.outputs.add(name=name, datatype=open_inference.OUTPUTS[name], shape=[len(answer.predictions)])
+            if name == SCORE:
+                response.raw_output_contents.append(np.array([p.score for p in answer.predictions], "<f8").tobytes())
+            else:
+                ids = (p.prediction_id.encode() for p in answer.predictions)
+                response.raw_output_contents.append(b"".join(len(i).to_bytes(4, "little") + i for i in ids))
+        return response
+
+
+def _refuse(context: Any, problem: Problem, empty: Any) -> Any:
+    context.set_code(next((code for kind, code in _CODES.items() if isinstance(problem, kind)), grpc.StatusCode.INTERNAL))
+    context.set_details(problem.detail)
+    return empty
+
+
+def _read(request: Any, contract: Any) -> Inference:
+    """
+    Raises:
+        Malformed: binary contents that are not one per tensor.
+        Invalid: tensors that are not this model's.
+    """
+    raws = list(request.raw_input_contents)
+    if raws and len(raws) != len(request.inputs):
+        raise Malformed(f"{len(raws)} raw_input_contents for {len(request.inputs)} inputs.")
+    tensors = []
+    for tensor in request.inputs:
+        data = None
+        if not raws:
+            name = _CONTENTS.get(tensor.datatype)
+            values = list(getattr(tensor.contents, name)) if name else []
+            data = [v.decode(errors="replace") for v in values] if tensor.datatype == "BYTES" else values
+        tensors.append(Tensor(tensor.name, list(tensor.shape), tensor.datatype, data))
+    wanted = [Wanted(output.name) for output in request.outputs]
+    return open_inference.read(Request(tensors, request.id, {}, wanted), raws or [None] * len(tensors), contract)
