@@ -309,7 +309,9 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
     contracts.check_definitions(contract, definitions(store, contract.feature_service))
     return Predictor(
         contract,
-        reader=OnlineReader.open(store, contract.feature_service, settings.redis(), settings.redis_timeout_s),
+        reader=OnlineReader.open(
+            store, contract.feature_service, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20
+        ),
         on_demand=OnDemand.compile(store, contract.feature_service),
         scorer=Scorer(folder / contracts.MODEL, len(contract.inputs)),
         metrics=metrics.model,

@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from feature_repo.prediction import Prediction
 from serving.connection import StoreClient
 
-BATCH = 500
-LINGER_S = 0.05
+BATCH = 100
+LINGER_S = 0.02
 """How long the first entry waits for company: one pipeline per batch costs a fraction of one per prediction."""
 _BACKOFF_S = (0.1, 5.0)
 

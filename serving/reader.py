@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from feature_repo.prediction import Mark
 from serving.connection import Connection, Pipelines, client
 from serving.reply import Answer, Entity, Part, latest, loose, make_part, windowed
+from serving.window_cache import WindowCache
 from streaming import layout, tile
 from streaming.resp import bulk
 from streaming.view import Projection, projections
@@ -81,7 +82,8 @@ class OnlineReader:
         join_keys: request column → dtype (`string`, `int64`, `int32`, `bytes`, `timestamp`).
     """
 
-    def __init__(self, plan: Sequence[Projection], redis_url: str, timeout_s: float) -> None:
+    def __init__(self, plan: Sequence[Projection], redis_url: str, timeout_s: float, cache_bytes: int = 0) -> None:
+        self._cache = WindowCache(cache_bytes)
         self.url, self.timeout_s = redis_url, timeout_s
         self.features: list[str] = []
         self.views: list[str] = []
@@ -93,13 +95,16 @@ class OnlineReader:
         self._client: Connection | Pipelines = client(redis_url, timeout_s)
 
     @classmethod
-    def open(cls, store: FeatureStore, service: str, redis_url: str, timeout_s: float) -> OnlineReader:
+    def open(cls, store: FeatureStore, service: str, redis_url: str, timeout_s: float, cache_bytes: int = 0) -> OnlineReader:
         """Compile the read plan of a feature service. No connection is made yet.
+
+        Args:
+            cache_bytes: see `WindowCache`.
 
         Raises:
             DefinitionError: the service is not applied, or declares what the reader does not carry.
         """
-        return cls(projections(store, service), redis_url, timeout_s)
+        return cls(projections(store, service), redis_url, timeout_s, cache_bytes)
 
     def _compile(self, plan: Sequence[Projection]) -> list[Entity]:
         entities: dict[tuple[Any, ...], Entity] = {}
@@ -211,7 +216,7 @@ class OnlineReader:
         answer = Answer()
         for part in entity.parts:
             if part.finisher is not None:
-                windowed(part, part.finisher, reply[part.first], now_us, answer)
+                windowed(part, part.finisher, reply[part.first], now_us, answer, self._cache, key)
             elif not latest(part, reply, now_us, answer):
                 strangers.append(_Stranger(key, part, reply[part.first], answer))
         return answer

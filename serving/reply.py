@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feature_repo.prediction import Mark
+from serving.window_cache import WindowCache
 from streaming import layout, row, tile
 from streaming.finisher import Finisher
 from streaming.point_in_time import NEVER
@@ -104,7 +105,7 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
     return part
 
 
-def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, answer: Answer) -> None:
+def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, answer: Answer, cache: WindowCache, key: bytes) -> None:
     if blob is None:
         # an entity without events has empty windows, as the join says; that nothing is known of it is in the status
         answer.values += [finisher.empty[i] for i in part.order]
@@ -120,7 +121,7 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
         answer.values += [_NAN] * part.width
         answer.letters += part.letters["m"]
     else:
-        found = finisher(blob, now_us)
+        found = cache.finish((key, id(part)), finisher, blob, now_us)
         values = found if part.whole else [found[i] for i in part.order]
         answer.values += values
         answer.letters += _letters(values, "f", part)

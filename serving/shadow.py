@@ -14,8 +14,8 @@ from serving.problem import Problem
 CAPACITY = 2000
 """Requests that wait to be followed; beyond that they are dropped and counted."""
 PAUSE_S = 0.05
-"""Requests are followed together: scoring fifty rows costs little more than scoring one."""
-_ROWS = 64
+"""Requests are followed together: what is done per request is done once for all of them."""
+_ROWS = 16
 """In one go: the event loop must not wait longer than a prediction takes."""
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,23 @@ from streaming.tile import COUNT, HEADER_SIZE, levels_of
 from streaming.window import Aggregation, Layout
 
 _NAN = math.nan
+FOREVER = 2**63 - 1
+
+
+_COUNT, _SUM, _MEAN, _MIN, _MAX, _STD, _LAST, _FIRST, _SKETCH = range(9)
+_CODES = {"count": _COUNT, "sum": _SUM, "mean": _MEAN, "min": _MIN, "max": _MAX, "std": _STD, "last": _LAST, "first": _FIRST}
+_Op = tuple[int, int, int, int, int]
+"""Place among the view's features, what to do, and the rows of the state: count, the statistic (of a sketch: its number), squares."""
 
 
 @dataclass(frozen=True)
 class _Level:
-    """A level's windows, longest first, each with its aggregations and their places among the view's."""
+    """A level's windows, longest first, each with what is to be done of it."""
 
     hop_us: int
-    layout: Layout
-    windows: list[tuple[int, list[tuple[int, Aggregation]]]]
+    rows: int
+    sketches: int
+    windows: list[tuple[int, list[_Op]]]
 
 
 class Finisher:
@@ -39,12 +47,15 @@ class Finisher:
 
     def __init__(self, layout: Layout) -> None:
         place = {a.name: i for i, a in enumerate(layout.aggregations)}
+        self._functions = [a.function for a in layout.aggregations]
+        self._kinds = [a.kind or "" for a in layout.aggregations]
         self._levels = []
         for level in levels_of(layout):
-            windows: dict[int, list[tuple[int, Aggregation]]] = {}
+            windows: dict[int, list[_Op]] = {}
             for aggregation in level.layout.aggregations:
-                windows.setdefault(aggregation.window_us, []).append((place[aggregation.name], aggregation))
-            self._levels.append(_Level(level.hop_us, level.layout, sorted(windows.items(), reverse=True)))
+                windows.setdefault(aggregation.window_us, []).append((place[aggregation.name], *_compiled(level.layout, aggregation)))
+            longest_first = sorted(windows.items(), reverse=True)
+            self._levels.append(_Level(level.hop_us, 1 + level.layout.size, len(level.layout.sketches), longest_first))
         self.hop_us = self._levels[0].hop_us
         self.empty = [_of_nothing(layout, a) for a in layout.aggregations]
 
@@ -54,33 +65,50 @@ class Finisher:
         Args:
             blob: a tile field whose header has been read and is of this layout (`tile.encode`).
         """
-        out, whole, at = self.empty.copy(), memoryview(blob), HEADER_SIZE
+        return self.finish(blob, t_us)[0]
+
+    def finish(self, blob: bytes, t_us: int) -> tuple[list[float], int]:
+        """The same, and the moment until which (exclusive) these tiles give these values."""
+        out, whole, at, until = self.empty.copy(), memoryview(blob), HEADER_SIZE, FOREVER
         for level in self._levels:
             (n,) = COUNT.unpack_from(blob, at)
-            begin, at = at + 4, at + 4 + 8 * n * (1 + level.layout.size)
-            grid = whole[begin:at].cast("d")
+            begin, at = at + 4, at + 4 + 8 * n * level.rows
             sketches = []
-            for _ in level.layout.sketches:
+            for _ in range(level.sketches):
                 (m,) = COUNT.unpack_from(blob, at)
                 sketches.append((at + 4, m))
                 at += 4 + 4 * n + 16 * m
             if not n:
                 continue
-            stop = n if grid[n - 1] <= t_us else bisect_right(grid, t_us, 0, n)
-            first = 0
+            grid = whole[begin : begin + 8 * n * level.rows].cast("d")
+            stop = n
+            if grid[n - 1] > t_us:
+                stop = bisect_right(grid, t_us, 0, n)
+                until = min(until, int(grid[stop]))
+            first, tiles = 0, None
             for window, wanted in level.windows:
                 reach = t_us - window
                 first = bisect_left(grid, reach - reach % level.hop_us, first, stop)
                 if first >= stop:  # so are the shorter ones
                     break
-                covered = _Covered(level.layout, grid, n, first, stop)
-                for place, aggregation in wanted:
-                    if aggregation.kind is None:
-                        out[place] = covered.finish(aggregation)
-                    else:
-                        where = sketches[level.layout.sketches.index((aggregation.input, aggregation.kind))]
-                        out[place] = _sketched(aggregation, blob, *where, n, first, stop)
-        return out
+                until = min(until, int(grid[first]) + level.hop_us + window)  # then its first tile is no longer covered
+                if tiles is None:
+                    tiles = _Tiles(grid, n, first, stop)
+                tiles.finish(wanted, first, out)
+                for place, code, _, which, _ in wanted:
+                    if code == _SKETCH:
+                        kind, function = self._kinds[place], self._functions[place]
+                        out[place] = _sketched(kind, function, blob, *sketches[which], n, first, stop)
+        return out, until
+
+
+def _compiled(layout: Layout, aggregation: Aggregation) -> tuple[int, int, int, int]:
+    if aggregation.kind is not None:
+        return _SKETCH, 0, layout.sketches.index((aggregation.input, aggregation.kind)), 0
+    code, slots, column = _CODES[aggregation.function], layout.slots, aggregation.column
+    statistic = {_SUM: "sum", _MEAN: "sum", _STD: "sum", _COUNT: "n"}.get(code, aggregation.function)
+    count = slots.get((column, "n"), 0)
+    return code, count, slots[column, statistic], slots[column, "square"] if code == _STD else 0
 
 
 def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
@@ -89,75 +117,89 @@ def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
     return float(layout.finish(aggregation, layout.identity(1))[0])
 
 
-class _Covered:
-    """The tiles `[first, stop)` of one window, at least one, ascending by start. Statistics are shared between features."""
+class _Tiles:
+    """The tiles `[first, stop)` that a level's longest window covers, ascending by start; its other windows are ends of it.
 
-    __slots__ = ("first", "found", "grid", "n", "slots", "stop")
+    Each row of the state is taken out of the stored bytes once.
+    """
 
-    def __init__(self, layout: Layout, grid: Any, n: int, first: int, stop: int) -> None:
-        self.slots, self.grid, self.n, self.first, self.stop = layout.slots, grid, n, first, stop
-        self.found: dict[int, Any] = {}
+    __slots__ = ("first", "grid", "n", "rows", "stop")
+
+    def __init__(self, grid: Any, n: int, first: int, stop: int) -> None:
+        self.grid, self.n, self.first, self.stop = grid, n, first, stop
+        self.rows: dict[int, list[float]] = {}
 
     def row(self, row: int) -> list[float]:
-        base = (1 + row) * self.n
-        values: list[float] = self.grid[base + self.first : base + self.stop].tolist()
-        return values
+        found = self.rows.get(row)
+        if found is None:
+            base = (1 + row) * self.n
+            found = self.rows[row] = self.grid[base + self.first : base + self.stop].tolist()
+        return found
 
-    def finish(self, aggregation: Aggregation) -> float:
-        slots, column, function = self.slots, aggregation.column, aggregation.function
-        if function in ("last", "first"):
-            return self._ordered(slots[column, function], function == "last")
-        row = slots[column, "n"]
-        n = self.found.get(row)
-        if n is None:
-            n = self.found[row] = sum(self.row(row))
-        if function == "count":
-            return float(n)
-        if function in ("min", "max"):
-            if not n:
-                return _NAN
-            return (min if function == "min" else max)(self.row(slots[column, function]))
-        row = slots[column, "sum"]
-        total: float = self._sum(row)
-        if function == "sum":
-            return total
-        if function == "mean":
-            return total / n if n else _NAN
-        if n <= 1:
-            return _NAN
-        square = slots[column, "square"]
-        return _deviation(n, *self._pair(row, total), *self._pair(square, self._sum(square)))
+    def low(self, row: int) -> list[float]:
+        """The second halves of a row of pairs; nothing where all are zero."""
+        found = self.rows.get(~row)
+        if found is None:
+            found = self.row(row + 1)
+            found = self.rows[~row] = found if any(found) else []
+        return found
 
-    def _ordered(self, row: int, last: bool) -> float:
+    def finish(self, wanted: list[_Op], first: int, out: list[float]) -> None:
+        """The features of the window that begins at tile `first`, into their places."""
+        skip = first - self.first
+        counts: dict[int, float] = {}
+        sums: dict[int, float] = {}
+        for place, code, count, row, square in wanted:
+            if code >= _LAST:
+                if code != _SKETCH:
+                    out[place] = self._ordered(row, first, code == _LAST)
+                continue
+            n = counts.get(count)
+            if n is None:
+                n = counts[count] = sum(self.row(count)[skip:])
+            if code == _COUNT:
+                out[place] = float(n)
+            elif code in (_MIN, _MAX):
+                out[place] = (min if code == _MIN else max)(self.row(row)[skip:]) if n else _NAN
+            else:
+                total = sums.get(row)
+                if total is None:
+                    total = sums[row] = self._sum(row, skip)
+                if code == _SUM:
+                    out[place] = total
+                elif code == _MEAN:
+                    out[place] = total / n if n else _NAN
+                elif n > 1:
+                    out[place] = _deviation(n, *self._pair(row, skip, total), *self._pair(square, skip, self._sum(square, skip)))
+                else:
+                    out[place] = _NAN
+
+    def _ordered(self, row: int, first: int, last: bool) -> float:
         # tiles are ascending in time, so the newest value is in the last tile that has one, the oldest in the first
         base, grid, n = (1 + row) * self.n, self.grid, self.n
-        places = range(self.stop - 1, self.first - 1, -1) if last else range(self.first, self.stop)
+        places = range(self.stop - 1, first - 1, -1) if last else range(first, self.stop)
         for i in places:
             if math.isfinite(grid[base + i]):
                 return float(grid[base + 2 * n + i])
         return _NAN
 
-    def _terms(self, row: int) -> list[float]:
-        low = self.row(row + 1)
-        return self.row(row) + low if any(low) else self.row(row)
+    def _terms(self, row: int, skip: int) -> list[float]:
+        low = self.low(row)
+        return self.row(row)[skip:] + low[skip:] if low else self.row(row)[skip:]
 
-    def _sum(self, row: int) -> float:
+    def _sum(self, row: int, skip: int) -> float:
         """The sum of all terms of a row of pairs, rounded once."""
-        total: float | None = self.found.get(row)
-        if total is None:
-            try:
-                total = math.fsum(self._terms(row))
-            except (OverflowError, ValueError):  # beyond float64, or inf - inf
-                with np.errstate(invalid="ignore", over="ignore"):
-                    total = float(np.array(self.row(row)).sum())
-            self.found[row] = total
-        return total
+        try:
+            return math.fsum(self._terms(row, skip))
+        except (OverflowError, ValueError):  # beyond float64, or inf - inf
+            with np.errstate(invalid="ignore", over="ignore"):
+                return float(np.array(self.row(row)[skip:]).sum())
 
-    def _pair(self, row: int, total: float) -> tuple[float, float]:
+    def _pair(self, row: int, skip: int, total: float) -> tuple[float, float]:
         """A sum, and what its rounding left."""
         if not math.isfinite(total):
             return total, 0.0
-        terms = self._terms(row)
+        terms = self._terms(row, skip)
         terms.append(-total)
         return total, math.fsum(terms)
 
@@ -199,12 +241,11 @@ def _add(ah: float, al: float, bh: float, bl: float) -> tuple[float, float]:
     return total, lo if math.isfinite(total) and math.isfinite(lo) else 0.0
 
 
-def _sketched(aggregation: Aggregation, blob: bytes, at: int, m: int, n: int, first: int, stop: int) -> float:
-    assert aggregation.kind is not None
+def _sketched(kind: str, function: str, blob: bytes, at: int, m: int, n: int, first: int, stop: int) -> float:
     counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at)
     lo, hi = int(counts[:first].sum()), int(counts[:stop].sum())
     at += 4 * n
     items = np.frombuffer(blob, np.dtype("<i8"), m, at)[lo:hi].astype(np.int64, copy=False)
     weights = np.frombuffer(blob, "<f8", m, at + 8 * m)[lo:hi]
-    merged = sketch.combine(aggregation.kind, np.zeros(len(items), np.int64), items, weights, 1)
-    return float(sketch.finish(aggregation.function, merged)[0])
+    merged = sketch.combine(kind, np.zeros(len(items), np.int64), items, weights, 1)
+    return float(sketch.finish(function, merged)[0])

@@ -85,6 +85,15 @@ def _fill(own: Settings, view: View) -> None:
     overwrite(view, OnlineStore(connect(own.redis())), canonical(table), (keys_key(view.project, view.name),), int(now))
 
 
+def challenger(own: Settings) -> None:
+    """A second version, to stand in the first one's shadow."""
+    import shutil
+
+    folder = own.model_root / MODEL / "2"
+    shutil.copytree(own.model_root / MODEL / "1", folder)
+    contract.write(folder, msgspec.structs.replace(contract.load(folder), version=2))
+
+
 def _train(own: Settings, case: UseCase) -> None:
     import lightgbm
 

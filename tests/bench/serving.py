@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 
 from infra import redis_server
@@ -24,7 +26,8 @@ from tests.bench import scalars
 from tests.bench.load import paced, wrk
 from tests.bench.report import Measurement
 
-NOOP, OURS = "no-op, same ingress", "ours"
+NOOP, OURS, WINDOWED = "no-op, same ingress", "ours", "windowed"
+WINDOWS_AT = "2013-12-20T18:00:00Z"
 START_S = 180
 
 
@@ -97,8 +100,10 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
         "feast": scalars.write_bodies(own.state / "feast.jsonl", scalars.feast_bodies()),
     }
     seconds = max(1.0, 5 * scale)
+    windows = _windows(own, told)
     with contextlib.ExitStack() as stack:
         targets = _start(own, plain, model, bodies, stack, told)
+        targets |= _start_windowed(own, windows, stack, told)
         _same_scores(targets)
         for target in targets.values():
             wrk(target.url, target.bodies, 8, 2)  # everything imported, every branch taken once
@@ -109,11 +114,13 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
                     target.load(connections, seconds, redis)
         told("at a fixed rate")
         calm = _calm(targets, seconds)
+        told("beside a shadow")
+        shadowed = _shadowed(own, targets[OURS], rounds, seconds)
         for target in targets.values():
             target.memory = _memory(target.process)
-        measurements = _measurements(targets, calm)
+        measurements = [*_measurements(targets, calm), *shadowed]
     told("the reader, and what bounds it")
-    return [*measurements, *_limits(own, case, model)]
+    return [*measurements, *_limits(own, case, model), *_finishing(windows)]
 
 
 def _start(
@@ -221,6 +228,99 @@ def _same_scores(targets: dict[str, Target]) -> None:
                 raise AssertionError(f"{name} scores {theirs}, ours {ours}")
 
 
+def _windows(own: Settings, told: Callable[[str], None]) -> dict[str, str]:
+    """The flights, ingested, backfilled to a moment and trained, in a state folder of their own; the environment to serve them with."""
+    environment = os.environ | {
+        "HEADRACE_STATE": str(own.state / "w"),
+        "HEADRACE_REPO": str(ROOT / "feature_repo" / "flights"),
+        "HEADRACE_REDIS_URL": own.redis().removesuffix("/0") + "/1",
+        "PYTHONPATH": str(ROOT),
+    }
+    for command in (["ingest"], ["apply"], ["backfill", "--to", WINDOWS_AT], ["train", "--promote"]):
+        told(f"the flights: {command[0]}")
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "headrace.py"), *command], env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return environment
+
+
+def _start_windowed(
+    own: Settings, environment: dict[str, str], stack: contextlib.ExitStack, told: Callable[[str], None]
+) -> dict[str, Target]:
+    from feature_repo import contract, release
+    from feature_repo.use_case import UseCase
+    from serving.replay import requests_of
+
+    told("starting the flights")
+    other = Settings(
+        repo=Path(environment["HEADRACE_REPO"]), state=Path(environment["HEADRACE_STATE"]), redis_url=environment["HEADRACE_REDIS_URL"]
+    )
+    base = f"http://127.0.0.1:{port(other, 'http')}"
+    process = stack.enter_context(_running(own, [sys.executable, "-m", "serving.app"], environment, WINDOWED, f"{base}/readyz"))
+    spec = UseCase(other.repo).model("arrival_delay")
+    number = release.champion(other.model_root, spec.name)
+    made = contract.load(other.model_root / spec.name / str(number))
+    end = datetime.fromisoformat(WINDOWS_AT)
+    span = [round((end + timedelta(hours=h)).timestamp() * 1e6) for h in (-12, 0)]
+    asked = requests_of(spec, made, other.offline_root, *span)
+    bodies = [msgspec.json.encode({"instances": [instance], "now": WINDOWS_AT}) for instance, _, _ in asked.items[:500]]
+    path = scalars.write_bodies(own.state / "windowed.jsonl", bodies)
+    return {WINDOWED: Target(WINDOWED, f"{base}/v1/models/{spec.name}/predict", path, process)}
+
+
+def _finishing(environment: dict[str, str]) -> list[Measurement]:
+    """One row with all windows: finished anew each time, and remembered where nothing has changed."""
+    import asyncio
+
+    from feature_repo.use_case import UseCase
+    from serving.reader import OnlineReader
+
+    own = Settings(
+        repo=Path(environment["HEADRACE_REPO"]), state=Path(environment["HEADRACE_STATE"]), redis_url=environment["HEADRACE_REDIS_URL"]
+    )
+    own.export()
+    case = UseCase(own.repo)
+    spec = case.model("arrival_delay")
+    asked = [msgspec.json.decode(line)["instances"][0] for line in (own.state.parent / "windowed.jsonl").read_bytes().splitlines()]
+    at_us = round(datetime.fromisoformat(WINDOWS_AT).timestamp() * 1e6)
+
+    async def read(cache: int) -> float:
+        reader = OnlineReader.open(case.store, spec.feature_service, own.redis(), 5.0, cache)
+        took = []
+        for i in range(3000):
+            began = time.perf_counter()
+            await reader.read([asked[i % len(asked)]], at_us)
+            took.append((time.perf_counter() - began) * 1e6)
+        await reader.close()
+        return median(took[1000:])
+
+    computed, remembered = asyncio.run(read(0)), asyncio.run(read(64 * 2**20))
+    return [Measurement("reader: one row, all windows of the flights", "us", remembered, {"every window finished anew": computed})]
+
+
+def _shadowed(own: Settings, target: Target, rounds: int, seconds: float) -> list[Measurement]:
+    """The champion's latency at a quarter of capacity, with a challenger in its shadow and without, in turns."""
+    from feature_repo import release
+
+    scalars.challenger(own)
+    rate = median(target.rate[32]) / 4
+    bodies = target.bodies.read_bytes().splitlines()
+    took: dict[bool, list[list[float]]] = {False: [], True: []}
+    for _ in range(rounds):
+        for shadow in (False, True):
+            release.shadow(own.model_root, scalars.MODEL, 2 if shadow else None)
+            time.sleep(3)
+            took[shadow].append(sorted(paced(target.url, bodies, rate, seconds).accepted))
+    release.shadow(own.model_root, scalars.MODEL, None)
+    found = []
+    for q, label in ((0.5, "p50"), (0.99, "p99")):
+        alone, beside = (median(t[int(len(t) * q)] for t in took[shadow]) for shadow in (False, True))
+        found.append(Measurement(f"with a challenger in shadow, a quarter of capacity: {label}", "ms", beside, {"without": alone}))
+    return found
+
+
 def _calm(targets: dict[str, Target], seconds: float) -> dict[str, tuple[float, float, float]]:
     """p50, p99, p99.9 at half of our capacity, from the moment each request was due."""
     rate = median(targets[OURS].rate[32]) / 2
@@ -233,7 +333,8 @@ def _calm(targets: dict[str, Target], seconds: float) -> dict[str, tuple[float, 
 
 
 def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float, float]]) -> list[Measurement]:
-    ours, peers = targets[OURS], {n: t for n, t in targets.items() if n != OURS}
+    ours, peers = targets[OURS], {n: t for n, t in targets.items() if n not in (OURS, WINDOWED)}
+    windowed = targets[WINDOWED]
     found = []
     for connections in (1, 8, 32):
         for label, attribute in (("p50", "p50"), ("p99", "p99"), ("p99.9", "p999")):
@@ -246,6 +347,9 @@ def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float
                 f"predictions, {connections} connection{'s' * (connections > 1)}", "1/s", ours.of(ours.rate, connections), rates, more=True
             )
         )
+    for connections in (1, 32):
+        what = f"all windows of the flights, {connections} connection{'s' * (connections > 1)}: p50"
+        found.append(Measurement(what, "ms", windowed.of(windowed.p50, connections), {"20 scalars": ours.of(ours.p50, connections)}))
     for i, label in enumerate(("p50", "p99", "p99.9")):
         found.append(Measurement(f"at a fixed rate, half of capacity: {label}", "ms", calm[OURS][i], {NOOP: calm[NOOP][i]}))
 
@@ -254,6 +358,7 @@ def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float
 
     by_kind = ", ".join(f"{k} {median(one.get(k, 0.0) for one in ours.cpu_us):.0f}" for k in ("replica", "haproxy", "redis", "other"))
     found.append(Measurement("CPU per prediction, all processes", "us", spent(ours), {n: spent(t) for n, t in peers.items()}, note=by_kind))
+    found.append(Measurement("CPU per prediction with all windows, all processes", "us", spent(windowed), {"20 scalars": spent(ours)}))
     found.append(Measurement("errors", "", sum(t.errors for t in targets.values()), {}))
     found.append(Measurement("memory of the server, all processes", "GiB", ours.memory, {n: t.memory for n, t in peers.items()}))
     return found

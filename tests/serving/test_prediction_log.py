@@ -59,7 +59,7 @@ def test_everything_is_written_in_order_and_in_batches() -> None:
             assert log.put(prediction(i))
         await log.close()
         assert stream.entries == [str(i) for i in range(1200)]
-        assert stream.batches == [500, 500, 200]
+        assert stream.batches == [100] * 12
         assert stream.limits == {(b"MAXLEN", b"~", b"77", b"*")}
         assert (log.written, log.dropped, log.depth) == (1200, 0, 0)
 
