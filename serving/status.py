@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 
@@ -59,8 +60,21 @@ def _print_views(own: Settings, console: Console) -> None:
             f"{stream.rejected:,} rejected{last}"
         )
     for model in case.models:
-        console.print(f"model {model}: live version {release.champion(own.model_root, model) or 'none'}")
+        console.print(f"model {model}: {_released(release.read(own.model_root, model))}")
     client.close()
+
+
+def _released(found: Release | None) -> str:
+    if found is None:
+        return "no version is live"
+    parts = [f"version {found.champion} is live"]
+    if found.canary is not None:
+        parts.append(f"version {found.canary} answers {found.share:.0%} of keys")
+    if found.shadow is not None:
+        parts.append(f"version {found.shadow} in shadow")
+    if found.previous is not None:
+        parts.append(f"version {found.previous} to roll back to")
+    return ", ".join(parts)
 
 
 def _span(seconds: float) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from streaming import sketch
 from streaming.sketch import Ragged
 from streaming.tile import COUNT, HEADER_SIZE, levels_of
-from streaming.window import Aggregation, Layout
+from streaming.window import Aggregation, Layout, two_product, two_sum
 
 _NAN = math.nan
 FOREVER = 2**63 - 1
@@ -206,32 +206,18 @@ class _Tiles:
 
 def _deviation(n: float, hi: float, lo: float, square: float, rest: float) -> float:
     """`Layout.finish` of std, for numbers: the same operations in the same order."""
-    p, e = _two_product(hi, hi)
+    p, e = two_product(hi, hi)
     e = e + 2.0 * hi * lo
-    q, f = _two_product(square, n)
+    q, f = two_product(square, n)
     f = f + rest * n
     top, low = _add(q, f, -p, -e)
     variance = max(top + low, 0.0) / (n * (n - 1.0))
     return math.sqrt(variance) if variance == variance else _NAN
 
 
-def _two_product(a: float, b: float) -> tuple[float, float]:
-    p = a * b
-    ca, cb = 134217729.0 * a, 134217729.0 * b
-    ah, bh = ca - (ca - a), cb - (cb - b)
-    al, bl = a - ah, b - bh
-    return p, al * bl - (((p - ah * bh) - al * bh) - ah * bl)
-
-
-def _two_sum(a: float, b: float) -> tuple[float, float]:
-    s = a + b
-    v = s - a
-    return s, (a - (s - v)) + (b - v)
-
-
 def _add(ah: float, al: float, bh: float, bl: float) -> tuple[float, float]:
-    s, e = _two_sum(ah, bh)
-    t, f = _two_sum(al, bl)
+    s, e = two_sum(ah, bh)
+    t, f = two_sum(al, bl)
     e = e + t
     hi = s + e
     e = (e - (hi - s)) + f

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ HASHED = "#"
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Number = TypeVar("Number", float, Floats)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -116,14 +117,14 @@ def tail(t_us: Ints, window_us: int, hop_us: int) -> Ints:
     return start - start % hop_us
 
 
-def _two_sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+def two_sum(a: Number, b: Number) -> tuple[Number, Number]:
     """a + b as (rounded, error), exactly. Knuth's branch-free form."""
     s = a + b
     v = s - a
     return s, (a - (s - v)) + (b - v)
 
 
-def _two_product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+def two_product(a: Number, b: Number) -> tuple[Number, Number]:
     """a * b as (rounded, error), exactly where nothing overflows. Dekker's splitting."""
     p = a * b
     ca, cb = 134217729.0 * a, 134217729.0 * b
@@ -139,8 +140,8 @@ def _finite(hi: Floats, lo: Floats) -> tuple[Floats, Floats]:
 
 def _add(ah: Floats, al: Floats, bh: Floats, bl: Floats) -> tuple[Floats, Floats]:
     """(ah + al) + (bh + bl), accurate to about 2**-104."""
-    s, e = _two_sum(ah, bh)
-    t, f = _two_sum(al, bl)
+    s, e = two_sum(ah, bh)
+    t, f = two_sum(al, bl)
     e = e + t
     hi = s + e
     e = (e - (hi - s)) + f
@@ -216,7 +217,7 @@ class Layout:
                 state[row] = np.where(present, values, 0.0)
             elif statistic == "square":
                 with np.errstate(over="ignore", invalid="ignore"):
-                    hi, lo = _finite(*_two_product(values, values))
+                    hi, lo = _finite(*two_product(values, values))
                 state[row], state[row + 1] = np.where(present, hi, 0.0), np.where(present, lo, 0.0)
             elif statistic in ("min", "max"):
                 state[row] = np.where(present, values, state[row])
@@ -270,9 +271,9 @@ class Layout:
                 return np.where(n > 0, hi / n, np.nan)
             square = self.slots[column, "square"]
             # n * sum(x^2) - sum(x)^2, in pairs: cancellation costs bits of the 106, not of the 53
-            p, e = _two_product(hi, hi)
+            p, e = two_product(hi, hi)
             e = e + 2.0 * hi * lo
-            q, f = _two_product(state[square], n)
+            q, f = two_product(state[square], n)
             f = f + state[square + 1] * n
             top, rest = _add(q, f, -p, -e)
             variance = np.maximum(top + rest, 0.0) / (n * (n - 1.0))

@@ -360,6 +360,10 @@ def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float
     found.append(Measurement("CPU per prediction, all processes", "us", spent(ours), {n: spent(t) for n, t in peers.items()}, note=by_kind))
     found.append(Measurement("CPU per prediction with all windows, all processes", "us", spent(windowed), {"20 scalars": spent(ours)}))
     found.append(Measurement("errors", "", sum(t.errors for t in targets.values()), {}))
+    started = next(
+        x for x in httpx.get(ours.url.split("/v1/")[0] + "/metrics").text.splitlines() if x.startswith("headrace_start_seconds ")
+    )
+    found.append(Measurement("a replica's start, from its first line to every model loaded", "s", float(started.split()[1])))
     found.append(Measurement("memory of the server, all processes", "GiB", ours.memory, {n: t.memory for n, t in peers.items()}))
     return found
 
