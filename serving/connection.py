@@ -188,7 +188,7 @@ class Pipelines:
         async with asyncio.timeout(timeout_s):
             pipe = self._client.pipeline(transaction=False)
             for command in commands:
-                pipe.execute_command(*command)
+                pipe.execute_command(command[0].decode(), *command[1:])
             replies: list[Any] = await pipe.execute()
             return replies
 
