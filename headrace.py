@@ -94,6 +94,7 @@ for _command in (
     releasing.rollback,
     releasing.canary,
     releasing.shadow,
+    releasing.why,
     serving.up,
     serving.down,
     serving.status,

@@ -1,4 +1,4 @@
-"""The commands that decide what answers: promote, rollback, canary, shadow. A running server follows within a second."""
+"""The commands that decide what answers - promote, rollback, canary, shadow - and why. A running server follows within a second."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from infra.command_line import console, own_settings
+from infra.command_line import console, model_name, own_settings
 
 Name = Annotated[str, typer.Argument(help="The model.")]
 Version = Annotated[int, typer.Argument(help="A registered version of it.")]
@@ -56,3 +56,43 @@ def shadow(model: Name, version: Candidate, why: Why = "") -> None:
     console.print(
         f"{model}: version {now.shadow} is scored and logged beside version {now.champion}" if now.shadow else f"{model}: no shadow"
     )
+
+
+def why(model: Annotated[str, typer.Argument(help="The model's name; default: the only one of the use case.")] = "") -> None:
+    """Why this version is live: every step of its release, the data, the run and the gates behind it."""
+    from rich.table import Table
+
+    from feature_repo import contract, release
+    from feature_repo.use_case import UseCase
+
+    own = own_settings()
+    name = model_name(UseCase(own.repo), model)
+    now = release.read(own.model_root, name)
+    if now is None:
+        raise release.ReleaseError(f"no version of {name} is live: train and promote one")
+    made = contract.load(own.model_root / name / str(now.champion))
+    console.print(f"{name} version {now.champion} is live")
+    steps = Table("when", "step", "why", box=None, pad_edge=False)
+    for step in now.history:
+        steps.add_row(step.at.removesuffix("+00:00").replace("T", " "), step.what, step.why)
+    console.print(steps)
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for what, value in (
+        ("data", f"{made.training_set.get('rows', 0):,} examples, training set {str(made.training_set.get('hash', ''))[:16]}"),
+        ("split", ", ".join(f"{part} {start} to {end}" for part, (start, end) in made.split.items())),
+        ("features", f"{made.feature_service}, {len(made.inputs)} inputs, definitions {made.definition_hash[:16]}"),
+        ("run", made.run_id),
+        ("made", made.created),
+        ("quality", ", ".join(f"{part} AUC {m['auc']:.4f}" for part, m in made.metrics.items() if "auc" in m)),
+        ("export", f"ONNX within {made.parity.max_abs_difference:.1g} on {made.parity.rows:,} rows"),
+    ):
+        facts.add_row(f"[dim]{what}[/dim]", value)
+    console.print(facts)
+    for gate in made.gates:
+        bounds = " and ".join(
+            f"{word} {gate[bound]:g}" for bound, word in (("min", "at least"), ("max", "at most")) if gate.get(bound) is not None
+        )
+        where = " ".join(str(gate[k]) for k in ("on", "slice") if gate.get(k))
+        measured = "not measured" if gate.get("measured") is None else f"{gate['measured']:.4g}"
+        mark = "[green]passed[/green]" if gate.get("passed") else "[red]failed, registered by force[/red]"
+        console.print(f"gate {gate.get('metric')} on {where}: {measured}{f', {bounds}' if bounds else ''}: {mark}")
