@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     replicas: int = Field(default=1, ge=1)
     replicas_max: int = Field(default=0, ge=0, description="replicas are added up to so many under load; 0: none are")
-    max_in_flight: int = Field(default=64, ge=1, description="predictions a replica has in flight; beyond that the ingress answers 503")
+    max_at_once: int = Field(default=64, ge=1, description="predictions a replica works on at once; beyond that the ingress answers 503")
     replica_cpus: float = Field(default=0.5, gt=0)
     log_capacity: int = Field(default=10_000, ge=1, description="predictions buffered in a replica before the log drops")
     log_retention: int = Field(default=1_000_000, ge=1, description="predictions kept in the Redis Stream (approximate)")

@@ -84,7 +84,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress.write_launcher(folder, settings.host, f"http-{NAME}", settings.max_in_flight)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress.write_launcher(folder, settings.host, f"http-{NAME}", settings.max_at_once)),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings, "haproxy-metrics")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings, "haproxy-stats")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -168,7 +168,7 @@ def application(settings: Settings) -> Any:
 
 
 def _replicas(settings: Settings) -> dict[str, Any]:
-    """How many replicas: a number, or from the one to the other as the requests in flight ask for."""
+    """How many replicas: a number, or from the one to the other as the requests that are being answered ask for."""
     if settings.replicas_max <= settings.replicas:
         return {"num_replicas": settings.replicas}
     return {
@@ -176,7 +176,7 @@ def _replicas(settings: Settings) -> dict[str, Any]:
             "min_replicas": settings.replicas,
             "initial_replicas": settings.replicas,
             "max_replicas": settings.replicas_max,
-            "target_ongoing_requests": settings.max_in_flight / 4,
+            "target_ongoing_requests": settings.max_at_once / 4,
             "upscale_delay_s": 3.0,
             "downscale_delay_s": 60.0,
             "metrics_interval_s": 1.0,

@@ -301,6 +301,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     streaming()
     span = (SEAM_US, SEAM_US + 18 * HOUR)
     root = bikes.settings.offline_root
+    before = len(read_log(connect(bikes.settings.redis()), "bikes", "turned_away"))  # of other tests
     tally = asyncio.run(
         play(
             model="turned_away",
@@ -318,7 +319,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     assert tally.labels == len(tally.truth)
     client = connect(bikes.settings.redis())
     deadline = time.monotonic() + 10
-    while len(log := read_log(client, "bikes", "turned_away")) < tally.predictions and time.monotonic() < deadline:
+    while len(log := read_log(client, "bikes", "turned_away")[before:]) < tally.predictions and time.monotonic() < deadline:
         time.sleep(0.2)
     assert len(log) == tally.predictions
     result = prove(bikes.spark, bikes.case, bikes.settings, bikes.contract, log)
@@ -358,6 +359,27 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     assert result.examples[0].feature == "rides_by_station:rides_2h"
     (cell,) = [c for c in rerun(bikes.case, bikes.settings, forged).cells if not c.same]
     assert cell.name == "rides_by_station__rides_2h"
+
+
+def test_a_row_that_stock_feast_wrote_after_ours_is_what_is_read(bikes: Bikes) -> None:
+    import pandas as pd
+
+    bikes.backfill()
+    at = pd.Timestamp(SEAM_US + HOUR, unit="us", tz="UTC")
+    where = [{"station": 7, "rider_class": "member"}, {"station": 3, "rider_class": "member"}]
+    before = read(bikes, where, SEAM_US + HOUR)[1]
+    frame = pd.DataFrame({"station": [7], "seen": [at], "free_bikes": [77], "charge": [0.125]})
+    bikes.case.store.write_to_online_store("dock", frame)
+    try:
+        reader, rows = read(bikes, where, SEAM_US + HOUR)
+        mine = [reader.features.index(f"dock:{name}") for name in ("free_bikes", "charge")]
+        assert rows.values[0, mine].tolist() == [77.0, 0.125]
+        assert rows.marks[0]["dock"].event_us == SEAM_US + HOUR
+        other = [i for i in range(len(reader.features)) if i not in mine]
+        np.testing.assert_array_equal(rows.values[0, other], before.values[0, other])
+        np.testing.assert_array_equal(rows.values[1], before.values[1])
+    finally:
+        bikes.backfill()
 
 
 def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bikes: Bikes, streaming: Any, server: str) -> None:

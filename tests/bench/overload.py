@@ -34,7 +34,7 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
     url = f"http://127.0.0.1:{port(own, 'http')}"
     predict, seconds = f"{url}/v1/models/{scalars.MODEL}/predict", max(2.0, 8 * scale)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HEADRACE_REPO": str(own.state / "repo"), "HEADRACE_REDIS_URL": own.redis()}
-    environment |= {"HEADRACE_MAX_IN_FLIGHT": "8", "HEADRACE_REPLICAS_MAX": "2", "HEADRACE_REPLICAS": "1", "HEADRACE_REPLICA_CPUS": "0.5"}
+    environment |= {"HEADRACE_MAX_AT_ONCE": "8", "HEADRACE_REPLICAS_MAX": "2", "HEADRACE_REPLICAS": "1", "HEADRACE_REPLICA_CPUS": "0.5"}
     found = []
     fixed = environment | {"HEADRACE_REPLICAS_MAX": "0"}
     with _running(own, [sys.executable, "-m", "serving.app"], fixed, "ours", f"{url}/readyz"):

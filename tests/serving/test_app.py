@@ -214,7 +214,7 @@ def test_more_than_can_be_in_flight_is_refused_by_the_ingress_at_once(served: Se
     answers = asyncio.run(flood())
     refused = [(a, took) for a, took in answers if a.status_code == 503]
     assert {a.status_code for a, _ in answers} == {200, 503}
-    assert len(answers) - len(refused) >= served.settings.max_in_flight
+    assert len(answers) - len(refused) >= served.settings.max_at_once
     for answer, _ in refused:
         assert answer.headers["retry-after"] == "1"
         assert answer.headers["content-type"] == "application/problem+json"

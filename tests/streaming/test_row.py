@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming import layout, row
+from streaming.tile import HEADER_SIZE, Header
+from streaming.view import Feature, View
+
+FEATURES = (
+    Feature("a", "double"), Feature("note", "string"), Feature("b", "float"), Feature("c", "int64"), Feature("d", "bool"),
+)  # fmt: skip
+VIEW = View("p", "v", (Feature("k", "int64"),), "v", "at", None, (), 0, FEATURES, None, None)
+HEADER = Header(1).pack(0)
+
+
+def packed(rows: list[dict], times: list[bytes]) -> list[bytes]:
+    types = {"a": pa.float64(), "note": pa.string(), "b": pa.float64(), "c": pa.int64(), "d": pa.bool_()}
+    table = pa.table({name: pa.array([r[name] for r in rows], kind) for name, kind in types.items()})
+    return [HEADER + blob for blob in row.pack(VIEW, table, times)]
+
+
+values = st.fixed_dictionaries(
+    {
+        "a": st.none() | st.floats(),
+        "note": st.none() | st.text(max_size=5),
+        "b": st.none() | st.floats(width=32),
+        "c": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "d": st.none() | st.booleans(),
+    }
+)
+
+
+@given(st.lists(st.tuples(values, st.integers(-(10**15), 10**15)), min_size=1, max_size=8))
+def test_what_is_unpacked_is_what_feasts_fields_say(rows: list[tuple[dict, int]]) -> None:
+    times = [layout.encode_timestamp(us) for _, us in rows]
+    for (one, _), blob, time in zip(rows, packed([r for r, _ in rows], times), times, strict=True):
+        found = row.unpacker(VIEW)(blob, time)
+        assert found is not None
+        for got, feature in zip(found, (f for f in FEATURES if f.numeric), strict=True):
+            stored = layout.decode_value(layout.encode_value(one[feature.name], feature.dtype))
+            assert math.isnan(got) if stored is None else got == float(stored), feature
+
+
+def test_a_row_of_another_moment_other_features_or_none_is_not_taken() -> None:
+    (blob,) = packed([{"a": 1.0, "note": "x", "b": 2.0, "c": 3, "d": True}], [b"\x08\x05"])
+    unpack = row.unpacker(VIEW)
+    assert unpack(blob, b"\x08\x05") == (1.0, 2.0, 3.0, 1.0)
+    assert unpack(blob, b"\x08\x06") is None, "stock Feast has written since"
+    assert unpack(blob, None) is None
+    assert unpack(blob[:HEADER_SIZE], b"\x08\x05") is None, "written before rows were packed"
+    swapped = replace(VIEW, features=(FEATURES[2], FEATURES[1], FEATURES[0], *FEATURES[3:]))
+    assert row.unpacker(swapped)(blob, b"\x08\x05") is None, "as many features, others"
+    assert row.unpacker(replace(VIEW, features=FEATURES[:3]))(blob, b"\x08\x05") is None
+
+
+@pytest.mark.parametrize("cut", [1, 4, 20])
+def test_a_row_that_is_cut_short_is_not_taken(cut: int) -> None:
+    (blob,) = packed([{"a": 1.0, "note": None, "b": None, "c": None, "d": None}], [b"\x08\x05"])
+    assert row.unpacker(VIEW)(blob[:-cut], b"\x08\x05") is None
