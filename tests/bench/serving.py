@@ -359,7 +359,7 @@ def _measurements(targets: dict[str, Target], calm: dict[str, tuple[float, float
     by_kind = ", ".join(f"{k} {median(one.get(k, 0.0) for one in ours.cpu_us):.0f}" for k in ("replica", "haproxy", "redis", "other"))
     found.append(Measurement("CPU per prediction, all processes", "us", spent(ours), {n: spent(t) for n, t in peers.items()}, note=by_kind))
     found.append(Measurement("CPU per prediction with all windows, all processes", "us", spent(windowed), {"20 scalars": spent(ours)}))
-    found.append(Measurement("errors", "", sum(t.errors for t in targets.values()), {}))
+    found.append(Measurement("errors, of all requests", "", ours.errors, {n: float(t.errors) for n, t in peers.items()}))
     started = next(
         x for x in httpx.get(ours.url.split("/v1/")[0] + "/metrics").text.splitlines() if x.startswith("headrace_start_seconds ")
     )
