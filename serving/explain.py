@@ -24,8 +24,8 @@ class Explainer:
         names: the contract's inputs, in order.
 
     Notes:
-        One thread of its own, so explanations queue behind each other and never in front of a prediction. It begins with loading
-        LightGBM and the booster, so that neither the start nor the first explanation waits for that.
+        One thread of its own, so explanations queue behind each other and never in front of a prediction. `warm` lets it load LightGBM and
+        the booster once the replica answers, so that neither the start nor the first explanation waits for that.
 
     References:
         Lundberg et al., *Consistent individualized feature attribution for tree ensembles* (2018); LightGBM `pred_contrib`.
@@ -36,6 +36,9 @@ class Explainer:
         self._names = names
         self._booster: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
+
+    def warm(self) -> None:
+        """Begin to load, in the explainer's own thread."""
         self._thread.submit(self._load)
 
     async def explain(self, matrix: NDArray[np.float64]) -> list[list[Contribution]]:

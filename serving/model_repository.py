@@ -233,6 +233,10 @@ class ModelRepository:
             while wanted is not None:
                 await self._beside(entry, wanted)
                 wanted = None if entry.release is wanted else entry.release  # it has changed meanwhile: once more
+        while not self.loaded:  # what a start need not wait for must not slow it down
+            await asyncio.sleep(0.1)
+        for predictor in (p for entry in self._entries.values() for p in entry.ready.values()):
+            predictor.warm()
 
     async def _beside(self, entry: Entry, wanted: Release) -> None:
         entry.refused = {}

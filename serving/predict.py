@@ -208,6 +208,11 @@ class Predictor:
         """Gives the strongest contributions of rows as they were scored; None where the version carries no booster."""
         return self._explainer.explain if self._explainer is not None else None
 
+    def warm(self) -> None:
+        """Load what only some requests need."""
+        if self._explainer is not None:
+            self._explainer.warm()
+
     def score(self, served: NDArray[np.float64]) -> NDArray[np.float64]:
         """The model itself, float64 [rows]."""
         return self._scorer.score(served)
