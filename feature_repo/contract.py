@@ -92,6 +92,10 @@ class Contract(msgspec.Struct, frozen=True):
     created: str
     files: dict[str, str]
     """SHA-256 of every other file in the folder."""
+    spec: dict[str, Any] = {}
+    """The `ModelSpec` it was trained from, as JSON; empty in versions older than this field, which cannot be reproduced."""
+    provenance: dict[str, str] = {}
+    """What asked for the training (`trigger`, `reason`, ...), as the caller told it."""
 
     @property
     def names(self) -> list[str]:

@@ -51,12 +51,19 @@ def _every_row(training_set: TrainingSet) -> NDArray[np.float64]:
 
 
 def train_and_register(
-    spec: ModelSpec, training_set: TrainingSet, settings: Settings, *, force: bool = False, progress: Progress | None = None
+    spec: ModelSpec,
+    training_set: TrainingSet,
+    settings: Settings,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> Contract:
     """Train a new version and register it. Promotion is a step of its own (`contract.promote`).
 
     Args:
         force: register even if a gate fails; the contract records the failure.
+        provenance: what asked for this training (`trigger`, `reason`, ...); kept in the contract.
 
     Returns:
         The contract as written to `<models>/<model>/<version>/`.
@@ -121,6 +128,8 @@ def train_and_register(
             run_id=run_id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={p.name: contract.sha256(p) for p in sorted(partial.iterdir())},
+            spec=spec.model_dump(mode="json"),
+            provenance=dict(provenance or {}),
         )
         folder, made = _claim(partial, root, made)
         _finish_run(spec, settings, folder, made)
