@@ -17,6 +17,7 @@ from infra.settings import ROOT, settings
 from serving import commands as serving
 from streaming import commands as streaming
 from training import commands as training
+from training import loop_commands as learning
 
 VERSION = "0.1.0"
 
@@ -106,6 +107,8 @@ for _command in (
     serving.replay_prediction,
     serving.score,
     training.skew,
+    learning.archive,
+    learning.quality,
 ):
     app.command()(_command)
 

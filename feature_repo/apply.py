@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feature_repo.prediction import predictions_table, truths_table
 from feature_repo.use_case import UseCase, UseCaseError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def apply(use_case: UseCase) -> Applied:
     contents = parse(use_case)
     store: FeatureStore = use_case.store
     views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
-    objects = [*contents.data_sources, *contents.entities, *views, *contents.feature_services]
+    objects = [*contents.data_sources, *_archives(use_case), *contents.entities, *views, *contents.feature_services]
     with quiet():
         try:
             store.apply(objects, partial=True)
@@ -111,6 +112,26 @@ def apply(use_case: UseCase) -> Applied:
         store.refresh_registry()
     entities = sorted(e.name for e in contents.entities if e.name != "__dummy")
     return Applied(entities, sorted(v.name for v in views), sorted(s.name for s in contents.feature_services), removed)
+
+
+def _archives(use_case: UseCase) -> list[Any]:
+    """The offline tables that the platform itself keeps of each model (`streaming.archive`), as Feast sources: to look into, or to build on."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    return [
+        source
+        for model in use_case.models
+        for source in (
+            SparkSource(
+                name=predictions_table(model),
+                path=predictions_table(model),
+                file_format="parquet",
+                timestamp_field="event_timestamp",
+                created_timestamp_column="served_at",
+            ),
+            SparkSource(name=truths_table(model), path=truths_table(model), file_format="parquet", timestamp_field="known_at"),
+        )
+    ]
 
 
 def _remove(store: FeatureStore, views: set[str], services: set[str]) -> list[str]:

@@ -46,6 +46,15 @@ class Prediction(msgspec.Struct, frozen=True):
     of: str | None = None
 
 
+class Label(msgspec.Struct, frozen=True):
+    """One truth, as it goes on the stream of truths: it became known at `at_us`, microseconds since the epoch (UTC)."""
+
+    model: str
+    prediction_id: str
+    label: int
+    at_us: int
+
+
 def stream_key(project: str) -> str:
     """The Redis Stream of predictions; each entry has one field `p`: a `Prediction` as JSON."""
     return f"headrace:{{{project}}}:predictions"
@@ -54,6 +63,26 @@ def stream_key(project: str) -> str:
 def labels_key(project: str, model: str) -> str:
     """The Redis hash of truths by prediction id; each value is JSON `{"label": 0|1, "at_us": …}`."""
     return f"headrace:{{{project}}}:labels:{model}"
+
+
+def label_log_key(project: str) -> str:
+    """The Redis Stream of truths, in the order in which they were kept; each entry has one field `l`: a `Label` as JSON."""
+    return f"headrace:{{{project}}}:label-log"
+
+
+def predictions_table(model: str) -> str:
+    """The offline table of a model's archived predictions."""
+    return f"predictions_{model}"
+
+
+def truths_table(model: str) -> str:
+    """The offline table of the truths of a model's predictions."""
+    return f"labels_{model}"
+
+
+def quality_key(project: str, model: str) -> str:
+    """The Redis string with the latest live quality (JSON)."""
+    return f"headrace:{{{project}}}:quality:{model}"
 
 
 def drift_key(project: str, model: str) -> str:

@@ -126,6 +126,15 @@ def build_app(plane: DataPlane) -> FastAPI:
         return Response(await plane.drift(model), media_type=JSON)
 
     @app.get(
+        "/v1/models/{model}/quality",
+        summary="How good the answers were, by the truths that came in",
+        tags=["models"],
+        responses=problems(404, 503),
+    )
+    async def quality(model: str) -> Response:
+        return Response(await plane.quality(model), media_type=JSON)
+
+    @app.get(
         "/v1/predictions/{prediction_id}",
         summary="One prediction's passport: what it was made of, and the truth once it is known",
         tags=["models"],

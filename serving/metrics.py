@@ -103,6 +103,7 @@ class Metrics(Collector):
 
     Attributes:
         verdicts: the watch's latest verdict per model, as read just before a scrape.
+        quality: live quality per model, as JSON objects, likewise.
         equality: values compared with stock Feast, and those that were not the same, per model, likewise.
     """
 
@@ -119,6 +120,7 @@ class Metrics(Collector):
         self._log: PredictionLog | None = None
         self.verdicts: dict[str, dict[str, Any]] = {}
         self.equality: dict[str, tuple[int, ...]] = {}
+        self.quality: dict[str, dict[str, Any]] = {}
         self.registry.register(self)
 
     def _make(self, kind: Any, name: str, help_text: str, labels: tuple[str, ...]) -> Any:
@@ -196,6 +198,7 @@ class Metrics(Collector):
                 family.add_metric([model], counts[place])
             yield family
         yield from _drift(self.verdicts)
+        yield from _quality(self.quality)
 
 
 def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
@@ -229,3 +232,25 @@ def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
     yield gauge("headrace_feature_drift_effect", "Effect size of the drift.", ["feature"], per_feature("effect"))
     yield gauge("headrace_outlier_share", "Share of outliers in the window.", [], lambda v: [([], v.get("outliers", {}).get("share"))])
     yield gauge("headrace_outlier_alarm", "1 where outliers raise an alarm.", [], lambda v: [([], v.get("outliers", {}).get("alarm"))])
+
+
+def _quality(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:
+    """Gauges of live quality: each metric's estimate and both ends of its interval, and what it rests on."""
+    value = GaugeMetricFamily(
+        "headrace_live_quality", "Quality by the truths that came in.", labels=["model", "version", "role", "metric", "bound"]
+    )
+    rows = GaugeMetricFamily(
+        "headrace_live_labelled", "Predictions whose truth is known, in the window.", labels=["model", "version", "role"]
+    )
+    delay = GaugeMetricFamily("headrace_label_delay_seconds", "From a prediction to its truth.", labels=["model", "quantile"])
+    for model, found in measured.items():
+        for one in found.get("versions", []):
+            names = [model, str(one["version"]), one["role"]]
+            rows.add_metric(names, one["labelled"])
+            for metric, estimate in one["metrics"].items():
+                for bound in ("value", "low", "high"):
+                    if estimate.get(bound) is not None:
+                        value.add_metric([*names, metric, bound], estimate[bound])
+        for quantile, seconds in (found.get("delay_s") or {}).items():
+            delay.add_metric([model, f"0.{quantile[1:]}"], seconds)
+    yield from (value, rows, delay)

@@ -17,25 +17,24 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import drift_key, equality_key, labels_key, stream_key
+from feature_repo.prediction import drift_key, equality_key, labels_key, quality_key, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving import open_inference
 from serving.connection import client
 from serving.feature_server import FeatureServer
+from serving.feedback import Feedback
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.open_inference import Inference
 from serving.passport import find, passport
 from serving.predict import Predictor, is_prediction_id
 from serving.prediction_log import PredictionLog
-from serving.problem import Conflict, FieldError, Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
-from serving.schema import Answer, Question, micros, moment
+from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
+from serving.schema import Answer, Question
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes."""
-MAX_ITEMS = 10_000
-"""Truths in one feedback request."""
 
 
 def wall_clock() -> int:
@@ -63,6 +62,7 @@ class DataPlane:
             client(settings.redis(), timeout), stream_key(self._project), settings.log_capacity, settings.log_retention
         )
         self.metrics.watch_log(self._log)
+        self._feedback = Feedback(self._redis, self._project, clock, settings.log_retention)
         self.features = FeatureServer(settings, self._redis)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 
@@ -168,80 +168,9 @@ class DataPlane:
         self.metrics.failed(model if known else "(unknown)", predictor.contract.version if predictor else None, problem.status)
 
     async def feedback(self, model: str, body: bytes) -> bytes:
-        """Keep truths by prediction id; the same truth twice is one truth.
-
-        Args:
-            body: `{"prediction_id", "label": 0|1, "at"?}`, or `{"items": [...]}` of such.
-
-        Returns:
-            JSON: how many are new and how many were known.
-
-        Raises:
-            Conflict: a prediction has another label already; nothing of the request is kept then.
-        """
+        """Keep truths by prediction id: see `serving.feedback`."""
         self.models.entry(model)
-        items = self._items(body)
-        key = labels_key(self._project, model)
-        wanted: dict[str, tuple[int, bytes]] = {}
-        clashes = []
-        for row, (number, label, at_us) in enumerate(items):
-            value = msgspec.json.encode({"label": label, "at_us": at_us})
-            if wanted.setdefault(number, (label, value))[0] != label:
-                clashes.append(FieldError("is given twice in this request, with different labels", row, "label"))
-        try:
-            known = await self._redis.hmget(key, list(wanted)) if not clashes else []
-            clashes += _clashes(items, dict(zip(wanted, known, strict=bool(known))))
-            if clashes:
-                raise _conflict(clashes)
-            new = [number for number, before in zip(wanted, known, strict=True) if before is None]
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for number in new:
-                    pipeline.hsetnx(key, number, wanted[number][1])
-                written = await pipeline.execute() if new else []
-            beaten = [number for number, done in zip(new, written, strict=True) if not done]
-            if beaten:  # another request was first between our look and our write
-                now = dict(zip(beaten, await self._redis.hmget(key, beaten), strict=True))
-                if clashes := _clashes(items, now):
-                    raise _conflict(clashes)
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The truth could not be kept: the online store does not answer. Send it again.") from None
-        return msgspec.json.encode({"model": model, "accepted": len(new) - len(beaten), "known": len(wanted) - len(new) + len(beaten)})
-
-    def _items(self, body: bytes) -> list[tuple[str, int, int]]:
-        """(prediction id, label, when it became known in microseconds) per item."""
-        try:
-            given = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Malformed(f"The body is not JSON: {error}.") from None
-        rows = given["items"] if isinstance(given, dict) and set(given) == {"items"} and isinstance(given["items"], list) else [given]
-        if not rows or len(rows) > MAX_ITEMS:
-            raise (TooLarge if rows else Invalid)(f"`items` has {len(rows)} truths; send 1 to {MAX_ITEMS}.")
-        faults: list[FieldError] = []
-        items: list[tuple[str, int, int]] = []
-        for row, item in enumerate(rows):
-            before = len(faults)
-            if not isinstance(item, dict):
-                faults.append(FieldError('must be an object: {"prediction_id": …, "label": 0 or 1}', row))
-                continue
-            number, label, at = item.get("prediction_id"), item.get("label"), item.get("at")
-            if not isinstance(number, str) or not is_prediction_id(number):
-                faults.append(FieldError("must be a prediction_id as a prediction carried it", row, "prediction_id"))
-            if not isinstance(label, int) or label not in (0, 1):
-                faults.append(FieldError("must be 0 or 1", row, "label"))
-            at_us = self._clock()
-            if at is not None:
-                try:
-                    if isinstance(at, bool) or not isinstance(at, str | int | float):
-                        raise ValueError("must be ISO 8601 or seconds since the epoch")
-                    at_us = micros(moment(at))
-                except ValueError as error:
-                    faults.append(FieldError(str(error), row, "at"))
-            faults += [FieldError("is not known here", row, name) for name in item if name not in ("prediction_id", "label", "at")]
-            if len(faults) == before:
-                items.append((str(number), int(label or 0), at_us))
-        if faults:
-            raise Invalid(f"row {faults[0].row}, field {faults[0].field!r}: {faults[0].message}.", faults)
-        return items
+        return await self._feedback.keep(model, body)
 
     async def drift(self, model: str) -> bytes:
         """The watch's latest verdict, JSON as it was written.
@@ -257,6 +186,21 @@ class DataPlane:
         if verdict is None:
             raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
         return bytes(verdict)
+
+    async def quality(self, model: str) -> bytes:
+        """How good the answers were, by the truths that came in: JSON as the loop wrote it.
+
+        Raises:
+            NotFound: no such model, or nothing was measured yet.
+        """
+        self.models.entry(model)
+        try:
+            measured = await self._redis.get(quality_key(self._project, model))
+        except (RedisError, OSError, TimeoutError):
+            raise Unavailable("The online store, which keeps the live quality, does not answer.") from None
+        if measured is None:
+            raise NotFound(f"The live quality of {model!r} was not measured yet: run `headrace quality` or `headrace autopilot`.")
+        return bytes(measured)
 
     async def passport(self, number: str) -> bytes:
         """Everything that is known of one prediction, JSON.
@@ -294,11 +238,13 @@ class DataPlane:
 
     async def scrape(self) -> bytes:
         """Metrics in Prometheus' text format; verdicts are left out while Redis is away."""
-        self.metrics.verdicts, self.metrics.equality = {}, {}
+        self.metrics.verdicts, self.metrics.equality, self.metrics.quality = {}, {}, {}
         names = [entry.name for entry in self.models.entries]
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             verdicts = await self._redis.mget([drift_key(self._project, name) for name in names]) if names else []
             self.metrics.verdicts = {n: msgspec.json.decode(v) for n, v in zip(names, verdicts, strict=True) if v is not None}
+            measured = await self._redis.mget([quality_key(self._project, name) for name in names]) if names else []
+            self.metrics.quality = {n: msgspec.json.decode(q) for n, q in zip(names, measured, strict=True) if q is not None}
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
                 self.metrics.equality[name] = tuple(int(n or 0) for n in counts)
@@ -370,16 +316,3 @@ def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:
             [FieldError("must be a number of milliseconds, at least 1", field="X-Request-Timeout-Ms")],
         )
     return milliseconds / 1e3
-
-
-def _clashes(items: list[tuple[str, int, int]], known: dict[str, bytes | None]) -> list[FieldError]:
-    clashes = []
-    for row, (number, label, _) in enumerate(items):
-        before = known.get(number)
-        if before is not None and (kept := msgspec.json.decode(before)["label"]) != label:
-            clashes.append(FieldError(f"is {label}, but {kept} is known for this prediction already", row, "label"))
-    return clashes
-
-
-def _conflict(clashes: list[FieldError]) -> Conflict:
-    return Conflict(f"row {clashes[0].row}, field 'label': {clashes[0].message}.", clashes)

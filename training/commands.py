@@ -197,6 +197,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
     from feature_repo import contract, release
     from feature_repo.use_case import UseCase
+    from streaming.archive import of
     from streaming.session import session
     from streaming.store import connect
     from training.skew import prove, read_log
@@ -207,7 +208,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     name = model_name(case, model)
     number = version or release.champion(own.model_root, name) or 0
     made = contract.load(own.model_root / name / str(number))
-    log = read_log(connect(own.redis()), case.project, name, number)
+    log = read_log(connect(own.redis()), case.project, name, number, of(own, case.project))
     with console.status(f"recomputing {len(log):,} predictions"):
         spark = session(own)
         result = prove(spark, case, own, made, log)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from feature_repo.use_case import UseCase
     from infra.settings import Settings
+    from streaming.archive import Archive
 
 
 class SkewError(ValueError):
@@ -91,10 +92,14 @@ class SkewResult:
         }
 
 
-def read_log(client: redis.Redis, project: str, model: str, version: int | None = None) -> list[Prediction]:
-    """Every logged prediction of a model, oldest first."""
+def read_log(client: redis.Redis, project: str, model: str, version: int | None = None, archive: Archive | None = None) -> list[Prediction]:
+    """Every answer of a model that was logged, once each, oldest first: from the archive what it has, the rest from Redis."""
     decoder = msgspec.json.Decoder(Prediction)
     found: list[Prediction] = []
+    if archive is not None:
+        kept = archive.restore(model, archive.predictions(model))
+        found = [p for p in kept if p.role != "shadow" and version in (None, p.version)]
+    known = {p.id for p in found}
     after = "-"
     while True:
         entries: Any = client.xrange(stream_key(project), after, "+", count=5000)
@@ -102,7 +107,10 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
             return found
         for _, fields in entries:
             prediction = decoder.decode(fields[b"p"])
-            if prediction.model == model and prediction.role != "shadow" and version in (None, prediction.version):
+            if prediction.model != model or prediction.role == "shadow" or version not in (None, prediction.version):
+                continue
+            if prediction.id not in known:
+                known.add(prediction.id)
                 found.append(prediction)
         after = "(" + entries[-1][0].decode()
 

@@ -1,0 +1,403 @@
+"""The archive: predictions and their truths, moved from Redis Streams to the offline store, each exactly once.
+
+Tables `predictions_<model>` and `labels_<model>` lie in the offline store as `day=YYYY-MM-DD/HH.parquet` (UTC, by the prediction's own
+moment; labels by the moment in their prediction's id). An hour's file is replaced as a whole, and rows whose id it holds already are
+left out; only then does the cursor move. So a kill between any two lines, a batch that serving delivered twice, or a second archiver
+makes no row double and loses none: what was not yet noted is read again and found to be there.
+
+What Redis trimmed before it was read leaves a gap: the entry read last is no longer there when the next are read. Each gap is kept, with
+the moments between which entries may be missing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from feature_repo import contract
+from feature_repo.contract import Contract, ContractError
+from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
+
+if TYPE_CHECKING:
+    import redis
+
+    from infra.settings import Settings
+
+PAGE = 5000
+_HOUR_US = 3_600_000_000
+_UTC_US = pa.timestamp("us", "UTC")
+_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "bool": pa.bool_(),
+    "timestamp": _UTC_US,
+}
+PREDICTION = pa.schema(
+    [
+        ("prediction_id", pa.string()),
+        ("model_version", pa.int64()),
+        ("role", pa.string()),
+        ("shadow_of", pa.string()),
+        ("event_timestamp", _UTC_US),
+        ("served_at", _UTC_US),
+        ("score", pa.float64()),
+        ("request", pa.string()),
+        ("statuses", pa.string()),
+        ("marks", pa.string()),
+        ("unnamed", pa.list_(pa.float64())),
+    ]
+)
+"""Every prediction's columns; then the request's fields and the model's inputs by name. `unnamed` holds the inputs where the version's
+contract could not be read."""
+TRUTH = pa.schema([("prediction_id", pa.string()), ("label", pa.int64()), ("known_at", _UTC_US)])
+
+
+class ArchiveError(RuntimeError):
+    """The archive cannot go on; the message says why and what to do."""
+
+
+class Place(msgspec.Struct):
+    """How far one stream has been read: the last entry's id, how many entries, and the gaps, each as the entries' ids around it."""
+
+    id: str = "0-0"
+    read: int = 0
+    gaps: list[tuple[str, str]] = []
+
+
+class Cursor(msgspec.Struct):
+    predictions: Place = msgspec.field(default_factory=Place)
+    labels: Place = msgspec.field(default_factory=Place)
+
+
+@dataclass
+class Archived:
+    """What one run did: rows that are new in the archive, entries that are no predictions, gaps in the streams (ever)."""
+
+    predictions: int = 0
+    labels: int = 0
+    unreadable: int = 0
+    gaps: list[tuple[str, str]] = field(default_factory=list)
+    dropped_days: int = 0
+    models: dict[str, int] = field(default_factory=dict)
+
+
+class Archive:
+    """
+    Args:
+        root: the offline store.
+        models: the folder of contracts, for the inputs' names.
+        home: where the cursor and the lock lie.
+    """
+
+    def __init__(self, root: Path, models: Path, home: Path, project: str) -> None:
+        self.root, self.models, self.home, self.project = root, models, home, project
+        self._contract = lru_cache(maxsize=64)(self._load)
+
+    @property
+    def cursor(self) -> Cursor:
+        """
+        Raises:
+            ArchiveError: the file is none.
+        """
+        path = self.home / f"{self.project}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Cursor)
+        except FileNotFoundError:
+            return Cursor()
+        except msgspec.DecodeError as error:
+            raise ArchiveError(f"{path} is no cursor ({error}): remove it; entries are then read again, and none becomes double") from None
+
+    def run(self, client: redis.Redis, *, keep_days: int = 0, forget_labels_days: int = 30) -> Archived:
+        """Take over everything that is in the streams now.
+
+        Args:
+            keep_days: partitions of days before the newest one by more than so many are deleted; 0: none.
+            forget_labels_days: archived truths leave Redis so long after their prediction.
+
+        Raises:
+            ArchiveError: another archiver is at work here.
+            redis.RedisError: Redis does not answer; nothing of what was archived is undone.
+        """
+        done = Archived()
+        with self._alone():
+            cursor = self.cursor
+            for page in self._pages(client, stream_key(self.project), cursor.predictions):
+                self._predictions(page, done)
+                self._note(cursor)
+            for page in self._pages(client, label_log_key(self.project), cursor.labels):
+                self._labels(page, done)
+                self._note(cursor)
+            if cursor.labels.read:  # what is archived need not wait in Redis; the last entry stays, to see gaps by
+                client.xtrim(label_log_key(self.project), minid=cursor.labels.id, approximate=True)
+            self._forget(client, forget_labels_days)
+            if keep_days:
+                done.dropped_days = self._retain(keep_days)
+            done.gaps = [*cursor.predictions.gaps, *cursor.labels.gaps]
+        return done
+
+    # streams
+
+    def _pages(self, client: Any, key: str, place: Place) -> Iterator[list[tuple[bytes, dict[bytes, bytes]]]]:
+        try:
+            info = client.xinfo_stream(key)
+        except Exception as error:
+            if "no such key" in str(error):
+                return
+            raise
+        if _pair(info["last-generated-id"]) < _pair(place.id):
+            place.id = "0-0"  # another Redis, or one that lost its end: what is there is read again
+        first = info["first-entry"]
+        if place.read and first and _pair(first[0]) > _pair(place.id) > (0, 0):
+            place.gaps.append((place.id, first[0].decode()))
+        while page := client.xrange(key, f"({place.id}", "+", count=PAGE):
+            place.id, place.read = page[-1][0].decode(), place.read + len(page)
+            yield page
+
+    def _predictions(self, page: Sequence[tuple[bytes, dict[bytes, bytes]]], done: Archived) -> None:
+        decode = msgspec.json.Decoder(Prediction).decode
+        by_file: dict[tuple[str, int], list[Prediction]] = defaultdict(list)
+        for _, fields in page:
+            try:
+                one = decode(fields.get(b"p", b""))
+            except msgspec.DecodeError:
+                done.unreadable += 1
+                continue
+            by_file[one.model, one.at_us // _HOUR_US].append(one)
+        for (model, hour), found in by_file.items():
+            new = self._merge(_file(self.root / predictions_table(model), hour), self._table(model, found))
+            done.predictions += new
+            done.models[model] = done.models.get(model, 0) + new
+
+    def _labels(self, page: Sequence[tuple[bytes, dict[bytes, bytes]]], done: Archived) -> None:
+        by_file: dict[tuple[str, int], list[Label]] = defaultdict(list)
+        for _, fields in page:
+            try:
+                one = msgspec.json.decode(fields.get(b"l", b""), type=Label)
+                hour = id_ms(one.prediction_id) * 1000 // _HOUR_US
+            except (msgspec.DecodeError, ValueError):
+                done.unreadable += 1
+                continue
+            by_file[one.model, hour].append(one)
+        for (model, hour), found in by_file.items():
+            done.labels += self._merge(_file(self.root / truths_table(model), hour), _truths(found))
+
+    def _merge(self, path: Path, rows: pa.Table) -> int:
+        """Add rows whose id the file does not hold; the first of an id stays. Returns how many were new."""
+        table = _first(rows)
+        before = pq.read_table(path, partitioning=None) if path.exists() else None
+        if before is not None:
+            table = table.filter(pc.invert(pc.is_in(table["prediction_id"], before["prediction_id"].combine_chunks())))
+            if not table.num_rows:
+                return 0
+        merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        pq.write_table(merged, partial, compression="zstd")
+        partial.replace(path)
+        return int(table.num_rows)
+
+    def _table(self, model: str, found: Sequence[Prediction]) -> pa.Table:
+        columns: dict[str, Any] = {
+            "prediction_id": [p.id for p in found],
+            "model_version": [p.version for p in found],
+            "role": [p.role for p in found],
+            "shadow_of": [p.of for p in found],
+            "event_timestamp": [p.at_us for p in found],
+            "served_at": [p.wall_us for p in found],
+            "score": [p.score for p in found],
+            "request": [msgspec.json.encode(p.request).decode() for p in found],
+            "statuses": [p.statuses for p in found],
+            "marks": [msgspec.json.encode(p.marks).decode() for p in found],
+            "unnamed": [None] * len(found),
+        }
+        named: dict[str, pa.Array] = {}
+        unnamed: list[Any] = columns["unnamed"]
+        for version in {p.version for p in found}:
+            rows = [i for i, p in enumerate(found) if p.version == version]
+            made = self._contract(model, version)
+            if made is None or any(len(found[i].values) != len(made.inputs) for i in rows):
+                for i in rows:
+                    unnamed[i] = found[i].values
+                continue
+            for one in made.request:
+                if one.name not in PREDICTION.names and one.name not in named:
+                    named[one.name] = pa.array([_typed(p.request.get(one.name), one.dtype) for p in found], _TYPES[one.dtype])
+            values = np.full((len(found), len(made.inputs)), np.nan)
+            values[rows] = [[np.nan if v is None else v for v in found[i].values] for i in rows]
+            for n, name in enumerate(made.names):
+                column = pa.array(values[:, n], mask=np.isnan(values[:, n]))
+                named[name] = pc.coalesce(named[name].cast(pa.float64()), column) if name in named else column
+        arrays = [pa.array(columns[f.name], f.type) for f in PREDICTION]
+        named = {k: v for k, v in named.items() if k not in PREDICTION.names}
+        return pa.table([*arrays, *named.values()], names=[*PREDICTION.names, *named])
+
+    def _load(self, model: str, version: int) -> Contract | None:
+        try:
+            return contract.load(self.models / model / str(version))
+        except ContractError:
+            return None
+
+    # the state of its own
+
+    def _note(self, cursor: Cursor) -> None:
+        path = self.home / f"{self.project}.json"
+        partial = path.with_suffix(".new")
+        partial.write_bytes(msgspec.json.encode(cursor))
+        partial.replace(path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.home.mkdir(parents=True, exist_ok=True)
+        with open(self.home / f"{self.project}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ArchiveError("another archiver is at work in this checkout (the autopilot archives by itself)") from None
+            yield
+
+    def _forget(self, client: Any, days: int) -> None:
+        """Let archived truths go from Redis' hash, long after anyone would ask for them by id."""
+        before_ms = (datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000
+        for folder in self.root.glob(f"{truths_table('')}*"):
+            key = labels_key(self.project, folder.name.removeprefix(truths_table("")))
+            if client.hlen(key) < PAGE:
+                continue
+            for number, _ in client.hscan_iter(key, count=1000):
+                if id_ms(number.decode()) < before_ms:
+                    client.hdel(key, number)
+
+    def _retain(self, days: int) -> int:
+        import shutil
+
+        dropped = 0
+        for folder in [*self.root.glob(f"{predictions_table('')}*"), *self.root.glob(f"{truths_table('')}*")]:
+            parts = sorted(folder.glob("day=*"))
+            if not parts:
+                continue
+            newest = datetime.fromisoformat(parts[-1].name[4:])
+            for part in parts:
+                if newest - datetime.fromisoformat(part.name[4:]) > timedelta(days=days):
+                    shutil.rmtree(part)
+                    dropped += 1
+        return dropped
+
+    # reading
+
+    def predictions(self, model: str, from_us: int | None = None, upto_us: int | None = None) -> pa.Table:
+        """Archived predictions with their own moment in `[from_us, upto_us)`, by moment and id; empty where there are none."""
+        return self._read(predictions_table(model), PREDICTION, "event_timestamp", from_us, upto_us)
+
+    def labels(self, model: str) -> pa.Table:
+        """Archived truths, one row per prediction id."""
+        return self._read(truths_table(model), TRUTH, "known_at", None, None)
+
+    def _read(self, name: str, schema: pa.Schema, column: str, from_us: int | None, upto_us: int | None) -> pa.Table:
+        files = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
+        if from_us is not None or upto_us is not None:
+            first, last = (None if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}" for us in (from_us, upto_us))
+            files = [f for f in files if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
+        if not files:
+            return schema.empty_table()
+        schemas = [pq.read_schema(f) for f in files]
+        table = ds.dataset(files, schema=pa.unify_schemas(schemas, promote_options="permissive"), format="parquet").to_table()
+        moments = table[column].cast(pa.int64())
+        if from_us is not None:
+            table, moments = (c.filter(pc.greater_equal(moments, from_us)) for c in (table, moments))
+        if upto_us is not None:
+            table = table.filter(pc.less(moments, upto_us))
+        return table.sort_by([(column, "ascending"), ("prediction_id", "ascending")])
+
+    def restore(self, model: str, table: pa.Table) -> list[Prediction]:
+        """Archived rows as the predictions they were."""
+        found = []
+        for row in table.to_pylist():
+            made = self._contract(model, row["model_version"]) if row["unnamed"] is None else None
+            values = row["unnamed"] if made is None else [row[name] for name in made.names]
+            found.append(
+                Prediction(
+                    id=row["prediction_id"],
+                    model=model,
+                    version=row["model_version"],
+                    at_us=_us(row["event_timestamp"]),
+                    wall_us=_us(row["served_at"]),
+                    request=msgspec.json.decode(row["request"]),
+                    values=values,
+                    statuses=row["statuses"],
+                    marks=msgspec.json.decode(row["marks"], type=dict[str, Mark]),
+                    score=row["score"],
+                    role=row["role"],
+                    of=row["shadow_of"],
+                )
+            )
+        return found
+
+
+def of(settings: Settings, project: str) -> Archive:
+    """The archive of this checkout."""
+    return Archive(settings.offline_root, settings.model_root, settings.state / "archive", project)
+
+
+def id_ms(number: str) -> int:
+    """The moment in a prediction's id (a UUIDv7), milliseconds since the epoch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return int(number[:8] + number[9:13], 16)
+
+
+def _file(folder: Path, hour: int) -> Path:
+    at = datetime.fromtimestamp(hour * 3600, UTC)
+    return folder / f"day={at:%Y-%m-%d}" / f"{at:%H}.parquet"
+
+
+def _first(table: pa.Table) -> pa.Table:
+    """The first row of each id."""
+    _, rows = np.unique(table["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return table if len(rows) == table.num_rows else table.take(pa.array(np.sort(rows)))
+
+
+def _truths(found: Sequence[Label]) -> pa.Table:
+    columns = [[t.prediction_id for t in found], [t.label for t in found], [t.at_us for t in found]]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, TRUTH, strict=True)], names=TRUTH.names)
+
+
+def _typed(value: Any, dtype: str) -> Any:
+    """A request's field as its column's type; None where it does not fit (the request itself is kept as it came)."""
+    try:
+        if value is None or dtype == "string":
+            return None if value is None else str(value)
+        if dtype == "timestamp":
+            at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else datetime.fromisoformat(value)
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+        return bool(value) if dtype == "bool" else float(value) if dtype.startswith("float") else int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _us(at: datetime) -> int:
+    whole = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (whole.days * 86_400 + whole.seconds) * 1_000_000 + whole.microseconds
+
+
+def _pair(number: bytes | str) -> tuple[int, int]:
+    ms, _, seq = (number.decode() if isinstance(number, bytes) else number).partition("-")
+    return int(ms), int(seq or 0)

@@ -1,0 +1,185 @@
+"""The archive: every prediction and truth once, whatever is killed, sent twice, trimmed or garbage."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, stream_key
+from streaming import archive as archives
+from streaming.archive import Archive, ArchiveError
+from streaming.store import connect
+from tests.serving.shop import make_contract
+
+MODEL = "sells_out"
+START_US = 1_700_000_000_000_000
+
+
+def number(i: int) -> str:
+    ms = f"{START_US // 1000 + i * 60_000:012x}"
+    return f"{ms[:8]}-{ms[8:]}-7000-8000-{i:012x}"
+
+
+def prediction(i: int, **changes: Any) -> Prediction:
+    made = make_contract()
+    values = [None if (i + n) % 5 == 0 else i + n / 3 for n in range(len(made.inputs))]
+    at = START_US + i * 60_000_000
+    one = Prediction(number(i), MODEL, 1, at, at + 5, {"store": i % 7}, values, "f" * len(values), {"v": Mark(at, 2, None)}, i / 1000)
+    return msgspec.structs.replace(one, **changes)
+
+
+@pytest.fixture
+def client(redis_url: str) -> Any:
+    made = connect(redis_url)
+    yield made
+    for key in (stream_key("arch"), label_log_key("arch"), labels_key("arch", MODEL)):
+        made.delete(key)
+    made.close()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    from feature_repo import contract
+
+    folder = tmp_path / "models" / MODEL / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"x")
+    made = msgspec.structs.replace(make_contract(), model=MODEL, version=1, files={"model.onnx": contract.sha256(folder / "model.onnx")})
+    contract.write(folder, made)
+    return Archive(tmp_path / "offline", tmp_path / "models", tmp_path / "archive", "arch")
+
+
+def put(client: Any, *found: Prediction) -> None:
+    for one in found:
+        client.xadd(stream_key("arch"), {"p": msgspec.json.encode(one)})
+
+
+def truth(client: Any, i: int, label: int, model: str = MODEL) -> None:
+    client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(Label(model, number(i), label, START_US + i * 60_000_000 + 9))})
+
+
+def ids(archive: Archive) -> list[str]:
+    return list(archive.predictions(MODEL)["prediction_id"].to_pylist())
+
+
+def test_what_is_archived_comes_back_as_it_was(archive: Archive, client: Any) -> None:
+    wanted = [prediction(i) for i in range(130)] + [prediction(131, role="shadow", of=number(130))]
+    wanted.append(prediction(132, version=9, values=[1.5, None]))  # of a version nobody has: kept all the same
+    put(client, *wanted)
+    done = archive.run(client)
+    assert (done.predictions, done.gaps, done.unreadable) == (132, [], 0)
+    assert archive.restore(MODEL, archive.predictions(MODEL)) == wanted
+    assert len(list((archive.root / f"predictions_{MODEL}").glob("day=*/*.parquet"))) == 3
+    half = archive.predictions(MODEL, START_US + 60 * 60_000_000, START_US + 70 * 60_000_000)
+    assert [r["prediction_id"] for r in half.to_pylist()] == [number(i) for i in range(60, 70)]
+
+
+def test_nothing_is_double_whatever_is_sent_again(archive: Archive, client: Any) -> None:
+    put(client, *[prediction(i) for i in range(50)], *[prediction(i) for i in range(40, 50)])
+    assert archive.run(client).predictions == 50
+    put(client, *[prediction(i) for i in range(45, 60)])  # a batch whose answer was lost
+    assert archive.run(client).predictions == 10
+    assert archive.run(client).predictions == 0
+    assert ids(archive) == [number(i) for i in range(60)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
+    archive: Archive, client: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    choose = random.Random(seed)
+    monkeypatch.setattr(archives, "PAGE", 17)
+    merge, note = Archive._merge, Archive._note
+
+    def sometimes(step: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            if choose.random() < 0.12:
+                raise Killed
+            made = step(*arguments)
+            if choose.random() < 0.12:
+                raise Killed
+            return made
+
+        return run
+
+    monkeypatch.setattr(Archive, "_merge", sometimes(merge))
+    monkeypatch.setattr(Archive, "_note", sometimes(note))
+    sent, kills = 0, 0
+    while sent < 300 or kills < 5:
+        more = choose.randint(0, 40)
+        put(client, *[prediction(i) for i in range(sent, sent + more)])
+        for i in range(sent, sent + more):
+            truth(client, i, i % 2)
+        sent += more
+        try:
+            archive.run(client)
+        except Killed:
+            kills += 1
+    monkeypatch.setattr(Archive, "_merge", merge)
+    monkeypatch.setattr(Archive, "_note", note)
+    archive.run(client)
+    assert ids(archive) == [number(i) for i in range(sent)]
+    truths = archive.labels(MODEL).to_pylist()
+    assert [(t["prediction_id"], t["label"]) for t in truths] == [(number(i), i % 2) for i in range(sent)]
+
+
+def test_the_first_truth_stays_and_garbage_is_counted(archive: Archive, client: Any) -> None:
+    put(client, prediction(1))
+    client.xadd(stream_key("arch"), {"p": b"{"})
+    client.xadd(stream_key("arch"), {"other": b"1"})
+    truth(client, 1, 1)
+    truth(client, 1, 0)
+    client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(Label(MODEL, "no id", 1, 0))})
+    done = archive.run(client)
+    assert (done.predictions, done.labels, done.unreadable) == (1, 1, 3)
+    assert archive.labels(MODEL)["label"].to_pylist() == [1]
+
+
+def test_what_redis_trimmed_unread_is_a_gap(archive: Archive, client: Any) -> None:
+    put(client, *[prediction(i) for i in range(20)])
+    archive.run(client)
+    put(client, *[prediction(i) for i in range(20, 60)])
+    client.xtrim(stream_key("arch"), maxlen=25, approximate=False)
+    done = archive.run(client)
+    assert done.predictions == 25
+    ((before, after),) = done.gaps
+    assert before < after
+    put(client, prediction(60))
+    assert archive.run(client).gaps == done.gaps, "said once"
+
+
+def test_a_redis_that_lost_its_end_is_read_from_its_beginning(archive: Archive, client: Any) -> None:
+    client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(0))}, id="5-0")
+    client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(1))}, id="9-0")
+    archive.run(client)
+    client.delete(stream_key("arch"))
+    for i, at in ((0, "5-0"), (2, "6-0")):
+        client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(i))}, id=at)
+    assert archive.run(client).predictions == 1
+    assert ids(archive) == [number(i) for i in range(3)]
+
+
+def test_retention_drops_whole_days_and_only_old_ones(archive: Archive, client: Any) -> None:
+    put(client, *[prediction(i * 24 * 60) for i in range(10)])
+    done = archive.run(client, keep_days=3)
+    assert done.dropped_days == 6
+    assert ids(archive) == [number(i * 24 * 60) for i in range(6, 10)]
+
+
+def test_two_at_once_are_refused_and_a_broken_cursor_says_what_to_do(archive: Archive, client: Any) -> None:
+    put(client, prediction(1))
+    with archive._alone(), pytest.raises(ArchiveError, match="another archiver"):
+        archive.run(client)
+    archive.run(client)
+    (archive.home / "arch.json").write_text("{")
+    with pytest.raises(ArchiveError, match="remove it"):
+        archive.run(client)
+    (archive.home / "arch.json").unlink()
+    assert archive.run(client).predictions == 0

@@ -1,0 +1,37 @@
+"""What the learning loop found, as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from training.quality import Measured, Quality
+
+METRICS = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
+
+
+def quality_table(found: Quality) -> Table:
+    """A row per version and role, then per slice of what was answered."""
+    table = Table("version", "", "predictions", "with truth", *METRICS, box=None)
+    for one in found.versions:
+        table.add_row(str(one.version), one.role, *_cells(one))
+    for column, values in found.slices.items():
+        for value, one in values.items():
+            table.add_row("", f"{column} {value}", *_cells(one))
+    return table
+
+
+def days_table(found: Quality, last: int = 14) -> Table:
+    """A row per day, the newest `last`."""
+    table = Table("day", "predictions", "with truth", *METRICS, box=None)
+    for day in found.days[-last:]:
+        table.add_row(day.day, *_cells(day.measured))
+    return table
+
+
+def _cells(one: Measured) -> list[str]:
+    shown = [one.metrics.get(name) for name in METRICS]
+    return [
+        f"{one.predictions:,}",
+        f"{one.labelled:,}",
+        *("-" if e is None else f"{e.value:.4f} [dim]{e.low:.3f}..{e.high:.3f}[/dim]" for e in shown),
+    ]

@@ -1,0 +1,283 @@
+"""Live quality: what was answered against the truth that came in, with how sure one can be and how much it rests on.
+
+Read from the archive (`streaming.archive`), so the same numbers come out whoever asks, and after any restart. A prediction's truth is
+the one that was sent for its id; where none was, the one that the model's spine has for the same example, if the request names it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.prediction import quality_key
+from feature_repo.use_case import ModelSpec
+from streaming.archive import Archive
+from training import evaluate
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Floats = NDArray[np.float64]
+WINDOW = 5000
+"""Labelled predictions of one version that its latest quality rests on."""
+DAYS = 60
+SMALLEST = 30
+"""Fewer labelled rows than this give no metric: an interval would cover everything."""
+_Z = 1.959963984540054
+_DRAWS = 200
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A metric with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """
+    Attributes:
+        predictions: made, in the window or day.
+        labelled: of them, those whose truth is known.
+        metrics: by name (`auc`, `log_loss`, `brier`, `calibration_error`, `base_rate`); empty below SMALLEST labelled rows.
+    """
+
+    version: int
+    role: str
+    predictions: int
+    labelled: int
+    metrics: dict[str, Estimate]
+
+
+class Day(msgspec.Struct, frozen=True):
+    day: str
+    measured: Measured
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """
+    Attributes:
+        at_us: the newest prediction's own moment, microseconds since the epoch (UTC).
+        versions: each version's last WINDOW labelled predictions, newest version first.
+        days: by UTC day of the prediction, what was answered, oldest first.
+        slices: column -> value -> what was answered by the live version.
+        delay_s: from a prediction's moment to its truth, `p50` and `p99`; None without truths.
+        unlabelled: answered predictions without a truth so far.
+    """
+
+    model: str
+    at_us: int
+    versions: list[Measured]
+    days: list[Day]
+    slices: dict[str, dict[str, Measured]]
+    delay_s: dict[str, float] | None
+    unlabelled: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Predictions by moment: arrays `[n]`. `label` is NaN where the truth is not known; `known_us` likewise -1.
+
+    `table` has the same rows as archived.
+    """
+
+    table: pa.Table
+    version: NDArray[np.int64]
+    role: NDArray[Any]
+    at_us: NDArray[np.int64]
+    score: Floats
+    label: Floats
+    known_us: NDArray[np.int64]
+
+    def where(self, keep: NDArray[np.bool_]) -> Labelled:
+        import pyarrow as pa
+
+        return Labelled(
+            self.table.filter(pa.array(keep)),
+            self.version[keep],
+            self.role[keep],
+            self.at_us[keep],
+            self.score[keep],
+            self.label[keep],
+            self.known_us[keep],
+        )
+
+
+def labelled(archive: Archive, spec: ModelSpec, upto_us: int | None = None, from_us: int | None = None) -> Labelled:
+    """Archived predictions with their truths, as far as those were known before `upto_us`. A shadow's truth is its answer's."""
+    import pyarrow as pa
+
+    table = archive.predictions(spec.name, from_us, upto_us)
+    truths = archive.labels(spec.name)
+    of = [shadow or own for own, shadow in zip(table["prediction_id"].to_pylist(), table["shadow_of"].to_pylist(), strict=True)]
+    known = truths["known_at"].cast(pa.int64()).to_pylist()
+    by_id = dict(zip(truths["prediction_id"].to_pylist(), zip(truths["label"].to_pylist(), known, strict=True), strict=True))
+    found = [by_id.get(number) for number in of]
+    if not all(found):
+        by_example = _spine(archive, spec, table)
+        found = [truth or by_example.get(i) for i, truth in enumerate(found)]
+    if upto_us is not None:
+        found = [None if truth is None or truth[1] >= upto_us else truth for truth in found]
+    return Labelled(
+        table,
+        np.array(table["model_version"].to_pylist(), dtype=np.int64),
+        np.array(table["role"].to_pylist(), dtype=object),
+        table["event_timestamp"].cast(pa.int64()).to_numpy().astype(np.int64),
+        table["score"].to_numpy().astype(np.float64),
+        np.array([np.nan if t is None else t[0] for t in found], dtype=np.float64),
+        np.array([-1 if t is None else t[1] for t in found], dtype=np.int64),
+    )
+
+
+def _spine(archive: Archive, spec: ModelSpec, table: pa.Table) -> dict[int, tuple[int, int]]:
+    """(label, known microseconds) by row, of rows whose request names the spine's id columns."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    folder, ids = archive.root / spec.spine.table, spec.spine.id
+    if not table.num_rows or not folder.is_dir() or not set(ids) <= set(table.column_names):
+        return {}
+    columns = [*ids, spec.spine.label, spec.spine.label_timestamp]
+    spine = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=columns)
+    known = spine[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+    keys = zip(*(map(str, spine[c].to_pylist()) for c in ids), strict=True)
+    truths = {
+        key: (int(label), at)
+        for key, label, at in zip(keys, spine[spec.spine.label].to_pylist(), known, strict=True)
+        if label is not None and at is not None
+    }
+    asked = zip(*(map(str, table[c].to_pylist()) for c in ids), strict=True)
+    return {i: truths[key] for i, key in enumerate(asked) if key in truths}
+
+
+def measure(archive: Archive, spec: ModelSpec, *, window: int = WINDOW, days: int = DAYS, upto_us: int | None = None) -> Quality | None:
+    """The live quality of a model; None where nothing is archived.
+
+    Args:
+        window: labelled predictions per version, the newest.
+        upto_us: what was not known by then does not count; None: all that is archived.
+    """
+    rows = labelled(archive, spec, upto_us)
+    if not len(rows.score):
+        return None
+    newest = int(rows.at_us.max())
+    answered = rows.where(rows.role != "shadow")
+    versions = []
+    for version in sorted(set(rows.version.tolist()), reverse=True):
+        for role in ("answered", "shadow"):
+            mine = (rows.version == version) & ((rows.role == "shadow") == (role == "shadow"))
+            if mine.any():
+                versions.append(_measured(rows.where(mine & _newest(mine, rows.label, window)), version, role))
+    by_day = []
+    day_of = answered.at_us // 86_400_000_000
+    for day in sorted(set(day_of.tolist()))[-days:]:
+        of_day = answered.where(day_of == day)
+        by_day.append(Day(f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}", _measured(of_day, int(of_day.version[-1]), "answered")))
+    known = answered.known_us >= 0
+    delay = np.maximum(answered.known_us[known] - answered.at_us[known], 0) / 1e6
+    return Quality(
+        spec.name,
+        newest,
+        versions,
+        by_day,
+        _slices(answered, spec, window),
+        {"p50": float(np.quantile(delay, 0.5)), "p99": float(np.quantile(delay, 0.99))} if len(delay) else None,
+        int((~known).sum()),
+    )
+
+
+def publish(client: Any, project: str, found: Quality) -> None:
+    """Where `/metrics`, `/v1/models/<model>/quality` and `headrace status` find it."""
+    client.set(quality_key(project, found.model), msgspec.json.encode(found))
+
+
+def _newest(mine: NDArray[np.bool_], label: Floats, window: int) -> NDArray[np.bool_]:
+    """Rows from the `window`-th newest labelled one on."""
+    places = np.flatnonzero(mine & ~np.isnan(label))
+    first = places[-window] if len(places) > window else 0
+    return np.arange(len(label)) >= first
+
+
+def _measured(rows: Labelled, version: int, role: str) -> Measured:
+    known = ~np.isnan(rows.label)
+    return Measured(version, role, len(rows.score), int(known.sum()), estimates(rows.label[known], rows.score[known]))
+
+
+def _slices(answered: Labelled, spec: ModelSpec, window: int) -> dict[str, dict[str, Measured]]:
+    found: dict[str, dict[str, Measured]] = {}
+    recent = answered.where(_newest(np.ones(len(answered.label), bool), answered.label, window))
+    version = int(recent.version[-1])
+    for column in spec.slices:
+        if column not in recent.table.column_names:
+            continue
+        values, groups = recent.table[column].to_pylist(), defaultdict(list)
+        for i, value in enumerate(values):
+            groups[str(value)].append(i)
+        found[column] = {}
+        for value, members in sorted(groups.items()):
+            keep = np.zeros(len(values), bool)
+            keep[members] = True
+            one = _measured(recent.where(keep), version, "answered")
+            if one.metrics:
+                found[column][value] = one
+    return found
+
+
+def estimates(label: Floats, score: Floats) -> dict[str, Estimate]:
+    """Metrics of `training.evaluate` with 95 % intervals: AUC by DeLong (1988), means by their standard error, the calibration error
+    by bootstrap over its bins. Empty below SMALLEST rows; a metric undefined on one class is left out.
+
+    Args:
+        label: 0/1 `[n]`.
+        score: probabilities `[n]`.
+    """
+    if len(label) < SMALLEST:
+        return {}
+    found: dict[str, Estimate] = {}
+    values: Mapping[str, float] = evaluate.metrics(label, score)
+    if 0 < label.mean() < 1:
+        spread = _Z * delong(label, score) ** 0.5
+        found["auc"] = Estimate(values["auc"], max(0.0, values["auc"] - spread), min(1.0, values["auc"] + spread))
+    safe = np.clip(score, 1e-15, 1 - 1e-15)
+    losses = {"log_loss": -np.where(label == 1, np.log(safe), np.log1p(-safe)), "brier": (score - label) ** 2, "base_rate": label}
+    for name, each in losses.items():
+        spread = _Z * float(each.std(ddof=1)) / len(each) ** 0.5
+        mean = float(each.mean())
+        found[name] = Estimate(mean, max(0.0, mean - spread), mean + spread)
+    low, high = _calibration_interval(label, score)
+    found["calibration_error"] = Estimate(values["calibration_error"], low, high)
+    return found
+
+
+def delong(label: Floats, score: Floats) -> float:
+    """The variance of the AUC (DeLong, DeLong & Clarke-Pearson 1988), by ranks: O(n log n) (Sun & Xu 2014)."""
+    from scipy.stats import rankdata
+
+    positive, negative = score[label == 1], score[label == 0]
+    m, n = len(positive), len(negative)
+    if m < 2 or n < 2:
+        return 0.25
+    ranks = rankdata(np.concatenate([positive, negative]))
+    v10 = (ranks[:m] - rankdata(positive)) / n
+    v01 = 1 - (ranks[m:] - rankdata(negative)) / m
+    return float(v10.var(ddof=1) / m + v01.var(ddof=1) / n)
+
+
+def _calibration_interval(label: Floats, score: Floats, bins: int = 10) -> tuple[float, float]:
+    parts = [p for p in np.array_split(np.argsort(score, kind="stable"), bins) if len(p)]
+    random = np.random.default_rng(0)
+    total, error = 0, np.zeros(_DRAWS)
+    for part in parts:
+        chosen = part[random.integers(0, len(part), (_DRAWS, len(part)))]
+        error += len(part) * np.abs(score[chosen].mean(axis=1) - label[chosen].mean(axis=1))
+        total += len(part)
+    low, high = np.quantile(error / total, [0.025, 0.975])
+    return float(low), float(high)
