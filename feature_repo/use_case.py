@@ -122,6 +122,65 @@ class Watch(_Strict):
     step: int = Field(default=1000, ge=1, description="predictions from one verdict to the next")
 
 
+Bounds = tuple[float, float]
+"""A finding from the first on, a refusal to train from the second on."""
+
+
+class Validation(_Strict):
+    """Bounds of the checks before training, against the set that the live version was trained on (docs/training.md)."""
+
+    nulls: Bounds = Field(default=(0.1, 0.5), description="rise of an input's null rate")
+    outside: Bounds = Field(default=(0.001, 0.05), description="share of an input's values outside its former range, widened")
+    widen: float = Field(default=1.0, ge=0, description="by how many times its width a range is widened at both ends")
+    drift: Bounds = Field(default=(0.2, 2.0), description="population stability index of an input, nulls included")
+    base_rate: Bounds = Field(default=(0.05, 0.25), description="change of the label's base rate, absolute")
+    shrink: Bounds = Field(default=(0.5, 0.9), description="share of the former number of rows that is gone")
+
+
+class Search(_Strict):
+    """Parameters to look for with Optuna, when `headrace train --tune` asks. A space of integers is searched in integers; one that spans
+    a factor of ten or more, by its logarithm."""
+
+    trials: int = Field(default=20, ge=1)
+    seconds: float | None = Field(default=None, gt=0, description="time budget: with one, what is found may depend on the machine")
+    space: dict[str, tuple[int, int] | tuple[float, float]] = Field(
+        default_factory=lambda: {
+            "num_leaves": (15, 127),
+            "learning_rate": (0.02, 0.2),
+            "min_data_in_leaf": (20, 1000),
+            "feature_fraction": (0.2, 1.0),
+            "lambda_l2": (0.01, 100.0),
+        },
+        description="LightGBM parameter to [lowest, highest]",
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _ordered(cls, space: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (low, high) in space.items():
+            if low >= high:
+                raise ValueError(f"{name}: {low} must be below {high}")
+        _refuse_ours(space)
+        return space
+
+
+class Imbalance(_Strict):
+    """Positives count `positive_weight` times while fitting; the scores are put back to the true odds (docs/training.md)."""
+
+    positive_weight: float = Field(gt=0)
+
+
+_OURS = {"seed", "deterministic", "num_threads", "objective"}
+_WEIGHTS = {"scale_pos_weight", "is_unbalance", "unbalance", "unbalanced_sets"}
+
+
+def _refuse_ours(parameters: dict[str, Any]) -> None:
+    if clash := _OURS & parameters.keys():
+        raise ValueError(f"set by Headrace, not by the spec: {', '.join(sorted(clash))}")
+    if clash := _WEIGHTS & parameters.keys():
+        raise ValueError(f"{', '.join(sorted(clash))} would make the scores no probabilities: say `imbalance: {{positive_weight: ...}}`")
+
+
 class ModelSpec(_Strict):
     """`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
 
@@ -137,15 +196,20 @@ class ModelSpec(_Strict):
     nulls: dict[str, NullPolicy] = Field(default_factory=dict, description="by input name; otherwise `nan`")
     gates: list[Gate] = Field(default_factory=list)
     slices: list[str] = Field(default_factory=list, description="spine columns to report metrics by")
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="score from which on a prediction counts as a yes, in tables of decisions"
+    )
+    calibration: Literal["none", "sigmoid"] = Field(default="none", description="fitted on valid, part of the exported model")
+    imbalance: Imbalance | None = None
+    search: Search = Search()
+    validation: Validation = Validation()
     watch: Watch = Watch()
     deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
 
     @field_validator("parameters")
     @classmethod
     def _ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        clash = {"seed", "deterministic", "num_threads", "objective"} & parameters.keys()
-        if clash:
-            raise ValueError(f"set by Headrace, not by the spec: {', '.join(sorted(clash))}")
+        _refuse_ours(parameters)
         return parameters
 
 
