@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from feature_repo.learning import Learning
+
 if TYPE_CHECKING:
     from feast import FeatureStore
 
@@ -51,6 +53,14 @@ class Table(_Strict):
 class Ingest(_Strict):
     raw: dict[str, RawFile]
     tables: dict[str, Table]
+
+    @field_validator("tables")
+    @classmethod
+    def _not_ours(cls, tables: dict[str, Table]) -> dict[str, Table]:
+        clash = [name for name in tables if name.startswith(("predictions_", "labels_"))]
+        if clash:
+            raise ValueError(f"tables named predictions_… and labels_… are the archive's: {', '.join(clash)}")
+        return tables
 
 
 class Span(_Strict):
@@ -204,6 +214,7 @@ class ModelSpec(_Strict):
     search: Search = Search()
     validation: Validation = Validation()
     watch: Watch = Watch()
+    learning: Learning = Field(default=Learning(), description="when it is trained again, and how a challenger is let out")
     deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
 
     @field_validator("parameters")

@@ -1,0 +1,70 @@
+"""The five triggers, and what holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from feature_repo.learning import QualityDrop, Triggers
+from training.quality import Estimate
+from training.trigger import DAY_US, Facts, due
+
+NOW = 400 * DAY_US
+ALL = Triggers(schedule_days=30, new_labels=1000, quality=QualityDrop(metric="auc", drop=0.02), drift=True, cooldown_days=7, budget=2)
+
+
+def facts(**changes: Any) -> Facts:
+    return Facts(**({"now_us": NOW, "known_upto_us": NOW - DAY_US} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "says"),
+    [
+        ({"known_upto_us": NOW - 30 * DAY_US}, "schedule", "30.0 days"),
+        ({"new_labels": 1000}, "new_data", "1,000 new examples"),
+        ({"live": Estimate(0.70, 0.69, 0.719), "baseline": 0.74}, "quality", "live auc is 0.7000"),
+        ({"drift": "temp: 0.4 by KS"}, "drift", "temp"),
+        ({"request": "the boss"}, "request", "the boss"),
+    ],
+)
+def test_each_trigger_fires_and_says_why(changes: dict[str, Any], kind: str, says: str) -> None:
+    reason = due(ALL, facts(**changes))
+    assert reason is not None
+    assert (reason.kind, reason.held) == (kind, "")
+    assert says in reason.text
+    if kind != "request":
+        assert due(Triggers(), facts(**changes)) is None, "what the spec does not name does not fire"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"known_upto_us": NOW - 29 * DAY_US},
+        {"new_labels": 999},
+        {"live": Estimate(0.70, 0.68, 0.721), "baseline": 0.74},  # worse, but not surely by more than allowed
+        {"live": Estimate(0.70, 0.69, 0.719)},
+        {},
+    ],
+)
+def test_below_its_bound_none_does(changes: dict[str, Any]) -> None:
+    assert due(ALL, facts(**changes)) is None
+
+
+def test_a_metric_that_falls_when_it_is_good_drops_upwards() -> None:
+    asked = Triggers(quality=QualityDrop(metric="log_loss", drop=0.02))
+    assert due(asked, facts(live=Estimate(0.5, 0.49, 0.51), baseline=0.46)) is not None
+    assert due(asked, facts(live=Estimate(0.4, 0.39, 0.41), baseline=0.46)) is None
+
+
+def test_cooldown_and_budget_hold_all_but_a_person() -> None:
+    fires = {"new_labels": 5000}
+    assert due(ALL, facts(**fires, trained_us=[NOW - 6 * DAY_US])).held.startswith("cooldown until")  # type: ignore[union-attr]
+    assert due(ALL, facts(**fires, trained_us=[NOW - 7 * DAY_US])).held == ""  # type: ignore[union-attr]
+    spent = due(ALL, facts(**fires, trained_us=[NOW - 300 * DAY_US, NOW - 20 * DAY_US]))
+    assert spent is not None
+    assert "budget of 2" in spent.held
+    assert due(ALL, facts(**fires, trained_us=[NOW - 366 * DAY_US, NOW - 20 * DAY_US])).held == ""  # type: ignore[union-attr]
+    asked = due(ALL, facts(request="", trained_us=[NOW - 1, NOW - 2, NOW - 3]))
+    assert asked is not None
+    assert asked.held == ""
