@@ -62,6 +62,31 @@ class Parity(msgspec.Struct, frozen=True):
     max_abs_difference: float
 
 
+class Histogram(msgspec.Struct, frozen=True):
+    """Distribution of one input over the training split, so that the next training set can be held against it.
+
+    `shares` `[k + 1]` are the shares of the values in (-inf, edges[0]], (edges[0], edges[1]], ..., (edges[k - 1], inf); nulls are apart, and
+    infinities in the outermost.
+    """
+
+    edges: list[float]
+    shares: list[float]
+    null_rate: float
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a check of the training set found: an error refuses the training, a warning does not."""
+
+    check: str
+    severity: Literal["error", "warning"]
+    column: str
+    measured: float | None
+    bound: float | None
+    text: str
+
+
 class Contract(msgspec.Struct, frozen=True):
     model: str
     version: int
@@ -96,6 +121,24 @@ class Contract(msgspec.Struct, frozen=True):
     """The `ModelSpec` it was trained from, as JSON; empty in versions older than this field, which cannot be reproduced."""
     provenance: dict[str, str] = {}
     """What asked for the training (`trigger`, `reason`, ...), as the caller told it."""
+    parent: int = 0
+    """The version that was live when this one was trained; 0: none."""
+    training_profile: dict[str, Histogram] = {}
+    """Each input over the training split, as it was before the null policy."""
+    validation: list[Finding] = []
+    """What the checks of the training set found."""
+    search: dict[str, Any] = {}
+    """Of a tuned version: `trials`, `pruned`, `seconds`, `ended_by`, `baseline` and `best` (log loss on valid), `parameters`."""
+    calibration: dict[str, Any] = {}
+    """`method`, `positive_weight`, and of the log odds the `slope` and `intercept` that are part of the exported model; `error` before and after."""
+    intervals: dict[str, dict[str, tuple[float, float]]] = {}
+    """`train|valid|test` → metric → bounds of its 95% confidence interval."""
+    fairness: dict[str, dict[str, dict[str, float]]] = {}
+    """`valid|test` → slice column → disparity between its values."""
+    importance: dict[str, float] = {}
+    """Input → mean absolute SHAP value on held-out rows, in log odds; largest first."""
+    code: dict[str, str] = {}
+    """Commit of the code, versions of the packages that fit and export, and the machine's architecture."""
 
     @property
     def names(self) -> list[str]:

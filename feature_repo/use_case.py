@@ -132,8 +132,8 @@ class Watch(_Strict):
     step: int = Field(default=1000, ge=1, description="predictions from one verdict to the next")
 
 
-Bounds = tuple[float, float]
-"""A finding from the first on, a refusal to train from the second on."""
+Bounds = tuple[float, float | None]
+"""A warning above the first, a refusal to train above the second; null: never a refusal."""
 
 
 class Validation(_Strict):
@@ -141,8 +141,8 @@ class Validation(_Strict):
 
     nulls: Bounds = Field(default=(0.1, 0.5), description="rise of an input's null rate")
     outside: Bounds = Field(default=(0.001, 0.05), description="share of an input's values outside its former range, widened")
-    widen: float = Field(default=1.0, ge=0, description="by how many times its width a range is widened at both ends")
-    drift: Bounds = Field(default=(0.2, 2.0), description="population stability index of an input, nulls included")
+    widen: float = Field(default=2.0, ge=0, description="by how many times its width a range is widened at both ends")
+    drift: Bounds = Field(default=(0.2, None), description="population stability index of an input; drift is what one retrains for")
     base_rate: Bounds = Field(default=(0.05, 0.25), description="change of the label's base rate, absolute")
     shrink: Bounds = Field(default=(0.5, 0.9), description="share of the former number of rows that is gone")
 

@@ -1,4 +1,4 @@
-"""How good a model is: metrics overall and by slice, and the curves people look at."""
+"""How good a model is: metrics with their intervals, by slice, the curves people look at, and what the scores are made of."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.fit import THREADS, Part
+
 if TYPE_CHECKING:
+    import lightgbm
     import pyarrow as pa
 
 Floats = NDArray[np.float64]
 SMALLEST_SLICE = 200
 """Values of a slice column with fewer rows are pooled as `other`."""
+Z = 1.959963984540054
+"""Standard errors to the bounds of a 95% interval."""
 
 
 def calibration(label: Floats, score: Floats, bins: int = 10) -> list[tuple[float, float, int]]:
@@ -46,16 +51,55 @@ def metrics(label: Floats, score: Floats) -> dict[str, float]:
     }
 
 
-def by_slice(table: pa.Table, column: str, label: Floats, score: Floats) -> dict[str, dict[str, float]]:
-    """Metrics for each value of a column; rare values together as `other`."""
+def auc_interval(label: Floats, score: Floats) -> tuple[float, float]:
+    """95% confidence interval of the AUC (DeLong, DeLong and Clarke-Pearson 1988, by ranks: Sun and Xu 2014); NaN for one class."""
+    from scipy.stats import rankdata
+
+    positive, negative = score[label == 1], score[label == 0]
+    m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        return float("nan"), float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))
+    above = (ranks[:m] - rankdata(positive)) / n  # per positive, the share of negatives below it
+    below = 1 - (ranks[m:] - rankdata(negative)) / m
+    auc, error = float(above.mean()), float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
+    return max(auc - Z * error, 0.0), min(auc + Z * error, 1.0)
+
+
+def intervals(label: Floats, score: Floats) -> dict[str, tuple[float, float]]:
+    """95% confidence intervals of AUC, log loss, Brier score and base rate; those that are undefined are left out."""
+    clipped = np.clip(score, 1e-15, 1 - 1e-15)
+    found = {"auc": auc_interval(label, score)}
+    each = {
+        "log_loss": -np.where(label == 1, np.log(clipped), np.log1p(-clipped)),
+        "brier": (score - label) ** 2,
+        "base_rate": label,
+    }
+    for name, values in each.items():
+        if len(values) > 1:
+            error = Z * float(values.std(ddof=1)) / len(values) ** 0.5
+            found[name] = (float(values.mean()) - error, float(values.mean()) + error)
+    return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
+
+
+def groups(table: pa.Table, column: str) -> NDArray[Any]:
+    """The slice of each row, as text `[n]`; values with fewer than `SMALLEST_SLICE` rows together as `other`."""
     values = np.array(["null" if v is None else str(v) for v in table[column].to_pylist()])
     names, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    rare = counts < SMALLEST_SLICE
-    found = {str(names[i]): metrics(label[inverse == i], score[inverse == i]) for i in np.flatnonzero(~rare)}
-    if rare.any():
-        pooled = rare[inverse]
-        found["other"] = metrics(label[pooled], score[pooled])
-    return found
+    return np.where(counts < SMALLEST_SLICE, "other", names.astype(object))[inverse].astype(str)
+
+
+def by_slice(table: pa.Table, column: str, label: Floats, score: Floats) -> dict[str, dict[str, float]]:
+    """Metrics for each value of a column; rare values together as `other`."""
+    group = groups(table, column)
+    return {str(name): metrics(label[group == name], score[group == name]) for name in np.unique(group)}
+
+
+def importance(booster: lightgbm.Booster, part: Part, names: list[str], rows: int = 2000) -> dict[str, float]:
+    """Mean absolute SHAP value of each input over every k-th row, in log odds, largest first (LightGBM's own exact TreeSHAP)."""
+    chosen = np.unique(np.linspace(0, len(part.label) - 1, min(rows, len(part.label))).astype(int))
+    values = np.abs(np.asarray(booster.predict(part.matrix[chosen], pred_contrib=True, num_threads=THREADS)))[:, :-1].mean(axis=0)
+    return {names[i]: float(values[i]) for i in np.argsort(-values, kind="stable")}
 
 
 def curves(label: Floats, score: Floats, points: int = 200) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Fit a model: the training set as matrices, split by time, LightGBM with early stopping, the same bytes every time."""
+"""Fit a model: the training set as matrices, split by time, LightGBM with early stopping, calibrated, the same bytes every time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Input
 from feature_repo.use_case import ModelSpec, Span
+from training import calibrate
 
 if TYPE_CHECKING:
     import lightgbm
@@ -38,8 +39,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Fitted:
+    """`slope` and `intercept` are of the log odds, and are in the booster already."""
+
     booster: lightgbm.Booster
     parts: Mapping[str, Part]
+    slope: float = 1.0
+    intercept: float = 0.0
 
     def score(self, part: Part) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(part.matrix, num_threads=THREADS))
@@ -97,16 +102,10 @@ def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
     return parts
 
 
-def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = None) -> Fitted:
-    """Fit LightGBM on the training split, stopped early by the validation split's log loss.
-
-    Raises:
-        FitError: a split cannot be used.
-    """
+def boost(spec: ModelSpec, parts: Mapping[str, Part], names: list[str], callbacks: Sequence[Any] = ()) -> lightgbm.Booster:
+    """LightGBM on the training split, stopped early by the validation split's log loss; positives weighted in both, if the spec says so."""
     import lightgbm
 
-    parts = split(spec, training_set)
-    names = [i.name for i in training_set.inputs]
     parameters = {
         "verbosity": -1,
         **spec.parameters,
@@ -117,9 +116,28 @@ def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = 
         "num_threads": THREADS,
         "seed": SEED,
     }
-    train = lightgbm.Dataset(parts["train"].matrix, parts["train"].label, feature_name=names, free_raw_data=True)
-    valid = lightgbm.Dataset(parts["valid"].matrix, parts["valid"].label, reference=train)
-    callbacks: list[Any] = [lightgbm.early_stopping(spec.early_stopping, verbose=False)]
+
+    def weight(part: Part) -> NDArray[np.float64] | None:
+        return None if spec.imbalance is None else np.where(part.label == 1, spec.imbalance.positive_weight, 1.0)
+
+    train = lightgbm.Dataset(parts["train"].matrix, parts["train"].label, weight=weight(parts["train"]), feature_name=names)
+    valid = lightgbm.Dataset(parts["valid"].matrix, parts["valid"].label, weight=weight(parts["valid"]), reference=train)
+    stop = lightgbm.early_stopping(spec.early_stopping, verbose=False)
+    return lightgbm.train(parameters, train, spec.rounds, valid_sets=[valid], callbacks=[stop, *callbacks])
+
+
+def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = None, parts: Mapping[str, Part] | None = None) -> Fitted:
+    """Fit and calibrate. The same spec and training set give the same booster.
+
+    Args:
+        parts: from `split`, where the caller has made them already.
+
+    Raises:
+        FitError: a split cannot be used.
+        CalibrationError: the spec asks for calibration, and the scores do not rise with the label.
+    """
+    parts = split(spec, training_set) if parts is None else parts
+    callbacks: list[Any] = []
     if progress is not None:
         told = progress
 
@@ -127,5 +145,17 @@ def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = 
             told(env.iteration + 1, env.end_iteration, float(env.evaluation_result_list[0][2]))
 
         callbacks.append(tell)
-    booster = lightgbm.train(parameters, train, spec.rounds, valid_sets=[valid], callbacks=callbacks)
-    return Fitted(booster, parts)
+    booster = boost(spec, parts, [i.name for i in training_set.inputs], callbacks)
+    # weighted positives multiply the odds by their weight
+    slope, intercept = 1.0, -float(np.log(spec.imbalance.positive_weight)) if spec.imbalance else 0.0
+    if spec.calibration == "sigmoid":
+        raw = np.asarray(booster.predict(parts["valid"].matrix, raw_score=True, num_threads=THREADS))
+        slope, intercept = calibrate.platt(parts["valid"].label, raw)
+    if (slope, intercept) != (1.0, 0.0):
+        calibrate.rescale(booster, slope, intercept)
+    return Fitted(booster, parts, slope, intercept)
+
+
+def model_text(fitted: Fitted) -> str:
+    """The booster as LightGBM writes it, up to its best round."""
+    return fitted.booster.model_to_string(num_iteration=fitted.booster.best_iteration)

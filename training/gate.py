@@ -8,6 +8,7 @@ from typing import Any
 
 from feature_repo.contract import Parity
 from feature_repo.use_case import Gate, ModelSpec
+from training.fairness import DISPARITIES
 
 PARITY = 1e-9
 """Largest difference between ONNX and LightGBM that any model may have."""
@@ -36,20 +37,27 @@ def check(
     metrics: Mapping[str, Mapping[str, float]],
     slices: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]],
     parity: Parity,
+    fairness: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> list[dict[str, Any]]:
     """Every gate of the spec and the parity gate. A metric that was not measured fails its gate.
 
     Args:
         metrics: split -> metric -> value.
         slices: split -> slice column -> value -> metric -> value.
+        fairness: split -> slice column -> disparity -> value.
 
     Returns:
-        One dict per bound checked (`metric`, `on`, `slice`, `min`, `max`, `measured`, `passed`); a gate on a slice has one per value of it.
+        One dict per bound checked (`metric`, `on`, `slice`, `min`, `max`, `measured`, `passed`); a gate on a slice has one per value of it,
+        but a disparity (`training.fairness`) is one between all of them.
     """
     results = [_check(Gate(metric="parity", max=PARITY), parity.max_abs_difference, f"{parity.rows} rows")]
     for gate in spec.gates:
         if gate.slice is None:
             results.append(_check(gate, metrics.get(gate.on, {}).get(gate.metric), gate.on))
+            continue
+        if gate.metric in DISPARITIES:
+            found = (fairness or {}).get(gate.on, {}).get(gate.slice, {}).get(gate.metric)
+            results.append(_check(gate, found, f"{gate.on} between values of {gate.slice}"))
             continue
         values = slices.get(gate.on, {}).get(gate.slice, {})
         results += [_check(gate, m.get(gate.metric), f"{gate.on} {gate.slice}={value}") for value, m in values.items()]
