@@ -228,7 +228,7 @@ class Numbered:
             def node(threshold: float, left: dict[str, Any], right: dict[str, Any], null_left: bool) -> dict[str, Any]:
                 children = {"left_child": left, "right_child": right}
                 how = {"decision_type": "<=", "missing_type": "NaN", "default_left": null_left}
-                return {"split_feature": spec["split_feature"], "threshold": threshold, **how, **children}  # noqa: B023
+                return {"split_feature": spec["split_feature"], "threshold": threshold, **how, **children}
 
             below = np.nextafter(first, -np.inf) if first >= 0 else first
             # null goes right twice, and from the end of the chain to where LightGBM puts it
