@@ -16,24 +16,21 @@ logging.getLogger("transformers").setLevel(logging.ERROR)  # on import it tells 
 from alibi_detect.cd import TabularDrift  # noqa: E402
 from alibi_detect.od import IForest  # noqa: E402
 
-from serving.detector import MINIMUM, DriftDetector, Matrix, OutlierDetector  # noqa: E402
+from serving.calibration import Matrix  # noqa: E402
+from serving.detector import DriftDetector, OutlierDetector  # noqa: E402
 
 logging.getLogger("alibi_detect").setLevel(logging.ERROR)
 
 
 class AlibiDrift(DriftDetector):
     """One `TabularDrift` per column, since each column's non-null reference has its own length. Its own correction is not used:
-    over one column there is nothing to correct, and Holm's runs over all columns in `DriftDetector`, the same for every implementation.
+    over one column there is nothing to correct; `DriftDetector` corrects over all columns, the same for every implementation.
     """
 
-    def _fit(self, columns: list[Matrix]) -> None:
+    def _compare(self, reference: Matrix, values: Matrix) -> tuple[float, float]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No `categories_per_feature`")
-            self._tests = [TabularDrift(column[:, None]) if len(column) >= MINIMUM else None for column in columns]
-
-    def _compare(self, column: int, values: Matrix) -> tuple[float, float]:
-        test = self._tests[column]
-        assert test is not None  # DriftDetector compares only columns with MINIMUM reference values
+            test = TabularDrift(reference[:, None])
         data = test.predict(values[:, None], drift_type="feature", return_p_val=True, return_distance=True)["data"]
         return float(data["p_val"][0]), float(data["distance"][0])
 

@@ -1,18 +1,21 @@
 """Drift and outlier detection: one interface, what counts as drift decided once, and an implementation on SciPy alone.
 
-What is computed, per column (each model input, and the score: prediction drift is the same test on the score):
+What is computed, per column (each model input, and the score: prediction drift is the same test on the score), against the reference
+in the window's mix of weekdays and hours:
 
-1. values: a two-sample Kolmogorov–Smirnov test of the window's non-null values against the reference's -> p, statistic D in [0, 1];
-2. nulls: a two-proportion z-test of the null rates -> p, |difference| in [0, 1];
-3. the 2·F p-values are adjusted together (Holm 1979: the family-wise error rate of one window is at most ALPHA);
-4. drift is called where significance *and* size agree: adjusted p < ALPHA and D >= EFFECT (values), or adjusted p < ALPHA and
-   |difference| >= NULL_EFFECT (nulls). D is the largest gap between the two distribution functions; .15 means that 15 % of the
-   window's rows lie where the reference has none to match. A large window makes any tiny shift significant; it does not make it matter.
+1. values: the Kolmogorov–Smirnov statistic D of the window's non-null values, in [0, 1];
+2. nulls: |difference| of the null rates;
+3. range: the share of values that lie out of the reference's range, or are codes it does not know;
+4. stuck: how much more of the values are the commonest one;
+5. relation: how far the column is from what other columns, and the hour, say it should be (`serving.relation`).
 
-Seasonality: the window should cover what the reference covers. A reference of months against a window of one morning "drifts" every
-morning, in the hour of day and in everything that follows it. Make the window span whole cycles (a day, better a week, of traffic).
-Successive predictions also share their hour's circumstances, so live p-values are more confident than they should be; it is the
-effect size that keeps such windows quiet.
+Drift is called where significance *and* size agree: a family-wise p-value of at most NOMINAL_RATE from windows of the reference itself
+(`serving.calibration`), and an effect of at least `calibration.MATTERS`. D is the largest gap between the two distribution functions;
+.15 means that 15 % of the window's rows lie where the reference has none to match.
+
+A reference without moments cannot say how days differ. Then 1 and 2 alone are tested, as if rows were independent: Kolmogorov–Smirnov
+and a two-proportion z-test, the 2·F p-values adjusted together (Holm 1979), drift where adjusted p < ALPHA and the effect matters.
+Successive live predictions share their hour's circumstances, so that such verdicts are too confident.
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from serving.verdict import FeatureVerdict, Kind, OutlierVerdict
+from serving.calibration import KINDS, MATTERS, Calibration, Matrix, Moments, Null, cells, commonest, matched, weights
+from serving.verdict import Calibrated, Cause, FeatureVerdict, Kind, OutlierVerdict
 
-Matrix = NDArray[np.float64]
-
+NOMINAL_RATE = 0.05
+"""The share of windows without drift that may be called drift, over all columns together."""
 ALPHA = 0.01
-"""Family-wise error rate of one window."""
-EFFECT = 0.15
-"""Smallest Kolmogorov–Smirnov statistic that counts as drift."""
-NULL_EFFECT = 0.05
-"""Smallest change of a null rate (absolute) that counts as drift."""
+"""The outlier alarm's error rate per window; also the drift alarm's where the reference has no moments."""
+EFFECT, NULL_EFFECT = float(MATTERS[0]), float(MATTERS[1])
+LABEL_MATTERS = np.array([0.05, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+"""The smallest change of the base rate that counts as label drift; the other kinds say nothing about a label."""
 MINIMUM = 20
 """Fewest non-null values on either side for the values to be tested at all."""
 NOMINAL = 0.01
@@ -89,69 +92,138 @@ class DriftDetector(ABC):
     """Compares a window with a reference, column by column. Subclasses bring the test on the values; the decision is made here."""
 
     names: list[str]
+    calibration: Calibration | None
 
-    def fit(self, reference: Matrix, names: Sequence[str]) -> DriftDetector:
+    def fit(
+        self,
+        reference: Matrix,
+        names: Sequence[str],
+        moments: Moments | None = None,
+        categories: NDArray[np.bool_] | None = None,
+        matters: Matrix = MATTERS,
+        views: Sequence[str] = (),
+    ) -> DriftDetector:
         """Take the reference.
 
         Args:
             reference: float64 [n, F]; NaN is null.
             names: the F columns' names.
+            moments: int64 [n], microseconds since the epoch, ascending: what calibration needs.
+            categories: columns whose values are codes, bool [F]; default: none.
+            matters: the smallest effect of each kind that counts as drift, float64 [K].
+            views: where each column comes from; "" for one that has no part in relations (the score). Default: none has.
 
         Raises:
-            ValueError: no rows, or not one name per column.
+            ValueError: no rows, not one name per column, or moments that do not ascend.
         """
         reference = _matrix(reference)
         if reference.shape[1] != len(names):
             raise ValueError(f"the reference has {reference.shape[1]} columns for {len(names)} names")
-        self.names = list(names)
-        nulls = np.isnan(reference)
-        self._rows = len(reference)
-        self._nulls = nulls.sum(axis=0).astype(np.float64)
-        self._fit([reference[~nulls[:, j], j] for j in range(len(names))])
+        self.names, self.matters = list(names), matters
+        self.reference = reference
+        self.categories = np.zeros(len(names), dtype=bool) if categories is None else categories
+        self.calibration = None if moments is None else Calibration(reference, moments, self.categories, matters, views)
+        columns = [column[~np.isnan(column)] for column in reference.T]
+        self._extent = [(c.min(), c.max(), commonest(c)) if len(c) else (0.0, 0.0, 0.0) for c in columns]
+        self._codes = [np.unique(c) if code else np.empty(0) for c, code in zip(columns, self.categories, strict=True)]
         return self
 
-    def test(self, window: Matrix) -> list[FeatureVerdict]:
+    def test(self, window: Matrix, moments: Moments | None = None) -> list[FeatureVerdict]:
         """One verdict per column, in the reference's order.
 
         Args:
             window: float64 [m, F]; NaN is null.
+            moments: int64 [m], microseconds since the epoch; needed for a calibrated verdict.
 
         Raises:
             ValueError: no rows, or other columns than the reference has.
         """
         window = _matrix(window, len(self.names))
+        null = self.null(moments)
+        reference = self.reference
+        if null is not None and moments is not None and self.calibration is not None:
+            reference = reference[matched(weights(self.calibration.moments, moments))]
         count, rows = len(self.names), len(window)
-        nulls = np.isnan(window)
-        p_values, effects = np.ones(count), np.zeros(count)
+        nulls, reference_nulls = np.isnan(window), np.isnan(reference)
+        p_values, common = np.ones(count), np.zeros(count)
+        effects = np.zeros((len(KINDS), count))
         for j in range(count):
-            values = window[~nulls[:, j], j]
-            if len(values) >= MINIMUM and self._rows - self._nulls[j] >= MINIMUM:
-                p_values[j], effects[j] = self._compare(j, values)
-        missing = nulls.sum(axis=0).astype(np.float64)
-        adjusted = holm(np.concatenate([p_values, null_p_values(missing, rows, self._nulls, self._rows)]))
-        rates, reference_rates = missing / rows, self._nulls / self._rows
-        moved = (adjusted[:count] < ALPHA) & (effects >= EFFECT)
-        emptied = (adjusted[count:] < ALPHA) & (np.abs(rates - reference_rates) >= NULL_EFFECT)
+            values, theirs = window[~nulls[:, j], j], reference[~reference_nulls[:, j], j]
+            if len(values) >= MINIMUM and len(theirs) >= MINIMUM:
+                p_values[j], effects[0, j] = self._compare(theirs, values)
+            low, high, most = self._extent[j]
+            common[j] = commonest(values)
+            if len(values):
+                odd = ~np.isin(values, self._codes[j]) if self.categories[j] else (values < low) | (values > high)
+                effects[2, j], effects[3, j] = odd.mean(), max(common[j] - most, 0.0)
+        rates, reference_rates = nulls.mean(axis=0), reference_nulls.mean(axis=0)
+        effects[1] = np.abs(rates - reference_rates)
+        usual = np.ones_like(effects)
+        if null is not None and moments is not None and self.calibration is not None:
+            effects[4:] = np.abs(self.calibration.relations.departures(window, cells(moments)[0])[0])
+            adjusted, usual = null.p_values(effects)
+            drifted = (adjusted <= NOMINAL_RATE) & (effects >= self.matters[:, None])
+        else:
+            theirs = reference_nulls.sum(axis=0).astype(np.float64)
+            both = holm(np.concatenate([p_values, null_p_values(nulls.sum(axis=0).astype(np.float64), rows, theirs, len(reference))]))
+            adjusted = np.concatenate([both.reshape(2, count), np.ones((len(KINDS) - 2, count))])
+            drifted = (adjusted < ALPHA) & (effects >= self.matters[:, None])
         return [
             FeatureVerdict(
                 name=name,
-                p_value=float(min(adjusted[j], adjusted[count + j])),
-                effect=float(effects[j]),
+                p_value=float(adjusted[:, j].min()),
+                effect=float(effects[0, j]),
                 null_rate=float(rates[j]),
                 reference_null_rate=float(reference_rates[j]),
-                drift=bool(moved[j] or emptied[j]),
-                cause="values and nulls" if moved[j] and emptied[j] else "values" if moved[j] else "nulls" if emptied[j] else "",
+                drift=bool(drifted[:, j].any()),
+                cause=_cause(drifted[:, j], effects[:, j] / (usual[:, j] if null is not None else self.matters)),
+                unseen=float(effects[2, j]),
+                commonest=float(common[j]),
+                usual=float(usual[0, j]) if null is not None else 0.0,
+                kinds=[kind for kind, so in zip(KINDS, drifted[:, j], strict=True) if so],
             )
             for j, name in enumerate(self.names)
         ]
 
-    @abstractmethod
-    def _fit(self, columns: list[Matrix]) -> None:
-        """Keep the reference's non-null values, one float64 [n_j] per column."""
+    def null(self, moments: Moments | None) -> Null | None:
+        """The null of windows as long as this one; None where reference or window has no moments. `moments`: int64 [m]."""
+        if self.calibration is None or moments is None:
+            return None
+        return self.calibration.null(int(moments.max() - moments.min()))
+
+    def calibrated(self, moments: Moments | None) -> Calibrated | None:
+        """What the verdict on a window of these moments rests on; None where it is not calibrated."""
+        null = self.null(moments)
+        if null is None or self.calibration is None or moments is None:
+            return None
+        hours = self.calibration.length(int(moments.max() - moments.min())) / 3_600_000_000
+        return Calibrated(NOMINAL_RATE, len(null.effects), round(null.blocks, 1), hours)
 
     @abstractmethod
-    def _compare(self, column: int, values: Matrix) -> tuple[float, float]:
-        """p-value and Kolmogorov–Smirnov statistic of the window's non-null values, float64 [m_j], m_j >= MINIMUM."""
+    def _compare(self, reference: Matrix, values: Matrix) -> tuple[float, float]:
+        """p-value and Kolmogorov–Smirnov statistic of two columns without nulls, float64 [n_j] and [m_j], both >= MINIMUM."""
+
+
+_CAUSES: tuple[Cause, ...] = ("values", "nulls", "range", "stuck", "relation", "relation", "clock")
+
+
+def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> Cause:
+    if not drifted.any():
+        return ""
+    if drifted[0] and drifted[1]:
+        return "values and nulls"
+    return _CAUSES[int(np.argmax(np.where(drifted, ratios, -1.0)))]
+
+
+def label_drift(reference: Matrix, reference_moments: Moments, labels: Matrix, moments: Moments) -> FeatureVerdict:
+    """Whether the base rate has moved, on the same calibrated scale. `effect` is its change, absolute.
+
+    Args:
+        reference, labels: truths 0/1, float64 [n] and [m].
+        reference_moments, moments: of the predictions they belong to, int64 [n] (ascending) and [m], microseconds since the epoch.
+    """
+    detector = SciPyDrift().fit(reference[:, None], ["label"], reference_moments, matters=LABEL_MATTERS)
+    return detector.test(labels[:, None], moments)[0]
 
 
 class OutlierDetector(ABC):
@@ -160,7 +232,8 @@ class OutlierDetector(ABC):
     The reference is halved (at random, seed fixed): one half is learnt from, the other sets the threshold, so that the nominal share
     holds for new rows and not only for those learnt. With the threshold at the k-th largest of c held-out scores, the number of new
     rows above it, out of m, is Beta-Binomial(m, k, c + 1 − k) whatever the score's distribution: that is the test (no approximation;
-    it accounts for the threshold itself being an estimate). Nulls take the reference's median: they are the drift detector's business.
+    it accounts for the threshold itself being an estimate). Odd rows come in days, though: where a null is given, the share has to be
+    among the largest of its windows as well. Nulls take the reference's median: they are the drift detector's business.
     """
 
     def fit(self, reference: Matrix) -> OutlierDetector:
@@ -184,7 +257,18 @@ class OutlierDetector(ABC):
         self._held = len(held)
         self._rank = max(1, round(NOMINAL * (self._held + 1)))
         self._threshold = float(scores[-self._rank])
+        self._reference, self._unlearnt = reference, np.sort(order[1::2])
+        self._shares: dict[float, Matrix] = {}
         return self
+
+    def _null_shares(self, null: Null) -> Matrix:
+        """The share of outliers among the rows not learnt, in each window of the null, float64 [w]."""
+        if null.blocks not in self._shares:
+            beyond = self._score(self._filled(self._reference[self._unlearnt])) > self._threshold
+            sums = np.concatenate([[0], np.cumsum(beyond)])
+            bounds = np.searchsorted(self._unlearnt, np.array(null.bounds))
+            self._shares[null.blocks] = (sums[bounds[:, 1]] - sums[bounds[:, 0]]) / np.maximum(bounds[:, 1] - bounds[:, 0], 1)
+        return self._shares[null.blocks]
 
     @property
     def nominal(self) -> float:
@@ -196,11 +280,12 @@ class OutlierDetector(ABC):
         window = _matrix(window, len(self._fill))
         return float(np.mean(self._score(self._filled(window)) > self._threshold))
 
-    def test(self, window: Matrix) -> OutlierVerdict:
+    def test(self, window: Matrix, null: Null | None = None) -> OutlierVerdict:
         """Whether the window holds significantly (p < ALPHA) and materially (MATERIAL × nominal) more outliers than it should.
 
         Args:
             window: float64 [m, F]; NaN is null.
+            null: of the drift detector that was fitted on the same rows.
 
         Raises:
             ValueError: no rows, or other columns than the reference has.
@@ -208,6 +293,8 @@ class OutlierDetector(ABC):
         share, rows = self.share(window), len(window)
         beyond = round(share * rows)
         p_value = float(np.clip(stats.betabinom.sf(beyond - 1, rows, self._rank, self._held + 1 - self._rank), 0, 1))
+        if null is not None:
+            p_value = max(p_value, float((1 + (self._null_shares(null) >= share).sum()) / (1 + len(null.bounds))))
         alarm = p_value < ALPHA and share >= MATERIAL * self.nominal
         return OutlierVerdict(share=share, nominal=self.nominal, p_value=p_value, alarm=alarm)
 
@@ -226,11 +313,8 @@ class OutlierDetector(ABC):
 class SciPyDrift(DriftDetector):
     """`scipy.stats.ks_2samp` per column, asymptotic p-values (conservative where values tie)."""
 
-    def _fit(self, columns: list[Matrix]) -> None:
-        self._reference = columns
-
-    def _compare(self, column: int, values: Matrix) -> tuple[float, float]:
-        result = stats.ks_2samp(self._reference[column], values, method="asymp")
+    def _compare(self, reference: Matrix, values: Matrix) -> tuple[float, float]:
+        result = stats.ks_2samp(reference, values, method="asymp")
         return float(result.pvalue), float(result.statistic)
 
 

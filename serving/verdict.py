@@ -13,16 +13,21 @@ import msgspec
 from infra.settings import Settings
 
 Kind = Literal["alibi", "scipy"]
+Cause = Literal["", "values", "nulls", "values and nulls", "range", "stuck", "relation", "clock"]
 
 
 class FeatureVerdict(msgspec.Struct, frozen=True):
     """One column of one window.
 
     Attributes:
-        p_value: the smaller of the two Holm-adjusted p-values (values, nulls).
+        p_value: the smallest over what was tested, adjusted for all columns of the window.
         effect: Kolmogorov–Smirnov statistic of the non-null values, 0..1.
-        null_rate, reference_null_rate: 0..1.
-        cause: what drifted; empty where nothing did.
+        null_rate, reference_null_rate: 0..1; the reference's in the window's mix of weekdays and hours.
+        cause: what drifted the most; empty where nothing did.
+        unseen: share of the non-null values that lie out of the reference's range, or are codes it does not know.
+        commonest: share of the commonest of the non-null values (1: the column is stuck).
+        usual: the largest KS statistic of the reference's own windows; 0 where that is not known.
+        kinds: all of `serving.calibration.KINDS` that drifted.
     """
 
     name: str
@@ -31,7 +36,11 @@ class FeatureVerdict(msgspec.Struct, frozen=True):
     null_rate: float
     reference_null_rate: float
     drift: bool
-    cause: Literal["", "values", "nulls", "values and nulls"] = ""
+    cause: Cause = ""
+    unseen: float = 0.0
+    commonest: float = 0.0
+    usual: float = 0.0
+    kinds: list[str] = []
 
     @property
     def size(self) -> float:
@@ -61,6 +70,58 @@ class Span(msgspec.Struct, frozen=True):
     to_us: int
 
 
+class Suspect(msgspec.Struct, frozen=True):
+    """One input that drifted, by what it does to the scores.
+
+    Attributes:
+        view: where the input comes from.
+        score_effect: mean absolute change of the window's scores if the input were as the reference has it; None without a model.
+        evidence: what speaks for a fault; empty where nothing does.
+    """
+
+    name: str
+    view: str
+    score_effect: float | None
+    evidence: str = ""
+
+
+Reason = Literal["pipeline fault", "training/serving skew", "population change"]
+
+
+class Triage(msgspec.Struct, frozen=True):
+    """Why a window drifted, and so who has to act (`serving.triage`).
+
+    Attributes:
+        cause: what most likely happened.
+        detail: a sentence for whoever has to act.
+        views: a fault's: those that caused it, the worst first. Otherwise those of the inputs that drifted.
+        features: the inputs that drifted, the largest effect on the scores first.
+        retrain: whether a new model would help. Only a population change says so.
+    """
+
+    cause: Reason
+    detail: str
+    views: list[str]
+    features: list[Suspect]
+    retrain: bool
+
+
+class Calibrated(msgspec.Struct, frozen=True):
+    """What the alarm's rate rests on.
+
+    Attributes:
+        nominal: the share of windows without drift that may be called drift.
+        windows: windows of the reference that this one was ranked among.
+        blocks: how many of them it holds end to end; below about 20 the rate is only roughly known.
+        hours: their length.
+    """
+
+    nominal: float
+    windows: int
+    blocks: float
+    hours: float
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What the watch says of one window of one model version.
 
@@ -69,6 +130,10 @@ class Verdict(msgspec.Struct, frozen=True):
         at_us: the newest prediction's own moment, microseconds since the epoch (UTC).
         drift: any input, or the score.
         skipped: log entries that could not be judged so far (malformed, trimmed, or of a version without a readable contract).
+        triage: why it drifted; None where it did not, and nothing else is wrong.
+        calibrated: None where the reference has no moments: then p-values take successive predictions for independent.
+        degraded: share of values not served, by view: `stale`, `null`, `missing` (views where all were fresh are left out).
+        oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
     """
 
     id: str
@@ -82,6 +147,10 @@ class Verdict(msgspec.Struct, frozen=True):
     outliers: OutlierVerdict
     detector: Kind
     skipped: int = 0
+    triage: Triage | None = None
+    calibrated: Calibrated | None = None
+    degraded: dict[str, dict[str, float]] = {}
+    oldest_s: dict[str, float] = {}
 
 
 def history_path(settings: Settings, model: str) -> Path:

@@ -7,7 +7,7 @@ ended), and the next verdict falls on the same entry, with the same id, as it wo
 MULTI; a line whose id is already there is not written twice.
 
 Every version has a window and a reference of its own. A verdict comes with the entry that fills the window, and every `step` entries of
-that version from there. The window should cover what the reference covers (`serving.detector`, Seasonality).
+that version from there (`serving.judgement`).
 """
 
 from __future__ import annotations
@@ -17,123 +17,32 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable
 from typing import IO, Any, cast
 
 import msgspec
-import numpy as np
-import pyarrow.parquet as pq
 import redis
 
 from feature_repo import contract, prediction, release
 from infra.settings import Settings
-from serving.detector import DriftDetector, Matrix, OutlierDetector, detectors
 from serving.equality import Equality
-from serving.verdict import Kind, OutlierVerdict, Span, Verdict, history, history_path
+from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
+from serving.verdict import Verdict, history, history_path
 
 log = logging.getLogger("headrace.watch")
 
 WINDOW, STEP = 1000, 250
-REFERENCE_ROWS = 20_000
-"""More reference rows than this are sampled down (seed fixed): the tests gain nothing, every verdict pays."""
 BATCH, BLOCK_MS = 500, 1000
 SCAN = 50
 """How many times the window is scanned back in the stream, at most, to find one model's entries again."""
 RETRY_S = 60.0
 VERSIONS = 4
 """Versions watched at the same time (champion, challengers)."""
-SCORE = "score"
 
 
 class WatchError(RuntimeError):
     """The watcher cannot do its work; the message says why and what to do."""
-
-
-class Row(msgspec.Struct, frozen=True):
-    """What the watch reads of a logged `Prediction`."""
-
-    model: str
-    version: int
-    at_us: int
-    values: list[float | None]
-    score: float
-
-
-Entry = tuple[str, Row]
-"""Stream id and row."""
-
-
-class Reference:
-    """The detectors of one model version, fitted on its contract's reference (its columns are the inputs by name, and `score`).
-
-    Raises:
-        ContractError: the contract's folder does not verify.
-        WatchError: its reference is missing, or lacks columns.
-    """
-
-    def __init__(self, folder: Path, kind: Kind) -> None:
-        agreed = contract.load(folder)
-        path = folder / contract.REFERENCE
-        if not path.is_file():
-            raise WatchError(f"{folder} has no {contract.REFERENCE}: train and register the model again")
-        self.names = [*agreed.names, SCORE]
-        lacking = sorted(set(self.names) - set(pq.read_schema(path).names))
-        if lacking:
-            raise WatchError(f"{path} lacks the columns {', '.join(lacking)}: train and register the model again")
-        rows = pq.read_table(path, columns=self.names).to_pandas()[self.names].to_numpy(dtype=np.float64, na_value=np.nan)
-        if len(rows) > REFERENCE_ROWS:
-            rows = rows[np.sort(np.random.default_rng(0).choice(len(rows), REFERENCE_ROWS, replace=False))]
-        self.drift: DriftDetector
-        self.outliers: OutlierDetector
-        self.drift, self.outliers = detectors(kind)
-        self.drift.fit(rows, self.names)
-        self.outliers.fit(rows[:, :-1])
-
-
-class Window:
-    """The newest entries of one version, and those since its last verdict (`pending`, still unacknowledged)."""
-
-    def __init__(self, reference: Reference, rows: int, before: Iterable[Entry]) -> None:
-        self.reference = reference
-        self.entries: deque[Entry] = deque(before, maxlen=rows)
-        self.pending: list[str] = []
-        self.judged = False
-        """Whether a verdict has been reached before; until then the window has to fill up."""
-
-    def add(self, entry: Entry) -> None:
-        self.entries.append(entry)
-        self.pending.append(entry[0])
-
-    def due(self, step: int) -> bool:
-        return len(self.entries) == self.entries.maxlen and (len(self.pending) >= step or not self.judged)
-
-    def matrix(self) -> Matrix:
-        """float64 [m, F + 1]: inputs in the contract's order, then the score; NaN is null."""
-        return np.array([[*row.values, row.score] for _, row in self.entries], dtype=np.float64)
-
-
-def judge(window: Window, kind: Kind, skipped: int = 0) -> Verdict:
-    """The verdict on a window as it stands (pure: the same entries give the same verdict)."""
-    matrix = window.matrix()
-    identity, newest = window.entries[-1]
-    *features, score = window.reference.drift.test(matrix)
-    outliers: OutlierVerdict = window.reference.outliers.test(matrix[:, :-1])
-    moments = [row.at_us for _, row in window.entries]
-    return Verdict(
-        id=f"{newest.version}@{identity}",
-        model=newest.model,
-        version=newest.version,
-        at_us=newest.at_us,
-        window=Span(rows=len(moments), from_us=min(moments), to_us=max(moments)),
-        drift=score.drift or any(f.drift for f in features),
-        features=features,
-        score=score,
-        outliers=outliers,
-        detector=kind,
-        skipped=skipped,
-    )
 
 
 def state_key(project: str, model: str) -> str:
@@ -153,6 +62,7 @@ class Watch:
         self.group = f"watch:{model}"
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
+        self._checked = (0, 0)
         self._decoder = msgspec.json.Decoder(Row)
         self.join()
 
@@ -171,6 +81,7 @@ class Watch:
         self._again: str | None = "0"
         """Stream id up to which unacknowledged entries have been taken again; None once there are no more, and new ones are read."""
         self._open_history()
+        self._unequal()
 
     def poll(self, block_ms: int | None) -> bool:
         """Take the next entries and judge what is due. Returns False when there was nothing (after `block_ms`; None: at once)."""
@@ -208,7 +119,10 @@ class Watch:
     def conclude(self, window: Window) -> Verdict:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
-        verdict = judge(window, self.settings.detector, self.skipped)
+        verdict = judge(window, self.settings.detector, self.skipped, self._unequal())
+        if verdict.id in self._written:
+            # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
+            verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
         encoded = msgspec.json.encode(verdict)
         if verdict.id not in self._written:
             with history_path(self.settings, self.model).open("ab") as file:
@@ -227,8 +141,15 @@ class Watch:
         self.counts["drift"] += verdict.drift
         names = [f.name for f in (*verdict.features, verdict.score) if f.drift]
         seconds = round(time.perf_counter() - started, 3)
-        _say("verdict", id=verdict.id, drift=names, outliers=round(verdict.outliers.share, 4), seconds=seconds)
+        cause = verdict.triage.cause if verdict.triage else ""
+        _say("verdict", id=verdict.id, drift=names, cause=cause, outliers=round(verdict.outliers.share, 4), seconds=seconds)
         return verdict
+
+    def _unequal(self) -> tuple[int, int]:
+        """What the equality check has found since the last verdict: values compared, and of these not equal."""
+        found = cast(list[bytes | None], self.client.hmget(prediction.equality_key(self.project, self.model), ["compared", "unequal"]))
+        before, self._checked = self._checked, (int(found[0] or 0), int(found[1] or 0))
+        return max(self._checked[0] - before[0], 0), max(self._checked[1] - before[1], 0)
 
     def finish(self) -> None:
         """Judge what has come since each version's last verdict, though no full step has (windows that fill at least one step)."""
@@ -264,7 +185,7 @@ class Watch:
             return None
         try:
             reference = Reference(self.settings.model_root / self.model / str(version), self.settings.detector)
-        except (contract.ContractError, WatchError, ValueError) as error:
+        except (contract.ContractError, ReferenceError, ValueError) as error:
             self._unreadable[version] = time.monotonic() + RETRY_S
             self._skip(f"version {version}", str(error))
             return None

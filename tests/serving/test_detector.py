@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from serving.detector import ALPHA, EFFECT, NOMINAL, DriftDetector, FeatureVerdict, Matrix, OutlierDetector, detectors, holm, null_p_values
+from serving.calibration import Matrix
+from serving.detector import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
+from serving.verdict import FeatureVerdict
 
 NAMES = ["normal", "skewed", "count", "constant", "holey", "heavy", "score"]
 

@@ -22,7 +22,7 @@ import redis
 from feature_repo import contract, prediction, release
 from infra.settings import ROOT, Settings
 from serving import watch
-from serving.detector import Matrix
+from serving.calibration import Matrix
 from serving.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration
