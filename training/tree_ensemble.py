@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "inputs", "score"
 _LEQ, _SUM = 0, 1
+_ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold
 
 
 class ExportError(ValueError):
@@ -92,9 +93,22 @@ class _Ensemble:
             )
         if spec["missing_type"] not in ("None", "NaN"):
             raise ExportError(f"the model treats zero as missing (input {spec['split_feature']}); train with zero_as_missing=false")
-        threshold = float(spec["threshold"])
+        threshold = _as_decided(float(spec["threshold"]))
         missing_left = bool(spec["default_left"]) if spec["missing_type"] == "NaN" else threshold >= 0.0
         return self._node(int(spec["split_feature"]), threshold, missing_left)
+
+
+def _as_decided(threshold: float) -> float:
+    """The threshold that `value <= threshold` needs to decide as LightGBM does, from the one its dump prints.
+
+    The dump prints an infinite threshold, which parts null from all else, as 1e300 (`Common::AvoidInf`). And prediction takes
+    |value| <= 1e-35f for 0 before it decides (src/c_api.cpp), so all of these fall on the side of 0.
+    """
+    if threshold >= 1e300:
+        return np.inf
+    if -_ZERO <= threshold < 0:
+        return float(np.nextafter(-_ZERO, -np.inf))
+    return _ZERO if 0 <= threshold < _ZERO else threshold
 
 
 def _check(booster: lightgbm.Booster, dump: dict[str, Any]) -> bool:
