@@ -229,6 +229,7 @@ class Calibration:
             others = self._totals[j] - here
             if self.categories[j]:
                 unseen[j] = float(here[others == 0].sum()) / float(values[j])
-            stuck[j] = max(float(here.max(initial=0) / values[j] - others.max(initial=0) / max(int(others.sum()), 1)), 0.0)
+            elsewhere = max(int(self.known[:, j].sum() - known[:, j].sum()), 1)
+            stuck[j] = max(float(here.max(initial=0) / values[j] - others.max(initial=0) / elsewhere), 0.0)
         apart = np.abs(self.relations.own(begin, end))
         return np.stack([np.where(enough, gap, 0.0), np.abs(own - theirs), unseen, stuck, *apart])

@@ -30,7 +30,8 @@ class Relations:
         views: the view of each column; the columns of "" predict nothing, and nothing predicts them (a model's score).
 
     Attributes:
-        explained: share of each column's variance that the columns of other views (0), and all other columns (1), explain: [2, F].
+        explained: share of each column's variance that the columns of other views (0), and all other columns (1), explain in the half
+            of the reference's time that they were not fitted on: [2, F].
         clocked: columns that the hour of the week determines, bool [F].
     """
 
@@ -38,25 +39,35 @@ class Relations:
         count = rows.shape[1]
         self._sorted = [np.sort(column[~np.isnan(column)]) for column in rows.T]
         scores = self.scores(rows)
-        covariance = (1 - SHRINKAGE) * (scores.T @ scores / len(rows)) + SHRINKAGE * np.eye(count)
-        self._from = np.zeros((2, count, count))
         self._taking_part = np.array([view != "" for view in views])
+        self._from = self._fit(scores, views)
+        here = np.maximum(np.bincount(hours, minlength=168), 1)[:, None]
+        self._hourly = _sums(scores, hours) / here
+        total = np.maximum((scores**2).sum(axis=0), 1e-9)
+        self.clocked = self._taking_part & ((self._hourly**2 * here).sum(axis=0) / total >= CLOCK)
+        self._usual = np.zeros((2, 168, count))
+        self._usual = np.stack([_sums(part, hours) / here for part in self._left(rows, scores, hours)[:2]])
+        left = self._left(rows, scores, hours)
+        half, unexplained = len(rows) // 2, np.zeros((2, count))
+        for fitted, held in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+            wrong = scores[held] - scores[held] @ self._fit(scores[fitted], views)
+            unexplained += (np.where(np.isnan(rows[held]), 0.0, wrong) ** 2).sum(axis=1)
+        self.explained = 1 - unexplained / total
+        self._sums = np.concatenate([np.zeros((3, 1, count)), np.cumsum(left, axis=1)], axis=1)
+        self._known = np.concatenate([np.zeros((1, count)), np.cumsum(~np.isnan(rows), axis=0)])
+
+    def _fit(self, scores: Matrix, views: Sequence[str]) -> Matrix:
+        """Predictors float64 [2, F, F]: `scores @ predictors[k]` is what other views (0), or all other columns (1), say."""
+        count = len(views)
+        covariance = (1 - SHRINKAGE) * (scores.T @ scores / max(len(scores), 1)) + SHRINKAGE * np.eye(count)
+        found = np.zeros((2, count, count))
         for j in np.flatnonzero(self._taking_part).tolist():
             elsewhere = np.array([view not in ("", views[j]) for view in views])
             others = self._taking_part & (np.arange(count) != j)
             for k, at in enumerate((np.flatnonzero(elsewhere), np.flatnonzero(others))):
                 if len(at):
-                    self._from[k, at, j] = np.linalg.solve(covariance[np.ix_(at, at)], covariance[at, j])
-        self._hourly = np.zeros((168, count))
-        here = np.bincount(hours, minlength=168)
-        for j in range(count):
-            self._hourly[:, j] = np.bincount(hours, scores[:, j], minlength=168) / np.maximum(here, 1)
-        total = np.maximum((scores**2).sum(axis=0), 1e-9)
-        self.clocked = self._taking_part & (((self._hourly**2 * here[:, None]).sum(axis=0) / total) >= CLOCK)
-        left = self._left(rows, scores, hours)
-        self.explained = 1 - (left[:2] ** 2).sum(axis=1) / total
-        self._sums = np.concatenate([np.zeros((3, 1, count)), np.cumsum(left, axis=1)], axis=1)
-        self._known = np.concatenate([np.zeros((1, count)), np.cumsum(~np.isnan(rows), axis=0)])
+                    found[k, at, j] = np.linalg.solve(covariance[np.ix_(at, at)], covariance[at, j])
+        return found
 
     def scores(self, rows: Matrix) -> Matrix:
         """Normal scores, float64 [m, F]; 0 for null."""
@@ -72,9 +83,12 @@ class Relations:
         return found
 
     def _left(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64]) -> Matrix:
-        """What is left of each score after each prediction; of the clock's its square. float64 [3, m, F], 0 where null."""
+        """What is left of each score after each prediction, beyond what usually is at that hour; of the clock's prediction its square.
+        float64 [3, m, F], 0 where null.
+        """
         clock = np.where(self.clocked, scores - self._hourly[hours], 0.0) ** 2
-        left = np.stack([*(np.where(self._taking_part, scores - scores @ b, 0.0) for b in self._from), clock])
+        away = [scores - scores @ b - usual[hours] for b, usual in zip(self._from, self._usual, strict=True)]
+        left = np.stack([*(np.where(self._taking_part, a, 0.0) for a in away), clock])
         return np.where(np.isnan(rows), 0.0, left)
 
     def departures(self, window: Matrix, hours: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
@@ -86,13 +100,19 @@ class Relations:
 
         Returns:
             float64 [3, F]: mean difference from what other views say, from what all other columns say, and the mean square of the
-            difference from what the hour says; and the mean difference from the reference, float64 [F].
+            difference from what the hour says; and the mean difference from the reference at these hours, float64 [F].
         """
-        scores = self.scores(window)
-        rows = np.maximum((~np.isnan(window)).sum(axis=0), 1)
-        return self._left(window, scores, hours).sum(axis=1) / rows, scores.sum(axis=0) / rows
+        scores, known = self.scores(window), ~np.isnan(window)
+        rows = np.maximum(known.sum(axis=0), 1)
+        moves = np.where(known, scores - self._hourly[hours], 0.0).sum(axis=0) / rows
+        return self._left(window, scores, hours).sum(axis=1) / rows, moves
 
     def own(self, begin: int, end: int) -> Matrix:
         """`departures` of the reference's own rows [begin, end), float64 [3, F]."""
         rows = np.maximum(self._known[end] - self._known[begin], 1)
         return np.asarray((self._sums[:, end] - self._sums[:, begin]) / rows, dtype=np.float64)
+
+
+def _sums(values: Matrix, hours: NDArray[np.int64]) -> Matrix:
+    """Sums by hour of the week, float64 [168, F]. `values`: float64 [n, F]; `hours`: int64 [n]."""
+    return np.stack([np.bincount(hours, column, minlength=168) for column in values.T], axis=1)

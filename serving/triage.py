@@ -44,7 +44,9 @@ GONE = 0.5
 STUCK = 0.9
 MOVED = 0.5
 """Smallest move of an input, in standard deviations, at which its relatives are asked."""
-ALONE = (0.8, 1.5)
+APART = 0.75
+"""Smallest part of a move that its relatives do not explain, in standard deviations, that speaks for a fault."""
+ALONE = (0.65, 3.0)
 """The part of its move that its relatives do not explain, between which it moved alone."""
 EXPLAINED = 0.3
 """Share of an input's variance that its relatives must explain to be asked."""
@@ -167,8 +169,8 @@ def _alone(j: int, departures: Matrix, moves: Matrix, relations: Relations, view
     whole = len(view) > 1 and float(np.mean([abs(moves[i]) >= MOVED for i in view])) > 0.5
     for kind in (1, 0) if whole else (1,):
         part = departures[kind, j] / moves[j] if abs(moves[j]) >= MOVED else 0.0
-        if ALONE[0] <= part <= ALONE[1] and relations.explained[kind, j] >= EXPLAINED:
-            return float(min(abs(moves[j]), 9.9))
+        if ALONE[0] <= part <= ALONE[1] and abs(departures[kind, j]) >= APART and relations.explained[kind, j] >= EXPLAINED:
+            return float(min(abs(departures[kind, j]), 9.9))
     return 0.0
 
 

@@ -1,0 +1,251 @@
+"""Calibration and triage on a made-up year whose days differ as days do: one season, storms that last, views that go together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serving.calibration import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, commonest, matched, weights
+from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_drift
+from serving.triage import Seen, triage
+from serving.verdict import Triage
+
+NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]
+VIEWS = ["sky", "sky", "road", "road", "shop", "shop", "when"]
+PER_HOUR = 8
+MONDAY_US = 19_723 * DAY_US  # 2024-01-01
+
+
+class Linear:
+    """A model that is a formula, so that nothing has to be trained."""
+
+    WEIGHTS = np.array([0.02, 0.0, 0.05, 0.0, 0.0, 0.1, 0.0])
+
+    def score(self, matrix: Matrix) -> Matrix:
+        return np.asarray(1 / (1 + np.exp(-(np.nan_to_num(matrix) @ self.WEIGHTS))), dtype=np.float64)
+
+
+def year(days: int, seed: int) -> tuple[Matrix, Moments]:
+    """Rows float64 [n, 8] (NAMES and the score) and moments: what a day is like lasts for days, and mornings are not evenings."""
+    rng = np.random.default_rng(seed)
+    hours = np.repeat(np.arange(days * 24), PER_HOUR)
+    hours = hours[(hours % 24 >= 6) & (hours % 24 < 22)]
+    n, day = len(hours), hours // 24
+    lasting = np.zeros((days, 2))
+    for d in range(1, days):
+        lasting[d] = 0.7 * lasting[d - 1] + rng.normal(size=2)
+    warmth = 15 + 8 * np.sin(2 * np.pi * day / 365) + 3 * lasting[day, 0] + 2 * np.sin(hours % 24 / 24 * 2 * np.pi) + rng.normal(size=n)
+    moisture = 0.8 * warmth + rng.normal(size=n)
+    delay = 10 + 4 * lasting[day, 1] + (hours % 24) / 2 + 2 * rng.normal(size=n)
+    sold = rng.poisson(3, n).astype(np.float64)
+    matrix = np.column_stack(
+        [
+            warmth,
+            moisture,
+            delay,
+            delay + rng.normal(size=n),
+            sold,
+            5 + 0.5 * sold + rng.normal(size=n),
+            hours % 24 * 60 + rng.integers(0, 60, n),
+        ]
+    )
+    matrix[rng.random(n) < 0.05, 5] = np.nan
+    moments = MONDAY_US + hours * HOUR_US + np.sort(rng.integers(0, HOUR_US, n))
+    order = np.argsort(moments, kind="stable")
+    return np.column_stack([matrix, Linear().score(matrix)])[order], moments[order].astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[Matrix, Moments]:
+    return year(300, 0)
+
+
+@pytest.fixture(scope="module")
+def detector(reference: tuple[Matrix, Moments]) -> DriftDetector:
+    return detectors("scipy")[0].fit(reference[0], [*NAMES, "score"], reference[1], views=[*VIEWS, ""])
+
+
+def window(start: int = 100, days: int = 6) -> tuple[Matrix, Moments]:
+    """Days of another year with the same ways."""
+    matrix, moments = year(300, 1)
+    inside = (moments >= MONDAY_US + start * DAY_US) & (moments < MONDAY_US + (start + days) * DAY_US)
+    return matrix[inside].copy(), moments[inside]
+
+
+def letters(matrix: Matrix) -> np.ndarray:
+    return np.where(np.isnan(matrix[:, :-1]), b"n", b"f").astype("S1")
+
+
+def said(
+    detector: DriftDetector, matrix: Matrix, moments: Moments, statuses: np.ndarray | None = None, **seen: tuple[int, int]
+) -> Triage | None:
+    """What triage says once the model has scored what is in the window."""
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    assert detector.calibration is not None
+    shown = Seen(matrix, moments, letters(matrix) if statuses is None else statuses, **seen)
+    verdicts = detector.test(matrix, moments)
+    return triage(shown, verdicts, VIEWS, detector.reference, detector.calibration.relations, Linear())
+
+
+def test_the_alarm_rate_of_windows_without_drift_is_at_most_nominal() -> None:
+    """Another year of the same ways, week by week; days that last make the independent test call most of them."""
+    matrix, moments = year(300, 0)
+    fitted = detectors("scipy")[0].fit(matrix[::2], [*NAMES, "score"], moments[::2], views=[*VIEWS, ""])
+    calibrated = independent = 0
+    starts = range(5, 290, 7)
+    for start in starts:
+        rows, at = window(start)
+        calibrated += any(v.drift for v in fitted.test(rows, at))
+        independent += any(v.drift for v in fitted.test(rows))
+    assert independent > len(starts) / 2
+    assert calibrated <= NOMINAL_RATE * len(starts) + 2 * np.sqrt(NOMINAL_RATE * len(starts))
+
+
+@pytest.mark.parametrize(
+    ("view", "column", "act", "says"),
+    [
+        ("sky", 0, lambda values: values * 1.8 + 32, "moved"),
+        ("shop", 5, lambda values: values * 25, "moved"),
+        ("road", 2, lambda values: np.full(len(values), values[0]), "stuck"),
+        ("shop", 4, lambda values: np.full(len(values), np.nan), "null"),
+        ("when", 6, lambda values: (values + 300) % 1440, "hour of the week"),
+    ],
+)
+def test_a_fault_is_reported_against_its_view_and_pulls_no_retraining(
+    detector: DriftDetector, view: str, column: int, act: object, says: str
+) -> None:
+    matrix, moments = window()
+    matrix[:, column] = act(matrix[:, column])  # type: ignore[operator]
+    found = said(detector, matrix, moments)
+    assert found is not None
+    assert (found.cause, found.views[0], found.retrain) == ("pipeline fault", view, False)
+    assert says in found.detail
+    assert NAMES[column] in [f.name for f in found.features]
+
+
+def test_a_stale_view_is_told_from_one_that_is_null(detector: DriftDetector) -> None:
+    matrix, moments = window()
+    statuses = letters(matrix)
+    hit = np.arange(len(matrix)) % 4 == 0
+    matrix[np.ix_(hit, [2, 3])] = np.nan
+    statuses[np.ix_(hit, [2, 3])] = b"s"
+    found = said(detector, matrix, moments, statuses)
+    assert found is not None
+    assert (found.cause, found.views) == ("pipeline fault", ["road"])
+    assert "stale in 25%" in found.detail
+
+
+def test_a_population_that_changes_moves_what_goes_together_and_pulls_retraining(detector: DriftDetector) -> None:
+    matrix, moments = window()
+    rng = np.random.default_rng(5)
+    matrix[:, 4] = rng.poisson(9, len(matrix))
+    matrix[:, 5] = 5 + 0.5 * matrix[:, 4] + rng.normal(size=len(matrix))
+    found = said(detector, matrix, moments)
+    assert found is not None
+    assert (found.cause, found.retrain) == ("population change", True)
+    assert found.features[0].name == "shop__price"  # the only one of the two that the model weighs
+    assert found.features[0].score_effect is not None
+    assert found.features[0].score_effect > 0.01
+
+
+def test_scores_that_are_not_of_the_logged_values_are_skew(detector: DriftDetector) -> None:
+    matrix, moments = window()
+    assert detector.calibration is not None
+    matrix[:, -1] = Linear().score(matrix[:, [1, 0, 2, 3, 4, 5, 6]] * 1.5)
+    found = triage(
+        Seen(matrix, moments, letters(matrix)),
+        detector.test(matrix, moments),
+        VIEWS,
+        detector.reference,
+        detector.calibration.relations,
+        Linear(),
+    )
+    assert found is not None
+    assert (found.cause, found.retrain) == ("training/serving skew", False)
+
+
+def test_values_that_stock_feast_reads_differently_are_skew(detector: DriftDetector) -> None:
+    found = said(detector, *window(), unequal=(200, 30))
+    assert found is not None
+    assert found.cause == "training/serving skew"
+    assert "30 of 200" in found.detail
+
+
+def test_nothing_is_said_of_a_quiet_window(detector: DriftDetector) -> None:
+    assert said(detector, *window(40), unequal=(200, 0)) is None
+
+
+def test_a_window_of_some_weekdays_or_hours_is_compared_with_these(detector: DriftDetector) -> None:
+    matrix, moments = window()
+    mornings = cells(moments)[1] < 11
+    verdict = detector.test(matrix[mornings], moments[mornings])[-2]
+    assert not verdict.drift
+    assert verdict.effect < 0.1
+    assert detector.test(matrix[mornings])[-2].effect > 0.4  # against all hours
+
+
+def test_weights_give_the_reference_the_windows_mix_of_hours() -> None:
+    at = np.arange(0, 28 * DAY_US, HOUR_US // 6, dtype=np.int64)
+    wanted = at[(at // DAY_US % 7 == 3) & (at // HOUR_US % 24 == 9)]
+    weight = weights(at, wanted)
+    assert weight.sum() == pytest.approx(1)
+    assert set(cells(at)[0][weight > 0]) == set(cells(wanted)[0])
+    assert set(cells(at[matched(weight)])[0]) == set(cells(wanted)[0])
+
+
+def test_an_hour_of_a_weekday_that_the_reference_hardly_has_borrows_from_other_days() -> None:
+    at = np.repeat(np.arange(7) * DAY_US + 9 * HOUR_US, CELL - 1)
+    weight = weights(at, np.array([2 * DAY_US + 9 * HOUR_US]))
+    assert np.allclose(weight, 1 / len(at))
+
+
+def test_the_null_is_what_the_definition_gives_row_by_row(reference: tuple[Matrix, Moments]) -> None:
+    """The naive twin: each stretch against the rest with weights, one column at a time, from the definition."""
+    rows, at = reference[0][::40], reference[1][::40]
+    codes = np.array([False] * 4 + [True] + [False] * 3)
+    calibration = Calibration(rows, at, codes)
+    null = calibration.null(20 * DAY_US)
+    for w in (0, 40, len(null.bounds) - 1):
+        a, b = null.bounds[w]
+        inside = np.zeros(len(rows), dtype=bool)
+        inside[a:b] = True
+        weight = weights(at, at[a:b], ~inside)
+        for j in range(rows.shape[1]):
+            own, rest, heavy = rows[a:b, j], rows[~inside, j], weight[~inside]
+            known, mine = ~np.isnan(rest), own[~np.isnan(own)]
+            grid = np.unique(np.concatenate([mine, rest[known]]))
+            theirs = [heavy[known][rest[known] <= x].sum() / heavy[known].sum() for x in grid]
+            ours = [(mine <= x).mean() for x in grid]
+            odd = ~np.isin(mine, rest) if codes[j] else (mine < np.nanmin(rest)) | (mine > np.nanmax(rest))
+            expected = [
+                np.abs(np.array(ours) - theirs).max(),
+                abs(np.isnan(own).mean() - heavy[~known].sum()),
+                odd.mean(),
+                max(commonest(mine) - commonest(rest[known]), 0),
+            ]
+            assert null.effects[w, :4, j] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_reference_of_a_few_windows_asks_for_more_than_a_record(reference: tuple[Matrix, Moments]) -> None:
+    few = reference[1] < MONDAY_US + 28 * DAY_US
+    calibration = Calibration(reference[0][few], reference[1][few], np.zeros(8, dtype=bool))
+    null = calibration.null(6 * DAY_US)
+    assert null.blocks < 5
+    record = null.effects.max(axis=0) * 1.05
+    assert null.p_values(record)[0].min() > NOMINAL_RATE
+
+
+def test_moments_that_do_not_ascend_are_refused() -> None:
+    with pytest.raises(ValueError, match="ascending"):
+        Calibration(np.zeros((3, 1)), np.array([3, 2, 1]), np.array([False]))
+
+
+def test_a_base_rate_that_moves_is_label_drift() -> None:
+    rng = np.random.default_rng(0)
+    _, at = year(200, 2)
+    labels = (rng.random(len(at)) < 0.25).astype(np.float64)
+    recent = at >= at[-1] - 6 * DAY_US
+    assert not label_drift(labels, at, labels[recent], at[recent]).drift
+    verdict = label_drift(labels, at, (rng.random(recent.sum()) < 0.4).astype(np.float64), at[recent])
+    assert verdict.drift
+    assert verdict.effect == pytest.approx(0.15, abs=0.05)
