@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from feature_repo import commands as releasing
-from infra.command_line import Commands, Report, console, model_name, own_settings
+from infra.command_line import Commands, Report, console, microseconds, model_name, moment, own_settings
 from infra.command_line import run as run_app
-from infra.settings import ROOT, settings
+from infra.settings import ROOT, Settings, settings
 from serving import commands as serving
 from streaming import commands as streaming
 from training import commands as training
@@ -49,6 +49,13 @@ def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history to replay as live traffic.")] = 14,
     step: Annotated[float, typer.Option(min=1, help="Minutes by which the replay's time advances at once.")] = 30,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
+    year: Annotated[
+        bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (about an hour).")
+    ] = False,
+    start: Annotated[str | None, typer.Option("--from", help="With --year: its first day; default: 90 days into the data.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="With --year: the day after its last; default: as far as the data reaches.")
+    ] = None,
     report: Report = None,
 ) -> None:
     """Run the whole platform once: ingest, backfill, train, serve, replay, watch, prove, report."""
@@ -57,8 +64,31 @@ def demo(
 
     own = own_settings()
     case = UseCase(own.repo)
+    if year:
+        from serving.year import Year
+
+        spec = case.model(model_name(case, ""))
+        first = microseconds(moment(start)) if start else round(spec.split.train.bounds()[0].timestamp() * 1e6) + 90 * 86_400_000_000
+        last = microseconds(moment(to)) if to else round((spec.split.test or spec.split.valid).bounds()[1].timestamp() * 1e6)
+        if not Year(own, case, spec.name, (first, last), step, console, learning.loop(own, _drift(own))).run(report):
+            raise typer.Exit(1)
+        return
     if not Demo(own, case, model_name(case, ""), days, step, console, _training()).run(keep, report):
         raise typer.Exit(1)
+
+
+def _drift(own: Settings) -> Any:
+    """The watch's judgement for training's policies; handed in, since training does not import serving."""
+    from serving.detector import detectors
+
+    fitted: dict[int, Any] = {}
+
+    def judge(model: Any, window: Any, moments: Any) -> str:
+        if id(model) not in fitted:
+            fitted[id(model)] = detectors(own.detector)[0].fit(model.reference, model.names, model.moments, views=[*model.views, ""])
+        return ", ".join(f.name for f in fitted[id(model)].test(window, moments) if f.drift)
+
+    return judge
 
 
 def _training() -> Any:
@@ -109,6 +139,8 @@ for _command in (
     training.skew,
     learning.archive,
     learning.quality,
+    learning.retrain,
+    learning.autopilot,
 ):
     app.command()(_command)
 

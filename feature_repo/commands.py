@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.command_line import console, model_name, own_settings
+
+if TYPE_CHECKING:
+    from feature_repo.decision import Decision
 
 Name = Annotated[str, typer.Argument(help="The model.")]
 Version = Annotated[int, typer.Argument(help="A registered version of it.")]
@@ -63,6 +67,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     from rich.table import Table
 
     from feature_repo import contract, release
+    from feature_repo.decision import Journal
     from feature_repo.use_case import UseCase
 
     own = own_settings()
@@ -76,11 +81,13 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     for step in now.history:
         steps.add_row(step.at.removesuffix("+00:00").replace("T", " "), step.what, step.why)
     console.print(steps)
+    _chain([d for d in Journal(own.state, name).read() if d.id.startswith(f"{made.provenance.get('trigger')}/")])
     facts = Table(box=None, show_header=False, pad_edge=False)
     for what, value in (
         ("data", f"{made.training_set.get('rows', 0):,} examples, training set {str(made.training_set.get('hash', ''))[:16]}"),
         ("split", ", ".join(f"{part} {start} to {end}" for part, (start, end) in made.split.items())),
         ("features", f"{made.feature_service}, {len(made.inputs)} inputs, definitions {made.definition_hash[:16]}"),
+        ("trigger", made.provenance.get("reason", "") or "by hand"),
         ("run", made.run_id),
         ("made", made.created),
         ("quality", ", ".join(f"{part} AUC {m['auc']:.4f}" for part, m in made.metrics.items() if "auc" in m)),
@@ -96,3 +103,19 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
         measured = "not measured" if gate.get("measured") is None else f"{gate['measured']:.4g}"
         mark = "[green]passed[/green]" if gate.get("passed") else "[red]failed, registered by force[/red]"
         console.print(f"gate {gate.get('metric')} on {where}: {measured}{f', {bounds}' if bounds else ''}: {mark}")
+
+
+def _chain(decisions: list[Decision]) -> None:
+    """What the learning loop decided about the version: from the trigger over gates and stages to the promotion."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not decisions:
+        return
+    table = Table("in the predictions' time", "decision", "why", box=None, pad_edge=False)
+    for one in decisions:
+        at = f"{datetime.fromtimestamp(one.at_us / 1e6, UTC):%Y-%m-%d %H:%M}"
+        table.add_row(at, one.step, escape(one.text))
+        for name, text in one.facts.items():
+            table.add_row("", f"[dim]{name}[/dim]", f"[dim]{escape(text)}[/dim]")
+    console.print(table)

@@ -34,6 +34,11 @@ class Triggers(_Strict):
     budget: int = Field(default=12, ge=0, description="trainings that nobody asked for, at most, in `budget_days`")
     budget_days: float = Field(default=365, gt=0)
 
+    @property
+    def any(self) -> bool:
+        """Whether anything but a person asks for a training."""
+        return self.schedule_days is not None or self.new_labels is not None or self.quality is not None or self.drift
+
 
 class Retraining(_Strict):
     """The splits of a training at a moment: [start or train_days) [valid_days) [test_days) up to the day of that moment."""

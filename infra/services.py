@@ -42,6 +42,10 @@ def watch(model: str) -> Service:
     return Service(f"watch-{model}", ("watch", model), "watching")
 
 
+def autopilot(model: str) -> Service:
+    return Service(f"autopilot-{model}", ("autopilot", model), "autopilot of")
+
+
 def start(settings: Settings, service: Service) -> process.Running:
     """Start a service of ours in the background and wait until its log says that it is ready.
 

@@ -26,6 +26,7 @@ def up() -> None:
     if (own.state / "registry.db").exists() or own.registry:
         wanted.append(services.stream())
     wanted += [services.watch(m) for m in live]
+    wanted += [services.autopilot(m) for m in live if case.models[m].learning.triggers.any]
     for service in wanted:
         with console.status(f"starting {service.name}"):
             services.start(own, service)

@@ -5,13 +5,12 @@ Every stage is what its own command does. Training is handed in by the front doo
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +20,14 @@ import numpy as np
 from feature_repo import release
 from feature_repo.use_case import UseCase
 from infra import process, redis_server, services
-from infra.command_line import interrupted
 from infra.settings import ROOT, Settings
+from serving.course import Course, StageFailed
 from serving.replay import Replayed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 PACKAGES = ["feast", "ray", "pyspark", "lightgbm", "onnxruntime", "redis", "alibi-detect", "mlflow"]
-
-
-class StageFailed(RuntimeError):
-    """A stage ended without having done its job."""
 
 
 class Demo:
@@ -51,7 +46,7 @@ class Demo:
         self.settings, self.case, self.spec = settings, case, case.model(model)
         self.days, self.step_minutes = days, step_minutes
         self.console, self.training = console, training
-        self.stages: list[dict[str, Any]] = []
+        self.course = Course(console)
         self.problems: list[str] = []
         start = (self.spec.split.test or self.spec.split.valid).bounds()[0]
         self.first_us = round(start.timestamp() * 1e6)
@@ -63,32 +58,6 @@ class Demo:
         self.skew: Any = None
         self.keep = False
         self.watched: list[Any] = []
-
-    @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        began, said = time.monotonic(), ""
-
-        def detail(text: str) -> None:
-            nonlocal said
-            said = text
-
-        with contextlib.ExitStack() as stack:
-            if name != "replay":  # which shows its own progress
-                stack.enter_context(self.console.status(name))
-            try:
-                yield detail
-            except (ValueError, RuntimeError, OSError) as error:
-                if interrupted.is_set():
-                    raise KeyboardInterrupt from error
-                self._ended(name, began, f"{type(error).__name__}: {error}", False)
-                raise StageFailed(name) from error
-        self._ended(name, began, said, True)
-
-    def _ended(self, name: str, began: float, detail: str, ok: bool) -> None:
-        seconds = time.monotonic() - began
-        self.stages.append({"name": name, "seconds": seconds, "detail": detail, "ok": ok})
-        mark = "[green]ok[/green]" if ok else "[red]!![/red]"
-        self.console.print(f"{mark} {name:<14} {seconds:6.1f} s  {detail}")
 
     def run(self, keep: bool, report: Path | None) -> bool:
         """Run every stage; returns whether all of them did their job. Stops what it started unless `keep`."""
@@ -128,40 +97,40 @@ class Demo:
         from streaming.session import session
         from streaming.view import views
 
-        with self._stage("set-up") as said:
+        with self.course.stage("set-up") as said:
             if any(row["running"] and row["name"] != redis_server.NAME for row in services.status(self.settings)):
                 services.stop_all(self.settings)  # an earlier run's stream would apply what this one backfills
             redis_server.up(self.settings)
             spark = session(self.settings)
             said("Redis and Spark are up")
-        with self._stage("ingest") as said:
+        with self.course.stage("ingest") as said:
             loaded = ingest(self.case, self.settings, spark)
             self.rows = {one.table: one.rows for one in loaded}
             said(f"{sum(self.rows.values()):,} rows in {len(loaded)} tables")
-        with self._stage("apply") as said:
+        with self.course.stage("apply") as said:
             applied = apply(self.case)
             said(f"{len(applied.views)} views, {len(applied.entities)} entities")
-        with self._stage("backfill") as said:
+        with self.course.stage("backfill") as said:
             compiled = list(views(self.case.store).values())
             done = backfill(spark, compiled, self.settings.offline_root, self.settings.redis(), self.first_us, rewind=True)
             failed = [f"{d.view}: {d.error}" for d in done if d.error]
             if failed:
                 raise StageFailed("; ".join(failed))
             said(f"{len(done)} views, {sum(d.entities for d in done):,} entities, to {_day(self.first_us)}")
-        with self._stage("training set") as said:
+        with self.course.stage("training set") as said:
             self.made = self.training["build"](spark, self.case, self.settings, self.spec)
             said(f"{self.made.rows:,} examples x {len(self.made.inputs)} inputs, hash {self.made.hash[:12]}")
             spark.stop()
-        with self._stage("train") as said:
+        with self.course.stage("train") as said:
             self.contract = self.training["register"](self.spec, self.made, self.settings)
             release.promote(self.settings.model_root, self.spec.name, self.contract.version)
             auc = ", ".join(f"{name} {m['auc']:.4f}" for name, m in self.contract.metrics.items())
             said(f"version {self.contract.version}: AUC {auc}; ONNX within {self.contract.parity.max_abs_difference:.0e}")
-        with self._stage("serve") as said:
+        with self.course.stage("serve") as said:
             for service in (services.serve(), services.stream(), services.watch(self.spec.name)):
                 services.start(self.settings, service)
             said("Ray Serve, stream and watch are ready")
-        with self._stage("replay") as said:
+        with self.course.stage("replay", progress=False) as said:
             from serving.rehearsal import rehearse
 
             self.replayed = rehearse(self.settings, self.case, self.spec, self.first_us, self.last_us, self.step_minutes, self.console)
@@ -169,9 +138,9 @@ class Demo:
             if tally.failed:
                 self.problems.append(f"{tally.failed} requests failed; the first: {tally.errors[0]}")
             said(f"{tally.predictions:,} predictions, {tally.events:,} events, {tally.labels:,} labels")
-        with self._stage("watch") as said:
+        with self.course.stage("watch") as said:
             self._watch(said)
-        with self._stage("skew") as said:
+        with self.course.stage("skew") as said:
             self._skew(said)
 
     def _watch(self, said: Callable[[str], None]) -> None:
@@ -206,7 +175,7 @@ class Demo:
                 break
             time.sleep(0.5)
         spark = session(self.settings)
-        self.skew = self.training["skew"].prove(spark, self.case, self.settings, self.contract, log)
+        self.skew = self.training["skew"].prove(lambda: spark, self.case, self.settings, self.contract, log)
         spark.stop()
         said(f"{self.skew.cells:,} cells: {self.skew.wrong} wrong, {self.skew.late / self.skew.cells:.2%} late")
         if self.skew.wrong:
@@ -261,7 +230,7 @@ class Demo:
             description=self.spec.description,
             period=(_day(self.first_us), _day(self.last_us)),
             problems=self.problems,
-            stages=[page.Stage(**s) for s in self.stages],
+            stages=[page.Stage(**s) for s in self.course.stages],
             rows=sum(self.rows.values()) or None,
             predictions=self.replayed.predictions or None,
             metrics=metrics,
@@ -288,11 +257,11 @@ class Demo:
         result = {
             "model": self.spec.name,
             "version": self.contract.version if self.contract else None,
-            "ok": not self.problems and all(s["ok"] for s in self.stages),
+            "ok": not self.problems and all(s["ok"] for s in self.course.stages),
             "problems": self.problems,
             "rows": self.rows,
-            "stages": self.stages,
-            "seconds": sum(s["seconds"] for s in self.stages),
+            "stages": self.course.stages,
+            "seconds": sum(s["seconds"] for s in self.course.stages),
             "auc_valid": self.contract.metrics["valid"]["auc"] if self.contract else None,
             "auc_test": self.contract.metrics.get("test", {}).get("auc") if self.contract else None,
             "auc_replay": live.get("auc"),

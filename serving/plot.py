@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from itertools import pairwise
 from typing import Any
@@ -133,6 +133,23 @@ def by_day(days: Sequence[tuple[str, float | None, float | None, float | None]],
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{date.fromordinal(int(x)):%d %b}".lstrip("0")))
         ax.set_ylabel("AUC")
         ax.margins(x=0.02)
+    return canvas.svg
+
+
+def by_month(policies: Mapping[str, Sequence[tuple[str, float]]], live: Sequence[tuple[str, float]], label: str) -> Markup:
+    """A metric by month (`YYYY-MM`, value): a line per policy, and what was really answered as points."""
+    with _Canvas(f"by_month_{label}", f"{label} by month", width=12.6, height=3.8) as canvas:
+        ax = canvas.axes
+        months = sorted({m for line in [*policies.values(), live] for m, _ in line})
+        place = {month: n for n, month in enumerate(months)}
+        for index, (name, line) in enumerate(policies.items()):
+            ax.plot([place[m] for m, _ in line], [v for _, v in line], color=SERIES[index % len(SERIES)], label=name)
+        if live:
+            style: Any = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": PAPER, "markeredgewidth": 2}
+            ax.plot([place[m] for m, _ in live], [v for _, v in live], color=INK, label="answered live", **style)
+        ax.set_xticks(range(len(months)), [date.fromisoformat(f"{m}-01").strftime("%b %Y") for m in months])
+        ax.set_ylabel(label)
+        ax.legend(loc="best", ncols=5)
     return canvas.svg
 
 

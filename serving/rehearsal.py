@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,19 @@ if TYPE_CHECKING:
 
 
 def rehearse(
-    settings: Settings, case: UseCase, spec: ModelSpec, first_us: int, last_us: int, step_minutes: float, console: Console
+    settings: Settings,
+    case: UseCase,
+    spec: ModelSpec,
+    first_us: int,
+    last_us: int,
+    step_minutes: float,
+    console: Console,
+    between: Callable[[int, Replayed, Callable[[str], None]], None] = lambda *_: None,
 ) -> Replayed:
     """Replay `[first, last)` (microseconds) against the running services of this checkout.
+
+    Args:
+        between: called after each step with the moment reached, the tally so far, and what shows a line of progress; time stands still meanwhile.
 
     Raises:
         ReplayError: no live model, no data, or the online store is not backfilled to the period's beginning.
@@ -41,11 +52,13 @@ def rehearse(
     with console.status("") as status:
 
         def progress(at_us: int, tally: Replayed) -> None:
-            p50 = sorted(tally.latency_ms)[len(tally.latency_ms) // 2] if tally.latency_ms else 0.0
+            recent = sorted(tally.latency_ms[-1000:])
+            p50 = recent[len(recent) // 2] if recent else 0.0
             status.update(
                 f"replaying {datetime.fromtimestamp(at_us / 1e6, UTC):%a %d %b %H:%M}: {tally.events:,} events, "
                 f"{tally.predictions:,} predictions (p50 {p50:.1f} ms), {tally.labels:,} labels, {tally.failed} failed"
             )
+            between(at_us, tally, status.update)
 
         return asyncio.run(
             play(

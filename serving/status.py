@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from feature_repo.decision import Journal
+from feature_repo.prediction import quality_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
@@ -61,7 +65,20 @@ def _print_views(own: Settings, console: Console) -> None:
         )
     for model in case.models:
         console.print(f"model {model}: {_released(release.read(own.model_root, model))}")
+        _print_loop(own, console, client.get(quality_key(case.project, model)), model)
     client.close()
+
+
+def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:
+    """The live version's quality as last measured, and what the learning loop decided last."""
+    if raw:
+        newest = next((v for v in msgspec.json.decode(raw)["versions"] if v["role"] == "answered" and v["metrics"]), None)
+        if newest is not None:
+            shown = ", ".join(f"{name} {e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" for name, e in newest["metrics"].items())
+            console.print(f"  version {newest['version']} live, on {newest['labelled']:,} truths: {shown}")
+    decisions = Journal(own.state, model).read()
+    if decisions:
+        console.print(f"  learning loop: {decisions[-1].step}: {escape(decisions[-1].text)}")
 
 
 def _released(found: Release | None) -> str:

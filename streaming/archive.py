@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 
 from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
-from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
+from feature_repo.prediction import Label, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
+from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
 
 if TYPE_CHECKING:
     import redis
@@ -40,34 +41,6 @@ if TYPE_CHECKING:
 
 PAGE = 5000
 _HOUR_US = 3_600_000_000
-_UTC_US = pa.timestamp("us", "UTC")
-_TYPES = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "int32": pa.int32(),
-    "float64": pa.float64(),
-    "float32": pa.float32(),
-    "bool": pa.bool_(),
-    "timestamp": _UTC_US,
-}
-PREDICTION = pa.schema(
-    [
-        ("prediction_id", pa.string()),
-        ("model_version", pa.int64()),
-        ("role", pa.string()),
-        ("shadow_of", pa.string()),
-        ("event_timestamp", _UTC_US),
-        ("served_at", _UTC_US),
-        ("score", pa.float64()),
-        ("request", pa.string()),
-        ("statuses", pa.string()),
-        ("marks", pa.string()),
-        ("unnamed", pa.list_(pa.float64())),
-    ]
-)
-"""Every prediction's columns; then the request's fields and the model's inputs by name. `unnamed` holds the inputs where the version's
-contract could not be read."""
-TRUTH = pa.schema([("prediction_id", pa.string()), ("label", pa.int64()), ("known_at", _UTC_US)])
 
 
 class ArchiveError(RuntimeError):
@@ -182,7 +155,7 @@ class Archive:
                 continue
             by_file[one.model, one.at_us // _HOUR_US].append(one)
         for (model, hour), found in by_file.items():
-            new = self._merge(_file(self.root / predictions_table(model), hour), self._table(model, found))
+            new = self._merge(_file(self.root / predictions_table(model), hour), table_of(model, found, self._contract))
             done.predictions += new
             done.models[model] = done.models.get(model, 0) + new
 
@@ -197,7 +170,7 @@ class Archive:
                 continue
             by_file[one.model, hour].append(one)
         for (model, hour), found in by_file.items():
-            done.labels += self._merge(_file(self.root / truths_table(model), hour), _truths(found))
+            done.labels += self._merge(_file(self.root / truths_table(model), hour), truths_of(found))
 
     def _merge(self, path: Path, rows: pa.Table) -> int:
         """Add rows whose id the file does not hold; the first of an id stays. Returns how many were new."""
@@ -213,41 +186,6 @@ class Archive:
         pq.write_table(merged, partial, compression="zstd")
         partial.replace(path)
         return int(table.num_rows)
-
-    def _table(self, model: str, found: Sequence[Prediction]) -> pa.Table:
-        columns: dict[str, Any] = {
-            "prediction_id": [p.id for p in found],
-            "model_version": [p.version for p in found],
-            "role": [p.role for p in found],
-            "shadow_of": [p.of for p in found],
-            "event_timestamp": [p.at_us for p in found],
-            "served_at": [p.wall_us for p in found],
-            "score": [p.score for p in found],
-            "request": [msgspec.json.encode(p.request).decode() for p in found],
-            "statuses": [p.statuses for p in found],
-            "marks": [msgspec.json.encode(p.marks).decode() for p in found],
-            "unnamed": [None] * len(found),
-        }
-        named: dict[str, pa.Array] = {}
-        unnamed: list[Any] = columns["unnamed"]
-        for version in {p.version for p in found}:
-            rows = [i for i, p in enumerate(found) if p.version == version]
-            made = self._contract(model, version)
-            if made is None or any(len(found[i].values) != len(made.inputs) for i in rows):
-                for i in rows:
-                    unnamed[i] = found[i].values
-                continue
-            for one in made.request:
-                if one.name not in PREDICTION.names and one.name not in named:
-                    named[one.name] = pa.array([_typed(p.request.get(one.name), one.dtype) for p in found], _TYPES[one.dtype])
-            values = np.full((len(found), len(made.inputs)), np.nan)
-            values[rows] = [[np.nan if v is None else v for v in found[i].values] for i in rows]
-            for n, name in enumerate(made.names):
-                column = pa.array(values[:, n], mask=np.isnan(values[:, n]))
-                named[name] = pc.coalesce(named[name].cast(pa.float64()), column) if name in named else column
-        arrays = [pa.array(columns[f.name], f.type) for f in PREDICTION]
-        named = {k: v for k, v in named.items() if k not in PREDICTION.names}
-        return pa.table([*arrays, *named.values()], names=[*PREDICTION.names, *named])
 
     def _load(self, model: str, version: int) -> Contract | None:
         try:
@@ -301,15 +239,38 @@ class Archive:
 
     # reading
 
-    def predictions(self, model: str, from_us: int | None = None, upto_us: int | None = None) -> pa.Table:
-        """Archived predictions with their own moment in `[from_us, upto_us)`, by moment and id; empty where there are none."""
-        return self._read(predictions_table(model), PREDICTION, "event_timestamp", from_us, upto_us)
+    def predictions(
+        self, model: str, from_us: int | None = None, upto_us: int | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Archived predictions with their own moment in `[from_us, upto_us)`, by moment and id; empty where there are none.
+
+        Args:
+            columns: those wanted, as far as there are such; None: all.
+        """
+        return self._read(predictions_table(model), PREDICTION, "event_timestamp", from_us, upto_us, columns)
+
+    def newest_us(self, model: str) -> int | None:
+        """The newest archived prediction's own moment; None where there is none."""
+        files = sorted(self.root.glob(f"{predictions_table(model)}/day=*/*.parquet"))
+        if not files:
+            return None
+        return int(
+            pc.max(pq.read_table(files[-1], columns=["event_timestamp"], partitioning=None)["event_timestamp"].cast(pa.int64())).as_py()
+        )
 
     def labels(self, model: str) -> pa.Table:
         """Archived truths, one row per prediction id."""
         return self._read(truths_table(model), TRUTH, "known_at", None, None)
 
-    def _read(self, name: str, schema: pa.Schema, column: str, from_us: int | None, upto_us: int | None) -> pa.Table:
+    def _read(
+        self,
+        name: str,
+        schema: pa.Schema,
+        column: str,
+        from_us: int | None,
+        upto_us: int | None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
         files = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
         if from_us is not None or upto_us is not None:
             first, last = (None if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}" for us in (from_us, upto_us))
@@ -317,7 +278,9 @@ class Archive:
         if not files:
             return schema.empty_table()
         schemas = [pq.read_schema(f) for f in files]
-        table = ds.dataset(files, schema=pa.unify_schemas(schemas, promote_options="permissive"), format="parquet").to_table()
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in schema.names]
+        table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=wanted)
         moments = table[column].cast(pa.int64())
         if from_us is not None:
             table, moments = (c.filter(pc.greater_equal(moments, from_us)) for c in (table, moments))
@@ -327,27 +290,7 @@ class Archive:
 
     def restore(self, model: str, table: pa.Table) -> list[Prediction]:
         """Archived rows as the predictions they were."""
-        found = []
-        for row in table.to_pylist():
-            made = self._contract(model, row["model_version"]) if row["unnamed"] is None else None
-            values = row["unnamed"] if made is None else [row[name] for name in made.names]
-            found.append(
-                Prediction(
-                    id=row["prediction_id"],
-                    model=model,
-                    version=row["model_version"],
-                    at_us=_us(row["event_timestamp"]),
-                    wall_us=_us(row["served_at"]),
-                    request=msgspec.json.decode(row["request"]),
-                    values=values,
-                    statuses=row["statuses"],
-                    marks=msgspec.json.decode(row["marks"], type=dict[str, Mark]),
-                    score=row["score"],
-                    role=row["role"],
-                    of=row["shadow_of"],
-                )
-            )
-        return found
+        return predictions_of(model, table, self._contract)
 
 
 def of(settings: Settings, project: str) -> Archive:
@@ -373,29 +316,6 @@ def _first(table: pa.Table) -> pa.Table:
     """The first row of each id."""
     _, rows = np.unique(table["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
     return table if len(rows) == table.num_rows else table.take(pa.array(np.sort(rows)))
-
-
-def _truths(found: Sequence[Label]) -> pa.Table:
-    columns = [[t.prediction_id for t in found], [t.label for t in found], [t.at_us for t in found]]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, TRUTH, strict=True)], names=TRUTH.names)
-
-
-def _typed(value: Any, dtype: str) -> Any:
-    """A request's field as its column's type; None where it does not fit (the request itself is kept as it came)."""
-    try:
-        if value is None or dtype == "string":
-            return None if value is None else str(value)
-        if dtype == "timestamp":
-            at = datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) else datetime.fromisoformat(value)
-            return at if at.tzinfo else at.replace(tzinfo=UTC)
-        return bool(value) if dtype == "bool" else float(value) if dtype.startswith("float") else int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _us(at: datetime) -> int:
-    whole = at - datetime(1970, 1, 1, tzinfo=UTC)
-    return (whole.days * 86_400 + whole.seconds) * 1_000_000 + whole.microseconds
 
 
 def _pair(number: bytes | str) -> tuple[int, int]:

@@ -322,7 +322,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     while len(log := read_log(client, "bikes", "turned_away")[before:]) < tally.predictions and time.monotonic() < deadline:
         time.sleep(0.2)
     assert len(log) == tally.predictions
-    result = prove(bikes.spark, bikes.case, bikes.settings, bikes.contract, log)
+    result = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, log)
     assert result.wrong == 0, result.examples
     assert 0 < result.late < result.cells / 2
     lag = result.lag_s()
@@ -354,7 +354,7 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     place = bikes.contract.names.index("rides_by_station__rides_2h")
     values[place] = (values[place] or 0.0) + 1.0
     forged = msgspec.structs.replace(honest, values=values)
-    result = prove(bikes.spark, bikes.case, bikes.settings, bikes.contract, [honest, forged])
+    result = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, [honest, forged])
     assert result.wrong == 1
     assert result.examples[0].feature == "rides_by_station:rides_2h"
     (cell,) = [c for c in rerun(bikes.case, bikes.settings, forged).cells if not c.same]

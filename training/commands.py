@@ -211,7 +211,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     log = read_log(connect(own.redis()), case.project, name, number, of(own, case.project))
     with console.status(f"recomputing {len(log):,} predictions"):
         spark = session(own)
-        result = prove(spark, case, own, made, log)
+        result = prove(lambda: spark, case, own, made, log)
         spark.stop()
     console.print(skew_table(result))
     for one in result.examples[:5]:

@@ -1,8 +1,24 @@
-"""The commands of the learning loop: archive, quality. Heavy things are imported where they are used."""
+"""The commands of the learning loop: archive, quality, retrain, autopilot. Heavy things are imported where they are used."""
 
 from __future__ import annotations
 
-from infra.command_line import Model, Report, console, model_name, own_settings, write_report
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from training.loop import Loop
+    from training.policies import Drift
+
+
+def loop(own: Settings, drift: Drift) -> Loop:
+    """The learning loop for a staged run: see `training.loop`."""
+    from training.loop import Loop
+
+    return Loop(own, drift)
 
 
 def archive(report: Report = None) -> None:
@@ -44,3 +60,102 @@ def quality(model: Model = "", report: Report = None) -> None:
         console.print(f"truth comes {found.delay_s['p50'] / 60:.0f} min after the answer (p50; p99 {found.delay_s['p99'] / 60:.0f} min)")
     console.print(f"{found.unlabelled:,} answers have no truth yet")
     write_report(report, found)
+
+
+def retrain(
+    model: Model = "",
+    why: Annotated[str, typer.Option(help="Kept with the version and in the journal.")] = "",
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Leave it to the running autopilot, which then also lets it out in stages.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let it pass the gates it fails (recorded in the journal).")] = False,
+    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    report: Report = None,
+) -> None:
+    """Train a new version with the spec's splits moved up to now, and put it through every gate. Promotes nothing."""
+    import contextlib
+    import time
+    from typing import Any
+
+    import msgspec
+
+    from feature_repo.decision import Decision, Journal
+    from feature_repo.use_case import UseCase
+    from streaming.session import session
+    from training import retrain as steps
+    from training.loop_summary import gates_table, moment_text
+    from training.training_set import newest_known
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    if ask:
+        path = own.state / "autopilot" / spec.name / "request"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(why or "asked for")
+        console.print(f"asked: the autopilot trains {spec.name} at its next step (`headrace autopilot` runs it)")
+        return
+    now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
+    identity = trigger or f"request@{now_us}"
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("starting"))
+        made: list[Any] = []
+
+        def spark() -> Any:
+            if not made:
+                made.append(session(own))
+                stack.callback(made[0].stop)
+            return made[0]
+
+        asked = {steps.TRIGGER: identity, "reason": why, "as_of_us": str(now_us)}
+        version = steps.retrain(spark, case, own, spec, now_us, asked, status.update)
+        status.update(f"version {version}: gates")
+        gates = steps.challenge(spark, case, own, spec, version)
+    if force and not gates.passed:
+        gates = msgspec.structs.replace(gates, forced=True)
+        failed = ", ".join(c.name for c in gates.checks if not c.passed)
+        wall_us = time.time_ns() // 1000
+        Journal(own.state, spec.name).write(
+            Decision(f"{identity}/forced", now_us, wall_us, "forced", f"passed by force: {failed}", version)
+        )
+    steps.write_gates(own, spec.name, gates)
+    console.print(f"{spec.name} version {version} is registered, trained on what was known by {moment_text(now_us)}")
+    console.print(gates_table(gates))
+    write_report(report, gates)
+    if not gates.passed and not gates.forced:
+        errors.print("[red]not to be let out:[/red] a gate failed")
+        raise typer.Exit(1)
+    console.print(f"next: `headrace shadow {spec.name} {version}`, or leave it to `headrace autopilot` (`headrace retrain --ask`)")
+
+
+def autopilot(
+    model: Model = "",
+    once: Annotated[bool, typer.Option("--once", help="Take one step and end, for cron or a Kubernetes CronJob.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds from one step to the next.")] = 30,
+) -> None:
+    """Run the learning loop: archive, measure, retrain when a trigger says so, let the challenger out in stages, roll back."""
+    import logging
+    import signal
+    import threading
+
+    from feature_repo.use_case import UseCase
+    from infra.ports import port
+    from streaming.store import connect
+    from training.autopilot import Autopilot, run
+    from training.traffic import http
+    from training.trainer import Trainer
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    scrape = http(f"http://{own.host}:{port(own, 'http')}/metrics")
+    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop), scrape)
+    if once:
+        console.print(pilot.step())
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("headrace").setLevel(logging.INFO)
+    print(f"autopilot of {name}: a step every {every:g} s", flush=True)
+    run(pilot, every, stop)

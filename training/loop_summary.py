@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from rich.markup import escape
 from rich.table import Table
 
 from training.quality import Measured, Quality
+from training.retrain import Gates
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
 
@@ -35,3 +39,16 @@ def _cells(one: Measured) -> list[str]:
         f"{one.labelled:,}",
         *("-" if e is None else f"{e.value:.4f} [dim]{e.low:.3f}..{e.high:.3f}[/dim]" for e in shown),
     ]
+
+
+def gates_table(gates: Gates) -> Table:
+    """A row per gate."""
+    table = Table("gate", "", "measured", box=None)
+    for check in gates.checks:
+        mark = "[green]passed[/green]" if check.passed else "[yellow]forced[/yellow]" if gates.forced else "[red]failed[/red]"
+        table.add_row(check.name, mark, escape(check.text))
+    return table
+
+
+def moment_text(us: int) -> str:
+    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"

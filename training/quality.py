@@ -20,6 +20,7 @@ from feature_repo.prediction import quality_key
 from feature_repo.use_case import ModelSpec
 from streaming.archive import Archive
 from training import evaluate
+from training.moments import micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,42 +99,54 @@ class Labelled:
     known_us: NDArray[np.int64]
 
     def where(self, keep: NDArray[np.bool_]) -> Labelled:
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, rows: NDArray[np.intp]) -> Labelled:
         import pyarrow as pa
 
         return Labelled(
-            self.table.filter(pa.array(keep)),
-            self.version[keep],
-            self.role[keep],
-            self.at_us[keep],
-            self.score[keep],
-            self.label[keep],
-            self.known_us[keep],
+            self.table.take(pa.array(rows)),
+            self.version[rows],
+            self.role[rows],
+            self.at_us[rows],
+            self.score[rows],
+            self.label[rows],
+            self.known_us[rows],
         )
 
 
-def labelled(archive: Archive, spec: ModelSpec, upto_us: int | None = None, from_us: int | None = None) -> Labelled:
-    """Archived predictions with their truths, as far as those were known before `upto_us`. A shadow's truth is its answer's."""
-    import pyarrow as pa
+def labelled(archive: Archive, spec: ModelSpec, upto_us: int | None = None, from_us: int | None = None, inputs: bool = True) -> Labelled:
+    """Archived predictions with their truths, as far as those were known before `upto_us`. A shadow's truth is its answer's.
 
-    table = archive.predictions(spec.name, from_us, upto_us)
+    Args:
+        inputs: whether the table has the models' inputs as well.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lean = ["prediction_id", "model_version", "role", "shadow_of", "event_timestamp", "score", *spec.slices, *spec.spine.id]
+    table = archive.predictions(spec.name, from_us, upto_us, None if inputs else lean)
     truths = archive.labels(spec.name)
-    of = [shadow or own for own, shadow in zip(table["prediction_id"].to_pylist(), table["shadow_of"].to_pylist(), strict=True)]
-    known = truths["known_at"].cast(pa.int64()).to_pylist()
-    by_id = dict(zip(truths["prediction_id"].to_pylist(), zip(truths["label"].to_pylist(), known, strict=True), strict=True))
-    found = [by_id.get(number) for number in of]
-    if not all(found):
-        by_example = _spine(archive, spec, table)
-        found = [truth or by_example.get(i) for i, truth in enumerate(found)]
+    number = pc.coalesce(table["shadow_of"], table["prediction_id"])
+    place = pc.index_in(number, value_set=truths["prediction_id"].combine_chunks())
+    label = pc.fill_null(truths["label"].combine_chunks().take(place).cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+    known = pc.fill_null(truths["known_at"].combine_chunks().cast(pa.int64()).take(place), -1).to_numpy(zero_copy_only=False)
+    label, known = np.array(label, dtype=np.float64), np.array(known, dtype=np.int64)
+    if (known < 0).any():
+        for i, (truth, at) in _spine(archive, spec, table).items():
+            if known[i] < 0:
+                label[i], known[i] = truth, at
     if upto_us is not None:
-        found = [None if truth is None or truth[1] >= upto_us else truth for truth in found]
+        later = known >= upto_us
+        label[later], known[later] = np.nan, -1
     return Labelled(
         table,
-        np.array(table["model_version"].to_pylist(), dtype=np.int64),
+        np.array(table["model_version"].to_numpy(), dtype=np.int64),
         np.array(table["role"].to_pylist(), dtype=object),
-        table["event_timestamp"].cast(pa.int64()).to_numpy().astype(np.int64),
-        table["score"].to_numpy().astype(np.float64),
-        np.array([np.nan if t is None else t[0] for t in found], dtype=np.float64),
-        np.array([-1 if t is None else t[1] for t in found], dtype=np.int64),
+        micros(table, "event_timestamp"),
+        np.array(table["score"].to_numpy(), dtype=np.float64),
+        label,
+        known,
     )
 
 
@@ -165,7 +178,11 @@ def measure(archive: Archive, spec: ModelSpec, *, window: int = WINDOW, days: in
         window: labelled predictions per version, the newest.
         upto_us: what was not known by then does not count; None: all that is archived.
     """
-    rows = labelled(archive, spec, upto_us)
+    return measured(labelled(archive, spec, upto_us), spec, window=window, days=days)
+
+
+def measured(rows: Labelled, spec: ModelSpec, *, window: int = WINDOW, days: int = DAYS) -> Quality | None:
+    """As `measure`, of rows that have been read."""
     if not len(rows.score):
         return None
     newest = int(rows.at_us.max())

@@ -9,7 +9,7 @@ Each served view value carries its high-water mark, so two questions are told ap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +115,13 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
         after = "(" + entries[-1][0].decode()
 
 
-def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: Contract, log: Sequence[Prediction]) -> SkewResult:
+def prove(
+    spark: Callable[[], SparkSession], use_case: UseCase, settings: Settings, contract: Contract, log: Sequence[Prediction]
+) -> SkewResult:
     """Recompute the stored features of logged predictions and compare them with what was served.
+
+    Args:
+        spark: gives a session; called only where the tables are too large for this process.
 
     Raises:
         SkewError: the log is empty.
@@ -125,7 +130,7 @@ def prove(spark: SparkSession, use_case: UseCase, settings: Settings, contract: 
     if not log:
         raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
     views_read = plan(use_case.store, contract.feature_service, {i.source for i in contract.inputs if i.kind == "feature"})
-    table = recompute(lambda: spark, settings, views_read, log)
+    table = recompute(spark, settings, views_read, log)
     at_us = np.array([p.at_us for p in log], dtype=np.int64)
     served = np.array([[np.nan if v is None else v for v in p.values] for p in log], dtype=np.float64)
     # a stale value reached the model as null, whatever the log shows of it

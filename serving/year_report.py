@@ -1,0 +1,182 @@
+"""What came of a stretch of history on autopilot: its data, the page, and the summary for the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from serving import plot
+
+if TYPE_CHECKING:
+    from serving.year import Year
+
+
+class Month(msgspec.Struct, frozen=True):
+    month: str
+    rows: int
+    auc: float
+    calibration_error: float
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What a policy came to: totals, months, its trainings in words, and from the first sign to the promotion, in days."""
+
+    name: str
+    auc: float
+    log_loss: float
+    calibration_error: float
+    trainings: int
+    promoted: int
+    alarms: int
+    to_promotion_days: float | None
+    months: list[Month]
+    told: list[str]
+
+
+class Event(msgspec.Struct, frozen=True):
+    at: str
+    step: str
+    text: str
+    version: int | None
+
+
+class YearData(msgspec.Struct, frozen=True):
+    model: str
+    period: tuple[str, str]
+    problems: list[str]
+    stages: list[dict[str, object]]
+    predictions: int
+    failed: int
+    truths: int
+    events: int
+    cells: int
+    wrong: int
+    late: int
+    verdicts: int
+    alarms: int
+    live: list[Month]
+    policies: list[Policy]
+    journal: list[Event]
+    versions: int
+
+    @classmethod
+    def of(cls, year: Year) -> YearData:
+        """Collect what a run left."""
+        verdicts = year.verdicts()
+        skew = list(year.skew.values())
+        return cls(
+            model=year.spec.name,
+            period=(_day(year.first_us), _day(year.last_us)),
+            problems=list(year.problems),
+            stages=year.course.stages,
+            predictions=year.replayed.predictions,
+            failed=year.replayed.failed,
+            truths=year.replayed.labels,
+            events=year.replayed.events,
+            cells=sum(s.cells for s in skew),
+            wrong=sum(s.wrong for s in skew),
+            late=sum(s.late for s in skew),
+            verdicts=len(verdicts),
+            alarms=sum(v.drift for v in verdicts),
+            live=_months(year),
+            policies=[_policy(o) for o in year.outcomes],
+            journal=[Event(_day(d.at_us), d.step, d.text, d.version) for d in year.decisions()],
+            versions=len(year.skew),
+        )
+
+
+def _months(year: Year) -> list[Month]:
+    """What was really answered, by month."""
+    from sklearn.metrics import roc_auc_score
+
+    groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for number, (at, truth) in year.replayed.truth.items():
+        if number in year.replayed.scores:
+            groups[_day(at)[:7]].append((truth, year.replayed.scores[number]))
+    found = []
+    for month, rows in sorted(groups.items()):
+        both = np.array(rows, dtype=np.float64)
+        label, score = both[:, 0], both[:, 1]
+        if 0 < label.mean() < 1:
+            found.append(Month(month, len(rows), float(roc_auc_score(label, score)), _calibration_error(label, score)))
+    return found
+
+
+def _calibration_error(label: NDArray[np.float64], score: NDArray[np.float64], bins: int = 10) -> float:
+    parts = np.array_split(np.argsort(score, kind="stable"), bins)
+    return float(sum(len(p) * abs(score[p].mean() - label[p].mean()) for p in parts if len(p)) / len(label))
+
+
+def _policy(outcome: Any) -> Policy:
+    """Of training's own type, which serving does not import."""
+    lives = [_days(t.day, t.live) for t in outcome.trainings if t.live]
+    return Policy(
+        name=outcome.policy,
+        auc=outcome.total["auc"],
+        log_loss=outcome.total["log_loss"],
+        calibration_error=outcome.total["calibration_error"],
+        trainings=len(outcome.trainings),
+        promoted=outcome.promoted,
+        alarms=outcome.alarms,
+        to_promotion_days=float(np.mean(lives)) if lives else None,
+        months=[Month(m.month, m.rows, m.auc, m.calibration_error) for m in outcome.months],
+        told=[
+            f"{t.day}: {t.text}: " + (f"live on {t.live} ({t.difference:+.4f})" if t.passed else "refused by the gates")
+            for t in outcome.trainings
+        ],
+    )
+
+
+def _days(first: str, last: str) -> float:
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds() / 86_400
+
+
+def write(data: YearData, path: Path) -> None:
+    """The page: one file, nothing loaded from elsewhere."""
+    plots = {
+        "auc": plot.by_month(
+            {p.name: [(m.month, m.auc) for m in p.months] for p in data.policies}, [(m.month, m.auc) for m in data.live], "AUC"
+        ),
+        "calibration": plot.by_month(
+            {p.name: [(m.month, m.calibration_error) for m in p.months] for p in data.policies},
+            [(m.month, m.calibration_error) for m in data.live],
+            "calibration error",
+        ),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("year.html").render(data=data, plots=plots)
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def summary(data: YearData) -> RenderableType:
+    """For the terminal."""
+    table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", box=None)
+    for p in data.policies:
+        table.add_row(
+            p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", str(p.trainings), str(p.promoted), str(p.alarms)
+        )
+    months = Table("month", "live AUC", *(p.name for p in data.policies), box=None)
+    for n, live in enumerate(data.live):
+        months.add_row(live.month, f"{live.auc:.4f}", *(f"{p.months[n].auc:.4f}" if n < len(p.months) else "-" for p in data.policies))
+    head = (
+        f"{data.predictions:,} predictions by {data.versions} versions, {data.failed} failed; {data.cells:,} cells recomputed, "
+        f"{data.wrong} wrong; {data.alarms} of {data.verdicts} verdicts say drift"
+    )
+    return Group(head, "", table, "", months)
+
+
+def _day(us: float) -> str:
+    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"

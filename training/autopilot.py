@@ -1,0 +1,367 @@
+"""The autopilot: one step of the learning loop, safe to take again at any time, and a process that takes it over and over.
+
+A step archives what was served, measures it, and then does the one thing that is next: see whether a trigger fires, train, pass the
+gates, or see what the challenger has shown in its stage. Where the loop stands is one small file, replaced as a whole; what answers is the
+release file, likewise. Neither is ever half a step: a kill between the two is found at the next step, by comparing them, and the step is
+taken again with the same result. A version is never promoted but out of a finished canary, in one write.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from feature_repo import contract, release
+from feature_repo.decision import Decision, Journal
+from feature_repo.prediction import drift_key
+from feature_repo.release import Release
+from feature_repo.use_case import UseCase
+from infra.settings import Settings
+from streaming.archive import of
+from training import quality, trigger
+from training.counterfactual import scored
+from training.moments import micros
+from training.quality import Labelled
+from training.retrain import Gates, find, read_gates
+from training.stages import Phase, Ruling, Traffic, evidence, rule
+from training.traffic import Scrape, by_version
+from training.trigger import Facts, Reason
+
+if TYPE_CHECKING:
+    import redis
+
+log = logging.getLogger("headrace.autopilot")
+ATTEMPTS = 3
+"""A training that fails is tried so often before its trigger is given up."""
+
+
+class AutopilotError(RuntimeError):
+    """The autopilot cannot do its work; the message says why and what to do."""
+
+
+class TrainingStopped(Exception):
+    """The training was ended with the autopilot; it is not one that failed."""
+
+
+class State(msgspec.Struct):
+    """Where the loop stands with one model.
+
+    Attributes:
+        phase: `idle`, `training`, or the stage of the challenger.
+        other: the version that the challenger is compared with: the champion, in probation the one before.
+        since_us: the stage's beginning, in the predictions' time.
+        trained_us: moments of the trainings that nobody asked for.
+        traffic: what the server had counted when the stage began, by version.
+        drift: id of the last verdict of the watch that was acted upon.
+    """
+
+    phase: str = "idle"
+    reason: Reason | None = None
+    attempts: int = 0
+    challenger: int | None = None
+    other: int | None = None
+    since_us: int = 0
+    trained_us: list[int] = []
+    traffic: dict[int, Traffic] = {}
+    drift: str = ""
+
+
+Train = Callable[[Reason, int], Gates | None]
+"""Train for a reason as of a moment, register, and ask the gates; None where no version came of it. Asked again, it gives the same version."""
+
+
+class Autopilot:
+    """
+    Args:
+        train: how a training is done; the command starts a process of its own for it.
+        scrape: the server's metrics.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings, case: UseCase, model: str, train: Train, scrape: Scrape) -> None:
+        self.client, self.settings, self.case, self.spec = client, settings, case, case.model(model)
+        self.train, self.scrape = train, scrape
+        self.home = settings.state / "autopilot" / model
+        self.archive = of(settings, case.project)
+        self.root = settings.model_root
+
+    @cached_property
+    def journal(self) -> Journal:
+        return Journal(self.settings.state, self.spec.name)
+
+    @property
+    def state(self) -> State:
+        """
+        Raises:
+            AutopilotError: the file is none.
+        """
+        path = self.home / "state.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=State)
+        except FileNotFoundError:
+            return State()
+        except msgspec.DecodeError as error:
+            raise AutopilotError(f"{path} is no state of the autopilot ({error}): remove it; what answers stays as it is") from None
+
+    def save(self, state: State) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        partial = self.home / ".state.new"
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=1))
+        partial.replace(self.home / "state.json")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One autopilot per model and checkout."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with open(self.home / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise AutopilotError(f"an autopilot is at work on {self.spec.name} already ({self.home / 'lock'} is held)") from None
+            yield
+
+    def step(self) -> str:
+        """Take one step; returns what was done or seen, in words.
+
+        Raises:
+            AutopilotError: another one is at work, or the state cannot be read.
+            redis.RedisError: Redis does not answer; nothing is lost, take the step again.
+        """
+        with self.alone():
+            self.archive.run(self.client, keep_days=self.settings.archive_days)
+            live = release.read(self.root, self.spec.name)
+            if live is None:
+                return f"no version of {self.spec.name} is live: train and promote one first"
+            state = self.state
+            newest = self.archive.newest_us(self.spec.name)
+            from_us = None if newest is None else newest - quality.DAYS * trigger.DAY_US
+            rows = quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
+            now_us = int(rows.at_us.max()) if len(rows.at_us) else time.time_ns() // 1000
+            if not self.settings.allows_request_now:
+                now_us = max(now_us, time.time_ns() // 1000)
+            if (measured := quality.measured(rows, self.spec)) is not None:
+                quality.publish(self.client, self.case.project, measured)
+            if state.phase in ("shadow", "canary", "probation"):
+                return self._stage(state, live, rows, now_us)
+            if state.phase == "training":
+                return self._train(state, live, now_us)
+            return self._idle(state, live, rows, now_us)
+
+    # triggers
+
+    def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
+        reason = trigger.due(self.spec.learning.triggers, self._facts(state, live, rows, now_us))
+        if reason is None:
+            return "nothing to do"
+        if reason.held:
+            text = f"{reason.text}; held: {reason.held}"
+            self._say(f"held/{live.champion}/{reason.kind}/{reason.held}", now_us, "held", text)
+            return text
+        state.phase, state.reason, state.attempts = "training", reason, 0
+        if reason.kind != "request":
+            state.trained_us.append(now_us)
+        state.drift = self._verdict()[0]
+        self._say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}")
+        self.save(state)
+        self.request_path.unlink(missing_ok=True)
+        return self._train(state, live, now_us)
+
+    @property
+    def request_path(self) -> Path:
+        """Where a person's request waits: its text is the reason."""
+        return self.home / "request"
+
+    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int) -> Facts:
+        made = contract.load(self.root / self.spec.name / str(live.champion))
+        asked = self.spec.learning.triggers
+        known_upto_us = int(made.training_set.get("known_upto_us", 0))
+        mine = rows.where((rows.version == live.champion) & (rows.role != "shadow") & ~np.isnan(rows.label))
+        estimate = baseline = None
+        if asked.quality is not None and len(mine.label) >= asked.quality.window:
+            recent = slice(len(mine.label) - asked.quality.window, None)
+            estimate = quality.estimates(mine.label[recent], mine.score[recent]).get(asked.quality.metric)
+            held_out = made.metrics.get("test") or made.metrics.get("valid", {})
+            baseline = held_out.get(asked.quality.metric)
+        identity, drift = self._verdict()
+        return Facts(
+            now_us=now_us,
+            known_upto_us=known_upto_us,
+            new_labels=self._new_labels(known_upto_us, now_us) if asked.new_labels else 0,
+            live=estimate,
+            baseline=baseline,
+            drift=drift if identity != state.drift else "",
+            request=self.request_path.read_text().strip() if self.request_path.is_file() else None,
+            trained_us=state.trained_us,
+        )
+
+    def _new_labels(self, known_upto_us: int, now_us: int) -> int:
+        """Examples in the offline store whose truth became known after the champion's cut-off, and by now."""
+        import pyarrow.compute as pc
+        import pyarrow.dataset as ds
+
+        folder, spine = self.settings.offline_root / self.spec.spine.table, self.spec.spine
+        if not folder.is_dir():
+            return 0
+        table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
+        known, labelled = micros(table, spine.label_timestamp), pc.is_valid(table[spine.label]).to_numpy()
+        return int(((known > known_upto_us) & (known <= now_us) & labelled).sum())
+
+    def _verdict(self) -> tuple[str, str]:
+        """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not)."""
+        raw: Any = self.client.get(drift_key(self.case.project, self.spec.name))
+        verdict = msgspec.json.decode(raw) if raw else {}
+        triage = verdict.get("triage") or {}
+        if not triage.get("retrain"):
+            return str(verdict.get("id", "")), ""
+        names = [f["name"] for f in verdict.get("features", []) if f.get("drift")]
+        return str(verdict.get("id", "")), f"{triage.get('cause', 'population change')}: {', '.join(names[:5]) or 'the score'}"
+
+    # training
+
+    def _train(self, state: State, live: Release, now_us: int) -> str:
+        reason = state.reason
+        assert reason is not None  # a training has one
+        version = find(self.settings, self.spec.name, reason.id)
+        gates = read_gates(self.settings, self.spec.name, version) if version is not None else None
+        if gates is None:
+            state.attempts += 1
+            self.save(state)
+            if state.attempts > ATTEMPTS:
+                return self._end(state, now_us, "refused", f"no version came of {ATTEMPTS} trainings (see the log)", version)
+            try:
+                gates = self.train(reason, reason.at_us)
+            except TrainingStopped:
+                state.attempts -= 1
+                self.save(state)
+                return "the training was stopped; the next step takes it up again"
+            if gates is None:
+                return f"training failed, attempt {state.attempts} of {ATTEMPTS}"
+        facts = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
+        self._say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, facts)
+        if not (gates.passed or gates.forced):
+            failed = "; ".join(f"{c.name}: {c.text}" for c in gates.checks if not c.passed)
+            return self._end(state, now_us, "refused", f"gates failed: {failed}", gates.version)
+        if live.champion == gates.version:
+            return self._end(state, now_us, "ended", "a person promoted it meanwhile", gates.version)
+        why = f"{reason.kind}: {reason.text}"
+        if live.shadow != gates.version:
+            release.shadow(self.root, self.spec.name, gates.version, why)
+        state.challenger, state.other = gates.version, live.champion
+        return self._begin(state, "shadow", now_us, why)
+
+    # stages
+
+    def _begin(self, state: State, phase: Phase, now_us: int, why: str) -> str:
+        state.phase, state.since_us = phase, now_us + 1
+        state.traffic = self._traffic()
+        assert state.reason is not None
+        self._say(f"{state.reason.id}/{phase}", now_us, phase, why, state.challenger)
+        self.save(state)
+        return f"version {state.challenger} begins its {phase}"
+
+    def _stage(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
+        assert state.challenger is not None
+        assert state.other is not None
+        expected = (state.challenger, state.other) if state.phase == "probation" else (state.other, None)
+        if live.champion != expected[0] and not (state.phase == "canary" and live.champion == state.challenger):
+            self._withdraw(state, live, "the live version was changed by hand")
+            if state.phase == "probation" and live.champion == state.other:  # killed between the roll-back and the note of it, or by hand
+                return self._end(state, now_us, "rolled back", f"in probation: {live.history[-1].why or 'by hand'}", state.challenger)
+            return self._end(state, now_us, "ended", f"a person made version {live.champion} live meanwhile", state.challenger)
+        stages = self.spec.learning.stages
+        phase: Phase = state.phase  # type: ignore[assignment]
+        if phase == "canary" and live.champion == state.challenger:  # killed between the promotion and the note of it
+            return self._next(state, live, phase, now_us, "promoted")
+        mine, other = (scored(self.root, self.spec.name, v) for v in (state.challenger, state.other))
+        seen = evidence(phase, rows, mine, other, state.since_us, now_us, self._since(state))
+        ruling = rule(getattr(stages, phase), stages, seen)
+        if ruling.what == "wait":
+            return f"version {state.challenger} in {phase}: {ruling.text}"
+        if ruling.what == "stop":
+            return self._stop(state, live, phase, now_us, ruling)
+        return self._next(state, live, phase, now_us, ruling.text)
+
+    def _next(self, state: State, live: Release, phase: Phase, now_us: int, why: str) -> str:
+        name, version = self.spec.name, state.challenger
+        assert version is not None
+        if phase == "shadow":
+            share = self.spec.learning.stages.share
+            if (live.canary, live.share) != (version, share):
+                release.canary(self.root, name, version, share, why)
+            if live.shadow == version:
+                release.shadow(self.root, name, None, "it answers now")
+            return self._begin(state, "canary", now_us, f"shadow passed: {why}")
+        if phase == "canary":
+            if live.champion != version:
+                release.promote(self.root, name, version, why)
+            assert state.reason is not None
+            self._say(f"{state.reason.id}/promoted", now_us, "promoted", f"canary passed: {why}", version)
+            return self._begin(state, "probation", now_us, "version before stays ready")
+        return self._end(state, now_us, "kept", f"probation passed: {why}", version)
+
+    def _stop(self, state: State, live: Release, phase: Phase, now_us: int, ruling: Ruling) -> str:
+        self._withdraw(state, live, ruling.text)
+        step = "rolled back" if phase == "probation" else "ended"
+        return self._end(state, now_us, step, f"in {phase}: {ruling.text}", state.challenger)
+
+    def _withdraw(self, state: State, live: Release, why: str) -> None:
+        """The challenger answers nothing any more; nothing else changes."""
+        name = self.spec.name
+        if state.phase == "probation" and live.champion == state.challenger and live.previous == state.other:
+            release.roll_back(self.root, name, why)
+        if live.canary == state.challenger:
+            release.canary(self.root, name, None, why=why)
+        if live.shadow == state.challenger:
+            release.shadow(self.root, name, None, why)
+
+    def _end(self, state: State, now_us: int, step: str, text: str, version: int | None) -> str:
+        assert state.reason is not None
+        self._say(f"{state.reason.id}/{step}", now_us, step, text, version)
+        self.save(State(trained_us=state.trained_us, drift=state.drift))
+        return f"{step}: {text}"
+
+    def _traffic(self) -> dict[int, Traffic]:
+        text = self.scrape()
+        return {} if text is None else by_version(text, self.spec.name)
+
+    def _since(self, state: State) -> tuple[Traffic, Traffic] | None:
+        assert state.challenger is not None
+        assert state.other is not None
+        now = self._traffic()
+        if not now:
+            return None
+        mine, other = (now.get(v, Traffic()).since(state.traffic.get(v, Traffic())) for v in (state.challenger, state.other))
+        if state.phase == "probation":  # the other answers nothing now: what it did before is what it is compared with
+            other = state.traffic.get(state.other, Traffic())
+        return mine, other
+
+    def _say(
+        self, identity: str, at_us: int, step: str, text: str, version: int | None = None, facts: dict[str, str] | None = None
+    ) -> None:
+        if self.journal.write(Decision(identity, at_us, time.time_ns() // 1000, step, text, version, facts or {})):
+            log.info("%s", msgspec.json.encode({"event": step, "version": version, "text": text}).decode())
+
+
+def run(autopilot: Autopilot, every_s: float, stop: threading.Event) -> None:
+    """Take steps until told to stop; where Redis is away, go on when it is back."""
+    import redis
+
+    said = ""
+    while not stop.is_set():
+        try:
+            text = autopilot.step()
+        except (redis.RedisError, OSError) as error:
+            text = f"Redis does not answer: {error}; nothing is lost, the next step follows"
+        if text != said:
+            log.info("%s", msgspec.json.encode({"event": "step", "text": text}).decode())
+        said = text
+        stop.wait(every_s)

@@ -1,0 +1,270 @@
+"""Training again at a moment: the spec's splits moved up to it, a new version registered, and the gates it must pass to be let out.
+
+`rolled` says what a retraining trains on, `challenge` what it is compared with: the champion, on the same held-out rows, which neither
+was fitted on. What the gates found lies beside the loop's journal (`gates-<version>.json`), so that a step done twice is done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from feature_repo import contract, release
+from feature_repo.contract import Contract
+from feature_repo.use_case import ModelSpec, Span, Split, UseCase
+from training.counterfactual import NotComparable, Scored, scored
+from training.moments import micros
+from training.trigger import DAY_US
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+    from infra.settings import Settings
+    from training.certificate import Certificate
+
+TRIGGER = "trigger"
+"""Key of a contract's provenance: the id of what asked for the training."""
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """One gate: what was looked at, whether it holds, and the numbers in words."""
+
+    name: str
+    passed: bool
+    text: str
+
+
+class Gates(msgspec.Struct, frozen=True):
+    """What the gates found of a challenger. `forced` ones were passed over by a person."""
+
+    version: int
+    champion: int | None
+    checks: list[Checked]
+    forced: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return all(c.passed for c in self.checks)
+
+
+def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
+    """The spec with its splits moved up to the day of a moment: train, valid, test, each right before the next.
+
+    The bounds a first model had to reach stay for `valid`; those on `test` were set for another test split.
+
+    Raises:
+        ValueError: nothing is left to train on.
+    """
+    asked = spec.learning.retraining
+    end = datetime.fromtimestamp(now_us / 1e6, UTC).date()
+    test = end - timedelta(days=asked.test_days)
+    valid = test - timedelta(days=asked.valid_days)
+    start = spec.split.train.start if asked.train_days is None else valid - timedelta(days=asked.train_days)
+    start = max(start, spec.split.train.start)
+    if start >= valid:
+        raise ValueError(f"model {spec.name!r}: a training at {end} would train on nothing: it begins on {start}, validation on {valid}")
+    split = Split(train=Span(start=start, end=valid), valid=Span(start=valid, end=test), test=Span(start=test, end=end))
+    return spec.model_copy(update={"split": split, "gates": [g for g in spec.gates if g.on == "valid"]})
+
+
+def find(settings: Settings, model: str, trigger: str) -> int | None:
+    """The version that a trigger has made already, if it has: a training that is asked for twice is one training."""
+    root = settings.model_root / model
+    for folder in sorted(root.glob("[0-9]*"), key=lambda p: -int(p.name) if p.name.isdigit() else 0):
+        try:
+            made = contract.load(folder)
+        except contract.ContractError:
+            continue
+        if made.provenance.get(TRIGGER) == trigger:
+            return made.version
+    return None
+
+
+def retrain(
+    spark: Callable[[], SparkSession],
+    case: UseCase,
+    settings: Settings,
+    spec: ModelSpec,
+    now_us: int,
+    provenance: dict[str, str],
+    progress: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Build the training set as it was known at a moment, fit and register. Returns the version; the one that is there, if it is.
+
+    Raises:
+        FitError, GateError, ExportError, JoinError: no version was made.
+    """
+    from training.register import train_and_register
+    from training.training_set import build
+
+    found = find(settings, spec.name, provenance[TRIGGER])
+    if found is not None:
+        return found
+    moved = rolled(spec, now_us)
+    progress("joining the training set")
+    made = build(spark(), case, settings, moved, now_us)
+    progress(f"fitting on {made.rows:,} examples")
+    return train_and_register(moved, made, settings, provenance=provenance).version
+
+
+def gates_path(settings: Settings, model: str, version: int) -> Path:
+    return settings.state / "autopilot" / model / f"gates-{version}.json"
+
+
+def read_gates(settings: Settings, model: str, version: int) -> Gates | None:
+    """What the gates found of a version; None where they were not asked yet."""
+    path = gates_path(settings, model, version)
+    return msgspec.json.decode(path.read_bytes(), type=Gates) if path.is_file() else None
+
+
+def write_gates(settings: Settings, model: str, gates: Gates) -> None:
+    path = gates_path(settings, model, gates.version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".new")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(gates), indent=1))
+    partial.replace(path)
+
+
+def challenge(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, version: int) -> Gates:
+    """Every gate between a registered version and its first request: certificate, budgets, the champion, slices, skew, the log.
+
+    Raises:
+        ContractError: the version's folder does not verify.
+    """
+    made = contract.load(settings.model_root / spec.name / str(version))
+    champion = release.champion(settings.model_root, spec.name)
+    checks = [Checked(str(g["metric"]), bool(g["passed"]), f"at registration, on {g['on']}: {g['measured']}") for g in made.gates]
+    challenger = scored(settings.model_root, spec.name, version)
+    held_out = _held_out(settings, spec, made)
+    checks += _export(settings, spec, made, held_out, challenger)
+    if champion is not None and champion != version:
+        try:
+            checks += _against(spec, made, held_out, challenger, scored(settings.model_root, spec.name, champion))
+        except NotComparable as error:
+            checks.append(Checked("champion", False, str(error)))
+        checks += _skew(spark, case, settings, spec, champion)
+    checks.append(_on_the_log(settings, case, spec, challenger))
+    return Gates(version, champion, checks)
+
+
+def _held_out(settings: Settings, spec: ModelSpec, made: Contract) -> pa.Table:
+    """The labelled rows of the version's own test split (or validation split, where it has none)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path = settings.state / "training_sets" / spec.name / str(made.training_set["path"])
+    table = pq.read_table(path)
+    start, end = made.split.get("test", made.split["valid"])
+    at = micros(table, spec.spine.timestamp)
+    first, last = (round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1e6) for day in (start, end))
+    return table.filter(pc.and_(pa.array((at >= first) & (at < last)), pc.is_valid(table[spec.spine.label])))
+
+
+def _export(settings: Settings, spec: ModelSpec, made: Contract, held_out: pa.Table, challenger: Scored) -> list[Checked]:
+    import lightgbm
+
+    from training.certificate import certify
+
+    folder, asked = settings.model_root / spec.name / str(made.version), spec.learning.challenge
+    booster = lightgbm.Booster(model_file=str(folder / "lightgbm.txt"))
+    found = certify(booster, (folder / contract.MODEL).read_bytes(), challenger.matrix(held_out), spec.threshold)
+    p99, megabytes = found.latency_us["p99"], found.bytes / 1e6
+    return [
+        Checked("export", found.passed, _account(found)),
+        Checked("latency", p99 <= asked.p99_us, f"one row in {p99:.0f} µs (p99), at most {asked.p99_us:g}"),
+        Checked("size", megabytes <= asked.megabytes, f"{megabytes:.2f} MB, at most {asked.megabytes:g}"),
+    ]
+
+
+def _account(found: Certificate) -> str:
+    if not found.passed:
+        from training.certificate import CertificateError
+
+        try:
+            found.require()
+        except CertificateError as error:
+            return str(error)
+    probes = sum(p.rows for p in found.probes.values())
+    return (
+        f"within {found.max_abs_difference:.1g} of LightGBM on {found.rows:,} held-out rows and {probes - found.rows:,} probes "
+        f"of {found.splits_probed:,} splits, {found.flips} decisions flip"
+    )
+
+
+def _against(spec: ModelSpec, made: Contract, held_out: pa.Table, challenger: Scored, champion: Scored) -> list[Checked]:
+    """Challenger and champion on the same rows; days are drawn whole, since the rows of a day share their circumstances."""
+    from training.comparison import ComparisonError, compare, slices
+
+    asked = spec.learning.challenge
+    label = held_out[spec.spine.label].to_numpy().astype(np.float64)
+    ours, theirs = challenger.score(held_out), champion.score(held_out)
+    day = micros(held_out, spec.spine.timestamp) // DAY_US
+    try:
+        whole = compare(label, theirs, ours, asked.metric, groups=day)
+    except ComparisonError as error:
+        return [Checked("champion", False, f"cannot be compared on {len(label):,} held-out rows: {error}")]
+    passed = whole.low >= -asked.margin
+    text = (
+        f"{asked.metric} {whole.challenger:.4f}, version {champion.contract.version} {whole.champion:.4f} on the same {whole.rows:,} rows; "
+        f"better by {whole.difference:+.4f} ({whole.low:+.4f} to {whole.high:+.4f}), margin {asked.margin:g}"
+    )
+    checks = [Checked("champion", passed, text)]
+    columns = {c: np.array([str(v) for v in held_out[c].to_pylist()]) for c in spec.slices if c in held_out.column_names}
+    if columns:
+        parts = slices(label, theirs, ours, columns, asked.slice_margin, metric=asked.metric, groups=day)
+        bad = [s for s in parts if not s.passed]
+        named = "; ".join(f"{s.column} {s.value}: {s.difference:+.4f}" for s in bad[:5])
+        checks.append(Checked("slices", not bad, named or f"none of {len(parts)} is surely worse by more than {asked.slice_margin:g}"))
+    return checks
+
+
+def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, champion: int) -> list[Checked]:
+    """The champion's newest logged vectors, recomputed: a challenger trained on other numbers than those served would prove nothing."""
+    from streaming.archive import of
+    from training.skew import prove
+
+    asked = spec.learning.challenge.skew_rows
+    archive = of(settings, case.project)
+    rows = archive.predictions(spec.name)
+    keep = [v == champion and r != "shadow" for v, r in zip(rows["model_version"].to_pylist(), rows["role"].to_pylist(), strict=True)]
+    rows = rows.filter(np.array(keep, dtype=bool)) if rows.num_rows else rows
+    if not asked or not rows.num_rows:
+        return [
+            Checked("skew", True, "no prediction of the live version is archived: nothing to compare" if asked else "left out by the spec")
+        ]
+    log = archive.restore(spec.name, rows.slice(max(0, rows.num_rows - asked)))
+    made = contract.load(settings.model_root / spec.name / str(champion))
+    found = prove(spark, case, settings, made, log)
+    text = f"{found.wrong} of {found.cells:,} cells of {found.predictions:,} predictions are wrong, {found.late / found.cells:.2%} late"
+    return [Checked("skew", found.wrong == 0, text)]
+
+
+def _on_the_log(settings: Settings, case: UseCase, spec: ModelSpec, challenger: Scored) -> Checked:
+    """The first shadow: yesterday's requests, as they were answered, scored by the challenger. Nobody waits for it."""
+    from streaming.archive import of
+
+    rows = of(settings, case.project).predictions(spec.name)
+    if not rows.num_rows:
+        return Checked("log", True, "no prediction is archived: nothing to score")
+    newest = micros(rows, "event_timestamp")
+    answered = np.array([r != "shadow" for r in rows["role"].to_pylist()])
+    rows = rows.filter((newest >= newest.max() - DAY_US) & answered)
+    try:
+        mine = challenger.score(rows)
+    except NotComparable as error:
+        return Checked("log", True, f"{error}: the live shadow will show it")
+    theirs = rows["score"].to_numpy()
+    broken = int((~np.isfinite(mine)).sum())
+    text = f"{len(mine):,} requests of the last day: scores move by {np.abs(mine - theirs).mean():.4f} on average, {broken} are no numbers"
+    return Checked("log", broken == 0, text)
+
+
+def summary(gates: Gates) -> dict[str, Any]:
+    return {c.name: f"{'passed' if c.passed else 'failed'}: {c.text}" for c in gates.checks}
