@@ -21,8 +21,9 @@ import redis
 
 from feature_repo import contract, prediction, release
 from infra.settings import ROOT, Settings
-from serving import watch
-from serving.calibration import Matrix
+from serving import verdict_plot, watch
+from serving.calibration import HOUR_US, Matrix, Moments
+from serving.judgement import Reference
 from serving.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration
@@ -41,11 +42,15 @@ def rows(count: int, seed: int, shift: float = 0.0) -> Matrix:
     return matrix
 
 
-def register(settings: Settings, version: int, reference: Matrix) -> None:
+def register(settings: Settings, version: int, reference: Matrix, moments: Moments | None = None) -> None:
     folder = settings.model_root / MODEL / str(version)
     folder.mkdir(parents=True)
     (folder / contract.MODEL).write_bytes(b"a model")
-    pd.DataFrame(reference, columns=[*NAMES, "score"]).to_parquet(folder / contract.REFERENCE, index=False)
+    frame = pd.DataFrame(reference, columns=[*NAMES, "score"])
+    if moments is not None:
+        frame["at"] = pd.to_datetime(moments, unit="us", utc=True)
+        frame["y"] = np.arange(len(frame)) % 4 == 0
+    frame.to_parquet(folder / contract.REFERENCE, index=False)
     contract.write(
         folder,
         contract.Contract(
@@ -81,12 +86,13 @@ class Log:
     def __init__(self, client: redis.Redis, project: str) -> None:
         self.client, self.project, self.count = client, project, 0
 
-    def write(self, matrix: Matrix, version: int = 1, model: str = MODEL) -> None:
+    def write(self, matrix: Matrix, version: int = 1, model: str = MODEL, apart_us: int = 1_000_000, status: str = "fff") -> None:
         with self.client.pipeline(transaction=False) as pipe:
             for row in matrix:
                 values = [None if np.isnan(v) else float(v) for v in row[:-1]]
-                at = 1_000_000 * self.count
-                entry = prediction.Prediction(str(self.count), model, version, at, at, {}, values, "fff", {}, float(row[-1]))
+                at = apart_us * self.count
+                marks = {"v": prediction.Mark(at - 5_000_000, 0, None)}
+                entry = prediction.Prediction(str(self.count), model, version, at, at, {}, values, status, marks, float(row[-1]))
                 pipe.xadd(prediction.stream_key(self.project), {"p": msgspec.json.encode(entry)})
                 self.count += 1
             pipe.execute()
@@ -235,6 +241,70 @@ def test_a_new_version_is_judged_against_its_own_reference(settings: Settings, p
     verdicts = history(settings, MODEL)
     assert [(v.version, v.drift) for v in verdicts] == [(1, False), (2, False)]
     assert verdicts[1].window.from_us == 400_000_000  # nothing of version 1 in it
+
+
+def daily(days: int, seed: int) -> tuple[Matrix, Moments]:
+    """Rows of each hour of some days: a day's temperature lasts for days."""
+    hours = np.repeat(np.arange(days * 24), 4)
+    matrix, rng = rows(len(hours), seed), np.random.default_rng(seed)
+    lasting = np.convolve(rng.normal(0, 6, days + 4), np.ones(5) / 5, "valid")
+    matrix[:, 0] += lasting[hours // 24]
+    return matrix, (hours * HOUR_US).astype(np.int64)
+
+
+def test_a_verdict_is_calibrated_where_the_reference_has_moments(settings: Settings, project: str, log: Log) -> None:
+    register(settings, 1, *daily(120, 0))
+    matrix, _ = daily(4, 3)
+    matrix[:, 0] += 6  # as warm as it gets: by itself significant a hundred times over
+    log.write(matrix, apart_us=HOUR_US // 4)
+    once(settings, project, window=len(matrix), step=100)
+    (quiet,) = history(settings, MODEL)
+    assert quiet.calibrated is not None
+    assert (quiet.calibrated.nominal, quiet.calibrated.hours) == (0.05, 72.0)
+    assert not quiet.drift
+    assert quiet.features[0].effect > 0.15
+    assert quiet.triage is None
+    assert quiet.oldest_s == {"v": 5.0}
+
+
+def test_a_fault_is_triaged_and_drawn(settings: Settings, project: str, log: Log) -> None:
+    register(settings, 1, *daily(120, 0))
+    matrix, _ = daily(4, 3)
+    matrix[:, 1] = np.nan
+    log.write(matrix, apart_us=HOUR_US // 4, status="fmf")
+    once(settings, project, window=len(matrix), step=100)
+    (verdict,) = history(settings, MODEL)
+    assert verdict.triage is not None
+    assert (verdict.triage.cause, verdict.triage.views, verdict.triage.retrain) == ("pipeline fault", ["v"], False)
+    assert "pressure is missing in 100%" in verdict.triage.detail
+    assert verdict.degraded == {"v": {"missing": 0.3333}}
+    assert "pressure" in verdict_plot.effects(verdict)
+
+
+def test_a_verdict_in_the_history_stands_though_the_equality_check_goes_on(settings: Settings, project: str, log: Log) -> None:
+    register(settings, 1, *daily(120, 0))
+    matrix, _ = daily(4, 3)
+    matrix[:, 1] *= 30
+    log.write(matrix, apart_us=HOUR_US // 4)
+    once(settings, project, window=len(matrix), step=100)
+    (before,) = history(settings, MODEL)
+    for key in (watch.state_key(project, MODEL), prediction.drift_key(project, MODEL)):
+        log.client.delete(key)
+    log.client.xgroup_destroy(prediction.stream_key(project), f"watch:{MODEL}")  # as after a kill between history and Redis
+    log.client.hset(prediction.equality_key(project, MODEL), mapping={"compared": 10, "unequal": 10})
+    once(settings, project, window=len(matrix), step=100)
+    assert history(settings, MODEL) == [before]
+    assert log.latest() == before
+
+
+def test_labels_are_judged_against_the_references_own(settings: Settings) -> None:
+    register(settings, 1, *daily(120, 0))
+    reference = Reference(settings.model_root / MODEL / "1", "scipy")
+    _, moments = daily(4, 3)
+    same, other = (reference.label_drift((np.arange(len(moments)) % k == 0).astype(float), moments) for k in (4, 2))
+    assert same is not None
+    assert other is not None
+    assert (same.drift, other.drift) == (False, True)
 
 
 def test_the_live_versions_verdict_is_the_one_shown(settings: Settings, project: str, log: Log) -> None:
