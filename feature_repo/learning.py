@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
+Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
+"""Of a served value that is not the recomputed one (`training.skew_cause`)."""
 RISES = {"auc"}
 """Metrics that are better when they are larger."""
 
@@ -56,7 +58,11 @@ class Challenge(_Strict):
     slice_margin: float = Field(default=0.05, ge=0, description="no slice is surely worse by more than this")
     p99_us: float = Field(default=5000, gt=0, description="latency of one row in ONNX Runtime, microseconds")
     megabytes: float = Field(default=50, gt=0, description="size of the ONNX file")
-    skew_rows: int = Field(default=2000, ge=0, description="logged predictions to recompute; none may be wrong; 0: the check is left out")
+    skew_rows: int = Field(default=2000, ge=0, description="logged predictions to recompute; 0: the check is left out")
+    skew_budget: dict[Cause, float] = Field(
+        default_factory=dict, description="share of cells that may differ for each cause, over the defaults"
+    )
+    stale_after_s: float = Field(default=4 * 3600, gt=0, description="an event known for longer and not applied is no late one")
 
 
 class Stage(_Strict):

@@ -215,10 +215,11 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
         spark.stop()
     console.print(skew_table(result))
     for one in result.examples[:5]:
-        errors.print(f"wrong: {one.feature} of {one.prediction}: served {one.served}, recomputed {one.recomputed}")
+        errors.print(f"{one.cause}: {one.feature} of {one.prediction}: served {one.served}, recomputed {one.recomputed}")
     console.print(
         f"{result.predictions:,} predictions, {result.cells:,} cells: {result.wrong} wrong, {result.late / result.cells:.2%} late"
     )
+    console.print(f"causes: {', '.join(f'{cause} {n:,}' for cause, n in result.causes.items()) or 'no difference'}")
     write_report(report, result.summary())
     if result.wrong:
         raise typer.Exit(1)

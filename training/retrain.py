@@ -229,6 +229,7 @@ def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, 
     """The champion's newest logged vectors, recomputed: a challenger trained on other numbers than those served would prove nothing."""
     from streaming.archive import of
     from training.skew import prove
+    from training.skew_cause import over_budget
 
     asked = spec.learning.challenge.skew_rows
     archive = of(settings, case.project)
@@ -241,9 +242,13 @@ def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, 
         ]
     log = archive.restore(spec.name, rows.slice(max(0, rows.num_rows - asked)))
     made = contract.load(settings.model_root / spec.name / str(champion))
-    found = prove(spark, case, settings, made, log)
-    text = f"{found.wrong} of {found.cells:,} cells of {found.predictions:,} predictions are wrong, {found.late / found.cells:.2%} late"
-    return [Checked("skew", found.wrong == 0, text)]
+    found = prove(spark, case, settings, made, log, spec.learning.challenge.stale_after_s)
+    over = over_budget(found.causes, found.cells, {str(c): share for c, share in spec.learning.challenge.skew_budget.items()})
+    counted = ", ".join(f"{cause} {n:,}" for cause, n in found.causes.items()) or "no difference"
+    text = f"{found.cells:,} cells of {found.predictions:,} predictions: {counted}"
+    if over:
+        text += f"; over budget: {'; '.join(f'{cause}: {said}' for cause, said in over.items())}"
+    return [Checked("skew", not over, text)]
 
 
 def _on_the_log(settings: Settings, case: UseCase, spec: ModelSpec, challenger: Scored) -> Checked:

@@ -5,10 +5,13 @@ Each served view value carries its high-water mark, so two questions are told ap
 * **wrong** - recomputed from the same events, the value differs from what was served. Must be 0.
 * **late** - an event known at the moment of the request had not reached the online store yet, and it would have changed the value.
   Reported as a share, with the lag: how long the first such event had been known.
+
+Every difference has a cause by name: `training.skew_cause`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,10 +20,12 @@ import msgspec
 import numpy as np
 
 from feature_repo.contract import Contract
+from feature_repo.definition import definitions
 from feature_repo.prediction import Prediction, stream_key
 from streaming.join import HIDDEN, NOW, column_name, floats
 from streaming.point_in_time import NEVER
 from streaming.recompute import plan, recompute
+from training.skew_cause import STALE_AFTER_S, causes, differ
 
 if TYPE_CHECKING:
     import redis
@@ -42,6 +47,7 @@ class ViewSkew:
     wrong: int = 0
     late: int = 0
     lags_s: list[float] = field(default_factory=list)
+    causes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Difference:
     feature: str
     served: float | None
     recomputed: float | None
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,11 @@ class SkewResult:
     def late(self) -> int:
         return sum(v.late for v in self.views)
 
+    @property
+    def causes(self) -> dict[str, int]:
+        """Cells by cause (`training.skew_cause`), the most frequent first."""
+        return dict(sum((v.causes for v in self.views), Counter[str]()).most_common())
+
     def lag_s(self, view: ViewSkew | None = None) -> dict[str, float] | None:
         """p50 and p99 of the lag of late cells' views, seconds; None where nothing was late."""
         lags = view.lags_s if view else [lag for v in self.views for lag in v.lags_s]
@@ -85,8 +97,10 @@ class SkewResult:
             "late": self.late,
             "late_share": self.late / self.cells if self.cells else 0.0,
             "late_lag_s": self.lag_s(),
+            "causes": self.causes,
             "views": [
-                {"view": v.view, "cells": v.cells, "wrong": v.wrong, "late": v.late, "late_lag_s": self.lag_s(v)} for v in self.views
+                {"view": v.view, "cells": v.cells, "wrong": v.wrong, "late": v.late, "late_lag_s": self.lag_s(v), "causes": v.causes}
+                for v in self.views
             ],
             "examples": [msgspec.structs.asdict(e) if isinstance(e, msgspec.Struct) else e.__dict__ for e in self.examples],
         }
@@ -116,12 +130,18 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
 
 
 def prove(
-    spark: Callable[[], SparkSession], use_case: UseCase, settings: Settings, contract: Contract, log: Sequence[Prediction]
+    spark: Callable[[], SparkSession],
+    use_case: UseCase,
+    settings: Settings,
+    contract: Contract,
+    log: Sequence[Prediction],
+    stale_after_s: float = STALE_AFTER_S,
 ) -> SkewResult:
     """Recompute the stored features of logged predictions and compare them with what was served.
 
     Args:
         spark: gives a session; called only where the tables are too large for this process.
+        stale_after_s: an event that was known for longer, and had not been applied, is no late one: the store is behind.
 
     Raises:
         SkewError: the log is empty.
@@ -129,6 +149,7 @@ def prove(
     """
     if not log:
         raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
+    applied = definitions(use_case.store, contract.feature_service)
     views_read = plan(use_case.store, contract.feature_service, {i.source for i in contract.inputs if i.kind == "feature"})
     table = recompute(spark, settings, views_read, log)
     at_us = np.array([p.at_us for p in log], dtype=np.int64)
@@ -143,28 +164,27 @@ def prove(
         result = ViewSkew(projection.alias)
         hidden = table[HIDDEN + projection.alias]
         first = np.array([NEVER if v is None else v for v in hidden.to_pylist()], dtype=np.int64)
+        lag_s = np.where(first > NEVER, (at_us - first) / 1e6, np.nan)
         behind = np.zeros(len(log), dtype=bool)
         for name in projection.features:
             reference = f"{projection.alias}:{name}"
             column = column_name(projection.alias, name)
             same_events, now = floats(table[column]), floats(table[NOW + column])
             value = served[:, place[reference]]
-            wrong = _differ(value, same_events)
-            late = ~wrong & _differ(same_events, now)
+            redefined = contract.definitions.get(reference) != applied.get(reference)
+            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s)
+            wrong = differ(value, same_events)
+            late = ~wrong & (found != "")
             result.cells += len(log)
             result.wrong += int(wrong.sum())
             result.late += int(late.sum())
+            result.causes.update(found[found != ""].tolist())
             behind |= late
             for i in np.flatnonzero(wrong)[: max(0, 20 - len(examples))]:
-                examples.append(Difference(log[i].id, reference, _number(value[i]), _number(same_events[i])))
-        lag = (at_us - first)[behind & (first > NEVER)] / 1e6
-        result.lags_s = lag.tolist()
+                examples.append(Difference(log[i].id, reference, _number(value[i]), _number(same_events[i]), str(found[i])))
+        result.lags_s = lag_s[behind & ~np.isnan(lag_s)].tolist()
         views.append(result)
     return SkewResult(len(log), views, examples)
-
-
-def _differ(a: Any, b: Any) -> Any:
-    return ~((a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def _number(value: float) -> float | None:
