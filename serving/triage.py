@@ -4,13 +4,15 @@ Only the last is a reason to retrain: a model learnt from a fault is wrong when 
 
 1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model, and the
    equality check (`serving.equality`) reads values again through stock Feast. Where either differs, there is training/serving skew.
-2. *Is there evidence of a fault, and against which view?* Of every view with an input that drifted:
+2. *Is there evidence of a fault, and against which view?* Of every view with an input that drifted, in the window or in its newest
+   quarter (a fault comes at once, and the alarm comes before it fills the window):
    - stale: values past their ttl beyond the nulls that the reference has;
    - missing, null: most values of an input are gone that the reference has;
    - stuck: nearly all values of an input are one;
    - clock: an input that the hour of the week determines no longer follows it;
    - unit or column: an input has moved, and its relatives have not moved with it (`serving.relation`): what the others say it should
-     be is what it was before. An input that nothing explains gives no such evidence.
+     be is what it was before; or it went far and the others of its view stayed. A short move of an input that nothing explains gives
+     no such evidence.
 3. *What does it do to the scores?* Each input that drifted is put back to the reference's distribution (its quantiles, so that ranks
    within the window stay) and the window is scored again; inputs are ranked by the mean absolute change.
 
@@ -26,7 +28,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.calibration import Matrix, Moments, cells
+from serving.calibration import Matrix, Moments, cells, commonest
 from serving.relation import Relations
 from serving.verdict import FeatureVerdict, Suspect, Triage
 
@@ -37,6 +39,8 @@ RANKED = 20
 TOLERANCE = 1e-6
 DIFFERENT = 0.01
 """Share of rows with another score, or of values that stock Feast reads differently, from which there is skew."""
+NEWEST = 4
+"""The part of the window, one in so many rows, in which a fault that has just begun is looked for."""
 STALE = 0.05
 """Share of stale values beyond the reference's nulls that speaks for a fault."""
 GONE = 0.5
@@ -48,6 +52,8 @@ APART = 0.75
 """Smallest part of a move that its relatives do not explain, in standard deviations, that speaks for a fault."""
 ALONE = (0.65, 3.0)
 """The part of its move that its relatives do not explain, between which it moved alone."""
+FAR = 3.0
+"""By how many standard deviations, and how many times as far as all others of its view, an input that nothing explains moved alone."""
 EXPLAINED = 0.3
 """Share of an input's variance that its relatives must explain to be asked."""
 
@@ -97,7 +103,7 @@ def triage(
         return None
     worst = sorted(drifted, key=lambda j: (verdicts[j].p_value, -verdicts[j].size))[:RANKED]
     effects = _score_effects(seen, worst, reference, model)
-    found = _evidence(seen, verdicts, drifted, views, relations)
+    found = _evidence(seen, verdicts, drifted, views, reference, relations)
     ranked = sorted(worst, key=lambda j: -effects.get(j, 0.0))
     suspects = [Suspect(verdicts[j].name, views[j], effects.get(j), found[j][1] if j in found else "") for j in ranked]
     if skew:
@@ -137,41 +143,54 @@ def _skew(seen: Seen, model: Model | None) -> str:
 
 
 def _evidence(
-    seen: Seen, verdicts: Sequence[FeatureVerdict], drifted: Sequence[int], views: Sequence[str], relations: Relations | None
+    seen: Seen,
+    verdicts: Sequence[FeatureVerdict],
+    drifted: Sequence[int],
+    views: Sequence[str],
+    reference: Matrix,
+    relations: Relations | None,
 ) -> dict[int, tuple[float, str]]:
     """What speaks for a fault, by input: how strongly (what is seen outright before what is inferred), and a clause that says it."""
     found: dict[int, tuple[float, str]] = {}
-    departures = moves = None
-    if relations is not None:
-        departures, moves = relations.departures(seen.matrix, cells(seen.moments)[0])
-    for j in drifted:
-        verdict = verdicts[j]
-        gain = verdict.null_rate - verdict.reference_null_rate
-        stale = float((seen.statuses[:, j] == b"s").mean())
-        missing = float((seen.statuses[:, j] == b"m").mean())
-        if stale - verdict.reference_null_rate >= STALE:
-            found[j] = 40 + stale, f"is stale in {stale:.0%} of the predictions"
-        elif gain >= GONE:
-            found[j] = 30 + gain, f"is {'missing' if missing >= GONE else 'null'} in {verdict.null_rate:.0%} of the predictions"
-        elif "stuck" in verdict.kinds and verdict.commonest >= STUCK:
-            found[j] = 20 + verdict.commonest, f"is stuck: {verdict.commonest:.0%} of its values are the same"
-        elif departures is not None and moves is not None and relations is not None:
-            if "clock" in verdict.kinds:
-                found[j] = 10 + departures[2, j], "no longer follows the hour of the week: a clock or a time zone is off"
-            elif alone := _alone(j, departures, moves, relations, views):
-                found[j] = alone, f"moved by {moves[j]:+.1f} standard deviations, and nothing that goes with it did: another unit or column"
+    for part in (slice(None), slice(-max(len(seen.moments) // NEWEST, 1), None)):
+        matrix, statuses = seen.matrix[part], seen.statuses[part]
+        moved = relations.departures(matrix, cells(seen.moments[part])[0]) if relations is not None else None
+        for j in drifted:
+            sign = _plain(matrix[:, j], statuses[:, j], verdicts[j], reference[:, j])
+            if sign is None and moved is not None and relations is not None:
+                departures, moves = moved
+                if "clock" in verdicts[j].kinds:
+                    sign = 10 + float(departures[2, j]), "no longer follows the hour of the week: a clock or a time zone is off"
+                elif alone := _alone(j, departures, moves, relations, views):
+                    sign = alone, f"moved by {moves[j]:+.1f} standard deviations, and what goes with it did not: another unit or column"
+            if sign is not None:
+                found[j] = max(sign, found.get(j, sign))
     return found
 
 
+def _plain(values: Matrix, statuses: NDArray[np.bytes_], verdict: FeatureVerdict, reference: Matrix) -> tuple[float, str] | None:
+    """What can be seen of an input by itself: values float64 [m], one letter each, and the reference's float64 [n]."""
+    stale, missing, null = (float(x.mean()) for x in (statuses == b"s", statuses == b"m", np.isnan(values)))
+    if stale - verdict.reference_null_rate >= STALE:
+        return 40 + stale, f"is stale in {stale:.0%} of the predictions"
+    if null - verdict.reference_null_rate >= GONE:
+        return 30 + null, f"is {'missing' if missing >= GONE else 'null'} in {null:.0%} of the predictions"
+    most = commonest(values[~np.isnan(values)])
+    if most >= STUCK and commonest(reference[~np.isnan(reference)]) < STUCK - 0.25:
+        return 20 + most, f"is stuck: {most:.0%} of its values are the same"
+    return None
+
+
 def _alone(j: int, departures: Matrix, moves: Matrix, relations: Relations, views: Sequence[str]) -> float:
-    """By how many standard deviations an input moved, if it moved alone, or its whole view did; otherwise 0."""
+    """By how many standard deviations an input left its relatives, if it moved alone, or its whole view did; otherwise 0."""
     view = [i for i, v in enumerate(views) if v == views[j]]
     whole = len(view) > 1 and float(np.mean([abs(moves[i]) >= MOVED for i in view])) > 0.5
     for kind in (1, 0) if whole else (1,):
         part = departures[kind, j] / moves[j] if abs(moves[j]) >= MOVED else 0.0
         if ALONE[0] <= part <= ALONE[1] and abs(departures[kind, j]) >= APART and relations.explained[kind, j] >= EXPLAINED:
             return float(min(abs(departures[kind, j]), 9.9))
-    return 0.0
+    stayed = max((abs(float(moves[i])) for i in view if i != j), default=np.inf)
+    return float(min(abs(moves[j]), 9.9)) if abs(moves[j]) >= max(FAR, FAR * stayed) else 0.0
 
 
 def _score_effects(seen: Seen, inputs: Sequence[int], reference: Matrix, model: Model | None) -> dict[int, float]:

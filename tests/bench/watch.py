@@ -229,13 +229,17 @@ def suite(bench: Bench, places: int, told: Callable[[str], None]) -> list[Measur
     starts = np.linspace(0, len(live) - 2 * WINDOW, places + 2).astype(int)[1:-1]
     delays: dict[str, list[float]] = {}
     said: dict[str, Counter[str]] = {}
+    early: dict[str, Counter[str]] = {}
     for fault in faults():
         for n, start in enumerate(starts):
             told(f"{fault.kind}: {fault.name}, {n + 1} of {places}")
             stream = _joined(
                 live[start : start + WINDOW], inject(fault, live[start + WINDOW : start + 2 * WINDOW], bench.names, bench.model)
             )
-            delays.setdefault(fault.kind, []).append(_delay(reference, stream))
+            delay = _delay(reference, stream)
+            delays.setdefault(fault.kind, []).append(delay)
+            if np.isfinite(delay):
+                early.setdefault(fault.kind, Counter())[_read(reference.triage(stream[int(delay) : int(delay) + WINDOW]), fault)] += 1
             said.setdefault(fault.kind, Counter())[_read(reference.triage(stream[-WINDOW:]), fault)] += 1
     for skew in skews():
         for start in starts:
@@ -248,21 +252,18 @@ def suite(bench: Bench, places: int, told: Callable[[str], None]) -> list[Measur
     for start in starts:
         said.setdefault("nothing", Counter())[_read(reference.triage(live[start : start + WINDOW]), None)] += 1
     heads = ("right view", "other view", "skew", "population", "quiet")
-    lines = [
-        "",
-        f"| what happened | cases | alarm after (median, longest) | fault, {heads[0]} | fault, {heads[1]} | skew | population | quiet |",
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|")
-    for kind, counts in said.items():
-        total = counts.total()
-        waits = sorted(delays.get(kind, []))
-        wait = f"{np.median(waits):,.0f}, {_never(waits[-1])}" if waits else ""
-        lines.append(f"| {kind} | {total} | {wait} | " + " | ".join(str(counts[h] or "") for h in heads) + " |")
-    console.print("\n".join(lines))
+    head = "| what happened | cases | alarm after (median, longest) | fault, right view | fault, other view | skew | population | quiet |"
+    for title, table in (("a window full of it", said), ("the window of the first alarm", early)):
+        lines = ["", f"Triage of {title}:", "", head, "|---|---|---|---|---|---|---|---|"]
+        for kind, counts in table.items():
+            waits = sorted(delays.get(kind, []))
+            wait = f"{np.median(waits):,.0f}, {_never(waits[-1])}" if waits else ""
+            lines.append(f"| {kind} | {counts.total()} | {wait} | " + " | ".join(str(counts[h] or "") for h in heads) + " |")
+        console.print("\n".join(lines))
     right = {"training/serving skew": "skew", "population change": "population", "nothing": "quiet"}
     hits = sum(counts[right.get(kind, "right view")] for kind, counts in said.items())
     everything = sum(counts.total() for counts in said.values())
-    wrong = sum(counts["population"] for kind, counts in said.items() if kind != "population change")
+    wrong = sum(counts["population"] for table in (said, early) for kind, counts in table.items() if kind != "population change")
     console.print(f"right in {hits} of {everything} ({hits / everything:.0%}); would have retrained for no reason: {wrong}")
     return [
         Measurement("triage is right", "share", hits / everything, more=True),
