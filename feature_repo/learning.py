@@ -18,7 +18,8 @@ class _Strict(BaseModel):
 
 
 class QualityDrop(_Strict):
-    """The live metric is worse than the champion's own held-out one by more than `drop`, and surely so (its 95 % interval lies beyond)."""
+    """The live metric is worse than the champion's own held-out one by more than `drop`, and surely so: its 95 % interval, which leaves out a
+    day at a time, lies beyond. It takes at least five days."""
 
     metric: Metric = "auc"
     drop: float = Field(default=0.03, gt=0)

@@ -246,7 +246,7 @@ class ModelRepository:
             reason = await self._ready(entry, version)
             if entry.release is not wanted or entry.predictor is None:
                 return
-            if reason is None and role != "previous" and entry.ready[version].contract.request != entry.predictor.contract.request:
+            if reason is None and role != "previous" and _asks(entry.ready[version]) != _asks(entry.predictor):
                 reason = "it takes other request fields than the champion: it can be promoted, but not answer or follow its requests"
             if reason is not None:
                 entry.refused[version] = reason
@@ -282,6 +282,11 @@ class ModelRepository:
         keeps = f"; version {entry.predictor.contract.version} keeps answering" if entry.predictor else ""
         log.error("model %s: champion refused: %s%s", entry.name, reason, keeps)
         self._metrics.refused(entry.name)
+
+
+def _asks(predictor: Predictor) -> list[tuple[str, str, str]]:
+    """What a request must carry; examples and bounds are of each version's own data."""
+    return sorted((f.name, f.kind, f.dtype) for f in predictor.contract.request)
 
 
 async def _retire(before: Predictor, grace_s: float) -> None:

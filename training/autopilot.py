@@ -188,7 +188,7 @@ class Autopilot:
         estimate = baseline = None
         if asked.quality is not None and len(mine.label) >= asked.quality.window:
             recent = slice(len(mine.label) - asked.quality.window, None)
-            estimate = quality.estimates(mine.label[recent], mine.score[recent]).get(asked.quality.metric)
+            estimate = quality.by_days(mine.label[recent], mine.score[recent], mine.at_us[recent], asked.quality.metric)
             held_out = made.metrics.get("test") or made.metrics.get("valid", {})
             baseline = held_out.get(asked.quality.metric)
         identity, drift = self._verdict()

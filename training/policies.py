@@ -218,7 +218,7 @@ def _live(
         mine = np.flatnonzero((stream.at_us >= begun) & (stream.at_us < now) & (stream.known_us < now))
         if triggers.quality is not None and len(mine) >= triggers.quality.window:
             recent = mine[-triggers.quality.window :]
-            estimate = quality.estimates(stream.label[recent], score[recent]).get(triggers.quality.metric)
+            estimate = quality.by_days(stream.label[recent], score[recent], stream.at_us[recent], triggers.quality.metric)
             baseline = live.held_out.get(triggers.quality.metric)
             facts = replace(facts, live=estimate, baseline=baseline)
         if triggers.drift and now - looked >= 7 * DAY_US:

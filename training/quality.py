@@ -29,6 +29,8 @@ Floats = NDArray[np.float64]
 WINDOW = 5000
 """Labelled predictions of one version that its latest quality rests on."""
 DAYS = 60
+FEWEST_DAYS = 5
+"""Fewer days than this say too little about how much days differ."""
 SMALLEST = 30
 """Fewer labelled rows than this give no metric: an interval would cover everything."""
 _Z = 1.959963984540054
@@ -272,6 +274,26 @@ def estimates(label: Floats, score: Floats) -> dict[str, Estimate]:
     low, high = _calibration_interval(label, score)
     found["calibration_error"] = Estimate(values["calibration_error"], low, high)
     return found
+
+
+def by_days(label: Floats, score: Floats, at_us: NDArray[np.int64], metric: str) -> Estimate | None:
+    """One metric with an interval that knows that rows of a day share their circumstances: the jackknife, leaving out a day at a time
+    (Efron & Stein 1981), with Student's t. None below FEWEST_DAYS days, or where the metric is not defined.
+
+    Args:
+        at_us: moments of the predictions `[n]`, microseconds since the epoch.
+    """
+    from scipy.stats import t
+
+    day = at_us // 86_400_000_000
+    days = np.unique(day)
+    value = evaluate.metrics(label, score).get(metric, np.nan)
+    if len(days) < FEWEST_DAYS or not np.isfinite(value):
+        return None
+    without = np.array([evaluate.metrics(label[day != d], score[day != d])[metric] for d in days])
+    n = len(days)
+    spread = float(t.ppf(0.975, n - 1)) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    return Estimate(float(value), float(value) - spread, float(value) + spread)
 
 
 def delong(label: Floats, score: Floats) -> float:

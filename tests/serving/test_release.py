@@ -103,6 +103,17 @@ def test_a_candidate_with_other_request_fields_is_refused_and_can_still_be_promo
     assert traffic["shadow"] is None
 
 
+def test_a_candidate_whose_data_had_other_examples_and_bounds_is_no_other_request(server: Server) -> None:
+    request = [msgspec.structs.replace(f, example=None, minimum=None, maximum=f.maximum and f.maximum + 1) for f in make_contract().request]
+    server.version(4, promote=False, request=request)
+    release.shadow(server.settings.model_root, MODEL, 4)
+
+    async def scenario(client: httpx.AsyncClient) -> dict[str, Any]:
+        return await until(client, lambda t: t["shadow"] == 4)
+
+    assert not server.run(scenario)["refused"]
+
+
 def test_promotion_and_roll_back_take_less_than_a_second_and_no_request_fails(server: Server) -> None:
     root = server.settings.model_root
     release.promote(root, MODEL, 2)

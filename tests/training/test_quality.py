@@ -122,3 +122,21 @@ def test_without_feedback_the_spine_has_the_truth(archive: Any, monkeypatch: pyt
     rows = labelled(made, SPEC)
     assert int((rows.known_us >= 0).sum()) == 40
     assert quality.estimates(rows.label[:40], rows.score[:40])["base_rate"].value == 0.5
+
+
+def test_an_interval_over_days_knows_that_days_differ() -> None:
+    random = np.random.default_rng(1)
+    covered, naive = 0, 0
+    for _ in range(150):
+        day = np.repeat(np.arange(12), 150)
+        shift = random.normal(0, 1.0, 12)[day]
+        label = (random.random(len(day)) < 1 / (1 + np.exp(-shift))).astype(float)
+        score = np.full(len(day), 0.5)
+        found = quality.by_days(label, score, day * 86_400_000_000, "base_rate")
+        assert found is not None
+        covered += found.low <= 0.5 <= found.high
+        plain = estimates(label, score)["base_rate"]
+        naive += plain.low <= 0.5 <= plain.high
+    assert covered >= 0.88 * 150
+    assert naive <= 0.6 * 150, "rows taken for independent are far too sure"
+    assert quality.by_days(label[:300], score[:300], day[:300] * 86_400_000_000, "base_rate") is None, "two days say nothing"
