@@ -141,6 +141,7 @@ for _command in (
     learning.quality,
     learning.retrain,
     learning.autopilot,
+    learning.compare,
 ):
     app.command()(_command)
 

@@ -142,10 +142,12 @@ def by_month(policies: Mapping[str, Sequence[tuple[str, float]]], live: Sequence
         ax = canvas.axes
         months = sorted({m for line in [*policies.values(), live] for m, _ in line})
         place = {month: n for n, month in enumerate(months)}
+        style: dict[str, Any]
         for index, (name, line) in enumerate(policies.items()):
-            ax.plot([place[m] for m, _ in line], [v for _, v in line], color=SERIES[index % len(SERIES)], label=name)
+            style = {"marker": "o", "markersize": 4, "markeredgewidth": 0}
+            ax.plot([place[m] for m, _ in line], [v for _, v in line], color=SERIES[index % len(SERIES)], label=name, **style)
         if live:
-            style: Any = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": PAPER, "markeredgewidth": 2}
+            style = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": PAPER, "markeredgewidth": 2}
             ax.plot([place[m] for m, _ in live], [v for _, v in live], color=INK, label="answered live", **style)
         ax.set_xticks(range(len(months)), [date.fromisoformat(f"{m}-01").strftime("%b %Y") for m in months])
         ax.set_ylabel(label)

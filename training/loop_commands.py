@@ -159,3 +159,37 @@ def autopilot(
     logging.getLogger("headrace").setLevel(logging.INFO)
     print(f"autopilot of {name}: a step every {every:g} s", flush=True)
     run(pilot, every, stop)
+
+
+def compare(
+    model: Model = "",
+    version: Annotated[int, typer.Option(help="0: the canary, the shadow, or the live one against the one before.")] = 0,
+    against: Annotated[int, typer.Option(help="0: the live version.")] = 0,
+    report: Report = None,
+) -> None:
+    """Compare two versions on what was really asked: the same logged requests and their truths, with intervals and significance."""
+    from feature_repo import release
+    from feature_repo.use_case import UseCase
+    from streaming.archive import of
+    from streaming.store import connect
+    from training.head_to_head import head_to_head
+    from training.loop_summary import comparison_table
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    now = release.read(own.model_root, spec.name)
+    if now is None:
+        raise release.ReleaseError(f"no version of {spec.name} is live: train and promote one")
+    beside = now.canary or now.shadow
+    mine = version or beside or now.champion
+    other = against or (now.champion if mine != now.champion else now.previous)
+    if other is None or other == mine:
+        raise ValueError(f"there is nothing to compare version {mine} with: name another with --against")
+    archived = of(own, case.project)
+    with console.status("comparing"):
+        archived.run(connect(own.redis()), keep_days=own.archive_days)
+        found = head_to_head(archived, own.model_root, spec, mine, other)
+    console.print(comparison_table(found))
+    console.print(found.verdict)
+    write_report(report, found)

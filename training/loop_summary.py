@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
+from training.head_to_head import HeadToHead
 from training.quality import Measured, Quality
 from training.retrain import Gates
 
@@ -52,3 +53,18 @@ def gates_table(gates: Gates) -> Table:
 
 def moment_text(us: int) -> str:
     return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def comparison_table(found: HeadToHead) -> Table:
+    """A row per metric."""
+    table = Table("metric", f"version {found.version}", f"version {found.against}", "better by", "95 %", "p(worse)", box=None)
+    for one in found.metrics:
+        row = (
+            f"{one.challenger:.4f}",
+            f"{one.champion:.4f}",
+            f"{one.difference:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}",
+            f"{one.p_worse:.3f}",
+        )
+        table.add_row(one.metric, *row)
+    return table

@@ -366,3 +366,25 @@ def test_the_server_s_own_metrics_are_read_as_it_counted() -> None:
     assert found[1].p99_ms == pytest.approx(4, abs=1)
     added = found[1].since(found[1])
     assert (added.answered, added.p99_ms) == (0, None)
+
+
+def test_two_versions_are_compared_on_what_was_asked(world: World) -> None:
+    from training.comparison import ComparisonError
+    from training.head_to_head import head_to_head
+
+    pilot = world.pilot()
+    with pytest.raises(ComparisonError, match="no request"):
+        head_to_head(pilot.archive, world.settings.model_root, world.case.model(MODEL), 1, 2)
+    world.serve()
+    world.drift()
+    world.bad = lambda role, version: role == "canary"
+    world.until("canary")
+    for _ in range(6):
+        world.serve(100)
+    pilot.archive.run(world.client)
+    found = head_to_head(pilot.archive, world.settings.model_root, world.case.model(MODEL), 2, 1)
+    assert found.answered[1] > 0
+    assert found.answered[2] > 200
+    assert {m.metric: m.difference < 0 for m in found.metrics} == {"auc": True, "log_loss": True, "brier": True, "calibration_error": True}
+    assert all(m.high < 0 for m in found.metrics[:3])
+    assert "version 2 is worse" in found.verdict
