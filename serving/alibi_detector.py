@@ -7,11 +7,14 @@ Source Licence 1.1: production use needs a licence from Seldon (README, Licence)
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 import numpy as np
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # on import it tells of missing frameworks that we do not use
+# on import transformers tells of missing frameworks that we do not use
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+logging.getLogger("transformers").setLevel(logging.ERROR)
 
 from alibi_detect.cd import TabularDrift  # noqa: E402
 from alibi_detect.od import IForest  # noqa: E402

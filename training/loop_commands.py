@@ -97,7 +97,9 @@ def retrain(
     now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
     identity = trigger or f"request@{now_us}"
     with contextlib.ExitStack() as stack:
-        status = stack.enter_context(console.status("starting"))
+        status = stack.enter_context(console.status("waiting for another training of this model to end"))
+        stack.enter_context(steps.alone(own, spec.name))
+        status.update("starting")
         made: list[Any] = []
 
         def spark() -> Any:

@@ -6,7 +6,9 @@ was fitted on. What the gates found lies beside the loop's journal (`gates-<vers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +73,19 @@ def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
         raise ValueError(f"model {spec.name!r}: a training at {end} would train on nothing: it begins on {start}, validation on {valid}")
     split = Split(train=Span(start=start, end=valid), valid=Span(start=valid, end=test), test=Span(start=test, end=end))
     return spec.model_copy(update={"split": split, "gates": [g for g in spec.gates if g.on == "valid"]})
+
+
+@contextmanager
+def alone(settings: Settings, model: str) -> Iterator[None]:
+    """One training of a model at a time in a checkout: the second waits, and then finds what the first made.
+
+    A killed autopilot leaves its training behind; the next one must not make the same version twice.
+    """
+    folder = settings.state / "autopilot" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "training.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def find(settings: Settings, model: str, trigger: str) -> int | None:

@@ -39,7 +39,9 @@ class Trainer:
         argv = [sys.executable, str(ROOT / "headrace.py"), "retrain", self.model]
         argv += ["--as-of", as_of, "--trigger", reason.id, "--why", f"{reason.kind}: {reason.text}"]
         with self.log.open("ab") as log:
-            child = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(
+                argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self._environment()
+            )
             try:
                 self._wait(child)
             finally:
@@ -49,6 +51,17 @@ class Trainer:
         # it ends with 1 where a gate failed: what counts is what it left
         version = find(self.settings, self.model, reason.id)
         return None if version is None else read_gates(self.settings, self.model, version)
+
+    def _environment(self) -> dict[str, str]:
+        own = self.settings
+        same = {
+            "STATE": str(own.state),
+            "REPO": str(own.repo),
+            "REDIS_URL": own.redis_url,
+            "REGISTRY": own.registry,
+            "TRACKING": own.tracking,
+        }
+        return os.environ | {f"HEADRACE_{name}": value for name, value in same.items() if value}
 
     def _wait(self, child: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.timeout_s
