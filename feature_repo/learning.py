@@ -55,7 +55,7 @@ class Challenge(_Strict):
     """What a challenger must reach against the champion, on the same held-out rows."""
 
     metric: Metric = "log_loss"
-    margin: float = Field(default=0.002, ge=0, description="the challenger is surely not worse by more than this (95 % interval)")
+    margin: float = Field(default=0.005, ge=0, description="the challenger is surely not worse by more than this (95 % interval)")
     slice_margin: float = Field(default=0.05, ge=0, description="no slice is surely worse by more than this")
     p99_us: float = Field(default=5000, gt=0, description="latency of one row in ONNX Runtime, microseconds")
     megabytes: float = Field(default=50, gt=0, description="size of the ONNX file")

@@ -277,7 +277,8 @@ class Archive:
             files = [f for f in files if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
         if not files:
             return schema.empty_table()
-        schemas = [pq.read_schema(f) for f in files]
+        # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
+        schemas = [pq.read_schema(f) for f in (files if columns is None else {files[0], files[-1]})]
         schema = pa.unify_schemas(schemas, promote_options="permissive")
         wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in schema.names]
         table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=wanted)
