@@ -33,6 +33,7 @@ class Triggers(_Strict):
     new_labels: int | None = Field(default=None, ge=1, description="so many examples with a truth that the champion did not know")
     quality: QualityDrop | None = None
     drift: bool = Field(default=False, description="the watch says that the population has changed (a fault of a pipeline never trains)")
+    drift_verdicts: int = Field(default=2, ge=1, description="so many verdicts in a row must say so: a fault's first ones can look like it")
     cooldown_days: float = Field(default=7, ge=0, description="between two trainings that nobody asked for")
     budget: int = Field(default=12, ge=0, description="trainings that nobody asked for, at most, in `budget_days`")
     budget_days: float = Field(default=365, gt=0)

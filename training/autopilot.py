@@ -62,7 +62,7 @@ class State(msgspec.Struct):
         since_us: the stage's beginning, in the predictions' time.
         trained_us: moments of the trainings that nobody asked for.
         traffic: what the server had counted when the stage began, by version.
-        drift: id of the last verdict of the watch that was acted upon.
+        verdict: id of the watch's newest verdict that was seen, and how many in a row called for a training.
     """
 
     phase: str = "idle"
@@ -73,7 +73,8 @@ class State(msgspec.Struct):
     since_us: int = 0
     trained_us: list[int] = []
     traffic: dict[int, Traffic] = {}
-    drift: str = ""
+    verdict: str = ""
+    calls: int = 0
 
 
 Train = Callable[[Reason, int], Gates | None]
@@ -159,7 +160,8 @@ class Autopilot:
     # triggers
 
     def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
-        reason = trigger.due(self.spec.learning.triggers, self._facts(state, live, rows, now_us))
+        drift = self._drift(state)
+        reason = trigger.due(self.spec.learning.triggers, self._facts(state, live, rows, now_us, drift))
         if reason is None:
             return "nothing to do"
         if reason.held:
@@ -169,7 +171,7 @@ class Autopilot:
         state.phase, state.reason, state.attempts = "training", reason, 0
         if reason.kind != "request":
             state.trained_us.append(now_us)
-        state.drift = self._verdict()[0]
+        state.calls = 0
         self._say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}")
         self.save(state)
         self.request_path.unlink(missing_ok=True)
@@ -180,7 +182,7 @@ class Autopilot:
         """Where a person's request waits: its text is the reason."""
         return self.home / "request"
 
-    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int) -> Facts:
+    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int, drift: str) -> Facts:
         made = contract.load(self.root / self.spec.name / str(live.champion))
         asked = self.spec.learning.triggers
         known_upto_us = int(made.training_set.get("known_upto_us", 0))
@@ -191,14 +193,13 @@ class Autopilot:
             estimate = quality.by_days(mine.label[recent], mine.score[recent], mine.at_us[recent], asked.quality.metric)
             held_out = made.metrics.get("test") or made.metrics.get("valid", {})
             baseline = held_out.get(asked.quality.metric)
-        identity, drift = self._verdict()
         return Facts(
             now_us=now_us,
             known_upto_us=known_upto_us,
             new_labels=self._new_labels(known_upto_us, now_us) if asked.new_labels else 0,
             live=estimate,
             baseline=baseline,
-            drift=drift if identity != state.drift else "",
+            drift=drift,
             request=self.request_path.read_text().strip() if self.request_path.is_file() else None,
             trained_us=state.trained_us,
         )
@@ -214,6 +215,14 @@ class Autopilot:
         table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
         known, labelled = micros(table, spine.label_timestamp), pc.is_valid(table[spine.label]).to_numpy()
         return int(((known > known_upto_us) & (known <= now_us) & labelled).sum())
+
+    def _drift(self, state: State) -> str:
+        """What changed, where so many verdicts in a row called for a training; a single one is too often the beginning of a fault."""
+        identity, text = self._verdict()
+        if identity != state.verdict:
+            state.verdict, state.calls = identity, state.calls + 1 if text else 0
+            self.save(state)
+        return text if state.calls >= self.spec.learning.triggers.drift_verdicts else ""
 
     def _verdict(self) -> tuple[str, str]:
         """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not)."""
@@ -326,7 +335,7 @@ class Autopilot:
     def _end(self, state: State, now_us: int, step: str, text: str, version: int | None) -> str:
         assert state.reason is not None
         self._say(f"{state.reason.id}/{step}", now_us, step, text, version)
-        self.save(State(trained_us=state.trained_us, drift=state.drift))
+        self.save(State(trained_us=state.trained_us, verdict=state.verdict))
         return f"{step}: {text}"
 
     def _traffic(self) -> dict[int, Traffic]:

@@ -201,6 +201,7 @@ def _live(
 ) -> Outcome:
     outcome, live, known_upto = Outcome(name), model(start_us), start_us
     trained: list[int] = []
+    calls = 0
     waiting: tuple[int, int, Model] | None = None  # (goes live, trained at, model)
     begun, looked = start_us, start_us  # since when the live model answers; when drift was looked for last
     score = np.full(len(stream.label), np.nan)
@@ -226,11 +227,13 @@ def _live(
             seen = matrix(stream.table.slice(window.start, window.stop - window.start), training_set.inputs)
             text = drift(live, np.column_stack([seen, score[window]]), stream.at_us[window])
             outcome.alarms += bool(text)
-            facts = replace(facts, drift=text)
+            calls = calls + 1 if text else 0
+            facts = replace(facts, drift=text if calls >= triggers.drift_verdicts else "")
         reason = trigger.due(triggers, facts)
         if reason is None or reason.held or waiting is not None:
             continue
         trained.append(now)
+        calls = 0
         found = _challenge(spec, live, now, model)
         goes_live = now + round(stages_days * DAY_US)
         outcome.trainings.append(Trained(_day(now), reason.kind, reason.text, found[1], _day(goes_live) if found[1] else None, found[2]))

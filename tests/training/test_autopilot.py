@@ -32,7 +32,7 @@ MODEL = "turned_away"
 STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}
 LEARNING = Learning.model_validate(
     {
-        "triggers": {"drift": True, "cooldown_days": 1, "budget": 3},
+        "triggers": {"drift": True, "drift_verdicts": 1, "cooldown_days": 1, "budget": 3},
         "stages": {"shadow": STAGE, "canary": STAGE, "probation": STAGE, "share": 0.5, "alpha": 0.01},
     }
 )
@@ -179,6 +179,18 @@ def test_from_drift_to_promotion_with_every_step_in_the_journal(world: World) ->
     (world.pilot().request_path).write_text("the boss asks")
     assert "begins its shadow" in world.pilot().step(), "a person is not held"
     assert world.trained[-1].text == "the boss asks"
+
+
+def test_one_verdict_is_not_enough_where_two_are_asked(world: World) -> None:
+    spec = world.case.model(MODEL)
+    asked = spec.learning.triggers.model_copy(update={"drift_verdicts": 2})
+    world.case.models[MODEL] = spec.model_copy(update={"learning": spec.learning.model_copy(update={"triggers": asked})})
+    world.serve()
+    for number, retrain, said in (("a", True, "nothing"), ("a", True, "nothing"), ("b", False, "nothing"), ("c", True, "nothing")):
+        world.drift(retrain, number)
+        assert said in world.pilot().step()
+    world.drift(True, "d")
+    assert "begins its shadow" in world.pilot().step()
 
 
 def test_a_challenger_that_fails_a_gate_is_never_let_out(world: World) -> None:
