@@ -220,6 +220,12 @@ def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
         return lambda v: [([f["name"]], f.get(member)) for f in named(v)]
 
     yield gauge("headrace_drift", "1 where the watch sees drift.", ["version"], lambda v: [([str(v.get("version"))], v.get("drift"))])
+    yield gauge(
+        "headrace_drift_triage",
+        "1 for what the watch takes the drift for, and the view that a fault is in.",
+        ["cause", "view"],
+        lambda v: [([v["triage"]["cause"], view], 1) for view in v["triage"]["views"] or [""]] if v.get("triage") else [],
+    )
     yield gauge("headrace_drift_window_rows", "Predictions in the watch's window.", [], lambda v: [([], v.get("window", {}).get("rows"))])
     yield gauge(
         "headrace_drift_checked_timestamp_seconds",

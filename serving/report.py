@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feature_repo.contract import Parity
-from serving import plot
+from serving import plot, verdict_plot
 from serving.verdict import FeatureVerdict, Verdict
 
 TOP = 15
@@ -283,6 +283,7 @@ def write_report(data: ReportData, path: Path) -> None:
     environment.filters.update(quantity=quantity, duration=duration, score=_score)
     valid = data.metrics.get("valid")
     plots = {
+        "drift": verdict_plot.effects(data.drift.latest) if data.drift else None,
         "roc": plot.roc([(c.name, c.points) for c in data.roc]) if data.roc else None,
         "calibration": plot.calibration([(c.name, c.points) for c in data.calibration]) if data.calibration else None,
         "live_auc": plot.by_day([(d.day, d.auc, d.low, d.high) for d in data.live_auc], valid.auc if valid else None)

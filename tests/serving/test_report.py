@@ -172,7 +172,7 @@ def terminal(data: ReportData, width: int = 100) -> str:
 def test_the_page_shows_every_part_and_is_well_formed(tmp_path: Path) -> None:
     page = Page(render(example(), tmp_path))
     assert page.open == []
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert "not measured" not in page.text
     for words in ("0.7513", "12,654", "Every stage did its job in 8 min 40 s", "pressure_by_site__mean_3h", "2.2e-16", "93.12 %", "0.66 %"):
         assert words in page.text
@@ -203,9 +203,9 @@ def test_what_was_not_measured_is_said_not_faked(tmp_path: Path) -> None:
 
 def test_days_without_an_auc_leave_a_gap(tmp_path: Path) -> None:
     days = [Day("2013-10-01", 10, 0.7), Day("2013-10-02", 1), Day("2013-10-03", 10, 0.8, 0.7, 0.9)]
-    assert Page(render(msgspec.structs.replace(example(), live_auc=days), tmp_path)).tags.count("svg") == 5
+    assert Page(render(msgspec.structs.replace(example(), live_auc=days), tmp_path)).tags.count("svg") == 6
     none = [Day("2013-10-01", 1)]
-    assert Page(render(msgspec.structs.replace(example(), live_auc=none), tmp_path)).tags.count("svg") == 4
+    assert Page(render(msgspec.structs.replace(example(), live_auc=none), tmp_path)).tags.count("svg") == 5
 
 
 def test_a_failure_is_shown_first(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_distribution_keeps_every_sample_and_its_quantiles() -> None:
 @pytest.mark.parametrize("samples", [[0.0], [3.0], [3.0, 3.0], [-1.0, 0.0]])
 def test_a_degenerate_distribution_still_draws(tmp_path: Path, samples: list[float]) -> None:
     data = msgspec.structs.replace(example(), latency_ms=Distribution.of(samples))
-    assert Page(render(data, tmp_path)).tags.count("svg") == 5
+    assert Page(render(data, tmp_path)).tags.count("svg") == 6
 
 
 def test_numbers_read_as_people_write_them() -> None:
