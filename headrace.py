@@ -47,7 +47,7 @@ def _options(
 @app.command()
 def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history to replay as live traffic.")] = 14,
-    step: Annotated[float, typer.Option(min=1, help="Minutes by which the replay's time advances at once.")] = 30,
+    step: Annotated[float, typer.Option(min=0, help="Minutes by which the replay's time advances at once; 0: 30, with --year 180.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
     year: Annotated[
         bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (about an hour).")
@@ -70,10 +70,10 @@ def demo(
         spec = case.model(model_name(case, ""))
         first = microseconds(moment(start)) if start else round(spec.split.train.bounds()[0].timestamp() * 1e6) + 90 * 86_400_000_000
         last = microseconds(moment(to)) if to else round((spec.split.test or spec.split.valid).bounds()[1].timestamp() * 1e6)
-        if not Year(own, case, spec.name, (first, last), step, console, learning.loop(own, _drift(own))).run(report):
+        if not Year(own, case, spec.name, (first, last), step or 180, console, learning.loop(own, _drift(own))).run(report):
             raise typer.Exit(1)
         return
-    if not Demo(own, case, model_name(case, ""), days, step, console, _training()).run(keep, report):
+    if not Demo(own, case, model_name(case, ""), days, step or 30, console, _training()).run(keep, report):
         raise typer.Exit(1)
 
 

@@ -21,6 +21,8 @@ from training.quality import Labelled
 Phase = Literal["shadow", "canary", "probation"]
 Floats = NDArray[np.float64]
 HOUR_US = 3_600_000_000
+FEWEST_HOURS = 12
+"""With fewer hours than this, nothing is concluded from how much they differ."""
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class Evidence:
         samples: predictions.
         hours: of the predictions' time.
         label, challenger, other: the paired, labelled ones, arrays `[n]`, in the order in which their truth became known.
+        hour: of the paired ones, hours since the epoch `[n]`: rows of an hour share their circumstances.
         traffic: challenger's and the other version's requests since the stage began; None where the server does not say.
         unpaired: why there is no comparison, if so.
     """
@@ -68,6 +71,7 @@ class Evidence:
     label: Floats
     challenger: Floats
     other: Floats
+    hour: NDArray[np.int64]
     traffic: tuple[Traffic, Traffic] | None = None
     unpaired: str = ""
 
@@ -105,7 +109,8 @@ def evidence(
         except NotComparable as error:
             theirs, why = np.full(len(paired.score), np.nan), str(error)
     both = np.isfinite(theirs)
-    return Evidence(len(found.score), hours, paired.label[both], paired.score[both], theirs[both], traffic, why)
+    hour = paired.at_us[both] // HOUR_US
+    return Evidence(len(found.score), hours, paired.label[both], paired.score[both], theirs[both], hour, traffic, why)
 
 
 def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
@@ -138,7 +143,9 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
         told.append(f"not compared: {seen.unpaired}")
     enough = seen.samples >= stage.samples and seen.hours >= stage.hours
     if enough and (len(seen.label) >= stage.labelled or seen.unpaired):
-        if (z := _z(gain)) < _normal(stages.alpha):  # looked at once, so this test needs far fewer rows than one that always holds
+        if (z := _z(gain, seen.hour)) < _normal(
+            stages.alpha
+        ):  # looked at once, so this test needs far fewer rows than one that always holds
             return Ruling("stop", f"answers worse, seen at the stage's end (z = {z:.2f}): {'; '.join(told)}")
         return Ruling("go", "; ".join(told))
     if seen.hours >= 24 * stage.patience_days:
@@ -146,10 +153,15 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
     return Ruling("wait", "; ".join(told))
 
 
-def _z(gain: Floats) -> float:
-    """The mean in standard errors; 0 where there is no spread to judge by."""
-    spread = float(gain.std(ddof=1)) if len(gain) > 1 else 0.0
-    return float(gain.mean()) / (spread / len(gain) ** 0.5) if spread else 0.0
+def _z(gain: Floats, hour: NDArray[np.int64]) -> float:
+    """The mean in standard errors, rows of an hour taken as one (cluster-robust, Liang & Zeger 1986); 0 where that says nothing."""
+    _, block = np.unique(hour, return_inverse=True)
+    blocks = int(block.max()) + 1 if len(block) else 0
+    if blocks < FEWEST_HOURS:
+        return 0.0
+    off = np.bincount(block, gain - gain.mean())
+    spread = float(np.sqrt(blocks / (blocks - 1) * (off**2).sum())) / len(gain)
+    return float(gain.mean()) / spread if spread else 0.0
 
 
 def _normal(alpha: float) -> float:
