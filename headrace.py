@@ -121,6 +121,7 @@ for _command in (
     streaming.backfill,
     training.check,
     training.train,
+    training.reproduce,
     releasing.promote,
     releasing.rollback,
     releasing.canary,

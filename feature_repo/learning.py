@@ -86,6 +86,7 @@ class Stages(_Strict):
     alpha: float = Field(default=0.01, gt=0, lt=0.5, description="chance of ending a challenger early that is no worse, whenever one looks")
     errors: float = Field(default=0.01, ge=0, description="share of failed requests by which a challenger may exceed the champion")
     latency: float = Field(default=1.5, gt=1, description="times the champion's p99 latency at most")
+    latency_ms: float = Field(default=50, ge=0, description="a p99 below this ends nobody: a busy machine slows both, not always alike")
 
 
 class Learning(_Strict):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def train(
     model: Model = "",
     promote: Annotated[bool, typer.Option(help="Make the new version the live one.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Register even if a gate fails (recorded in the contract).")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Register even if its data or a gate fails (recorded in the contract).")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="Look for parameters first, with Optuna (the spec's `search`).")] = False,
     as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
@@ -43,6 +44,8 @@ def train(
             made,
             own,
             force=force,
+            tune=tune,
+            tuning=lambda done, total, best: status.update(f"searching: {done}/{total} trials, log loss {best:.4f}"),
             progress=lambda done, total, metric: status.update(f"fitting: {done}/{total} rounds, {metric:.4f}"),
         )
     console.print(metrics_table(fitted))
@@ -223,3 +226,45 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     write_report(report, result.summary())
     if result.wrong:
         raise typer.Exit(1)
+
+
+def reproduce(
+    model: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[int, typer.Argument(help="A registered version of it.")],
+    report: Report = None,
+) -> None:
+    """Make a version again, from the same data and spec, and say whether it is the same to the byte. Exit code 1 if it is not."""
+    import contextlib
+    from typing import Any
+
+    from feature_repo import contract
+    from feature_repo.use_case import UseCase
+    from streaming.session import session
+    from training.reproduce import reproduce as again
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    made = contract.load(own.model_root / model_name(case, model) / str(version))
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("starting"))
+        sessions: list[Any] = []
+
+        def spark() -> Any:
+            if not sessions:
+                sessions.append(session(own))
+                stack.callback(sessions[0].stop)
+            return sessions[0]
+
+        found = again(spark, case, own, made, status.update)
+    write_report(report, found)
+    for name, (then, now) in found.hashes.items():
+        mark = "[green]the same[/green]" if then == now else f"[red]was {then[:16]}, is {now[:16]}[/red]"
+        console.print(f"{name:<14} {now[:16]}  {mark}")
+    for line in found.changed[:20]:
+        errors.print(f"changed: {line}")
+    for name, (then, now) in found.environment.items():
+        errors.print(f"{name} was {then}, is {now}: a fit may differ for that alone")
+    if not found.same:
+        errors.print(f"[red]not the same:[/red] {made.model} version {version}")
+        raise typer.Exit(1)
+    console.print(f"{made.model} version {version} is what its data and spec make, to the byte")

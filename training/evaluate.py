@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.fit import THREADS, Part
+from feature_repo.use_case import ModelSpec
+from training import fairness
+from training.fit import THREADS, Fitted, Part
 
 if TYPE_CHECKING:
     import lightgbm
@@ -100,6 +104,54 @@ def importance(booster: lightgbm.Booster, part: Part, names: list[str], rows: in
     chosen = np.unique(np.linspace(0, len(part.label) - 1, min(rows, len(part.label))).astype(int))
     values = np.abs(np.asarray(booster.predict(part.matrix[chosen], pred_contrib=True, num_threads=THREADS)))[:, :-1].mean(axis=0)
     return {names[i]: float(values[i]) for i in np.argsort(-values, kind="stable")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    Attributes:
+        metrics: split -> metric -> value.
+        intervals: split -> metric -> bounds of its 95% interval.
+        slices: split -> slice column -> value -> metric -> value: `metrics`, `auc_low`, `auc_high`, and `training.fairness.RATES`.
+        fairness: split -> slice column -> disparity -> value.
+        importance: as from `importance`, of held-out rows.
+        held_out: the split that stands for new data: test, or valid where there is none.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]]
+    fairness: dict[str, dict[str, dict[str, float]]]
+    importance: dict[str, float]
+    held_out: str
+
+
+def measure(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, Floats], names: list[str]) -> Measured:
+    """Everything that is measured of a fitted model, by split; slices of those that were not trained on, and of those that gates ask for."""
+    parts = fitted.parts
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    disparities: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted({"valid", "test"} & parts.keys() | {g.on for g in spec.gates if g.slice} & parts.keys()):
+        part, score = parts[name], scores[name]
+        slices[name], disparities[name] = {}, {}
+        for column in spec.slices:
+            group = groups(part.table, column)
+            found = fairness.measure(part.label, score, group, spec.threshold)
+            slices[name][column] = {
+                value: metrics | {"auc_low": low, "auc_high": high} | found.rates[value]
+                for value, metrics in by_slice(part.table, column, part.label, score).items()
+                for low, high in [auc_interval(part.label[group == value], score[group == value])]
+            }
+            disparities[name][column] = found.disparities
+    held_out = "test" if "test" in parts else "valid"
+    return Measured(
+        {name: metrics(part.label, scores[name]) for name, part in parts.items()},
+        {name: intervals(part.label, scores[name]) for name, part in parts.items()},
+        slices,
+        disparities,
+        importance(fitted.booster, parts[held_out], names),
+        held_out,
+    )
 
 
 def curves(label: Floats, score: Floats, points: int = 200) -> dict[str, Any]:

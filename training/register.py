@@ -1,13 +1,11 @@
-"""From training set to contract: fit, evaluate, export, check, gate, register. The folder it leaves is all that serving sees."""
+"""From training set to contract: validate, tune, fit, evaluate, export, check, gate, register. The folder it leaves is all that serving sees."""
 
 from __future__ import annotations
 
-import logging
-import os
+import math
 import shutil
 import uuid
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import contract
-from feature_repo.contract import Contract, Profile
+from feature_repo import contract, release
+from feature_repo.contract import Contract, ContractError, Finding, Profile
 from feature_repo.use_case import ModelSpec
-from training import evaluate, gate
-from training.fit import Fitted, Progress, fit, matrix
+from training import calibrate, evaluate, gate, search, tracking, validation
+from training.card import Card
+from training.fit import Fitted, Part, Progress, fit, matrix, model_text, split
+from training.provenance import code
+from training.reference import write_reference
 from training.tree_ensemble import export, parity
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from training.training_set import TrainingSet
 
 LEVELS = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0]
-REFERENCE_ROWS = 5_000
-_LIGHTGBM = "lightgbm.txt"
+LIGHTGBM = "lightgbm.txt"
+"""The booster in LightGBM's own text, beside the contract."""
 
 
 def profile(values: Any) -> Profile:
@@ -38,9 +39,12 @@ def profile(values: Any) -> Profile:
     return Profile(LEVELS if quantiles else [], quantiles, float(np.isnan(values).sum() / max(len(values), 1)))
 
 
-def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+def _defined(found: Any) -> Any:
     """Without what is undefined (the AUC of a slice of one class): JSON has no NaN, and a contract with a null would not load."""
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+    if isinstance(found, Mapping):
+        kept = {name: _defined(value) for name, value in found.items()}
+        return {name: value for name, value in kept.items() if not (isinstance(value, float) and not math.isfinite(value))}
+    return found
 
 
 def _every_row(training_set: TrainingSet) -> NDArray[np.float64]:
@@ -56,39 +60,42 @@ def train_and_register(
     settings: Settings,
     *,
     force: bool = False,
+    tune: bool = False,
     progress: Progress | None = None,
+    tuning: search.Told | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Contract:
-    """Train a new version and register it. Promotion is a step of its own (`contract.promote`).
+    """Train a new version and register it. Promotion is a step of its own (`release.promote`).
 
     Args:
-        force: register even if a gate fails; the contract records the failure.
+        force: register even if the data or a gate fails; the contract and the run record the failure.
+        tune: look for parameters first (`ModelSpec.search`); what is found stands in the contract's `spec`.
+        tuning: told of the search.
         provenance: what asked for this training (`trigger`, `reason`, ...); kept in the contract.
 
     Returns:
         The contract as written to `<models>/<model>/<version>/`.
 
     Raises:
-        FitError, ExportError: the model cannot be made.
+        DataError: the training set is not fit to be trained on.
+        FitError, CalibrationError, ExportError: the model cannot be made.
         GateError: a gate failed; nothing is registered.
     """
-    fitted = fit(spec, training_set, progress)
-    model = fitted.booster.model_to_string(num_iteration=fitted.booster.best_iteration)
-    scores = {name: fitted.score(part) for name, part in fitted.parts.items()}
-    metrics = {name: evaluate.metrics(part.label, scores[name]) for name, part in fitted.parts.items()}
-    valid = fitted.parts["valid"]
-    sliced = {"valid"} | {g.on for g in spec.gates if g.slice} & fitted.parts.keys()
-    slices = {
-        name: {column: evaluate.by_slice(part.table, column, part.label, scores[name]) for column in spec.slices}
-        for name, part in fitted.parts.items()
-        if name in sliced
-    }
+    parent, former = _former(settings.model_root, spec.name)
+    parts, findings = _validated(spec, training_set, former, force)
+    names = [i.name for i in training_set.inputs]
+    record: dict[str, Any] = {}
+    if tune:
+        found = search.search(spec, parts, names, tuning)
+        spec, record = spec.model_copy(update={"parameters": found.parameters}), found.record
+    fitted = fit(spec, training_set, progress, parts)
+    scores = {name: fitted.score(part) for name, part in parts.items()}
+    measured = evaluate.measure(spec, fitted, scores, names)
     onnx = export(fitted.booster)
     same = parity(fitted.booster, onnx, _every_row(training_set))
-    gates = gate.check(spec, metrics, slices, same)
+    gates = gate.check(spec, measured.metrics, measured.slices, same, measured.fairness)
     if not force:
         gate.require(spec, gates)
-    reference = {i.name: profile(valid.matrix[:, n]) for n, i in enumerate(training_set.inputs)} | {"score": profile(scores["valid"])}
     root = settings.model_root / spec.name
     root.mkdir(parents=True, exist_ok=True)
     partial = root / f".new-{uuid.uuid4().hex}"
@@ -96,9 +103,10 @@ def train_and_register(
     run_id = ""
     try:
         (partial / contract.MODEL).write_bytes(onnx)
-        (partial / _LIGHTGBM).write_text(model)
-        _write_reference(partial / contract.REFERENCE, spec, training_set, fitted, scores["valid"])
-        run_id = _start_run(spec, training_set, settings, metrics, force and not all(g["passed"] for g in gates))
+        (partial / LIGHTGBM).write_text(model_text(fitted))
+        write_reference(partial / contract.REFERENCE, spec, training_set, fitted, scores)
+        run_id = tracking.start(settings, spec.name)
+        reference = {i.name: profile(parts["valid"].matrix[:, n]) for n, i in enumerate(training_set.inputs)}
         made = Contract(
             model=spec.name,
             version=0,
@@ -120,25 +128,74 @@ def train_and_register(
                 "known_upto_us": training_set.known_upto_us,
             },
             parameters={**spec.parameters, "rounds": fitted.booster.best_iteration or fitted.booster.current_iteration()},
-            metrics={name: _defined(m) for name, m in metrics.items()},
-            slices={column: {value: _defined(m) for value, m in found.items()} for column, found in slices["valid"].items()},
+            metrics=_defined(measured.metrics),
+            slices=_defined(measured.slices["valid"]),
             gates=gates,
-            reference=reference,
+            reference=reference | {"score": profile(scores["valid"])},
             parity=same,
             run_id=run_id,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={p.name: contract.sha256(p) for p in sorted(partial.iterdir())},
             spec=spec.model_dump(mode="json"),
             provenance=dict(provenance or {}),
+            parent=parent,
+            training_profile=validation.profile(parts["train"].table, training_set.inputs),
+            validation=findings,
+            search=record,
+            calibration=_calibration(spec, fitted, scores, measured),
+            intervals=measured.intervals,
+            fairness=_defined(measured.fairness),
+            importance=measured.importance,
+            code=code(settings.repo),
         )
-        folder, made = _claim(partial, root, made)
-        _finish_run(spec, settings, folder, made)
+        card = Card(spec, measured, {name: evaluate.curves(part.label, scores[name]) for name, part in parts.items() if name != "train"})
+        folder, made = _claim(partial, root, made, card.write)
+        tracking.finish(settings, folder, made)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         if run_id:
-            _client(settings).set_terminated(run_id, "FAILED")
+            tracking.fail(settings, run_id)
         raise
     return made
+
+
+def _former(root: Path, model: str) -> tuple[int, Contract | None]:
+    """The version that is live (0: none), and what to hold new data against: its contract, or the newest version's where none is live."""
+    champion = release.champion(root, model) or 0
+    folder = root / model
+    newest = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) if folder.is_dir() else 0
+    try:
+        return champion, contract.load(folder / str(champion or newest)) if champion or newest else None
+    except ContractError:
+        return champion, None  # serving and `headrace doctor` say what is wrong with it; there is nothing to compare with
+
+
+def _validated(
+    spec: ModelSpec, training_set: TrainingSet, former: Contract | None, force: bool
+) -> tuple[Mapping[str, Part], list[Finding]]:
+    """The splits, and what the checks of the data found. Raises DataError."""
+    import pyarrow.parquet as pq
+
+    findings = validation.check(spec, pq.read_table(training_set.path), training_set.inputs)
+    validation.require(spec, findings, force)
+    parts = split(spec, training_set)
+    if former is not None:
+        findings += validation.compare(spec, parts, training_set.inputs, former)
+        validation.require(spec, findings, force)
+    return parts, findings
+
+
+def _calibration(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, NDArray[np.float64]], measured: evaluate.Measured) -> dict[str, Any]:
+    """How the scores were calibrated, and the calibration error on held-out rows with and without it."""
+    after = measured.metrics[measured.held_out]["calibration_error"]
+    found: dict[str, Any] = {"method": spec.calibration, "slope": fitted.slope, "intercept": fitted.intercept}
+    found["positive_weight"] = spec.imbalance.positive_weight if spec.imbalance else 1.0
+    found |= {"on": measured.held_out, "error_before": after, "error": after}
+    if (fitted.slope, fitted.intercept) != (1.0, 0.0):
+        raw = (calibrate.log_odds(scores[measured.held_out]) - fitted.intercept) / fitted.slope
+        label = fitted.parts[measured.held_out].label
+        found["error_before"] = evaluate.metrics(label, calibrate.sigmoid(raw))["calibration_error"]
+    return found
 
 
 def _spans(spec: ModelSpec) -> dict[str, Any]:
@@ -146,14 +203,20 @@ def _spans(spec: ModelSpec) -> dict[str, Any]:
     return {name: span for name, span in spans.items() if span}
 
 
-def _claim(partial: Path, root: Path, made: Contract) -> tuple[Path, Contract]:
-    """Move the folder to the next free version number; two trainings at once get two numbers."""
+def _claim(partial: Path, root: Path, made: Contract, complete: Callable[[Path, Contract], None] | None = None) -> tuple[Path, Contract]:
+    """Move the folder to the next free version number; two trainings at once get two numbers.
+
+    Args:
+        complete: writes what depends on the number, after the contract.
+    """
     import msgspec
 
     while True:
         version = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
         made = msgspec.structs.replace(made, version=version)
         contract.write(partial, made)
+        if complete is not None:
+            complete(partial, made)
         try:
             partial.rename(root / str(version))  # fails where another training has taken the number: a folder with files is never replaced
         except OSError:
@@ -161,62 +224,3 @@ def _claim(partial: Path, root: Path, made: Contract) -> tuple[Path, Contract]:
                 raise
             continue
         return root / str(version), made
-
-
-def _write_reference(path: Path, spec: ModelSpec, training_set: TrainingSet, fitted: Fitted, score: Any) -> None:
-    """A sample of the validation split: inputs as the model saw them, the score, and the moment. Every k-th row, so always the same."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    part = fitted.parts["valid"]
-    rows = np.unique(np.linspace(0, len(part.label) - 1, min(REFERENCE_ROWS, len(part.label))).astype(int))
-    columns: dict[str, Any] = {spec.spine.timestamp: part.table[spec.spine.timestamp].take(pa.array(rows))}
-    columns |= {i.name: part.matrix[rows, n] for n, i in enumerate(training_set.inputs)}
-    columns["score"] = score[rows]
-    pq.write_table(pa.table(columns), path, compression="zstd")
-
-
-def _client(settings: Settings) -> Any:
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow import MlflowClient
-
-        settings.state.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(settings.tracking_uri, settings.tracking_uri)
-
-
-def _start_run(spec: ModelSpec, training_set: TrainingSet, settings: Settings, metrics: dict[str, dict[str, float]], forced: bool) -> str:
-    client = _client(settings)
-    experiment = client.get_experiment_by_name(spec.name)
-    number = experiment.experiment_id if experiment else client.create_experiment(spec.name, (settings.state / "mlartifacts").as_uri())
-    run = client.create_run(number)
-    tags = {"training_set": training_set.hash, "definitions": training_set.definition_hash, "forced": str(forced).lower()}
-    for key, value in tags.items():
-        client.set_tag(run.info.run_id, key, value)
-    for key, value in spec.parameters.items():
-        client.log_param(run.info.run_id, key, value)
-    for name, values in metrics.items():
-        for metric, measured in values.items():
-            if not np.isnan(measured):
-                client.log_metric(run.info.run_id, f"{name}_{metric}", measured)
-    return str(run.info.run_id)
-
-
-def _finish_run(spec: ModelSpec, settings: Settings, folder: Path, made: Contract) -> None:
-    """Hand the finished folder to MLflow: artifacts of the run, and a version in its model registry."""
-    from mlflow.exceptions import MlflowException
-
-    client = _client(settings)
-    client.log_artifacts(made.run_id, str(folder), "contract")
-    try:
-        client.get_registered_model(spec.name)
-    except MlflowException:
-        client.create_registered_model(spec.name, description=spec.description)
-    uri = f"{client.get_run(made.run_id).info.artifact_uri}/contract"
-    client.create_model_version(
-        spec.name, uri, made.run_id, tags={"version": str(made.version), "training_set": str(made.training_set["hash"])}
-    )
-    client.set_terminated(made.run_id)

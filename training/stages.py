@@ -129,8 +129,9 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
             rates = error_rate_worse(theirs.failed, others, mine.failed, asked, stages.alpha)
             if rates.worse and rates.rate_b - rates.rate_a > stages.errors:
                 return Ruling("stop", f"fails more often: {mine.failed:,} of {asked:,} requests, the other {theirs.failed:,} of {others:,}")
-        if mine.p99_ms is not None and theirs.p99_ms is not None and mine.p99_ms > stages.latency * theirs.p99_ms:
-            return Ruling("stop", f"slower: p99 {mine.p99_ms:.3g} ms, the other {theirs.p99_ms:.3g} ms, at most {stages.latency:g} times")
+        p99, other = mine.p99_ms, theirs.p99_ms
+        if p99 is not None and other is not None and p99 > max(stages.latency * other, stages.latency_ms):
+            return Ruling("stop", f"slower: p99 {p99:.3g} ms, the other {other:.3g} ms, at most {stages.latency:g} times")
     gain = np.zeros(0)
     if len(seen.label):
         gain, bound = differences(seen.label, seen.other, seen.challenger)

@@ -50,7 +50,7 @@ class Rule:
         """As a Pandera check: it fails from the first bound on."""
         from pandera.pandas import Check
 
-        return Check(lambda values: not self.measure(values) > self.bounds[0], name=self.name, error=self.name)
+        return Check(lambda values: not self.measure(values) > self.bounds[0], name=self.name, error=self.name, ignore_na=False)
 
     def finding(self, column: str, values: Any) -> Finding:
         measured = float(self.measure(values))

@@ -33,7 +33,7 @@ STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}
 LEARNING = Learning.model_validate(
     {
         "triggers": {"drift": True, "drift_verdicts": 1, "cooldown_days": 1, "budget": 3},
-        "stages": {"shadow": STAGE, "canary": STAGE, "probation": STAGE, "share": 0.5, "alpha": 0.01},
+        "stages": {"shadow": STAGE, "canary": STAGE, "probation": STAGE, "share": 0.5, "alpha": 0.01, "latency_ms": 5},
     }
 )
 START_US = 1_700_000_000_000_000

@@ -10,7 +10,7 @@ import pytest
 from feature_repo.learning import Stage, Stages
 from training.stages import Evidence, Traffic, rule
 
-STAGE, STAGES = Stage(samples=500, labelled=300, hours=24), Stages(alpha=0.05)
+STAGE, STAGES = Stage(samples=500, labelled=300, hours=24), Stages(alpha=0.05, latency_ms=5)
 
 
 def seen(
@@ -67,4 +67,6 @@ def test_failures_and_latency_count_only_where_they_are_sure_and_large() -> None
     assert of(Traffic(1000, 60, {}), good) == "stop"
     assert of(Traffic(20, 1, {}), good) == "go", "one failure is no rate"
     assert of(Traffic(1000, 0, {1.0: 0.0, 2.0: 900.0, 10.0: 1000.0, float("inf"): 1000.0}), good) == "stop"
+    fast = Traffic(1000, 0, {0.5: 0.0, 2.0: 900.0, 4.0: 1000.0, float("inf"): 1000.0})
+    assert of(fast, Traffic(1000, 0, {0.5: 990.0, 1.0: 1000.0, float("inf"): 1000.0})) == "go", "slower, and fast enough"
     assert of(Traffic(100, 0, {1.0: 0.0, 10.0: 100.0, float("inf"): 100.0}), good) == "go", "too few to tell"
