@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from feature_repo import commands as releasing
-from infra.command_line import Commands, Report, console, microseconds, model_name, moment, own_settings
+from infra.command_line import Commands, Report, console, microseconds, model_name, moment, own_settings, write_report
 from infra.command_line import run as run_app
 from infra.settings import ROOT, Settings, settings
 from serving import commands as serving
@@ -67,14 +67,39 @@ def demo(
     if year:
         from serving.year import Year
 
-        spec = case.model(model_name(case, ""))
-        first = microseconds(moment(start)) if start else round(spec.split.train.bounds()[0].timestamp() * 1e6) + 90 * 86_400_000_000
-        last = microseconds(moment(to)) if to else round((spec.split.test or spec.split.valid).bounds()[1].timestamp() * 1e6)
-        if not Year(own, case, spec.name, (first, last), step or 180, console, learning.loop(own, _drift(own))).run(report):
+        name = model_name(case, "")
+        if not Year(own, case, name, _stretch(case, name, start, to), step or 180, console, learning.loop(own, _drift(own))).run(report):
             raise typer.Exit(1)
         return
     if not Demo(own, case, model_name(case, ""), days, step or 30, console, _training()).run(keep, report):
         raise typer.Exit(1)
+
+
+@app.command()
+def policies(
+    start: Annotated[str | None, typer.Option("--from", help="First day; default: 90 days into the data.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="The day after the last; default: as far as the data reaches.")] = None,
+    report: Report = None,
+) -> None:
+    """When to train again: never, monthly, on drift, on quality - each lived through the history that was ingested. Serves nothing."""
+    from feature_repo.use_case import UseCase
+    from serving.year_report import policies_tables
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, "")
+    with console.status("living four policies through the same history"):
+        found = learning.loop(own, _drift(own)).policies(case, name, *_stretch(case, name, start, to))
+    for table in policies_tables(found):
+        console.print(table)
+    write_report(report, found)
+
+
+def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[int, int]:
+    """First and last moment, microseconds, of a run that begins with a model of its own."""
+    split = case.model(model).split
+    first = microseconds(moment(start)) if start else microseconds(split.train.bounds()[0]) + 90 * 86_400_000_000
+    return first, microseconds(moment(to)) if to else microseconds((split.test or split.valid).bounds()[1])
 
 
 def _drift(own: Settings) -> Any:

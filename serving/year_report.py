@@ -161,13 +161,26 @@ def write(data: YearData, path: Path) -> None:
     partial.replace(path)
 
 
-def summary(data: YearData) -> RenderableType:
-    """For the terminal."""
+def policies_tables(outcomes: list[Any]) -> list[Table]:
+    """Totals, then AUC by month: a row and a column per policy. `outcomes`: of training's own type."""
+    found = [_policy(o) for o in outcomes]
+    months = Table("month", *(p.name for p in found), box=None)
+    for n, first in enumerate(found[0].months if found else []):
+        months.add_row(first.month, *(f"{p.months[n].auc:.4f}" for p in found))
+    return [_totals(found), months]
+
+
+def _totals(found: list[Policy]) -> Table:
     table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", box=None)
-    for p in data.policies:
+    for p in found:
         table.add_row(
             p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", str(p.trainings), str(p.promoted), str(p.alarms)
         )
+    return table
+
+
+def summary(data: YearData) -> RenderableType:
+    """For the terminal."""
     months = Table("month", "live AUC", *(p.name for p in data.policies), box=None)
     for n, live in enumerate(data.live):
         months.add_row(live.month, f"{live.auc:.4f}", *(f"{p.months[n].auc:.4f}" if n < len(p.months) else "-" for p in data.policies))
@@ -175,7 +188,7 @@ def summary(data: YearData) -> RenderableType:
         f"{data.predictions:,} predictions by {data.versions} versions, {data.failed} failed; {data.cells:,} cells recomputed, "
         f"{data.wrong} wrong; {data.alarms} of {data.verdicts} verdicts say drift"
     )
-    return Group(head, "", table, "", months)
+    return Group(head, "", _totals(data.policies), "", months)
 
 
 def _day(us: float) -> str:
