@@ -33,7 +33,6 @@ FEWEST_DAYS = 5
 """Fewer days than this say too little about how much days differ."""
 SMALLEST = 30
 """Fewer labelled rows than this give no metric: an interval would cover everything."""
-_Z = 1.959963984540054
 _DRAWS = 200
 
 
@@ -260,17 +259,12 @@ def estimates(label: Floats, score: Floats) -> dict[str, Estimate]:
     """
     if len(label) < SMALLEST:
         return {}
-    found: dict[str, Estimate] = {}
     values: Mapping[str, float] = evaluate.metrics(label, score)
-    if 0 < label.mean() < 1:
-        spread = _Z * delong(label, score) ** 0.5
-        found["auc"] = Estimate(values["auc"], max(0.0, values["auc"] - spread), min(1.0, values["auc"] + spread))
-    safe = np.clip(score, 1e-15, 1 - 1e-15)
-    losses = {"log_loss": -np.where(label == 1, np.log(safe), np.log1p(-safe)), "brier": (score - label) ** 2, "base_rate": label}
-    for name, each in losses.items():
-        spread = _Z * float(each.std(ddof=1)) / len(each) ** 0.5
-        mean = float(each.mean())
-        found[name] = Estimate(mean, max(0.0, mean - spread), mean + spread)
+    found = {
+        name: Estimate(values[name], low, high)
+        for name, (low, high) in evaluate.intervals(label, score).items()
+        if np.isfinite(values[name])
+    }
     low, high = _calibration_interval(label, score)
     found["calibration_error"] = Estimate(values["calibration_error"], low, high)
     return found
@@ -294,20 +288,6 @@ def by_days(label: Floats, score: Floats, at_us: NDArray[np.int64], metric: str)
     n = len(days)
     spread = float(t.ppf(0.975, n - 1)) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     return Estimate(float(value), float(value) - spread, float(value) + spread)
-
-
-def delong(label: Floats, score: Floats) -> float:
-    """The variance of the AUC (DeLong, DeLong & Clarke-Pearson 1988), by ranks: O(n log n) (Sun & Xu 2014)."""
-    from scipy.stats import rankdata
-
-    positive, negative = score[label == 1], score[label == 0]
-    m, n = len(positive), len(negative)
-    if m < 2 or n < 2:
-        return 0.25
-    ranks = rankdata(np.concatenate([positive, negative]))
-    v10 = (ranks[:m] - rankdata(positive)) / n
-    v01 = 1 - (ranks[m:] - rankdata(negative)) / m
-    return float(v10.var(ddof=1) / m + v01.var(ddof=1) / n)
 
 
 def _calibration_interval(label: Floats, score: Floats, bins: int = 10) -> tuple[float, float]:

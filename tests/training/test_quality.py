@@ -17,7 +17,7 @@ from feature_repo.use_case import ModelSpec
 from streaming.archive import Archive
 from streaming.store import connect
 from training import quality
-from training.quality import delong, estimates, labelled, measure
+from training.quality import estimates, labelled, measure
 
 SPEC = ModelSpec.model_validate(
     {
@@ -47,10 +47,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 def test_delong_is_the_variance_of_the_auc_by_its_definition() -> None:
     random = np.random.default_rng(0)
-    label, score = (random.random(80) < 0.4).astype(float), random.integers(0, 9, 80).astype(float)
+    label, score = (random.random(80) < 0.4).astype(float), random.integers(0, 9, 80) / 9
     p, n = score[label == 1], score[label == 0]
     wins = (p[:, None] > n[None, :]) + 0.5 * (p[:, None] == n[None, :])
-    assert delong(label, score) == pytest.approx(wins.mean(axis=1).var(ddof=1) / len(p) + wins.mean(axis=0).var(ddof=1) / len(n))
+    variance = wins.mean(axis=1).var(ddof=1) / len(p) + wins.mean(axis=0).var(ddof=1) / len(n)
+    found = estimates(label, score)["auc"]
+    assert found.high - found.low == pytest.approx(2 * 1.959963984540054 * variance**0.5)
+    assert found.value == pytest.approx(wins.mean())
 
 
 @pytest.fixture
