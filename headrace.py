@@ -47,7 +47,7 @@ def _options(
 @app.command()
 def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history to replay as live traffic.")] = 14,
-    step: Annotated[float, typer.Option(min=0, help="Minutes by which the replay's time advances at once; 0: 30, with --year 180.")] = 0,
+    step: Annotated[float, typer.Option(min=0, help="Minutes by which the replay's time advances at once; 0: 30, with --year 60.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
     year: Annotated[
         bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (about an hour).")
@@ -68,7 +68,7 @@ def demo(
         from serving.year import Year
 
         name = model_name(case, "")
-        if not Year(own, case, name, _stretch(case, name, start, to), step or 180, console, learning.loop(own, _drift(own))).run(report):
+        if not Year(own, case, name, _stretch(case, name, start, to), step or 60, console, learning.loop(own, _drift(own))).run(report):
             raise typer.Exit(1)
         return
     if not Demo(own, case, model_name(case, ""), days, step or 30, console, _training()).run(keep, report):

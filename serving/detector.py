@@ -215,15 +215,14 @@ def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> Cause:
     return _CAUSES[int(np.argmax(np.where(drifted, ratios, -1.0)))]
 
 
-def label_drift(reference: Matrix, reference_moments: Moments, labels: Matrix, moments: Moments) -> FeatureVerdict:
-    """Whether the base rate has moved, on the same calibrated scale. `effect` is its change, absolute.
+def label_detector(reference: Matrix, reference_moments: Moments) -> DriftDetector:
+    """For the base rate: whether it has moved, on the same calibrated scale; `effect` is its change, absolute.
 
     Args:
-        reference, labels: truths 0/1, float64 [n] and [m].
-        reference_moments, moments: of the predictions they belong to, int64 [n] (ascending) and [m], microseconds since the epoch.
+        reference: truths 0/1, float64 [n]; windows to test are [m, 1].
+        reference_moments: of the predictions they belong to, int64 [n] (ascending), microseconds since the epoch.
     """
-    detector = SciPyDrift().fit(reference[:, None], ["label"], reference_moments, matters=LABEL_MATTERS)
-    return detector.test(labels[:, None], moments)[0]
+    return SciPyDrift().fit(reference[:, None], ["label"], reference_moments, matters=LABEL_MATTERS)
 
 
 class OutlierDetector(ABC):

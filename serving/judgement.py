@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from feature_repo import contract
 from feature_repo.prediction import Mark
 from serving.calibration import Matrix, Moments
-from serving.detector import DriftDetector, OutlierDetector, detectors, label_drift
+from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
 from serving.scorer import Scorer, ScorerError
 from serving.triage import Seen, triage
 from serving.verdict import FeatureVerdict, Kind, Span, Verdict
@@ -26,6 +26,8 @@ REFERENCE_ROWS = 30_000
 CODES = 64
 """An integer input of at most so many different values in the reference is taken for a code: an unknown one is an unseen category."""
 SCORE = "score"
+FEWEST_TRUTHS = 100
+"""Below these a window's base rate is not judged."""
 _LETTERS = {b"s": "stale", b"n": "null", b"m": "missing"}
 
 
@@ -36,11 +38,13 @@ class ReferenceError(RuntimeError):
 class Row(msgspec.Struct, frozen=True):
     """What the watch reads of a logged `Prediction`."""
 
+    id: str
     model: str
     version: int
     at_us: int
     values: list[float | None]
     score: float
+    of: str | None = None
     statuses: str = ""
     marks: dict[str, Mark] = {}
 
@@ -93,16 +97,10 @@ class Reference:
         self.outliers.fit(self.rows[:, :-1])
         self.defaults = np.array([i.null.value if i.null.action == "default" else np.nan for i in self.contract.inputs], dtype=np.float64)
 
-    def label_drift(self, labels: Matrix, moments: Moments) -> FeatureVerdict | None:
-        """Whether the base rate has moved; None where the reference has no labels or no moments.
-
-        Args:
-            labels: truths 0/1, float64 [m].
-            moments: of the predictions they belong to, int64 [m], microseconds since the epoch.
-        """
-        if self.labels is None or self.moments is None:
-            return None
-        return label_drift(self.labels, self.moments, labels, moments)
+    @cached_property
+    def truths(self) -> DriftDetector | None:
+        """For the base rate; None where the reference has no labels or no moments."""
+        return label_detector(self.labels, self.moments) if self.labels is not None and self.moments is not None else None
 
     @cached_property
     def scorer(self) -> Scorer | None:
@@ -137,6 +135,10 @@ class Window:
         rows[:, :-1] = np.where(np.isnan(inputs), self.reference.defaults, inputs)
         return rows
 
+    def ids(self) -> list[str]:
+        """Of the predictions that its truths belong to: a shadow's is that of the answer beside it."""
+        return [row.of or row.id for _, row in self.entries]
+
     def statuses(self) -> NDArray[np.bytes_]:
         """One letter per value, S1 [m, F]; `r` (nothing known) where an entry has not one letter per input."""
         width = len(self.reference.defaults)
@@ -144,10 +146,13 @@ class Window:
         return np.frombuffer("".join(texts).encode("ascii", "replace"), dtype="S1").reshape(len(texts), width)
 
 
-def judge(window: Window, kind: Kind, skipped: int = 0, unequal: tuple[int, int] = (0, 0)) -> Verdict:
+def judge(
+    window: Window, kind: Kind, skipped: int = 0, unequal: tuple[int, int] = (0, 0), labels: Mapping[str, float] | None = None
+) -> Verdict:
     """The verdict on a window as it stands.
 
     Args:
+        labels: the truths known so far, 0/1 by prediction id.
         unequal: what the equality check has found meanwhile: values compared, and of these not equal.
     """
     matrix, statuses, reference = window.matrix(), window.statuses(), window.reference
@@ -175,7 +180,17 @@ def judge(window: Window, kind: Kind, skipped: int = 0, unequal: tuple[int, int]
         calibrated=reference.drift.calibrated(moments),
         degraded=_degraded(statuses, reference.views),
         oldest_s=_oldest(window.entries),
+        label=_label(window, labels or {}, moments),
     )
+
+
+def _label(window: Window, labels: Mapping[str, float], moments: Moments) -> FeatureVerdict | None:
+    """Whether the base rate of the predictions whose truth is known has moved; None where too few are, or the reference does not say."""
+    truth = np.array([labels.get(number, np.nan) for number in window.ids()])
+    known = ~np.isnan(truth)
+    if known.sum() < FEWEST_TRUTHS or window.reference.truths is None:
+        return None
+    return window.reference.truths.test(truth[known, None], moments[known])[0]
 
 
 def _degraded(statuses: NDArray[np.bytes_], views: list[str]) -> dict[str, dict[str, float]]:

@@ -213,8 +213,8 @@ def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
         return family
 
     def named(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-        score = verdict.get("score")
-        return [*verdict.get("features", []), *([{**score, "name": "(score)"}] if isinstance(score, dict) else [])]
+        others = [{**found, "name": f"({name})"} for name in ("score", "label") if isinstance(found := verdict.get(name), dict)]
+        return [*verdict.get("features", []), *others]
 
     def per_feature(member: str) -> Callable[[dict[str, Any]], Iterable[tuple[list[str], Any]]]:
         return lambda v: [([f["name"]], f.get(member)) for f in named(v)]
@@ -233,7 +233,7 @@ def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
         [],
         lambda v: [([], None if v.get("at_us") is None else v["at_us"] / 1e6)],
     )
-    yield gauge("headrace_feature_drift", "1 where an input, or (score), drifted.", ["feature"], per_feature("drift"))
+    yield gauge("headrace_feature_drift", "1 where an input, (score) or (label) drifted.", ["feature"], per_feature("drift"))
     yield gauge("headrace_feature_drift_p_value", "Significance of the drift test.", ["feature"], per_feature("p_value"))
     yield gauge("headrace_feature_drift_effect", "Effect size of the drift.", ["feature"], per_feature("effect"))
     yield gauge("headrace_outlier_share", "Share of outliers in the window.", [], lambda v: [([], v.get("outliers", {}).get("share"))])

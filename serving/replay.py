@@ -231,8 +231,9 @@ async def play(
                 waiting.append((known, prediction["prediction_id"], label))
 
         for start, end in _steps(*span, step_us):
-            # what was known before this step begins; it is applied before the step's first request
-            upto = events.until(next_event, start)
+            # what was known before this step begins; it is applied before the step's first request. Nobody asks in the night: no batch for it
+            until = requests.until(next_request, end)
+            upto = events.until(next_event, start) if until > next_request else next_event
             last, pushed = None, time.time()
             while next_event < upto:
                 cut = min(next_event + GROUP, upto)
@@ -243,7 +244,6 @@ async def play(
                 next_event = cut
             if last is not None:
                 tally.freshness_s.append(await stream.applied(last) - pushed)
-            until = requests.until(next_request, end)
             await asyncio.gather(*(ask(requests.moments[i], requests.items[i]) for i in range(next_request, until)))
             next_request = until
             if tally.failed > 20 and tally.failed > tally.predictions:

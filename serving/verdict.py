@@ -133,6 +133,8 @@ class Verdict(msgspec.Struct, frozen=True):
         triage: why it drifted; None where it did not, and nothing else is wrong.
         calibrated: None where the reference has no moments: then p-values take successive predictions for independent.
         degraded: share of values not served, by view: `stale`, `null`, `missing` (views where all were fresh are left out).
+        label: the base rate of those predictions whose truth was known by then; it calls no drift by itself (what a changed base rate
+            does to the answers is live quality's business). None where too few truths were known.
         oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
     """
 
@@ -151,6 +153,7 @@ class Verdict(msgspec.Struct, frozen=True):
     calibrated: Calibrated | None = None
     degraded: dict[str, dict[str, float]] = {}
     oldest_s: dict[str, float] = {}
+    label: FeatureVerdict | None = None
 
 
 def history_path(settings: Settings, model: str) -> Path:

@@ -41,6 +41,10 @@ VERSIONS = 4
 """Versions watched at the same time (champion, challengers)."""
 
 
+class _Truth(msgspec.Struct, frozen=True):
+    label: int
+
+
 class WatchError(RuntimeError):
     """The watcher cannot do its work; the message says why and what to do."""
 
@@ -119,7 +123,7 @@ class Watch:
     def conclude(self, window: Window) -> Verdict:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
-        verdict = judge(window, self.settings.detector, self.skipped, self._unequal())
+        verdict = judge(window, self.settings.detector, self.skipped, self._unequal(), self._truths(window.ids()))
         if verdict.id in self._written:
             # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
             verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
@@ -144,6 +148,11 @@ class Watch:
         cause = verdict.triage.cause if verdict.triage else ""
         _say("verdict", id=verdict.id, drift=names, cause=cause, outliers=round(verdict.outliers.share, 4), seconds=seconds)
         return verdict
+
+    def _truths(self, ids: list[str]) -> dict[str, float]:
+        """Those known by now; a truth comes later than its prediction, so a window's newest have none yet."""
+        found = cast(list[bytes | None], self.client.hmget(prediction.labels_key(self.project, self.model), ids))
+        return {n: float(msgspec.json.decode(raw, type=_Truth).label) for n, raw in zip(ids, found, strict=True) if raw}
 
     def _unequal(self) -> tuple[int, int]:
         """What the equality check has found since the last verdict: values compared, and of these not equal."""

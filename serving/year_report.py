@@ -63,7 +63,7 @@ class YearData(msgspec.Struct, frozen=True):
     late: int
     verdicts: int
     alarms: int
-    live: list[Month]
+    answered: Policy
     policies: list[Policy]
     journal: list[Event]
     versions: int
@@ -87,28 +87,45 @@ class YearData(msgspec.Struct, frozen=True):
             late=sum(s.late for s in skew),
             verdicts=len(verdicts),
             alarms=sum(v.drift for v in verdicts),
-            live=_months(year),
+            answered=_answered(year, sum(v.drift for v in verdicts)),
             policies=[_policy(o) for o in year.outcomes],
             journal=[Event(_day(d.at_us), d.step, d.text, d.version) for d in year.decisions()],
             versions=len(year.skew),
         )
 
 
-def _months(year: Year) -> list[Month]:
-    """What was really answered, by month."""
-    from sklearn.metrics import roc_auc_score
+def _answered(year: Year, alarms: int) -> Policy:
+    """What was really answered, and what the loop did meanwhile, in a policy's terms."""
+    from sklearn.metrics import log_loss, roc_auc_score
 
     groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, (at, truth) in year.replayed.truth.items():
         if number in year.replayed.scores:
             groups[_day(at)[:7]].append((truth, year.replayed.scores[number]))
-    found = []
-    for month, rows in sorted(groups.items()):
-        both = np.array(rows, dtype=np.float64)
-        label, score = both[:, 0], both[:, 1]
-        if 0 < label.mean() < 1:
-            found.append(Month(month, len(rows), float(roc_auc_score(label, score)), _calibration_error(label, score)))
-    return found
+
+    def measured(rows: list[tuple[int, float]]) -> tuple[float, float, float]:
+        label, score = np.array(rows, dtype=np.float64).reshape(-1, 2).T
+        if not 0 < label.mean() < 1:  # and NaN, where there are none
+            return float("nan"), float("nan"), float("nan")
+        return float(roc_auc_score(label, score)), float(log_loss(label, score)), _calibration_error(label, score)
+
+    months = {month: (len(rows), *measured(rows)) for month, rows in sorted(groups.items())}
+    auc, loss, off = measured([row for rows in groups.values() for row in rows])
+    journal = year.decisions()
+    signs = {d.id.rpartition("/")[0]: d.at_us for d in journal if d.step == "triggered"}
+    lives = [(d.at_us, signs[d.id.rpartition("/")[0]]) for d in journal if d.step == "promoted" and d.id.rpartition("/")[0] in signs]
+    return Policy(
+        name="this run",
+        auc=auc,
+        log_loss=loss,
+        calibration_error=off,
+        trainings=sum(d.step == "trained" for d in journal),
+        promoted=len(lives),
+        alarms=alarms,
+        to_promotion_days=float(np.mean([(at - sign) / 86_400e6 for at, sign in lives])) if lives else None,
+        months=[Month(month, rows, auc, error) for month, (rows, auc, _, error) in months.items() if np.isfinite(auc)],
+        told=[],
+    )
 
 
 def _calibration_error(label: NDArray[np.float64], score: NDArray[np.float64], bins: int = 10) -> float:
@@ -144,11 +161,11 @@ def write(data: YearData, path: Path) -> None:
     """The page: one file, nothing loaded from elsewhere."""
     plots = {
         "auc": plot.by_month(
-            {p.name: [(m.month, m.auc) for m in p.months] for p in data.policies}, [(m.month, m.auc) for m in data.live], "AUC"
+            {p.name: [(m.month, m.auc) for m in p.months] for p in data.policies}, [(m.month, m.auc) for m in data.answered.months], "AUC"
         ),
         "calibration": plot.by_month(
             {p.name: [(m.month, m.calibration_error) for m in p.months] for p in data.policies},
-            [(m.month, m.calibration_error) for m in data.live],
+            [(m.month, m.calibration_error) for m in data.answered.months],
             "calibration error",
         ),
     }
@@ -171,24 +188,24 @@ def policies_tables(outcomes: list[Any]) -> list[Table]:
 
 
 def _totals(found: list[Policy]) -> Table:
-    table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", box=None)
+    table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", "sign to promotion", box=None)
     for p in found:
-        table.add_row(
-            p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", str(p.trainings), str(p.promoted), str(p.alarms)
-        )
+        counts = map(str, (p.trainings, p.promoted, p.alarms))
+        days = "-" if p.to_promotion_days is None else f"{p.to_promotion_days:.1f} days"
+        table.add_row(p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", *counts, days)
     return table
 
 
 def summary(data: YearData) -> RenderableType:
     """For the terminal."""
     months = Table("month", "live AUC", *(p.name for p in data.policies), box=None)
-    for n, live in enumerate(data.live):
+    for n, live in enumerate(data.answered.months):
         months.add_row(live.month, f"{live.auc:.4f}", *(f"{p.months[n].auc:.4f}" if n < len(p.months) else "-" for p in data.policies))
     head = (
         f"{data.predictions:,} predictions by {data.versions} versions, {data.failed} failed; {data.cells:,} cells recomputed, "
-        f"{data.wrong} wrong; {data.alarms} of {data.verdicts} verdicts say drift"
+        f"{data.wrong} wrong, {data.late / max(data.cells, 1):.0%} late; {data.alarms} of {data.verdicts} verdicts say drift"
     )
-    return Group(head, "", _totals(data.policies), "", months)
+    return Group(head, "", _totals([data.answered, *data.policies]), "", months)
 
 
 def _day(us: float) -> str:

@@ -291,7 +291,9 @@ class Autopilot:
         if phase == "canary" and live.champion == state.challenger:  # killed between the promotion and the note of it
             return self._next(state, live, phase, now_us, "promoted")
         mine, other = (scored(self.root, self.spec.name, v) for v in (state.challenger, state.other))
-        seen = evidence(phase, rows, mine, other, state.since_us, now_us, self._since(state))
+        gates = read_gates(self.settings, self.spec.name, state.challenger)
+        varies = gates.spread if gates is not None else None
+        seen = evidence(phase, rows, mine, other, state.since_us, now_us, varies, self._since(state))
         ruling = rule(getattr(stages, phase), stages, seen)
         if ruling.what == "wait":
             return f"version {state.challenger} in {phase}: {ruling.text}"

@@ -12,7 +12,7 @@ from streaming.archive import Archive
 from training.comparison import Comparison, ComparisonError, compare
 from training.counterfactual import scored
 from training.quality import Labelled, labelled
-from training.sequential import Running, differences, sequential
+from training.sequential import gains, sequential
 from training.trigger import DAY_US
 
 ROWS = 50_000
@@ -58,14 +58,13 @@ def head_to_head(archive: Archive, models: Path, spec: ModelSpec, version: int, 
         compare(rows.label, other, mine, m, groups=day if enough else None) for m in ("auc", "log_loss", "brier", "calibration_error")
     ]
     order = np.argsort(rows.known_us, kind="stable")
-    gain, bound = differences(rows.label[order], other[order], mine[order])
-    always = sequential(Running().add(gain), bound)
+    always = sequential(gains(rows.label[order], other[order], mine[order]), day[order])
     verdict = {
         "better": f"version {version} is better",
         "worse": f"version {version} is worse",
         "undecided": "which one is better is not decided",
     }[always.verdict]
-    text = f"{verdict}: Brier score better by {always.mean:+.4f} ({always.low:+.4f} to {always.high:+.4f}, whenever one looks)"
+    text = f"{verdict}: Brier score better by {always.text}"
     answered = {v: int((rows.version == v).sum()) for v in (version, against)}
     return HeadToHead(version, against, len(rows.label), "days" if enough else "rows", answered, metrics, text)
 

@@ -49,6 +49,8 @@ class Gates(msgspec.Struct, frozen=True):
     champion: int | None
     checks: list[Checked]
     forced: bool = False
+    spread: float | None = None
+    """Of the challenger's gain in Brier score between held-out days (`sequential.spread`): what a stage of few days cannot see itself."""
 
     @property
     def passed(self) -> bool:
@@ -158,14 +160,16 @@ def challenge(spark: Callable[[], SparkSession], case: UseCase, settings: Settin
     challenger = scored(settings.model_root, spec.name, version)
     held_out = _held_out(settings, spec, made)
     checks += _export(settings, spec, made, held_out, challenger)
+    varies = None
     if champion is not None and champion != version:
         try:
-            checks += _against(spec, made, held_out, challenger, scored(settings.model_root, spec.name, champion))
+            found, varies = _against(spec, held_out, challenger, scored(settings.model_root, spec.name, champion))
+            checks += found
         except NotComparable as error:
             checks.append(Checked("champion", False, str(error)))
         checks += _skew(spark, case, settings, spec, champion)
     checks.append(_on_the_log(settings, case, spec, challenger))
-    return Gates(version, champion, checks)
+    return Gates(version, champion, checks, spread=varies)
 
 
 def _held_out(settings: Settings, spec: ModelSpec, made: Contract) -> pa.Table:
@@ -213,9 +217,13 @@ def _account(found: Certificate) -> str:
     )
 
 
-def _against(spec: ModelSpec, made: Contract, held_out: pa.Table, challenger: Scored, champion: Scored) -> list[Checked]:
-    """Challenger and champion on the same rows; days are drawn whole, since the rows of a day share their circumstances."""
+def _against(spec: ModelSpec, held_out: pa.Table, challenger: Scored, champion: Scored) -> tuple[list[Checked], float | None]:
+    """Challenger and champion on the same rows, and the spread of the gain between days.
+
+    Days are drawn whole, since the rows of a day share their circumstances.
+    """
     from training.comparison import ComparisonError, compare, slices
+    from training.sequential import gains, spread
 
     asked = spec.learning.challenge
     label = held_out[spec.spine.label].to_numpy().astype(np.float64)
@@ -224,7 +232,7 @@ def _against(spec: ModelSpec, made: Contract, held_out: pa.Table, challenger: Sc
     try:
         whole = compare(label, theirs, ours, asked.metric, groups=day)
     except ComparisonError as error:
-        return [Checked("champion", False, f"cannot be compared on {len(label):,} held-out rows: {error}")]
+        return [Checked("champion", False, f"cannot be compared on {len(label):,} held-out rows: {error}")], None
     passed = whole.low >= -asked.margin
     text = (
         f"{asked.metric} {whole.challenger:.4f}, version {champion.contract.version} {whole.champion:.4f} on the same {whole.rows:,} rows; "
@@ -237,7 +245,7 @@ def _against(spec: ModelSpec, made: Contract, held_out: pa.Table, challenger: Sc
         bad = [s for s in parts if not s.passed]
         named = "; ".join(f"{s.column} {s.value}: {s.difference:+.4f}" for s in bad[:5])
         checks.append(Checked("slices", not bad, named or f"none of {len(parts)} is surely worse by more than {asked.slice_margin:g}"))
-    return checks
+    return checks, spread(gains(label, theirs, ours), day)
 
 
 def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, champion: int) -> list[Checked]:

@@ -1,11 +1,16 @@
 """Tests that may be looked at after every row and stopped at any of them: for a canary, which should end as soon as it is clear.
 
 An interval for a fixed number of rows is wrong for someone who looks daily and stops when it pleases: the false alarms add up. A confidence
-*sequence* holds at all times at once, so stopping early costs nothing. `sequential` is one for paired differences per row,
-`error_rate_worse` a test of two failure rates.
+*sequence* holds at all times at once, so stopping early costs nothing. `sequential` is one for paired differences, `error_rate_worse` a
+test of two failure rates.
 
-* Howard, Ramdas, McAuliffe & Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences" (Annals of Statistics 2021):
-  theorem 4 (empirical Bernstein, after Fan, Grama & Liu 2015) with the gamma-exponential mixture of proposition 9.
+Rows of a day share its weather, its sale, its outage: what a version gains on one day, it may lose on the next. A thousand rows of one day are
+therefore little more than one look at it, and a test that takes them one by one is sure of a difference that is only the day's. `sequential`
+counts days: it is told how much the gain varies between them (as seen where the two versions were compared before), or sees it itself.
+
+* Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences" (Annals of
+  Statistics 2024), theorem 2.2, with time counted in days.
+* Searle, Casella & McCulloch, "Variance Components" (1992), section 3.6, for the spread between days of unequal size.
 * Wasserman, Ramdas & Balakrishnan, "Universal inference" (PNAS 2020), section 7, for the failure rates.
 """
 
@@ -16,49 +21,37 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.special import betaln, gammainc, gammaln, logsumexp, xlogy
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaln, logsumexp, xlogy
 
-from training.comparison import ComparisonError, Floats, checked, log_loss
+from training.comparison import ComparisonError, Floats, checked
 
 ALPHA = 0.05
-FLOOR = 0.01
-_TIGHT_AT = 2.5
-"""Variation, in squared widths of the range, at which the boundary is tightest: some thousand rows of two models that are much alike."""
+FEWEST_ROWS, FEWEST_BLOCKS = 50, 5
+"""Below these nothing is concluded from rows, and no spread is taken from blocks."""
+_TIGHT_AT = 7
+"""Blocks at which the sequence is tightest: a week."""
 _PRIORS = ((0.5, 10.0), (0.5, 0.5))
 """Beta densities of a failure rate, half of the weight each: one expects it to be small, one does not."""
 
 
-class Running(msgspec.Struct, frozen=True):
-    """All that is kept of the rows so far: how many, the sum of their differences, and of squares around the mean of those before each."""
-
-    rows: int = 0
-    total: float = 0.0
-    variation: float = 0.0
-
-    def add(self, differences: ArrayLike) -> Running:
-        """With more rows `[k]`, in the order in which they became known; in one call or many, the same."""
-        new = np.asarray(differences, dtype=np.float64).reshape(-1)
-        before = self.total + np.cumsum(new) - new
-        known = self.rows + np.arange(len(new))
-        centre = before / np.maximum(known, 1)
-        return Running(self.rows + len(new), self.total + float(new.sum()), self.variation + float(((new - centre) ** 2).sum()))
-
-
 class Verdict(msgspec.Struct, frozen=True):
-    """`low` to `high` holds the mean difference at this and all other moments with probability 1 - alpha; positive is better."""
+    """`low` to `high` holds the mean gain at this and all other moments with probability 1 - alpha; positive is better.
+
+    `z` is the mean in standard errors, for who looks once.
+    """
 
     verdict: Literal["better", "worse", "undecided"]
     mean: float
     low: float
     high: float
+    z: float
     rows: int
-    alpha: float
+    blocks: int
 
     @property
     def text(self) -> str:
-        return f"{self.verdict}: {self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f}) over {self.rows:,} rows"
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f} at any time)"
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -71,70 +64,71 @@ class Rates(msgspec.Struct, frozen=True):
     worse: bool
 
 
-def differences(
-    label: ArrayLike, champion: ArrayLike, challenger: ArrayLike, metric: Literal["brier", "log_loss"] = "brier", floor: float = FLOOR
-) -> tuple[Floats, float]:
-    """Per row, how much less the challenger loses `[n]`, and the bound that no difference can exceed.
-
-    Brier differences are within 1. A log loss has no bound, so scores are kept `floor` away from 0 and 1, which bounds it by
-    log((1 - floor) / floor): 4.6 for 0.01. The wider the bound, the more rows a verdict takes.
+def gains(label: ArrayLike, champion: ArrayLike, challenger: ArrayLike) -> Floats:
+    """Per row, how much lower the challenger's Brier score is `[n]`; within -1 and 1.
 
     Raises:
-        ComparisonError: the arrays do not fit (`comparison.checked`), or the floor is not in (0, 0.5).
+        ComparisonError: the arrays do not fit (`comparison.checked`).
     """
     y, a, b = checked(label, champion, challenger)
-    if metric == "brier":
-        return (a - y) ** 2 - (b - y) ** 2, 1.0
-    if not 0 < floor < 0.5:
-        raise ComparisonError(f"the floor of a log loss must lie between 0 and 0.5; {floor} does not")
-    return log_loss(y, a, floor) - log_loss(y, b, floor), math.log((1 - floor) / floor)
+    return np.asarray((a - y) ** 2 - (b - y) ** 2)
 
 
-def sequential(running: Running, bound: float, alpha: float = ALPHA) -> Verdict:
-    """Whether the challenger is better, after the rows so far; may be asked after every row, and be believed at the first verdict.
-
-    Rows need not be alike: what is held is the mean of their expected differences, each given those before.
+def spread(gain: ArrayLike, block: ArrayLike) -> float | None:
+    """Standard deviation between blocks of the mean gain that a block of endless rows would have; None with fewer than FEWEST_BLOCKS.
 
     Args:
-        running: sums of the differences (`Running.add`), challenger's gain per row.
-        bound: no difference is larger, either way (`differences` gives it).
+        gain: `[n]`; `block`: the day of each `[n]`, any integers.
+    """
+    g = np.asarray(gain, dtype=np.float64).reshape(-1)
+    means, counts, within = _blocks(g, np.asarray(block))
+    if len(counts) < FEWEST_BLOCKS:
+        return None
+    among = float((counts * (means - g.mean()) ** 2).sum()) / (len(counts) - 1)
+    size = (len(g) - float((counts**2).sum()) / len(g)) / (len(counts) - 1)
+    return math.sqrt(max(0.0, (among - within) / size))
+
+
+def _blocks(g: Floats, block: NDArray[np.int64]) -> tuple[Floats, Floats, float]:
+    """Of each block its mean and its rows; and the variance of rows within blocks."""
+    _, index, counts = np.unique(block, return_inverse=True, return_counts=True)
+    means = np.bincount(index, g) / counts
+    free = len(g) - len(counts)
+    within = float(((g - means[index]) ** 2).sum()) / free if free else 0.0
+    return means, counts.astype(np.float64), within
+
+
+def sequential(gain: ArrayLike, block: ArrayLike, known_spread: float | None = None, alpha: float = ALPHA) -> Verdict:
+    """Whether the challenger is better, after the rows so far; may be asked after every row, and be believed at the first verdict.
+
+    Asymptotic: the verdicts' error is alpha where FEWEST_ROWS are enough for a normal mean, not for gains of which one row in a thousand
+    outweighs the others. With neither a known spread nor FEWEST_BLOCKS blocks, rows are taken as independent.
+
+    Args:
+        gain: challenger's gain per row `[n]`, in the order in which it became known.
+        block: the day of each row `[n]`: what its rows share.
+        known_spread: between blocks, from elsewhere (`spread`); the larger of it and what is seen here counts.
         alpha: probability that any verdict, ever, is wrong.
 
     Raises:
-        ComparisonError: the bound or alpha makes no sense, or the sums exceed the bound.
+        ComparisonError: alpha makes no sense.
     """
-    if not (bound > 0 and 0 < alpha < 1):
-        raise ComparisonError(f"the bound must be positive and alpha between 0 and 1, not {bound} and {alpha}")
-    if abs(running.total) > bound * running.rows * (1 + 1e-9):
-        raise ComparisonError(f"a sum of {running.total:g} over {running.rows} rows exceeds the bound of {bound:g} per row")
-    if not running.rows:
-        return Verdict("undecided", 0.0, -bound, bound, 0, alpha)
-    mean, width = running.total / running.rows, _boundary(running.variation, 2 * bound, alpha / 2) / running.rows
-    low, high = max(mean - width, -bound), min(mean + width, bound)
+    if not 0 < alpha < 1:
+        raise ComparisonError(f"alpha must lie between 0 and 1, not {alpha}")
+    g, block = np.asarray(gain, dtype=np.float64).reshape(-1), np.asarray(block)
+    if len(g) < FEWEST_ROWS:
+        return Verdict("undecided", float(g.mean()) if len(g) else 0.0, -1.0, 1.0, 0.0, len(g), len(np.unique(block)))
+    _, counts, within = _blocks(g, block)
+    between = max(known_spread or 0.0, spread(g, block) or 0.0) ** 2
+    alike = float((counts**2).sum())
+    variance = (between * alike + within * len(g)) / len(g) ** 2
+    time = len(g) ** 2 / alike  # in blocks, were they of one size
+    tuned = time * (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / _TIGHT_AT
+    width = math.sqrt(variance * 2 * (tuned + 1) / tuned * math.log(math.sqrt(tuned + 1) / alpha))
+    mean = float(g.mean())
+    low, high = max(mean - width, -1.0), min(mean + width, 1.0)
     verdict: Literal["better", "worse", "undecided"] = "better" if low > 0 else "worse" if high < 0 else "undecided"
-    return Verdict(verdict, mean, low, high, running.rows, alpha)
-
-
-def _boundary(variation: float, scale: float, alpha: float) -> float:
-    """What a sum with this variation stays below at all times with probability 1 - alpha; in the unit of the differences.
-
-    The mixture is a supermartingale that starts at 1, so it ever reaches 1/alpha with probability alpha at most (Ville).
-
-    Args:
-        scale: width of the range of one difference.
-    """
-    v = variation / scale**2
-    rho = _TIGHT_AT / (2 * math.log(1 / (2 * alpha)) + math.log(1 + 2 * math.log(1 / (2 * alpha))))
-    lead = xlogy(rho, rho) - gammaln(rho) - math.log(gammainc(rho, rho))
-
-    def beyond(s: float) -> float:
-        x = s + v + rho
-        return float(lead + gammaln(v + rho) + np.log(gammainc(v + rho, x)) - (v + rho) * np.log(x) + s + v + math.log(alpha))
-
-    top = 1.0
-    while beyond(top) < 0:
-        top *= 2
-    return float(scale * brentq(beyond, 0.0, top))
+    return Verdict(verdict, mean, low, high, mean / math.sqrt(variance) if variance else 0.0, len(g), len(counts))
 
 
 def error_rate_worse(failures_a: int, n_a: int, failures_b: int, n_b: int, alpha: float = ALPHA) -> Rates:

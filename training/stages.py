@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from feature_repo.learning import Stage, Stages
 from training.counterfactual import NotComparable, Scored
 from training.quality import Labelled
+from training.trigger import DAY_US
 
 Phase = Literal["shadow", "canary", "probation"]
 Floats = NDArray[np.float64]
 HOUR_US = 3_600_000_000
-FEWEST_HOURS = 12
-"""With fewer hours than this, nothing is concluded from how much they differ."""
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -61,7 +60,8 @@ class Evidence:
         samples: predictions.
         hours: of the predictions' time.
         label, challenger, other: the paired, labelled ones, arrays `[n]`, in the order in which their truth became known.
-        hour: of the paired ones, hours since the epoch `[n]`: rows of an hour share their circumstances.
+        day: of the paired ones, days since the epoch `[n]`: rows of a day share their circumstances.
+        spread: of the challenger's gain between days, where the gates compared the two.
         traffic: challenger's and the other version's requests since the stage began; None where the server does not say.
         unpaired: why there is no comparison, if so.
     """
@@ -71,7 +71,8 @@ class Evidence:
     label: Floats
     challenger: Floats
     other: Floats
-    hour: NDArray[np.int64]
+    day: NDArray[np.int64]
+    spread: float | None = None
     traffic: tuple[Traffic, Traffic] | None = None
     unpaired: str = ""
 
@@ -84,7 +85,14 @@ class Ruling(msgspec.Struct, frozen=True):
 
 
 def evidence(
-    phase: Phase, rows: Labelled, challenger: Scored, other: Scored, since_us: int, now_us: int, traffic: tuple[Traffic, Traffic] | None
+    phase: Phase,
+    rows: Labelled,
+    challenger: Scored,
+    other: Scored,
+    since_us: int,
+    now_us: int,
+    spread: float | None,
+    traffic: tuple[Traffic, Traffic] | None,
 ) -> Evidence:
     """Collect what a stage has seen.
 
@@ -92,6 +100,7 @@ def evidence(
         rows: archived predictions with their truths, by moment.
         other: the champion, or in probation the version before.
         since_us: the stage's beginning; `now_us` is now, both in the predictions' time.
+        spread: of the gain between days, as the gates found it.
     """
     mine = (rows.version == challenger.contract.version) & (rows.at_us >= since_us)
     mine &= rows.role == {"shadow": "shadow", "canary": "canary", "probation": "champion"}[phase]
@@ -109,8 +118,8 @@ def evidence(
         except NotComparable as error:
             theirs, why = np.full(len(paired.score), np.nan), str(error)
     both = np.isfinite(theirs)
-    hour = paired.at_us[both] // HOUR_US
-    return Evidence(len(found.score), hours, paired.label[both], paired.score[both], theirs[both], hour, traffic, why)
+    day = paired.at_us[both] // DAY_US
+    return Evidence(len(found.score), hours, paired.label[both], paired.score[both], theirs[both], day, spread, traffic, why)
 
 
 def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
@@ -118,7 +127,7 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
 
     Errors and latency end a challenger at once; quality as soon as it is surely worse; otherwise the stage lasts as long as it says.
     """
-    from training.sequential import Running, differences, error_rate_worse, sequential
+    from training.sequential import error_rate_worse, gains, sequential
 
     told = [f"{seen.samples:,} predictions in {seen.hours:.1f} h, {len(seen.label):,} with a truth"]
     if seen.traffic is not None:
@@ -132,37 +141,23 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
         p99, other = mine.p99_ms, theirs.p99_ms
         if p99 is not None and other is not None and p99 > max(stages.latency * other, stages.latency_ms):
             return Ruling("stop", f"slower: p99 {p99:.3g} ms, the other {other:.3g} ms, at most {stages.latency:g} times")
-    gain = np.zeros(0)
+    verdict = None
     if len(seen.label):
-        gain, bound = differences(seen.label, seen.other, seen.challenger)
-        verdict = sequential(Running().add(gain), bound, stages.alpha)
-        text = f"Brier score better by {verdict.mean:+.4f} ({verdict.low:+.4f} to {verdict.high:+.4f} at any time)"
-        told.append(text)
+        verdict = sequential(gains(seen.label, seen.other, seen.challenger), seen.day, seen.spread, stages.alpha)
+        told.append(f"Brier score better by {verdict.text}")
         if verdict.verdict == "worse":
-            return Ruling("stop", f"answers worse: {text}")
+            return Ruling("stop", f"answers worse: {told[-1]}")
     if seen.unpaired:
         told.append(f"not compared: {seen.unpaired}")
     enough = seen.samples >= stage.samples and seen.hours >= stage.hours
     if enough and (len(seen.label) >= stage.labelled or seen.unpaired):
-        if (z := _z(gain, seen.hour)) < _normal(
-            stages.alpha
-        ):  # looked at once, so this test needs far fewer rows than one that always holds
-            return Ruling("stop", f"answers worse, seen at the stage's end (z = {z:.2f}): {'; '.join(told)}")
+        # looked at once, so this test needs fewer rows than one that always holds
+        if verdict is not None and verdict.z < _normal(stages.alpha):
+            return Ruling("stop", f"answers worse, seen at the stage's end (z = {verdict.z:.2f}): {'; '.join(told)}")
         return Ruling("go", "; ".join(told))
     if seen.hours >= 24 * stage.patience_days:
         return Ruling("stop", f"has not seen enough in {stage.patience_days:g} days: {told[0]}")
     return Ruling("wait", "; ".join(told))
-
-
-def _z(gain: Floats, hour: NDArray[np.int64]) -> float:
-    """The mean in standard errors, rows of an hour taken as one (cluster-robust, Liang & Zeger 1986); 0 where that says nothing."""
-    _, block = np.unique(hour, return_inverse=True)
-    blocks = int(block.max()) + 1 if len(block) else 0
-    if blocks < FEWEST_HOURS:
-        return 0.0
-    off = np.bincount(block, gain - gain.mean())
-    spread = float(np.sqrt(blocks / (blocks - 1) * (off**2).sum())) / len(gain)
-    return float(gain.mean()) / spread if spread else 0.0
 
 
 def _normal(alpha: float) -> float:

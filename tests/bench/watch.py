@@ -19,7 +19,7 @@ from feature_repo import contract
 from infra.command_line import console
 from infra.settings import Settings
 from serving.calibration import DAY_US
-from serving.detector import NOMINAL_RATE, detectors, label_drift
+from serving.detector import NOMINAL_RATE, detectors, label_detector
 from serving.scorer import Scorer
 from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Triage
@@ -147,7 +147,7 @@ def quiet(bench: Bench, number: int, told: Callable[[str], None]) -> list[Measur
             found["outliers"] += reference.outliers.test(window.matrix[:, :-1], reference.drift.null(window.moments)).alarm
             found["outliers, i.i.d."] += reference.outliers.test(window.matrix[:, :-1]).alarm
             known, base = ~np.isnan(window.labels), ~np.isnan(labels.labels)
-            moved = label_drift(labels.labels[base], labels.moments[base], window.labels[known], window.moments[known])
+            moved = label_detector(labels.labels[base], labels.moments[base]).test(window.labels[known, None], window.moments[known])[0]
             found["label"] += moved.drift
             independent = reference.drift.test(window.matrix)
             found["any, i.i.d."] += any(v.drift for v in independent)

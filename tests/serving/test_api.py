@@ -36,6 +36,7 @@ VERDICT = {
     "drift": True,
     "features": [{"name": "stock", "p_value": 0.001, "effect": 0.4, "drift": True}],
     "score": {"name": "score", "p_value": 0.5, "effect": 0.01, "drift": False},
+    "label": {"name": "label", "p_value": 0.5, "effect": 0.1, "drift": False},
     "outliers": {"share": 0.02, "alarm": False},
 }
 
@@ -274,6 +275,7 @@ def test_metrics_carry_requests_latency_log_and_drift(server: Server) -> None:
         'headrace_drift{model="sells_out",version="1"} 1.0',
         'headrace_feature_drift_effect{feature="stock",model="sells_out"} 0.4',
         'headrace_feature_drift{feature="(score)",model="sells_out"} 0.0',
+        'headrace_feature_drift_effect{feature="(label)",model="sells_out"} 0.1',
         'headrace_outlier_share{model="sells_out"} 0.02',
     ):
         assert line in text, line

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving.calibration import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, commonest, matched, weights
-from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_drift
+from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_detector
 from serving.triage import Seen, triage
 from serving.verdict import Triage
 
@@ -245,7 +245,8 @@ def test_a_base_rate_that_moves_is_label_drift() -> None:
     _, at = year(200, 2)
     labels = (rng.random(len(at)) < 0.25).astype(np.float64)
     recent = at >= at[-1] - 6 * DAY_US
-    assert not label_drift(labels, at, labels[recent], at[recent]).drift
-    verdict = label_drift(labels, at, (rng.random(recent.sum()) < 0.4).astype(np.float64), at[recent])
+    detector = label_detector(labels, at)
+    assert not detector.test(labels[recent, None], at[recent])[0].drift
+    verdict = detector.test((rng.random((recent.sum(), 1)) < 0.4).astype(np.float64), at[recent])[0]
     assert verdict.drift
     assert verdict.effect == pytest.approx(0.15, abs=0.05)

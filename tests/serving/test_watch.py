@@ -23,7 +23,6 @@ from feature_repo import contract, prediction, release
 from infra.settings import ROOT, Settings
 from serving import verdict_plot, watch
 from serving.calibration import HOUR_US, Matrix, Moments
-from serving.judgement import Reference
 from serving.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration
@@ -297,14 +296,30 @@ def test_a_verdict_in_the_history_stands_though_the_equality_check_goes_on(setti
     assert log.latest() == before
 
 
-def test_labels_are_judged_against_the_references_own(settings: Settings) -> None:
+@pytest.mark.parametrize(("every", "moved"), [(4, False), (2, True)])
+def test_truths_that_came_in_are_judged_against_the_references_own(
+    settings: Settings, project: str, log: Log, every: int, moved: bool
+) -> None:
     register(settings, 1, *daily(120, 0))
-    reference = Reference(settings.model_root / MODEL / "1", "scipy")
-    _, moments = daily(4, 3)
-    same, other = (reference.label_drift((np.arange(len(moments)) % k == 0).astype(float), moments) for k in (4, 2))
-    assert same is not None
-    assert other is not None
-    assert (same.drift, other.drift) == (False, True)
+    matrix, _ = daily(4, 3)
+    log.write(matrix, apart_us=HOUR_US // 4)
+    known = len(matrix) - 24  # the newest have none yet
+    truths = {str(i): msgspec.json.encode({"label": int(i % every == 0), "at_us": i}) for i in range(known)}
+    log.client.hset(prediction.labels_key(project, MODEL), mapping=truths)  # type: ignore[arg-type]
+    once(settings, project, window=len(matrix), step=100)
+    (verdict,) = history(settings, MODEL)
+    assert verdict.label is not None
+    assert (verdict.label.drift, verdict.drift) == (moved, False), "it calls no drift by itself"
+    assert verdict.label.effect == pytest.approx(1 / every - 1 / 4, abs=0.01)
+
+
+def test_too_few_truths_are_not_judged(settings: Settings, project: str, log: Log) -> None:
+    register(settings, 1, *daily(120, 0))
+    matrix, _ = daily(4, 3)
+    log.write(matrix, apart_us=HOUR_US // 4)
+    log.client.hset(prediction.labels_key(project, MODEL), "3", b'{"label":1,"at_us":3}')
+    once(settings, project, window=len(matrix), step=100)
+    assert history(settings, MODEL)[0].label is None
 
 
 def test_the_live_versions_verdict_is_the_one_shown(settings: Settings, project: str, log: Log) -> None:

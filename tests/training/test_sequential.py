@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import comb, log
+from math import comb
 
 import numpy as np
 import pytest
@@ -10,49 +10,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.comparison import ComparisonError
-from training.sequential import Running, differences, error_rate_worse, sequential
+from training.sequential import error_rate_worse, gains, sequential, spread
 
-RUNS, ROWS, LOOK = 200, 3000, 30
+RUNS, DAYS, PER_DAY, LOOK = 200, 12, 250, 30
 
 
 def brier(random: np.random.Generator, champion: float, challenger: float) -> np.ndarray:
-    """Differences `[ROWS]` of two models that miss the true probability by so much."""
-    p = random.beta(2, 5, ROWS)
-    label = (random.random(ROWS) < p).astype(float)
-    a, b = (np.clip(p + miss * random.choice([-1, 1], ROWS), 0, 1) for miss in (champion, challenger))
-    return differences(label, a, b)[0]
+    """Gains of two models that miss the true probability by so much, rows of a day sharing nothing."""
+    n = DAYS * PER_DAY
+    p = random.beta(2, 5, n)
+    label = (random.random(n) < p).astype(float)
+    a, b = (np.clip(p + miss * random.choice([-1, 1], n), 0, 1) for miss in (champion, challenger))
+    return gains(label, a, b)
 
 
-def rare(random: np.random.Generator) -> np.ndarray:
-    """Mean 0 and as skewed as the bound lets it be: what a bound that trusts the variance seen so far gets wrong."""
-    return np.where(random.random(ROWS) < 0.01, -1.0, 0.01 / 0.99)
+DAY = np.repeat(np.arange(DAYS), PER_DAY)
 
 
-def first_verdict(rows: np.ndarray, alpha: float, truth: float = 0.0) -> tuple[str, int, bool]:
+def shared(random: np.random.Generator, between: float, mean: float = 0.0, within: float = 0.15) -> np.ndarray:
+    """Gains that a day's rows share a part of."""
+    return mean + random.normal(0, between, DAYS)[DAY] + random.normal(0, within, len(DAY))
+
+
+def first_verdict(rows: np.ndarray, alpha: float, known: float | None, truth: float = 0.0) -> tuple[str, int, bool]:
     """Looked at every LOOK rows until there is one; whether the truth was inside the sequence at every look."""
-    running, inside = Running(), True
-    for start in range(0, len(rows), LOOK):
-        running = running.add(rows[start : start + LOOK])
-        now = sequential(running, 1.0, alpha)
+    inside = True
+    for end in range(LOOK, len(rows) + 1, LOOK):
+        now = sequential(rows[:end], DAY[:end], known, alpha)
         inside &= now.low <= truth <= now.high
         if now.verdict != "undecided":
             return now.verdict, now.rows, inside
     return "undecided", len(rows), inside
 
 
-def coin(random: np.random.Generator) -> np.ndarray:
-    """As much variation as the bound allows."""
-    return random.choice([-1.0, 1.0], ROWS)
-
-
-@pytest.mark.parametrize("kind", ["alike", "rare", "coin"])
-def test_stopping_when_it_pleases_gives_no_more_false_alarms_than_alpha(kind: str) -> None:
+@pytest.mark.parametrize(("between", "known"), [(0.0, None), (0.02, 0.02), (0.05, 0.05)])
+def test_stopping_when_it_pleases_gives_no_more_false_alarms_than_alpha(between: float, known: float | None) -> None:
     random = np.random.default_rng(21)
     alarms = peeked = 0
     for _ in range(RUNS):
-        rows = {"alike": lambda r: brier(r, 0.1, 0.1), "rare": rare, "coin": coin}[kind](random)
-        alarms += first_verdict(rows, 0.1)[0] != "undecided"
-        n = np.arange(1, ROWS + 1)
+        rows = shared(random, between) if between else brier(random, 0.1, 0.1)
+        alarms += first_verdict(rows, 0.1, known)[0] != "undecided"
+        n = np.arange(1, len(rows) + 1)
         mean = np.cumsum(rows) / n
         deviation = np.sqrt(np.maximum(np.cumsum(rows**2) / n - mean**2, 1e-12) / n)
         peeked += bool((np.abs(mean) > 1.645 * deviation)[LOOK::LOOK].any())
@@ -60,54 +58,70 @@ def test_stopping_when_it_pleases_gives_no_more_false_alarms_than_alpha(kind: st
     assert peeked >= 0.3 * RUNS  # what the same looks do to a test for a fixed number of rows
 
 
+def test_one_day_is_not_enough_for_what_a_day_may_do_and_enough_for_what_none_does() -> None:
+    random = np.random.default_rng(25)
+    usual = [sequential(shared(random, 0.02, mean=-0.005)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
+    assert usual.count("worse") <= 1
+    rows_alone = [sequential(shared(random, 0.05)[:PER_DAY], DAY[:PER_DAY], None, 0.01).verdict for _ in range(100)]
+    assert rows_alone.count("undecided") < 70, "without the spread a day's luck looks like a difference"
+    broken = [sequential(shared(random, 0.02, mean=-0.2)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
+    assert set(broken) == {"worse"}
+
+
 def test_a_real_difference_is_found_and_its_direction_is_right() -> None:
     random = np.random.default_rng(22)
-    better = [first_verdict(brier(random, 0.2, 0.0), 0.05) for _ in range(40)]
-    worse = [first_verdict(brier(random, 0.0, 0.2), 0.05)[0] for _ in range(40)]
+    better = [first_verdict(brier(random, 0.2, 0.0), 0.05, None) for _ in range(40)]
+    worse = [first_verdict(brier(random, 0.0, 0.2), 0.05, None)[0] for _ in range(40)]
     assert {v for v, *_ in better} == {"better"}
     assert set(worse) == {"worse"}
-    assert np.median([n for _, n, _ in better]) < 1500
+    assert np.median([n for _, n, _ in better]) < 1000
 
 
 def test_the_sequence_holds_the_mean_at_every_look() -> None:
     random = np.random.default_rng(23)
-    held = [first_verdict(np.where(random.random(ROWS) < 0.3, 0.5, -0.2) - 0.01, 0.1, truth=0.0)[2] for _ in range(100)]
+    held = [first_verdict(shared(random, 0.03, mean=0.01), 0.1, 0.03, truth=0.01)[2] for _ in range(100)]
     assert np.mean(held) >= 0.9
 
 
-@given(st.lists(st.floats(-1, 1), max_size=40), st.integers(0, 40))
-@settings(max_examples=60)
-def test_running_sums_are_the_same_in_one_call_or_many(rows: list[float], cut: int) -> None:
-    whole, parts = Running().add(rows), Running().add(rows[:cut]).add(rows[cut:])
-    assert parts.rows == whole.rows == len(rows)
-    assert (parts.total, parts.variation) == pytest.approx((whole.total, whole.variation), abs=1e-9)
-    naive = sum((x - (np.mean(rows[:i]) if i else 0.0)) ** 2 for i, x in enumerate(rows))
-    assert whole.variation == pytest.approx(naive, abs=1e-9)
+@given(st.integers(0, 2**32 - 1), st.integers(5, 20), st.floats(0, 0.3))
+@settings(max_examples=40)
+def test_the_spread_is_that_of_a_naive_one_way_table(seed: int, days: int, between: float) -> None:
+    random = np.random.default_rng(seed)
+    day = np.sort(random.integers(0, days, 60 * days))
+    gain = random.normal(0, between, days)[day] + random.normal(0, 0.2, len(day))
+    groups = [gain[day == d] for d in range(days) if (day == d).any()]
+    k, n = len(groups), len(gain)
+    if k < 5:
+        assert spread(gain, day) is None
+        return
+    among = sum(len(x) * (x.mean() - gain.mean()) ** 2 for x in groups) / (k - 1)
+    within = sum(((x - x.mean()) ** 2).sum() for x in groups) / (n - k)
+    size = (n - sum(len(x) ** 2 for x in groups) / n) / (k - 1)
+    assert spread(gain, day * 7 - 3) == pytest.approx(max(0.0, (among - within) / size) ** 0.5, abs=1e-9)
+
+
+def test_the_spread_is_found_again() -> None:
+    random = np.random.default_rng(26)
+    day = np.repeat(np.arange(300), 100)
+    assert spread(random.normal(0, 0.05, 300)[day] + random.normal(0, 0.3, len(day)), day) == pytest.approx(0.05, rel=0.15)
 
 
 def test_a_sequence_narrows_like_a_fixed_interval_times_a_small_factor() -> None:
-    rows = np.tile([0.1, -0.1], 50_000)
-    for n, factor in ((2_000, 3.5), (100_000, 2.2)):
-        found = sequential(Running().add(rows[:n]), 1.0)
-        assert 1.96 * 0.1 / n**0.5 < found.high < factor * 1.96 * 0.1 / n**0.5
-    assert sequential(Running(), 1.0).verdict == "undecided"
-    assert sequential(Running(), 1.0).text.startswith("undecided: +0.0000 (-1.0000 to +1.0000)")
+    for days, factor in ((2, 2.0), (7, 1.6), (100, 1.9)):
+        rows = np.tile([0.1, -0.1], 50 * days)
+        found = sequential(rows, np.repeat(np.arange(days), 100), 0.05)
+        error = (0.05**2 / days + 0.01 / len(rows)) ** 0.5
+        assert 1.96 * error < found.high < factor * 1.96 * error
+    nothing = sequential([], [])
+    assert (nothing.verdict, nothing.text) == ("undecided", "+0.0000 (-1.0000 to +1.0000 at any time)")
 
 
-def test_differences_are_gains_within_their_bound() -> None:
-    label, a, b = [1, 0, 1], [0.5, 0.5, 0.0], [1.0, 1.0, 1.0]
-    found, bound = differences(label, a, b)
-    assert found == pytest.approx([0.25, -0.75, 1.0])
-    assert bound == 1
-    found, bound = differences(label, a, b, "log_loss", floor=0.1)
-    assert bound == pytest.approx(log(9))
-    assert found == pytest.approx([log(0.9 / 0.5), log(0.1 / 0.5), log(9)])
-    with pytest.raises(ComparisonError, match="floor"):
-        differences(label, a, b, "log_loss", floor=0.0)
-    with pytest.raises(ComparisonError, match="exceeds the bound"):
-        sequential(Running(3, 4.0, 1.0), 1.0)
-    with pytest.raises(ComparisonError, match="positive"):
-        sequential(Running(), 0.0)
+def test_gains_are_what_the_challenger_is_closer_by() -> None:
+    assert gains([1, 0, 1], [0.5, 0.5, 0.0], [1.0, 1.0, 1.0]) == pytest.approx([0.25, -0.75, 1.0])
+    with pytest.raises(ComparisonError):
+        gains([1, 0], [0.5], [0.5, 0.5])
+    with pytest.raises(ComparisonError, match="alpha"):
+        sequential([0.0], [0], alpha=1)
 
 
 def test_evidence_for_more_failures_is_an_e_value_under_any_rates_without_harm() -> None:
