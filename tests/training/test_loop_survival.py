@@ -43,6 +43,9 @@ learning:
 """
 
 
+REACHED = {"triggered", "trained", "shadow", "canary", "promoted"}
+
+
 @pytest.fixture
 def own(bikes: Bikes, tmp_path: Path) -> Iterator[Settings]:
     """A checkout's state of its own, with the second use case's live version, and a Redis that may be killed."""
@@ -170,7 +173,11 @@ def test_processes_and_redis_killed_at_random_lose_and_double_nothing(own: Setti
             assert now is not None
             for version in now.versions:
                 contract.load(own.model_root / MODEL / str(version))  # whatever has a role is whole
-        time.sleep(12)  # and left alone, it comes to rest
+        # and left alone, it gets where it was going, on however slow a machine
+        steps, deadline = set[str](), time.monotonic() + 240
+        while not (steps >= REACHED and history(own, MODEL)) and time.monotonic() < deadline:
+            time.sleep(1)
+            steps = {d.step for d in Journal(own.state, MODEL).read()}
     finally:
         world.ended.set()
         feeder.join()
@@ -190,8 +197,7 @@ def test_processes_and_redis_killed_at_random_lose_and_double_nothing(own: Setti
     assert len(set(verdicts)) == len(verdicts)
     decisions = [d.id for d in Journal(own.state, MODEL).read()]
     assert len(set(decisions)) == len(decisions)
-    steps = {d.step for d in Journal(own.state, MODEL).read()}
-    assert {"triggered", "trained", "shadow", "canary", "promoted"} <= steps, loop.log.read_text()[-3000:]
+    assert steps >= REACHED, loop.log.read_text()[-3000:]
     now = release.read(own.model_root, MODEL)
     assert now is not None
     assert len(now.history) == len({(s.at, s.what) for s in now.history})
