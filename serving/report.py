@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feature_repo.contract import Parity
+from infra import canvas
 from serving import plot, verdict_plot
 from serving.verdict import FeatureVerdict, Verdict
 
@@ -284,8 +285,8 @@ def write_report(data: ReportData, path: Path) -> None:
     valid = data.metrics.get("valid")
     plots = {
         "drift": verdict_plot.effects(data.drift.latest) if data.drift else None,
-        "roc": plot.roc([(c.name, c.points) for c in data.roc]) if data.roc else None,
-        "calibration": plot.calibration([(c.name, c.points) for c in data.calibration]) if data.calibration else None,
+        "roc": canvas.roc([(c.name, c.points) for c in data.roc]) if data.roc else None,
+        "calibration": canvas.calibration([(c.name, c.points) for c in data.calibration]) if data.calibration else None,
         "live_auc": plot.by_day([(d.day, d.auc, d.low, d.high) for d in data.live_auc], valid.auc if valid else None)
         if any(d.auc is not None for d in data.live_auc)
         else None,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from serving.plot import GRID, MUTED, SERIES, _Canvas
+from infra.canvas import GRID, MUTED, SERIES, Canvas
 from serving.verdict import FeatureVerdict, Verdict
 
 SHOWN = 14
@@ -18,7 +18,7 @@ def effects(verdict: Verdict) -> Markup:
     inputs = sorted(verdict.features, key=lambda f: (-f.drift, -f.size, f.name))[: SHOWN - 1]
     rows = [*inputs, verdict.score, *([verdict.label] if verdict.label else [])][::-1]
     label = f"Effects of the window up to {datetime.fromtimestamp(verdict.window.to_us / 1e6, UTC):%d %b %Y %H:%M} UTC"
-    with _Canvas(f"effects_{verdict.id}", label, width=12.6, height=0.9 + 0.3 * len(rows)) as canvas:
+    with Canvas(f"effects_{verdict.id}", label, width=12.6, height=0.9 + 0.3 * len(rows)) as canvas:
         ax = canvas.axes
         places = range(len(rows))
         ax.barh(places, [_size(f) for f in rows], color=[SERIES[1] if f.drift else GRID for f in rows], height=0.62)

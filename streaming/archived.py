@@ -86,7 +86,7 @@ def table_of(model: str, found: Sequence[Prediction], contract_of: ContractOf) -
 def predictions_of(model: str, table: pa.Table, contract_of: ContractOf) -> list[Prediction]:
     """Rows as the predictions they were."""
     found = []
-    for row in table.to_pylist():
+    for row in (row for batch in table.to_batches(max_chunksize=5000) for row in batch.to_pylist()):
         made = contract_of(model, row["model_version"]) if row["unnamed"] is None else None
         values = row["unnamed"] if made is None else [row[name] for name in made.names]
         found.append(

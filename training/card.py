@@ -64,13 +64,14 @@ class Card:
     """
 
     def __init__(self, spec: ModelSpec, measured: Measured, curves: Mapping[str, Mapping[str, Any]]) -> None:
+        from infra import canvas
         from training import plot
 
         self.spec, self.measured = spec, measured
         overall = measured.metrics[measured.held_out]["auc"]
         self.quality = [
-            plot.roc({n: c["roc"] for n, c in curves.items()}),
-            plot.calibration({n: c["calibration"] for n, c in curves.items()}),
+            canvas.roc([(n, c["roc"]) for n, c in curves.items()]),
+            canvas.calibration([(n, c["calibration"]) for n, c in curves.items()]),
         ]
         self.top = plot.importance(dict(list(measured.importance.items())[:TOP]))
         self.slices = {}

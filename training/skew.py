@@ -111,8 +111,13 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
     decoder = msgspec.json.Decoder(Prediction)
     found: list[Prediction] = []
     if archive is not None:
-        kept = archive.restore(model, archive.predictions(model))
-        found = [p for p in kept if p.role != "shadow" and version in (None, p.version)]
+        import pyarrow.compute as pc
+
+        rows = archive.predictions(model)  # a year of them: only those that are asked for become objects
+        wanted = pc.not_equal(rows["role"], "shadow")
+        if version is not None:
+            wanted = pc.and_(wanted, pc.equal(rows["model_version"], version))
+        found = archive.restore(model, rows.filter(wanted))
     known = {p.id for p in found}
     after = "-"
     while True:

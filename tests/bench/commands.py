@@ -15,7 +15,7 @@ from infra.command_line import console
 from infra.settings import Settings, settings
 from tests.bench.report import Measurement, as_json, plot, show
 
-WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth", "serving", "overload", "watch")
+WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth", "serving", "overload", "watch", "triage")
 
 
 @contextmanager

@@ -46,6 +46,16 @@ class Predictions:
         return Seen(self.matrix, self.moments, self.statuses)
 
 
+def joined(before: Predictions, after: Predictions) -> Predictions:
+    """One after the other; groups are left out."""
+    return Predictions(
+        np.concatenate((before.matrix, after.matrix)),
+        np.concatenate((before.moments, after.moments)),
+        np.concatenate((before.statuses, after.statuses)),
+        np.concatenate((before.labels, after.labels)),
+    )
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is done to predictions from some moment on.

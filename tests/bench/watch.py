@@ -1,4 +1,4 @@
-"""The watch, measured on the use case's own year: alarms without drift, delay to alarm, and what triage makes of a labelled suite.
+"""The watch, measured on the use case's own year: alarms without drift, and delay to alarm. Triage: `tests/bench/triage.py`.
 
 The rows are the examples of the training set, the vectors that serving would have logged; scores are those of a model trained on its
 own split. Every window is judged by the very functions that the watch calls.
@@ -23,7 +23,7 @@ from serving.detector import NOMINAL_RATE, detectors, label_detector
 from serving.scorer import Scorer
 from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Triage
-from tests.bench.injection import POPULATION, SKEW, Fault, Predictions, faults, inject, skewed, skews
+from tests.bench.injection import Predictions, joined
 from tests.bench.report import Measurement
 
 WINDOW = 5000
@@ -73,13 +73,12 @@ class Baseline:
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    """`number` rounds of held-out weeks; `scale` below 1: fewer places for the faults."""
+    """`number` rounds of held-out weeks."""
     bench = prepare(own, told)
     return [
         *quiet(bench, number, told),
         *later(bench, told),
         *real(bench, told),
-        *suite(bench, max(1, round(4 * scale)), told),
         *cost(bench, told),
     ]
 
@@ -197,7 +196,7 @@ def real(bench: Bench, told: Callable[[str], None]) -> list[Measurement]:
         reference = Baseline(bench, bench.between(start, date(2013, 8, 1)))
         august = [reference.alarms(w) for w in _windows(bench.between(date(2013, 8, 1), changed), WINDOW)]
         before = bench.between(date(2013, 8, 1), changed)[-WINDOW:]
-        stream = _joined(before, bench.between(changed, date(2013, 10, 1)))
+        stream = joined(before, bench.between(changed, date(2013, 10, 1)))
         first = next((end for end in range(WINDOW + STEP, len(stream) + 1, STEP) if reference.alarms(stream[end - WINDOW : end])), None)
         if first is None:
             lines.append(f"| {name} | {sum(august)} of {len(august)} | none by October 1st | | |")
@@ -209,102 +208,6 @@ def real(bench: Bench, told: Callable[[str], None]) -> list[Measurement]:
         found.append(Measurement(f"delay to alarm, September against {name}", "predictions", first - WINDOW))
     console.print("\n".join(lines))
     return found
-
-
-def _joined(before: Predictions, after: Predictions) -> Predictions:
-    parts = (
-        (before.matrix, after.matrix),
-        (before.moments, after.moments),
-        (before.statuses, after.statuses),
-        (before.labels, after.labels),
-    )
-    matrix, moments, statuses, labels = (np.concatenate(pair) for pair in parts)
-    return Predictions(matrix, moments, statuses, labels)
-
-
-def suite(bench: Bench, places: int, told: Callable[[str], None]) -> list[Measurement]:
-    """D. The labelled suite: each fault at some moments of October to December, and populations that really are others."""
-    reference = Baseline(bench, bench.between(date(2013, 1, 14), date(2013, 10, 1)))
-    live = bench.between(date(2013, 10, 1), date(2014, 1, 1))
-    starts = np.linspace(0, len(live) - 2 * WINDOW, places + 2).astype(int)[1:-1]
-    delays: dict[str, list[float]] = {}
-    said: dict[str, Counter[str]] = {}
-    early: dict[str, Counter[str]] = {}
-    for fault in faults():
-        for n, start in enumerate(starts):
-            told(f"{fault.kind}: {fault.name}, {n + 1} of {places}")
-            stream = _joined(
-                live[start : start + WINDOW], inject(fault, live[start + WINDOW : start + 2 * WINDOW], bench.names, bench.model)
-            )
-            delay = _delay(reference, stream)
-            delays.setdefault(fault.kind, []).append(delay)
-            if np.isfinite(delay):
-                early.setdefault(fault.kind, Counter())[_read(reference.triage(stream[int(delay) : int(delay) + WINDOW]), fault)] += 1
-            said.setdefault(fault.kind, Counter())[_read(reference.triage(stream[-WINDOW:]), fault)] += 1
-    for skew in skews():
-        for start in starts:
-            told(f"skew: {skew.name}")
-            window = skewed(skew, live[start : start + WINDOW], bench.names, bench.model)
-            said.setdefault("training/serving skew", Counter())[_read(reference.triage(window), skew)] += 1
-    for name, of, window in populations(bench, reference):
-        told(name)
-        said.setdefault("population change", Counter())[_read(of.triage(window), None)] += 1
-    for start in starts:
-        said.setdefault("nothing", Counter())[_read(reference.triage(live[start : start + WINDOW]), None)] += 1
-    heads = ("right view", "other view", "skew", "population", "quiet")
-    head = "| what happened | cases | alarm after (median, longest) | fault, right view | fault, other view | skew | population | quiet |"
-    for title, table in (("a window full of it", said), ("the window of the first alarm", early)):
-        lines = ["", f"Triage of {title}:", "", head, "|---|---|---|---|---|---|---|---|"]
-        for kind, counts in table.items():
-            waits = sorted(delays.get(kind, []))
-            wait = f"{np.median(waits):,.0f}, {_never(waits[-1])}" if waits else ""
-            lines.append(f"| {kind} | {counts.total()} | {wait} | " + " | ".join(str(counts[h] or "") for h in heads) + " |")
-        console.print("\n".join(lines))
-    right = {"training/serving skew": "skew", "population change": "population", "nothing": "quiet"}
-    hits = sum(counts[right.get(kind, "right view")] for kind, counts in said.items())
-    everything = sum(counts.total() for counts in said.values())
-    wrong = sum(counts["population"] for table in (said, early) for kind, counts in table.items() if kind != "population change")
-    console.print(f"right in {hits} of {everything} ({hits / everything:.0%}); would have retrained for no reason: {wrong}")
-    return [
-        Measurement("triage is right", "share", hits / everything, more=True),
-        Measurement("retraining pulled by what is no change", "cases", wrong),
-        *(Measurement(f"delay to alarm, {kind}", "predictions", float(np.median(waits))) for kind, waits in delays.items()),
-    ]
-
-
-def _never(rows: float) -> str:
-    return "never" if np.isinf(rows) else f"{rows:,.0f}"
-
-
-def _delay(reference: Baseline, stream: Predictions) -> float:
-    """Predictions under the fault until a window alarms; infinite if the first that is full of them does not."""
-    return next((float(n) for n in range(STEP, WINDOW + 1, STEP) if reference.alarms(stream[n : n + WINDOW])), np.inf)
-
-
-def _read(found: Triage | None, fault: Fault | None) -> str:
-    if found is None:
-        return "quiet"
-    if found.cause == SKEW:
-        return "skew"
-    if found.cause == POPULATION:
-        return "population"
-    return "right view" if fault is not None and found.views[0] == fault.view else "other view"
-
-
-def populations(bench: Bench, reference: Baseline) -> Iterator[tuple[str, Baseline, Predictions]]:
-    """Windows of real predictions that are not what their reference is: another season, or other customers. Name, reference, window."""
-    winter = Baseline(bench, bench.between(date(2013, 1, 14), date(2013, 4, 1)))
-    july = Baseline(bench, bench.between(date(2013, 7, 1), date(2013, 8, 1)))
-    for month in (6, 7, 8):
-        yield f"reference of winter, month {month}", winter, bench.between(date(2013, month, 8), date(2013, month, 28))[:WINDOW]
-    for day in (1, 8, 15, 22):
-        yield f"reference of July, September {day}", july, bench.between(date(2013, 9, day), date(2013, 9, day + 8))[:WINDOW]
-    miles = bench.names.index("schedule__miles")
-    for month in (10, 11, 12):
-        rows = bench.between(date(2013, month, 1), date(2013, month, 30))
-        yield f"long routes only, month {month}", reference, rows[rows.matrix[:, miles] > 1500][:WINDOW]
-        yield f"regional airlines only, month {month}", reference, rows[np.isin(rows.groups["carrier"], ["EV", "MQ", "9E"])][:WINDOW]
-        yield f"short routes only, month {month}", reference, rows[rows.matrix[:, miles] < 500][:WINDOW]
 
 
 def cost(bench: Bench, told: Callable[[str], None]) -> list[Measurement]:
