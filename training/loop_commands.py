@@ -36,13 +36,17 @@ def archive(report: Report = None) -> None:
     write_report(report, done)
 
 
-def quality(model: Model = "", report: Report = None) -> None:
+def quality(
+    model: Model = "",
+    months: Annotated[bool, typer.Option("--months", help="By month, all that is archived.")] = False,
+    report: Report = None,
+) -> None:
     """How good the live answers are, by the truths that came in: by version, day and slice, with intervals."""
     from feature_repo.use_case import UseCase
     from streaming.archive import of
     from streaming.store import connect
-    from training.loop_summary import days_table, quality_table
-    from training.quality import measure, publish
+    from training.loop_summary import periods_table, quality_table
+    from training.quality import by_month, measure, publish
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -51,11 +55,12 @@ def quality(model: Model = "", report: Report = None) -> None:
     with console.status("measuring"):
         archived.run(client, keep_days=own.archive_days)
         found = measure(archived, spec)
+        periods = by_month(archived, spec) if months else None
     if found is None:
         raise ValueError(f"no prediction of {spec.name} has been logged yet: serve some first (`headrace replay`)")
     publish(client, case.project, found)
     console.print(quality_table(found))
-    console.print(days_table(found))
+    console.print(periods_table("day", found.days[-14:]) if periods is None else periods_table("month", periods))
     if found.delay_s:
         console.print(f"truth comes {found.delay_s['p50'] / 60:.0f} min after the answer (p50; p99 {found.delay_s['p99'] / 60:.0f} min)")
     console.print(f"{found.unlabelled:,} answers have no truth yet")

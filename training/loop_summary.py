@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from training.head_to_head import HeadToHead
-from training.quality import Measured, Quality
+from training.quality import Day, Measured, Quality
 from training.retrain import Gates
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
@@ -25,11 +25,11 @@ def quality_table(found: Quality) -> Table:
     return table
 
 
-def days_table(found: Quality, last: int = 14) -> Table:
-    """A row per day, the newest `last`."""
-    table = Table("day", "predictions", "with truth", *METRICS, box=None)
-    for day in found.days[-last:]:
-        table.add_row(day.day, *_cells(day.measured))
+def periods_table(name: str, periods: list[Day]) -> Table:
+    """A row per day or month."""
+    table = Table(name, "predictions", "with truth", *METRICS, box=None)
+    for one in periods:
+        table.add_row(one.day, *_cells(one.measured))
     return table
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -194,11 +193,7 @@ def measured(rows: Labelled, spec: ModelSpec, *, window: int = WINDOW, days: int
             mine = (rows.version == version) & ((rows.role == "shadow") == (role == "shadow"))
             if mine.any():
                 versions.append(_measured(rows.where(mine & _newest(mine, rows.label, window)), version, role))
-    by_day = []
-    day_of = answered.at_us // 86_400_000_000
-    for day in sorted(set(day_of.tolist()))[-days:]:
-        of_day = answered.where(day_of == day)
-        by_day.append(Day(f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}", _measured(of_day, int(of_day.version[-1]), "answered")))
+    by_day = _periods(answered, "D", days)
     known = answered.known_us >= 0
     delay = np.maximum(answered.known_us[known] - answered.at_us[known], 0) / 1e6
     return Quality(
@@ -210,6 +205,22 @@ def measured(rows: Labelled, spec: ModelSpec, *, window: int = WINDOW, days: int
         {"p50": float(np.quantile(delay, 0.5)), "p99": float(np.quantile(delay, 0.99))} if len(delay) else None,
         int((~known).sum()),
     )
+
+
+def by_month(archive: Archive, spec: ModelSpec) -> list[Day]:
+    """What was answered in each UTC month (`2013-04`) that is archived."""
+    rows = labelled(archive, spec, inputs=False)
+    return _periods(rows.where(rows.role != "shadow"), "M", len(rows.score))
+
+
+def _periods(answered: Labelled, unit: Literal["D", "M"], last: int) -> list[Day]:
+    """The newest `last` days or months, oldest first."""
+    period = answered.at_us.astype("datetime64[us]").astype(f"datetime64[{unit}]")
+    found = []
+    for one in np.unique(period)[-last:]:
+        rows = answered.where(period == one)
+        found.append(Day(str(one), _measured(rows, int(rows.version[-1]), "answered")))
+    return found
 
 
 def publish(client: Any, project: str, found: Quality) -> None:
