@@ -17,7 +17,7 @@ from feature_repo.use_case import ModelSpec
 from streaming.archive import Archive
 from streaming.store import connect
 from training import quality
-from training.quality import estimates, labelled, measure
+from training.quality import by_month, estimates, labelled, measure
 
 SPEC = ModelSpec.model_validate(
     {
@@ -101,6 +101,7 @@ def test_versions_days_and_what_is_not_known_yet(archive: Any) -> None:
     assert found.unlabelled == 50
     assert found.delay_s == {"p50": 600.0, "p99": 600.0}
     assert sum(d.measured.labelled for d in found.days) == 250
+    assert [(m.day, m.measured.predictions) for m in by_month(made, SPEC)] == [("2020-09", 300)]
     assert by[1, "answered"].metrics["base_rate"].value == pytest.approx(84 / 250)
     early = labelled(made, SPEC, upto_us=START_US + 100 * 60_000_000)
     assert len(early.score) == 100
