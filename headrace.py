@@ -50,7 +50,7 @@ def demo(
     step: Annotated[float, typer.Option(min=0, help="Minutes by which the replay's time advances at once; 0: 30, with --year 60.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
     year: Annotated[
-        bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (about an hour).")
+        bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (nine months: about two hours).")
     ] = False,
     start: Annotated[str | None, typer.Option("--from", help="With --year: its first day; default: 90 days into the data.")] = None,
     to: Annotated[

@@ -133,9 +133,9 @@ class Verdict(msgspec.Struct, frozen=True):
         triage: why it drifted; None where it did not, and nothing else is wrong.
         calibrated: None where the reference has no moments: then p-values take successive predictions for independent.
         degraded: share of values not served, by view: `stale`, `null`, `missing` (views where all were fresh are left out).
+        oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
         label: the base rate of those predictions whose truth was known by then; it calls no drift by itself (what a changed base rate
             does to the answers is live quality's business). None where too few truths were known.
-        oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
     """
 
     id: str

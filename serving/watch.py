@@ -41,10 +41,6 @@ VERSIONS = 4
 """Versions watched at the same time (champion, challengers)."""
 
 
-class _Truth(msgspec.Struct, frozen=True):
-    label: int
-
-
 class WatchError(RuntimeError):
     """The watcher cannot do its work; the message says why and what to do."""
 
@@ -152,7 +148,7 @@ class Watch:
     def _truths(self, ids: list[str]) -> dict[str, float]:
         """Those known by now; a truth comes later than its prediction, so a window's newest have none yet."""
         found = cast(list[bytes | None], self.client.hmget(prediction.labels_key(self.project, self.model), ids))
-        return {n: float(msgspec.json.decode(raw, type=_Truth).label) for n, raw in zip(ids, found, strict=True) if raw}
+        return {n: float(msgspec.json.decode(raw)["label"]) for n, raw in zip(ids, found, strict=True) if raw}
 
     def _unequal(self) -> tuple[int, int]:
         """What the equality check has found since the last verdict: values compared, and of these not equal."""

@@ -107,9 +107,10 @@ def _mean(loss: Floats) -> _Weighted:
     return lambda weights: float(weights @ loss / weights.sum())
 
 
-def log_loss(label: Floats, score: Floats, floor: float = float(np.finfo(np.float64).eps)) -> Floats:
-    """Per row `[n]`, nats; scores are kept at least `floor` away from 0 and 1."""
-    sure = np.clip(score, floor, 1 - floor)
+def log_losses(label: Floats, score: Floats) -> Floats:
+    """Per row `[n]`, nats; a score of exactly 0 or 1 is taken as the nearest number that is neither."""
+    least = np.finfo(np.float64).eps
+    sure = np.clip(score, least, 1 - least)
     return np.asarray(-np.where(label == 1, np.log(sure), np.log1p(-sure)))
 
 
@@ -118,7 +119,7 @@ def _weighted(metric: str, label: Floats, score: Floats) -> _Weighted:
         return _auc(label, score)
     if metric == "calibration_error":
         return _calibration_error(label, score)
-    return _mean(log_loss(label, score) if metric == "log_loss" else (score - label) ** 2)
+    return _mean(log_losses(label, score) if metric == "log_loss" else (score - label) ** 2)
 
 
 def checked(label: ArrayLike, champion: ArrayLike, challenger: ArrayLike) -> tuple[Floats, Floats, Floats]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from feature_repo.use_case import ModelSpec
 from training import fairness
+from training.comparison import log_losses
 from training.fit import THREADS, Fitted, Part
 
 if TYPE_CHECKING:
@@ -72,10 +73,9 @@ def auc_interval(label: Floats, score: Floats) -> tuple[float, float]:
 
 def intervals(label: Floats, score: Floats) -> dict[str, tuple[float, float]]:
     """95% confidence intervals of AUC, log loss, Brier score and base rate; those that are undefined are left out."""
-    clipped = np.clip(score, 1e-15, 1 - 1e-15)
     found = {"auc": auc_interval(label, score)}
     each = {
-        "log_loss": -np.where(label == 1, np.log(clipped), np.log1p(-clipped)),
+        "log_loss": log_losses(label, score),
         "brier": (score - label) ** 2,
         "base_rate": label,
     }
