@@ -97,7 +97,7 @@ def test_children_of_a_service_that_was_killed_are_ended(own: Settings, tmp_path
     note = tmp_path / "child"
     running = process.start(own, "parent", [sys.executable, "-c", PARENT, str(note)], ready=_written(note))
     psutil.Process(running.pid).kill()
-    assert _within(5, lambda: process.alive(own, "parent") is None)
+    assert _within(30, lambda: process.alive(own, "parent") is None)
     child = int(note.read_text())
     assert not _gone(child)
     if then == "stop":

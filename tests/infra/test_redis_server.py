@@ -79,7 +79,7 @@ def test_what_was_written_survives_a_stop_and_a_crash(own: Settings) -> None:
     time.sleep(1.5)  # everysec: what is older than a second is on disk
     server = psutil.Process(running.pid)
     server.kill()
-    psutil.wait_procs([server], timeout=5)
+    psutil.wait_procs([server], timeout=20)
     redis_server.up(own)
     with redis.Redis.from_url(own.redis()) as client:
         assert client.get("kept") == b"2"

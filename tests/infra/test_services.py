@@ -22,7 +22,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_a_service_is_ready_when_its_log_says_so(own: Settings) -> None:
     try:
-        running = services.start(own, services.Service("one", ("ready",), "ready", timeout_s=10))
+        running = services.start(own, services.Service("one", ("ready",), "ready", timeout_s=30))
         assert running.argv[0] == sys.executable
         assert process.log_path(own, "one").read_text().splitlines()[-1] == "ready"
     finally:
@@ -38,7 +38,7 @@ def test_what_an_earlier_run_said_does_not_count(own: Settings) -> None:
 
 def test_services_stop_in_reverse_order_and_status_says_so(own: Settings) -> None:
     for name in ("redis", "serve", "stream", "watch-peaks"):
-        services.start(own, services.Service(name, ("ready",), "ready", timeout_s=10))
+        services.start(own, services.Service(name, ("ready",), "ready", timeout_s=30))
     assert [(r["name"], r["running"]) for r in services.status(own)] == [(n, True) for n in ("redis", "serve", "stream", "watch-peaks")]
     told: list[str] = []
     assert services.stop_all(own, told.append) == told == ["watch-peaks", "stream", "serve", "redis"]

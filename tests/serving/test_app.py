@@ -131,7 +131,7 @@ def test_a_prediction_goes_through_haproxy_reader_and_model(served: Served) -> N
 
 def test_what_was_answered_is_in_the_stream_and_takes_feedback(served: Served) -> None:
     answer = served.predict(INSTANCE).json()["predictions"][0]
-    for _ in range(50):
+    for _ in range(600):
         entries = served.redis.xrevrange(stream_key("shop"), count=5)
         logged = {p.id: p for p in (msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in entries)}
         if answer["prediction_id"] in logged:
@@ -162,14 +162,14 @@ def test_a_second_run_of_the_same_checkout_is_refused(served: Served) -> None:
 
 
 def test_a_redis_that_hangs_costs_the_deadline_then_all_is_well_again(served: Served) -> None:
-    served.redis.client_pause(1500)
+    served.redis.client_pause(4000)
     started = time.perf_counter()
     response = served.predict(INSTANCE, headers={"X-Request-Timeout-Ms": "200"})
-    assert time.perf_counter() - started < 0.8
+    assert time.perf_counter() - started < 3, "the deadline of 0.2 s, not the pause of 4"
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert response.json()["type"] == "urn:headrace:problem:unavailable"
-    time.sleep(2)
+    time.sleep(5)
     assert served.predict(INSTANCE).status_code == 200
 
 
@@ -227,7 +227,7 @@ def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
     write_version(served.settings.model_root, 2, inputs=INPUTS, definitions=served.definitions)
     release.promote(served.settings.model_root, "sells_out", 2)
     seen = []
-    for _ in range(2000):
+    for _ in range(6000):
         response = served.predict(INSTANCE)
         seen.append((response.status_code, response.json().get("model_version")))
         if seen[-1][1] == 2:
@@ -241,7 +241,7 @@ def test_a_contract_over_other_definitions_is_refused_by_feature_and_the_old_one
     live = served.client.get("/v1/models").json()["models"][0]["live_version"]
     write_version(served.settings.model_root, 3, inputs=INPUTS, definitions=served.definitions | {"shelf:stock": "older"})
     release.promote(served.settings.model_root, "sells_out", 3)
-    for _ in range(100):
+    for _ in range(600):
         (summary,) = served.client.get("/v1/models").json()["models"]
         if summary["reason"]:
             break
@@ -262,7 +262,7 @@ def test_a_stop_ends_every_process_and_flushes_the_log(served: Served) -> None:
     last = [served.predict(INSTANCE).json()["predictions"][0]["prediction_id"] for _ in range(5)]
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(60) == 0
-    _, alive = psutil.wait_procs(tree, timeout=10)
+    _, alive = psutil.wait_procs(tree, timeout=30)
     assert not alive
     mark = str(scratch(served.settings))
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if any(mark in part for part in p.info["cmdline"] or [])]

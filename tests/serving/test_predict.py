@@ -135,7 +135,7 @@ def test_a_reader_that_hangs_costs_the_deadline_and_no_more(tmp_path: Path) -> N
     started = time.perf_counter()
     with pytest.raises(Unavailable, match="within 100 ms"):
         shop.ask(INSTANCE, deadline_s=0.1)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 10, "the deadline of 0.1 s, not the delay of 30"
     assert shop.reader.timeouts == [0.1]
 
 

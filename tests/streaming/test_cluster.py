@@ -79,7 +79,7 @@ def _whole(node: Any) -> bool:
     return bool(said["cluster_state"] == "ok" and int(said["cluster_known_nodes"]) == 3)
 
 
-def _until(done: Any, timeout_s: float = 30) -> None:
+def _until(done: Any, timeout_s: float = 120) -> None:
     import redis
 
     deadline = time.monotonic() + timeout_s

@@ -143,7 +143,7 @@ class Loop:
         for child in self.running.values():
             child.terminate()
         for child in self.running.values():
-            child.wait(30)
+            child.wait(90)
 
 
 def test_processes_and_redis_killed_at_random_lose_and_double_nothing(own: Settings, bikes: Bikes) -> None:
