@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from uuid import uuid4
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +18,7 @@ from feature_repo.learning import Learning
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+    from feast.infra.registry.base_registry import BaseRegistry
 
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -251,6 +253,24 @@ def _parse(schema: type[Schema], path: Path) -> Schema:
         raise UseCaseError(f"{path}: {lines}") from None
 
 
+def _tell_snapshots_apart(registry: BaseRegistry) -> None:
+    """Give each snapshot of a registry a version of its own.
+
+    Feast keeps what it built of the last snapshot under the snapshot's `id` and version, once for all registries of the process. A SQL
+    registry's snapshots have no version: one that comes to lie where an older one lay is answered with the older one's views.
+    """
+    read = registry.proto
+
+    def proto() -> Any:
+        snapshot = read()
+        if snapshot.ListFields():  # an empty one is read anew each time
+            snapshot.version_id = snapshot.version_id or uuid4().hex
+        return snapshot
+
+    registry.proto = proto  # type: ignore[method-assign]
+    registry.refresh()
+
+
 class UseCase:
     """A use case folder, opened.
 
@@ -295,4 +315,6 @@ class UseCase:
         """Feast's own view of the folder. Call `Settings.export()` first: the YAML refers to its variables."""
         from feast import FeatureStore
 
-        return FeatureStore(repo_path=str(self.folder))
+        store = FeatureStore(repo_path=str(self.folder))
+        _tell_snapshots_apart(store.registry)
+        return store

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from feature_repo import contract
-from feature_repo.apply import apply
 from feature_repo.contract import ContractError
 from tests.bikes.platform import Bikes
 from tests.training.test_manifest import add
@@ -19,8 +18,7 @@ from training.reproduce import reproduce
 
 @pytest.fixture
 def own(bikes: Bikes, tmp_path: Path) -> Any:
-    """The second use case's tables and training sets, copied, so that rows can be slipped in; its own definitions applied."""
-    apply(bikes.case)  # the registry is shared, and other tests apply other definitions to it for a while
+    """The second use case's tables and training sets, copied, so that rows can be slipped in."""
     shutil.copytree(bikes.settings.offline_root, tmp_path / "offline")
     shutil.copytree(bikes.settings.state / "training_sets", tmp_path / "training_sets")
     config = bikes.case.store.config.offline_store
