@@ -32,12 +32,13 @@ from serving.relation import Relations
 Matrix = NDArray[np.float64]
 Moments = NDArray[np.int64]
 
-KINDS = ("values", "nulls", "range", "stuck", "views", "columns", "clock")
-"""Kolmogorov–Smirnov statistic; gap of the null rates; share of values the reference has no like of; gain of the commonest value's share;
-departure from what the columns of other views say, from what all other columns say, and from what the hour says (`serving.relation`)."""
-MATTERS = np.array([0.15, 0.05, 0.03, 0.25, 0.5, 0.5, 0.2])
+KINDS = ("values", "nulls", "range", "repeated", "views", "columns", "clock", "rows")
+"""Kolmogorov–Smirnov statistic; gap of the null rates; share of values the reference has no like of; gain of any one value's share;
+departure from what the columns of other views say, from what all other columns say, and from what the hour says; and how much less a
+row's value goes with its other columns (`serving.relation`)."""
+MATTERS = np.array([0.15, 0.05, 0.03, 0.05, 0.5, 0.5, 0.2, 0.6])
 """The smallest effect of each kind that counts as drift."""
-FAMILIES = ((np.array([0, 4, 5, 6]), 0.6), (np.array([1, 2, 3]), 0.4))
+FAMILIES = ((np.array([0, 4, 5, 6, 7]), 0.6), (np.array([1, 2, 3]), 0.4))
 """Kinds judged together, and their share of the false alarms. A record cold or an outage is rare and far out, so that its kinds would
 hide the others' smaller records."""
 FEW = 19
@@ -87,13 +88,36 @@ def matched(weight: Matrix) -> NDArray[np.int64]:
     return np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count * weight.sum()).clip(max=count - 1)
 
 
-def commonest(values: Matrix) -> float:
-    """Share of the commonest value, 0..1; 0 of nothing. `values`: float64 [m] without nulls."""
-    if not len(values):
-        return 0.0
-    ordered = np.sort(values)
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    return float(np.diff(np.append(starts, len(ordered))).max() / len(ordered))
+@dataclass(frozen=True)
+class Shares:
+    """The different values of a column, float64 [u] ascending, and the share of each, 0..1."""
+
+    value: Matrix
+    share: Matrix
+
+    @classmethod
+    def of(cls, values: Matrix) -> Shares:
+        """`values`: float64 [m] without nulls."""
+        found, counts = np.unique(values, return_counts=True)
+        return cls(found, counts / max(len(values), 1))
+
+    def at(self, values: Matrix) -> Matrix:
+        """The share of each of these values, float64 [m]; 0 for those it lacks."""
+        if not len(self.value):
+            return np.zeros(len(values))
+        place = np.searchsorted(self.value, values).clip(max=len(self.value) - 1)
+        return np.where(self.value[place] == values, self.share[place], 0.0)
+
+    def gains(self, usual: Shares) -> Matrix:
+        """By how much the share of each of its values exceeds the usual one, float64 [u]."""
+        return self.share - usual.at(self.value)
+
+    def unseen(self, values: Matrix, codes: bool) -> float:
+        """The share of these that are none of its values (`codes`), or beyond its smallest or largest. `values`: float64 [m], m > 0."""
+        if codes:
+            return float((self.at(values) == 0).mean())
+        low, high = (self.value[0], self.value[-1]) if len(self.value) else (0.0, 0.0)
+        return float(((values < low) | (values > high)).mean())
 
 
 @dataclass(frozen=True)
@@ -223,13 +247,13 @@ class Calibration:
             low, high = np.minimum(low, self._after[0][end]), np.maximum(high, self._after[1][end])
         values = np.maximum(known.sum(axis=0), 1)
         unseen = (known & ((ids < low) | (ids > high))).sum(axis=0) / values
-        stuck = np.zeros(columns)
+        repeated = np.zeros(columns)
         for j in range(columns):
             here = np.bincount(ids[known[:, j], j], minlength=len(self._totals[j]))
             others = self._totals[j] - here
             if self.categories[j]:
                 unseen[j] = float(here[others == 0].sum()) / float(values[j])
             elsewhere = max(int(self.known[:, j].sum() - known[:, j].sum()), 1)
-            stuck[j] = max(float(here.max(initial=0) / values[j] - others.max(initial=0) / elsewhere), 0.0)
+            repeated[j] = (here / values[j] - others / elsewhere).max(initial=0.0)
         apart = np.abs(self.relations.own(begin, end))
-        return np.stack([np.where(enough, gap, 0.0), np.abs(own - theirs), unseen, stuck, *apart])
+        return np.stack([np.where(enough, gap, 0.0), np.abs(own - theirs), unseen, repeated, *apart])

@@ -6,8 +6,9 @@ in the window's mix of weekdays and hours:
 1. values: the Kolmogorov–Smirnov statistic D of the window's non-null values, in [0, 1];
 2. nulls: |difference| of the null rates;
 3. range: the share of values that lie out of the reference's range, or are codes it does not know;
-4. stuck: how much more of the values are the commonest one;
-5. relation: how far the column is from what other columns, and the hour, say it should be (`serving.relation`).
+4. repeated: how much more of the values are the same one, whichever gained the most;
+5. relation: how far the column is from what other columns, and the hour, say it should be, and how much less its rows go with theirs
+   (`serving.relation`).
 
 Drift is called where significance *and* size agree: a family-wise p-value of at most NOMINAL_RATE from windows of the reference itself
 (`serving.calibration`), and an effect of at least `calibration.MATTERS`. D is the largest gap between the two distribution functions;
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from serving.calibration import KINDS, MATTERS, Calibration, Matrix, Moments, Null, cells, commonest, matched, weights
+from serving.calibration import KINDS, MATTERS, Calibration, Matrix, Moments, Null, Shares, cells, matched, weights
 from serving.verdict import Calibrated, Cause, FeatureVerdict, Kind, OutlierVerdict
 
 NOMINAL_RATE = 0.05
@@ -35,7 +36,7 @@ NOMINAL_RATE = 0.05
 ALPHA = 0.01
 """The outlier alarm's error rate per window; also the drift alarm's where the reference has no moments."""
 EFFECT, NULL_EFFECT = float(MATTERS[0]), float(MATTERS[1])
-LABEL_MATTERS = np.array([0.05, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+LABEL_MATTERS = np.array([0.05, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
 """The smallest change of the base rate that counts as label drift; the other kinds say nothing about a label."""
 MINIMUM = 20
 """Fewest non-null values on either side for the values to be tested at all."""
@@ -124,8 +125,7 @@ class DriftDetector(ABC):
         self.categories = np.zeros(len(names), dtype=bool) if categories is None else categories
         self.calibration = None if moments is None else Calibration(reference, moments, self.categories, matters, views)
         columns = [column[~np.isnan(column)] for column in reference.T]
-        self._extent = [(c.min(), c.max(), commonest(c)) if len(c) else (0.0, 0.0, 0.0) for c in columns]
-        self._codes = [np.unique(c) if code else np.empty(0) for c, code in zip(columns, self.categories, strict=True)]
+        self._shares = [Shares.of(c) for c in columns]
         return self
 
     def test(self, window: Matrix, moments: Moments | None = None) -> list[FeatureVerdict]:
@@ -151,11 +151,11 @@ class DriftDetector(ABC):
             values, theirs = window[~nulls[:, j], j], reference[~reference_nulls[:, j], j]
             if len(values) >= MINIMUM and len(theirs) >= MINIMUM:
                 p_values[j], effects[0, j] = self._compare(theirs, values)
-            low, high, most = self._extent[j]
-            common[j] = commonest(values)
+            usual_shares, shares = self._shares[j], Shares.of(values)
+            common[j] = shares.share.max(initial=0.0)
             if len(values):
-                odd = ~np.isin(values, self._codes[j]) if self.categories[j] else (values < low) | (values > high)
-                effects[2, j], effects[3, j] = odd.mean(), max(common[j] - most, 0.0)
+                effects[2, j] = usual_shares.unseen(values, bool(self.categories[j]))
+                effects[3, j] = shares.gains(usual_shares).max(initial=0.0)
         rates, reference_rates = nulls.mean(axis=0), reference_nulls.mean(axis=0)
         effects[1] = np.abs(rates - reference_rates)
         usual = np.ones_like(effects)
@@ -204,7 +204,7 @@ class DriftDetector(ABC):
         """p-value and Kolmogorov–Smirnov statistic of two columns without nulls, float64 [n_j] and [m_j], both >= MINIMUM."""
 
 
-_CAUSES: tuple[Cause, ...] = ("values", "nulls", "range", "stuck", "relation", "relation", "clock")
+_CAUSES: tuple[Cause, ...] = ("values", "nulls", "range", "repeated", "relation", "relation", "clock", "relation")
 
 
 def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> Cause:

@@ -21,6 +21,9 @@ SHRINKAGE = 0.05
 CLOCK = 0.8
 """Share of a column's variance between the hours of the week from which the clock determines it."""
 
+BOND = 0.4
+"""Correlation from which a column is held to go with the others row by row."""
+
 
 class Relations:
     """
@@ -33,6 +36,9 @@ class Relations:
         explained: share of each column's variance that the columns of other views (0), and all other columns (1), explain in the half
             of the reference's time that they were not fitted on: [2, F].
         clocked: columns that the hour of the week determines, bool [F].
+        bond: correlation of each column with its two predictions, row by row, beyond what both owe to the hour of the week: [2, F].
+        slope: of each column on its two predictions, likewise: [2, F]. It stays where only some of the customers ask, for whom values and
+            predictions spread less and so correlate less; the correlation stays where a column it is predicted from changes its scale.
     """
 
     def __init__(self, rows: Matrix, hours: NDArray[np.int64], views: Sequence[str]) -> None:
@@ -55,6 +61,8 @@ class Relations:
         self.explained = 1 - unexplained / total
         self._sums = np.concatenate([np.zeros((3, 1, count)), np.cumsum(left, axis=1)], axis=1)
         self._known = np.concatenate([np.zeros((1, count)), np.cumsum(~np.isnan(rows), axis=0)])
+        self._scores, self._said = (part.astype(np.float32) for part in self._beyond_the_hour(rows, scores, hours))
+        self.slope, self.bond = _regression(self._scores, self._said)
 
     def _fit(self, scores: Matrix, views: Sequence[str]) -> Matrix:
         """Predictors float64 [2, F, F]: `scores @ predictors[k]` is what other views (0), or all other columns (1), say."""
@@ -99,18 +107,67 @@ class Relations:
             hours: hour of the week of each row, int64 [m].
 
         Returns:
-            float64 [3, F]: mean difference from what other views say, from what all other columns say, and the mean square of the
-            difference from what the hour says; and the mean difference from the reference at these hours, float64 [F].
+            float64 [4, F]: mean difference from what other views say, from what all other columns say, the mean square of the
+            difference from what the hour says, and the part of `bond` and `slope` that is lost; and the mean difference from the reference at these hours,
+            float64 [F].
         """
         scores, known = self.scores(window), ~np.isnan(window)
         rows = np.maximum(known.sum(axis=0), 1)
         moves = np.where(known, scores - self._hourly[hours], 0.0).sum(axis=0) / rows
-        return self._left(window, scores, hours).sum(axis=1) / rows, moves
+        left = self._left(window, scores, hours).sum(axis=1) / rows
+        loosened = self._loosened(*self._beyond_the_hour(window, scores, hours))
+        return np.concatenate([left, loosened[None]]), moves
+
+    def _beyond_the_hour(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
+        """Scores [m, F] (NaN where null) and predictions [2, m, F], each less its mean at that hour of the week."""
+        usual = self._hourly[hours]
+        said = np.stack([scores @ b - (usual - away[hours]) for b, away in zip(self._from, self._usual, strict=True)])
+        return np.where(np.isnan(rows), np.nan, scores - usual), said
+
+    def _loosened(self, scores: NDArray[np.floating], said: NDArray[np.floating]) -> Matrix:
+        """How far a column no longer goes with the others in these rows, float64 [F]: the part that is lost of its slope or of its
+        correlation, whichever is less; the larger of two. 1 where nothing is left, up to 2 where it goes against them; 0 for columns
+        without a bond, and where the predictions are all alike.
+        """
+        slope, correlation = _regression(scores, said)
+        bound = (self.bond >= BOND) & ~np.isnan(slope)
+        kept = [
+            np.divide(now, usual, out=np.ones(slope.shape), where=bound) for now, usual in ((slope, self.slope), (correlation, self.bond))
+        ]
+        return np.asarray(np.clip(1 - np.maximum(*kept).min(axis=0), 0.0, 2.0), dtype=np.float64)
 
     def own(self, begin: int, end: int) -> Matrix:
-        """`departures` of the reference's own rows [begin, end), float64 [3, F]."""
+        """`departures` of the reference's own rows [begin, end), float64 [4, F]."""
         rows = np.maximum(self._known[end] - self._known[begin], 1)
-        return np.asarray((self._sums[:, end] - self._sums[:, begin]) / rows, dtype=np.float64)
+        loosened = self._loosened(self._scores[begin:end], self._said[:, begin:end])
+        return np.concatenate([(self._sums[:, end] - self._sums[:, begin]) / rows, loosened[None]])
+
+
+def _regression(scores: NDArray[np.floating], said: NDArray[np.floating]) -> tuple[Matrix, Matrix]:
+    """Slope and correlation of each column on each of its predictions, over the rows where it is not null, float64 [2, F] each.
+
+    Args:
+        scores: [m, F]; NaN is null.
+        said: [2, m, F].
+
+    Returns:
+        The slope is NaN where the predictions are constant; the correlation 0 where either is.
+    """
+    known = ~np.isnan(scores)
+    count = np.maximum(known.sum(axis=0), 1)
+    shape = len(said), scores.shape[1]
+
+    def centred(values: NDArray[np.floating]) -> Matrix:
+        values = np.where(known, values, 0.0)
+        return np.where(known, values - values.sum(axis=0) / count, 0.0)
+
+    own = centred(scores)
+    others = [centred(predicted) for predicted in said]
+    both = np.stack([(own * other).mean(axis=0) for other in others])
+    spread, theirs = (own**2).mean(axis=0), np.stack([(other**2).mean(axis=0) for other in others])
+    slope = np.divide(both, theirs, out=np.full(shape, np.nan), where=theirs > 1e-6)
+    scale = np.sqrt(theirs * spread)
+    return slope, np.divide(both, scale, out=np.zeros(shape), where=scale > 1e-6)
 
 
 def _sums(values: Matrix, hours: NDArray[np.int64]) -> Matrix:

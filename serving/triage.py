@@ -4,15 +4,7 @@ Only the last is a reason to retrain: a model learnt from a fault is wrong when 
 
 1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model, and the
    equality check (`serving.equality`) reads values again through stock Feast. Where either differs, there is training/serving skew.
-2. *Is there evidence of a fault, and against which view?* Of every view with an input that drifted, in the window or in its newest
-   quarter (a fault comes at once, and the alarm comes before it fills the window):
-   - stale: values past their ttl beyond the nulls that the reference has;
-   - missing, null: most values of an input are gone that the reference has;
-   - stuck: nearly all values of an input are one;
-   - clock: an input that the hour of the week determines no longer follows it;
-   - unit or column: an input has moved, and its relatives have not moved with it (`serving.relation`): what the others say it should
-     be is what it was before; or it went far and the others of its view stayed. A short move of an input that nothing explains gives
-     no such evidence.
+2. *Is there evidence of a fault, and against which view?* (`serving.evidence`)
 3. *What does it do to the scores?* Each input that drifted is put back to the reference's distribution (its quantiles, so that ranks
    within the window stay) and the window is scored again; inputs are ranked by the mean absolute change.
 
@@ -28,7 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.calibration import Matrix, Moments, cells, commonest
+from serving.calibration import Matrix, Moments
+from serving.evidence import evidence
 from serving.relation import Relations
 from serving.verdict import FeatureVerdict, Suspect, Triage
 
@@ -39,23 +32,6 @@ RANKED = 20
 TOLERANCE = 1e-6
 DIFFERENT = 0.01
 """Share of rows with another score, or of values that stock Feast reads differently, from which there is skew."""
-NEWEST = 4
-"""The part of the window, one in so many rows, in which a fault that has just begun is looked for."""
-STALE = 0.05
-"""Share of stale values beyond the reference's nulls that speaks for a fault."""
-GONE = 0.5
-"""Share of values gone that speaks for a fault; fewer nulls come with other customers, too."""
-STUCK = 0.9
-MOVED = 0.5
-"""Smallest move of an input, in standard deviations, at which its relatives are asked."""
-APART = 0.75
-"""Smallest part of a move that its relatives do not explain, in standard deviations, that speaks for a fault."""
-ALONE = (0.65, 3.0)
-"""The part of its move that its relatives do not explain, between which it moved alone."""
-FAR = 3.0
-"""By how many standard deviations, and how many times as far as all others of its view, an input that nothing explains moved alone."""
-EXPLAINED = 0.3
-"""Share of an input's variance that its relatives must explain to be asked."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +79,7 @@ def triage(
         return None
     worst = sorted(drifted, key=lambda j: (verdicts[j].p_value, -verdicts[j].size))[:RANKED]
     effects = _score_effects(seen, worst, reference, model)
-    found = _evidence(seen, verdicts, drifted, views, reference, relations)
+    found = evidence(seen.matrix, seen.moments, seen.statuses, verdicts, drifted, views, reference, relations)
     ranked = sorted(worst, key=lambda j: -effects.get(j, 0.0))
     suspects = [Suspect(verdicts[j].name, views[j], effects.get(j), found[j][1] if j in found else "") for j in ranked]
     if skew:
@@ -140,57 +116,6 @@ def _skew(seen: Seen, model: Model | None) -> str:
         if other >= DIFFERENT:
             return f"the version's own model scores {other:.0%} of the logged values differently: what was scored is not what was logged"
     return ""
-
-
-def _evidence(
-    seen: Seen,
-    verdicts: Sequence[FeatureVerdict],
-    drifted: Sequence[int],
-    views: Sequence[str],
-    reference: Matrix,
-    relations: Relations | None,
-) -> dict[int, tuple[float, str]]:
-    """What speaks for a fault, by input: how strongly (what is seen outright before what is inferred), and a clause that says it."""
-    found: dict[int, tuple[float, str]] = {}
-    for part in (slice(None), slice(-max(len(seen.moments) // NEWEST, 1), None)):
-        matrix, statuses = seen.matrix[part], seen.statuses[part]
-        moved = relations.departures(matrix, cells(seen.moments[part])[0]) if relations is not None else None
-        for j in drifted:
-            sign = _plain(matrix[:, j], statuses[:, j], verdicts[j], reference[:, j])
-            if sign is None and moved is not None and relations is not None:
-                departures, moves = moved
-                if "clock" in verdicts[j].kinds:
-                    sign = 10 + float(departures[2, j]), "no longer follows the hour of the week: a clock or a time zone is off"
-                elif alone := _alone(j, departures, moves, relations, views):
-                    sign = alone, f"moved by {moves[j]:+.1f} standard deviations, and what goes with it did not: another unit or column"
-            if sign is not None:
-                found[j] = max(sign, found.get(j, sign))
-    return found
-
-
-def _plain(values: Matrix, statuses: NDArray[np.bytes_], verdict: FeatureVerdict, reference: Matrix) -> tuple[float, str] | None:
-    """What can be seen of an input by itself: values float64 [m], one letter each, and the reference's float64 [n]."""
-    stale, missing, null = (float(x.mean()) for x in (statuses == b"s", statuses == b"m", np.isnan(values)))
-    if stale - verdict.reference_null_rate >= STALE:
-        return 40 + stale, f"is stale in {stale:.0%} of the predictions"
-    if null - verdict.reference_null_rate >= GONE:
-        return 30 + null, f"is {'missing' if missing >= GONE else 'null'} in {null:.0%} of the predictions"
-    most = commonest(values[~np.isnan(values)])
-    if most >= STUCK and commonest(reference[~np.isnan(reference)]) < STUCK - 0.25:
-        return 20 + most, f"is stuck: {most:.0%} of its values are the same"
-    return None
-
-
-def _alone(j: int, departures: Matrix, moves: Matrix, relations: Relations, views: Sequence[str]) -> float:
-    """By how many standard deviations an input left its relatives, if it moved alone, or its whole view did; otherwise 0."""
-    view = [i for i, v in enumerate(views) if v == views[j]]
-    whole = len(view) > 1 and float(np.mean([abs(moves[i]) >= MOVED for i in view])) > 0.5
-    for kind in (1, 0) if whole else (1,):
-        part = departures[kind, j] / moves[j] if abs(moves[j]) >= MOVED else 0.0
-        if ALONE[0] <= part <= ALONE[1] and abs(departures[kind, j]) >= APART and relations.explained[kind, j] >= EXPLAINED:
-            return float(min(abs(departures[kind, j]), 9.9))
-    stayed = max((abs(float(moves[i])) for i in view if i != j), default=np.inf)
-    return float(min(abs(moves[j]), 9.9)) if abs(moves[j]) >= max(FAR, FAR * stayed) else 0.0
 
 
 def _score_effects(seen: Seen, inputs: Sequence[int], reference: Matrix, model: Model | None) -> dict[int, float]:

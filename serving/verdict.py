@@ -13,7 +13,7 @@ import msgspec
 from infra.settings import Settings
 
 Kind = Literal["alibi", "scipy"]
-Cause = Literal["", "values", "nulls", "values and nulls", "range", "stuck", "relation", "clock"]
+Cause = Literal["", "values", "nulls", "values and nulls", "range", "repeated", "relation", "clock"]
 
 
 class FeatureVerdict(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ def test_the_demo_runs_another_use_case_and_leaves_nothing_running(tmp_path: Pat
         command = ["--repo", str(tmp_path / "repo"), "--state", state, "demo", "--days", "1", "--step", "30", "--report", str(report)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"HEADRACE_DETECTOR": "scipy"}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "headrace.py"), *command], capture_output=True, text=True, timeout=540, check=False, env=environment
+            [sys.executable, str(ROOT / "headrace.py"), *command], capture_output=True, text=True, timeout=1200, check=False, env=environment
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         said = json.loads(report.read_text())
@@ -63,7 +63,7 @@ def test_another_use_case_lives_on_autopilot_and_every_number_is_right(tmp_path:
         command = ["--repo", str(tmp_path / "repo"), "--state", state, "demo", "--year", *span, "--report", str(report)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"HEADRACE_DETECTOR": "scipy"}
         begin = [sys.executable, str(ROOT / "headrace.py")]
-        done = subprocess.run([*begin, *command], capture_output=True, text=True, timeout=900, check=False, env=environment)
+        done = subprocess.run([*begin, *command], capture_output=True, text=True, timeout=1800, check=False, env=environment)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         said = json.loads(report.read_text())
         assert said["failed"] == said["wrong"] == 0

@@ -17,7 +17,7 @@ def headrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         [sys.executable, str(ROOT / "headrace.py"), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
         env={**os.environ, "COLUMNS": "200", **environment},
     )

@@ -5,8 +5,9 @@ The columns are the inputs of the flights' model; what is needed of another use 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ from numpy.typing import NDArray
 from serving.calibration import Matrix, Moments
 from serving.triage import Model, Seen
 
+if TYPE_CHECKING:
+    from tests.bench.watch import Baseline
+
+Act = Callable[["Predictions", list[str]], None]
+"""Changes a copy's matrix and statuses, given the columns' names."""
 FAULT, SKEW, POPULATION = "pipeline fault", "training/serving skew", "population change"
 
 
@@ -65,7 +71,6 @@ class Fault:
         name: which one.
         view: against which it should be reported; empty for none.
         cause: what triage should say.
-        act: changes a copy's matrix and statuses, given the columns' names.
         rescored: the model scored what is logged (all but skew).
     """
 
@@ -73,8 +78,26 @@ class Fault:
     name: str
     view: str
     cause: str
-    act: Callable[[Predictions, list[str]], None]
+    act: Act
     rescored: bool = True
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What triage is measured on.
+
+    Attributes:
+        reference: what the live predictions are held against.
+        live: predictions in order of time, into which the faults are put.
+        others: predictions that really are others: name, reference, window.
+    """
+
+    title: str
+    reference: Baseline
+    live: Predictions
+    faults: list[Fault]
+    skews: list[Fault]
+    others: Iterable[tuple[str, Baseline, Predictions]]
 
 
 def inject(fault: Fault, rows: Predictions, names: list[str], model: Model) -> Predictions:
@@ -86,87 +109,19 @@ def inject(fault: Fault, rows: Predictions, names: list[str], model: Model) -> P
     return hurt
 
 
-def _columns(names: list[str], beginning: str) -> list[int]:
-    return [j for j, name in enumerate(names) if name.startswith(beginning)]
-
-
-def _unit(beginning: str) -> Callable[[Predictions, list[str]], None]:
-    def act(rows: Predictions, names: list[str]) -> None:
-        at = _columns(names, beginning)
-        rows.matrix[:, at] = rows.matrix[:, at] * 1.8 + 32
-
-    return act
-
-
-def _stuck(beginning: str) -> Callable[[Predictions, list[str]], None]:
-    def act(rows: Predictions, names: list[str]) -> None:
-        for j in _columns(names, beginning):
-            known = rows.matrix[~np.isnan(rows.matrix[:, j]), j]
-            if len(known):
-                rows.matrix[:, j] = known[0]
-                rows.statuses[:, j] = b"f"
-
-    return act
-
-
-def _gone(beginning: str, letter: bytes, share: float = 1.0) -> Callable[[Predictions, list[str]], None]:
-    def act(rows: Predictions, names: list[str]) -> None:
-        hit = np.random.default_rng(0).random(len(rows)) < share
-        for j in _columns(names, beginning):
-            rows.matrix[hit, j] = np.nan
-            rows.statuses[hit, j] = letter
-
-    return act
-
-
-def _clock(hours: int) -> Callable[[Predictions, list[str]], None]:
-    def act(rows: Predictions, names: list[str]) -> None:
-        minute, day = names.index("schedule__local_minute_of_day"), names.index("schedule__day_of_week")
-        shifted = rows.matrix[:, minute] + 60 * hours
-        rows.matrix[:, minute] = shifted % 1440
-        rows.matrix[:, day] = (rows.matrix[:, day] - 1 + shifted // 1440) % 7 + 1
-
-    return act
-
-
-def _swapped(one: str, other: str) -> Callable[[Predictions, list[str]], None]:
-    """Serving scores two columns in each other's place; the log has them in their own."""
+def changed(beginning: str, change: Callable[[np.ndarray], np.ndarray], share: float = 1.0) -> Act:
+    """Change the columns that begin so, in a share of the rows; what comes of a null is taken as served fresh."""
 
     def act(rows: Predictions, names: list[str]) -> None:
-        a, b = names.index(one), names.index(other)
-        rows.matrix[:, [a, b]] = rows.matrix[:, [b, a]]
+        hit = np.random.default_rng(1).random(len(rows)) < share
+        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
+            before = rows.matrix[hit, j]
+            rows.matrix[hit, j] = after = change(before)
+            letters = rows.statuses[hit, j]
+            letters[np.isnan(before) & ~np.isnan(after)] = b"f"
+            rows.statuses[hit, j] = letters
 
     return act
-
-
-def faults() -> list[Fault]:
-    """All faults of the suite. A skew's `act` makes what was scored; what is logged stays (see `skewed`)."""
-    units = [
-        ("weather__temp", "weather"),
-        ("weather__wind_speed", "weather"),
-        ("departures_by_origin__mean_dep_delay_1h", "departures_by_origin"),
-        ("arrivals_by_route__mean_arr_delay_7d", "arrivals_by_route"),
-        ("plane__seats", "plane"),
-        ("schedule__miles", "schedule"),
-        ("departures_by_carrier__mean", "departures_by_carrier"),
-    ]
-    found = [Fault("unit change", name, view, FAULT, _unit(name)) for name, view in units]
-    found += [
-        Fault("stuck sensor", view, view, FAULT, _stuck(f"{view}__")) for view in ("weather", "departures_by_origin", "arrivals_by_dest")
-    ]
-    found += [Fault("dropped join", view, view, FAULT, _gone(f"{view}__", b"m")) for view in ("plane", "weather", "arrivals_by_route")]
-    found += [
-        Fault("stale view", "weather, all", "weather", FAULT, _gone("weather__", b"s")),
-        Fault("stale view", "weather, 1 in 5", "weather", FAULT, _gone("weather__", b"s", 0.2)),
-        Fault("stale view", "departures_by_origin, 1 in 2", "departures_by_origin", FAULT, _gone("departures_by_origin__", b"s", 0.5)),
-    ]
-    found += [Fault("shifted clock", f"{hours} h", "schedule", FAULT, _clock(hours)) for hours in (1, 3, 6, 12)]
-    return found
-
-
-def skews() -> list[Fault]:
-    pairs = [("weather__temp", "weather__dewp"), ("departures_by_carrier__mean_dep_delay_3h", "departures_by_carrier__mean_dep_delay_24h")]
-    return [Fault("columns swapped at scoring", a, "", SKEW, _swapped(a, b)) for a, b in pairs]
 
 
 def skewed(fault: Fault, rows: Predictions, names: list[str], model: Model) -> Predictions:

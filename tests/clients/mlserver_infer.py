@@ -18,7 +18,7 @@ answer = InferenceResponse.model_validate_json(urllib.request.urlopen(call).read
 outputs = {o.name: o for o in answer.outputs}
 (folder / "in.jsonl").write_text(request + "\n" + request + "\n")
 command = [str(Path(sys.executable).with_name("mlserver")), "infer", "-u", address, "-m", model, "-i", str(folder / "in.jsonl")]
-done = subprocess.run([*command, "-o", str(folder / "out.jsonl"), "-w", "1"], capture_output=True, text=True, timeout=60)
+done = subprocess.run([*command, "-o", str(folder / "out.jsonl"), "-w", "1"], capture_output=True, text=True, timeout=180)
 lines = (folder / "out.jsonl").read_text().splitlines() if (folder / "out.jsonl").exists() else [done.stderr]
 print(
     json.dumps(

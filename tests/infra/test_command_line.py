@@ -138,7 +138,7 @@ def _tools(folder: Path) -> str:
 def test_the_launcher_without_a_python_says_what_to_install(tmp_path: Path) -> None:
     path = _tools(tmp_path / "tools")
     launcher = _launcher(tmp_path, path, "")
-    done = subprocess.run([launcher], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([launcher], env={"PATH": path}, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
     assert "Python 3.11 or 3.12" in done.stderr
     assert "apt install" in done.stderr
@@ -154,6 +154,6 @@ def test_the_launcher_goes_straight_to_the_front_door_when_the_lock_is_installed
     (tmp_path / ".venv" / ".headrace-lock").write_text(hashlib.sha256(b"nothing\n").hexdigest())
     link = tmp_path / "elsewhere"
     link.symlink_to(launcher)
-    done = subprocess.run([link, "status", "a b"], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([link, "status", "a b"], env={"PATH": path}, capture_output=True, text=True, timeout=180, check=False)
     assert done.stdout.strip() == "front door ['status', 'a b']"
     assert done.stderr == ""

@@ -75,7 +75,7 @@ class Served:
         self.settings = settings
         self.process = process
         self.definitions = definitions
-        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=10)
+        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=30)
         self.redis = redis.Redis.from_url(settings.redis())
 
     def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
@@ -182,7 +182,7 @@ def test_tritons_grpc_client(served: Served, client_python: Path) -> None:
         f"127.0.0.1:{port(served.settings, 'grpc')}",
         "sells_out",
     ]
-    done = subprocess.run([*command, json.dumps([INSTANCE] * 2)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, json.dumps([INSTANCE] * 2)], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout)
     assert (seen["live"], seen["ready"], seen["model_ready"], seen["nothing_ready"]) == (True, True, True, False)

@@ -396,7 +396,7 @@ def process(settings: Settings, project: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def until(count: int, settings: Settings, seconds: float = 60) -> list[Verdict]:
+def until(count: int, settings: Settings, seconds: float = 180) -> list[Verdict]:
     deadline = time.monotonic() + seconds
     while len(found := history(settings, MODEL)) < count and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -77,7 +77,7 @@ class Engine:
     def wait_ready(self) -> None:
         self.wait_for("ready")
 
-    def wait_for(self, word: str, timeout_s: float = 90) -> None:
+    def wait_for(self, word: str, timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
         while word not in self.log.read_text():
             assert self.child.poll() is None, self.log.read_text()[-2000:]

@@ -1,0 +1,128 @@
+"""The third suite: written after triage was last changed, and run once. Other kinds of fault, in July and August, and other customers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+
+import numpy as np
+
+from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, joined
+from tests.bench.watch import WINDOW, Baseline, Bench
+
+
+def suite(bench: Bench) -> Suite:
+    elsewhere = joined(bench.between(date(2013, 1, 14), date(2013, 6, 28)), bench.between(date(2013, 9, 7), date(2014, 1, 1)))
+    reference, live = Baseline(bench, elsewhere), bench.between(date(2013, 7, 8), date(2013, 8, 25))
+    return Suite("The third suite: nothing was set on it", reference, live, faults(), skews(), populations(bench, reference))
+
+
+def _exchanged(one: str, other: str) -> Act:
+    """Two columns in each other's place at the source: logged so, and scored so."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        a, b = names.index(one), names.index(other)
+        rows.matrix[:, [a, b]] = rows.matrix[:, [b, a]]
+        rows.statuses[:, [a, b]] = rows.statuses[:, [b, a]]
+
+    return act
+
+
+def _earlier(beginning: str, by: int) -> Act:
+    """A view's values are those of predictions so many before: another hour's, and other keys'."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        at, of = [j for j, name in enumerate(names) if name.startswith(beginning)], np.maximum(np.arange(len(rows)) - by, 0)
+        rows.matrix[:, at], rows.statuses[:, at] = rows.matrix[of][:, at], rows.statuses[of][:, at]
+
+    return act
+
+
+def _of_one(group: str, value: str, beginning: str) -> Act:
+    """A shard is gone: the view has no row for some keys, those of one group."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        hit = rows.groups[group] == value
+        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
+            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, b"m"
+
+    return act
+
+
+def _noise(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x + 2 * np.nanstd(x) * np.random.default_rng(3).normal(size=len(x)))
+
+
+def faults() -> list[Fault]:
+    made: list[tuple[str, str, Act]] = [
+        ("noise", "weather", changed("weather__temp", _noise)),
+        ("noise", "departures_by_origin", changed("departures_by_origin__mean_dep_delay_3h", _noise)),
+        ("logarithm", "departures_by_origin", changed("departures_by_origin__count", np.log1p)),
+        ("logarithm", "schedule", changed("schedule__miles", np.log)),
+        ("percent for share", "arrivals_by_dest", changed("arrivals_by_dest__mean_arr_late", lambda x: x * 100)),
+        ("percent for share", "departures_by_carrier", changed("departures_by_carrier__mean_dep_late", lambda x: x * 100)),
+        ("columns exchanged", "weather", _exchanged("weather__temp", "weather__humid")),
+        ("columns exchanged", "plane", _exchanged("plane__year", "plane__seats")),
+        (
+            "columns exchanged",
+            "departures_by_origin",
+            _exchanged("departures_by_origin__mean_dep_delay_1h", "departures_by_origin__count_dep_delay_3h"),
+        ),
+        ("an hour late", "departures_by_origin", _earlier("departures_by_origin__", 60)),
+        ("a day late", "weather", _earlier("weather__", 960)),
+        ("a day late", "arrivals_by_carrier", _earlier("arrivals_by_carrier__", 960)),
+        ("a shard is gone", "departures_by_carrier", _of_one("carrier", "UA", "departures_by_carrier__")),
+        ("a shard is gone", "weather", _of_one("origin", "JFK", "weather__")),
+        ("-1 for null", "plane", changed("plane__", lambda x: np.where(np.isnan(x), -1.0, x))),
+        ("-1 for null", "departures_by_tailnum", changed("departures_by_tailnum__", lambda x: np.where(np.isnan(x), -1.0, x))),
+        ("rounded to tens", "plane", changed("plane__year", lambda x: np.round(x, -1))),
+        ("rounded to tens", "schedule", changed("schedule__block_minutes", lambda x: np.round(x / 60) * 60)),
+        ("sensor off by a constant", "weather", changed("weather__pressure", lambda x: x - 30.0)),
+        ("sensor off by a constant", "weather", changed("weather__wind_dir", lambda x: (x + 180) % 360)),
+        ("half gone for an outage", "arrivals_by_route", _outage("arrivals_by_route__")),
+        ("half gone for an outage", "departures_by_origin", _outage("departures_by_origin__")),
+    ]
+    return [Fault(kind, f"{kind}, {view}, {n}", view, FAULT, act) for n, (kind, view, act) in enumerate(made)]
+
+
+def _outage(beginning: str) -> Act:
+    """Every other 200 predictions find nothing."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        hit = np.arange(len(rows)) // 200 % 2 == 1
+        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
+            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, b"m"
+
+    return act
+
+
+def skews() -> list[Fault]:
+    """Scored with other values than are logged."""
+    acts: list[tuple[str, Act]] = [
+        ("a day of the week too few", changed("schedule__day_of_week", lambda x: x - 1)),
+        ("rounded to whole numbers", changed("departures_by_origin__mean", np.round)),
+    ]
+    return [Fault("training/serving skew", name, "", SKEW, act) for name, act in acts]
+
+
+def populations(bench: Bench, reference: Baseline) -> Iterator[tuple[str, Baseline, Predictions]]:
+    """Other customers, in the months of the suite; and another season."""
+    rows = bench.between(date(2013, 7, 8), date(2013, 8, 25))
+    at = {
+        n: rows.matrix[:, bench.names.index(n)] for n in ("schedule__local_minute_of_day", "schedule__miles", "plane__year", "plane__seats")
+    }
+    chosen = {
+        "evenings only": at["schedule__local_minute_of_day"] > 17 * 60,
+        "noon only": np.abs(at["schedule__local_minute_of_day"] - 12 * 60) < 120,
+        "old planes only": at["plane__year"] < 1999,
+        "large planes only": at["plane__seats"] > 170,
+        "unknown planes mostly": np.isnan(at["plane__year"]) | (np.arange(len(rows)) % 8 == 0),
+        "one airline": rows.groups["carrier"] == "B6",
+        "two airlines of one kind": np.isin(rows.groups["carrier"], ["EV", "9E"]),
+        "middle ways only": np.abs(at["schedule__miles"] - 900) < 300,
+    }
+    for name, keep in chosen.items():
+        yield name, reference, rows[keep.astype(bool)][:WINDOW]
+    spring = Baseline(bench, bench.between(date(2013, 3, 1), date(2013, 6, 1)))
+    yield "reference of spring, July", spring, bench.between(date(2013, 7, 8), date(2013, 7, 28))[:WINDOW]
+    yield "reference of spring, November", spring, bench.between(date(2013, 11, 4), date(2013, 11, 24))[:WINDOW]
