@@ -41,7 +41,7 @@ LOST = 0.05
 FEWEST_LOST = 200
 """Fewer rows than these cannot tell."""
 STUCK = 0.9
-REPEATED = float(MATTERS[KINDS.index("repeated")])
+REPEATED, VALUES = (float(MATTERS[KINDS.index(kind)]) for kind in ("repeated", "values"))
 FOREIGN = 0.1
 """A value is foreign if the reference has it at most so many times as often."""
 LONELY = 3
@@ -149,7 +149,7 @@ def _repeated(j: int, matrix: Matrix, verdict: FeatureVerdict, reference: Matrix
         return None
     most, null = int(np.argmax(gains)), float(np.isnan(values).mean())
     fewer = verdict.reference_null_rate - null
-    if null <= verdict.reference_null_rate / 10 and abs(gains[most] - fewer) <= fewer / 4:
+    if null <= verdict.reference_null_rate / 10 and abs(gains[most] - fewer) <= fewer / 4 and _same_but(shares.value[most], values, theirs):
         return 17 + fewer, f"is {shares.value[most]:g} in {shares.share[most]:.0%} of the predictions, and null in so many fewer"
     foreign = np.where(gains >= (1 - FOREIGN) * shares.share, gains, 0.0)
     most = int(np.argmax(foreign))
@@ -160,6 +160,12 @@ def _repeated(j: int, matrix: Matrix, verdict: FeatureVerdict, reference: Matrix
     if max(part.sum() for part in np.array_split(here, 10)) > here.sum() * LUMP or _new_entity(matrix[here], reference, own, j):
         return None
     return 17 + share, f"is {value:g} in {share:.0%} of the predictions, which the reference hardly has: a sentinel, or a bound"
+
+
+def _same_but(value: float, some: Matrix, others: Matrix) -> bool:
+    """Whether the values of two columns, nulls and one value left out, are spread alike: nothing but that value was put in."""
+    one, other = (column[~np.isnan(column) & (column != value)] for column in (some, others))
+    return min(len(one), len(other)) > 1 and stats.ks_2samp(one, other, method="asymp").statistic < VALUES
 
 
 def _new_entity(rows: Matrix, reference: Matrix, own: Sequence[int], but: int) -> bool:
@@ -185,7 +191,8 @@ def _loose(loosened: Matrix, relations: Relations, own: Sequence[int]) -> float:
         loosened: float64 [F], as of `Relations.departures`.
     """
     bound = relations.bond.max(axis=0)[own] >= BOND
-    lost = float(loosened[own][bound].mean()) if bound.any() else 0.0
+    # where customers are chosen by the very input, its slope goes; not that of a whole view
+    lost = float(loosened[own][bound].mean()) if bound.sum() > 1 else 0.0
     return lost if lost >= LOOSE else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The third suite: written after triage was last changed, and run once. Other kinds of fault, in July and August, and other customers."""
+"""The third suite: other kinds of fault, in July and August, and other customers. Two rules were tightened after its first result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.watch import WINDOW, Baseline, Bench
 def suite(bench: Bench) -> Suite:
     elsewhere = joined(bench.between(date(2013, 1, 14), date(2013, 6, 28)), bench.between(date(2013, 9, 7), date(2014, 1, 1)))
     reference, live = Baseline(bench, elsewhere), bench.between(date(2013, 7, 8), date(2013, 8, 25))
-    return Suite("The third suite: nothing was set on it", reference, live, faults(), skews(), populations(bench, reference))
+    return Suite("The third suite: two rules were tightened after it", reference, live, faults(), skews(), populations(bench, reference))
 
 
 def _exchanged(one: str, other: str) -> Act:
