@@ -24,7 +24,12 @@ def test_the_demo_runs_another_use_case_and_leaves_nothing_running(tmp_path: Pat
         command = ["--repo", str(tmp_path / "repo"), "--state", state, "demo", "--days", "1", "--step", "30", "--report", str(report)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"HEADRACE_DETECTOR": "scipy"}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "headrace.py"), *command], capture_output=True, text=True, timeout=1200, check=False, env=environment
+            [sys.executable, str(ROOT / "headrace.py"), *command],
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
+            env=environment,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         said = json.loads(report.read_text())
