@@ -19,6 +19,7 @@ fills the window). From what is seen outright to what is inferred:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +64,25 @@ EXPLAINED = 0.3
 """Share of an input's variance that its relatives must explain to be asked."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A window.
+
+    Attributes:
+        matrix: inputs and the score, float64 [m, F + 1]; NaN is null.
+        moments: int64 [m], microseconds since the epoch.
+        statuses: one letter per value as in `Prediction`, S1 [m, F]; `r` where nothing is known.
+        unequal: values that the equality check compared, and of these not equal.
+    """
+
+    matrix: Matrix
+    moments: Moments
+    statuses: NDArray[np.bytes_]
+    unequal: tuple[int, int] = (0, 0)
+
+
 def evidence(
-    matrix: Matrix,
-    moments: Moments,
-    statuses: NDArray[np.bytes_],
+    seen: Seen,
     verdicts: Sequence[FeatureVerdict],
     drifted: Sequence[int],
     views: Sequence[str],
@@ -76,9 +92,6 @@ def evidence(
     """What speaks for a fault.
 
     Args:
-        matrix: the window's inputs and the score, float64 [m, F + 1]; NaN is null.
-        moments: int64 [m], microseconds since the epoch.
-        statuses: one letter per value as in `Prediction`, S1 [m, F].
         verdicts: of the F inputs and the score, in order.
         drifted: the inputs to look at.
         views: the view of each input.
@@ -89,12 +102,12 @@ def evidence(
         By input: how strongly (what is seen outright before what is inferred), and a clause that says it.
     """
     found: dict[int, tuple[float, str]] = {}
-    for part in (slice(None), slice(-max(len(moments) // NEWEST, 1), None)):
-        rows, letters = matrix[part], statuses[part]
-        moved = relations.departures(rows, cells(moments[part])[0]) if relations is not None else None
+    for part in (slice(None), slice(-max(len(seen.moments) // NEWEST, 1), None)):
+        rows, letters = seen.matrix[part], seen.statuses[part]
+        moved = relations.departures(rows, cells(seen.moments[part])[0]) if relations is not None else None
         for j in drifted:
             own = [i for i, view in enumerate(views) if view == views[j]]
-            sign = _gone(j, rows, letters[:, j], verdicts[j], own) or _repeated(j, rows, verdicts[j], reference, own)
+            sign = _gone(j, rows, letters[:, j], verdicts[j]) or _repeated(j, rows, verdicts[j], reference, own)
             if sign is None and moved is not None and relations is not None:
                 departures, moves = moved
                 if "clock" in verdicts[j].kinds:
@@ -108,8 +121,8 @@ def evidence(
     return found
 
 
-def _gone(j: int, matrix: Matrix, statuses: NDArray[np.bytes_], verdict: FeatureVerdict, own: Sequence[int]) -> tuple[float, str] | None:
-    """What the values speak of that are not there. `statuses`: one letter per row; `own`: the inputs of its view."""
+def _gone(j: int, matrix: Matrix, statuses: NDArray[np.bytes_], verdict: FeatureVerdict) -> tuple[float, str] | None:
+    """What the values speak of that are not there. `statuses`: one letter per row."""
     lost = np.isnan(matrix[:, j])
     stale, missing, null = (float(x.mean()) for x in (statuses == b"s", statuses == b"m", lost))
     if stale - verdict.reference_null_rate >= STALE:
@@ -138,12 +151,12 @@ def _alike(some: Matrix, others: Matrix) -> bool:
 
 
 def _repeated(j: int, matrix: Matrix, verdict: FeatureVerdict, reference: Matrix, own: Sequence[int]) -> tuple[float, str] | None:
-    """What an input's values speak of that are the same."""
+    """What an input's values speak of that are the same. `own`: the inputs of its view."""
     values, theirs = matrix[:, j], reference[:, j]
     shares, usual = Shares.of(values[~np.isnan(values)]), Shares.of(theirs[~np.isnan(theirs)])
-    most = float(shares.share.max(initial=0.0))
-    if most >= STUCK and usual.share.max(initial=0.0) < STUCK - 0.25:
-        return 20 + most, f"is stuck: {most:.0%} of its values are the same"
+    commonest = float(shares.share.max(initial=0.0))
+    if commonest >= STUCK and usual.share.max(initial=0.0) < STUCK - 0.25:
+        return 20 + commonest, f"is stuck: {commonest:.0%} of its values are the same"
     gains = shares.gains(usual)
     if gains.max(initial=0.0) < REPEATED or not {"repeated", "range"} & set(verdict.kinds):
         return None

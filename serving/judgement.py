@@ -17,8 +17,9 @@ from feature_repo import contract
 from feature_repo.prediction import Mark
 from serving.calibration import Matrix, Moments
 from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
+from serving.evidence import Seen
 from serving.scorer import Scorer, ScorerError
-from serving.triage import Seen, triage
+from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Span, Verdict
 
 REFERENCE_ROWS = 30_000

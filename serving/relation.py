@@ -61,7 +61,7 @@ class Relations:
         self.explained = 1 - unexplained / total
         self._sums = np.concatenate([np.zeros((3, 1, count)), np.cumsum(left, axis=1)], axis=1)
         self._known = np.concatenate([np.zeros((1, count)), np.cumsum(~np.isnan(rows), axis=0)])
-        self._scores, self._said = (part.astype(np.float32) for part in self._beyond_the_hour(rows, scores, hours))
+        self._scores, self._said = (part.astype(np.float32) for part in self._beyond_the_hour(rows, scores, hours, left))
         self.slope, self.bond = _regression(self._scores, self._said)
 
     def _fit(self, scores: Matrix, views: Sequence[str]) -> Matrix:
@@ -108,21 +108,24 @@ class Relations:
 
         Returns:
             float64 [4, F]: mean difference from what other views say, from what all other columns say, the mean square of the
-            difference from what the hour says, and the part of `bond` and `slope` that is lost; and the mean difference from the reference at these hours,
-            float64 [F].
+            difference from what the hour says, and the part of `bond` and `slope` that is lost; and the mean difference from the reference
+            at these hours, float64 [F].
         """
         scores, known = self.scores(window), ~np.isnan(window)
         rows = np.maximum(known.sum(axis=0), 1)
         moves = np.where(known, scores - self._hourly[hours], 0.0).sum(axis=0) / rows
-        left = self._left(window, scores, hours).sum(axis=1) / rows
-        loosened = self._loosened(*self._beyond_the_hour(window, scores, hours))
-        return np.concatenate([left, loosened[None]]), moves
+        left = self._left(window, scores, hours)
+        loosened = self._loosened(*self._beyond_the_hour(window, scores, hours, left))
+        return np.concatenate([left.sum(axis=1) / rows, loosened[None]]), moves
 
-    def _beyond_the_hour(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-        """Scores [m, F] (NaN where null) and predictions [2, m, F], each less its mean at that hour of the week."""
-        usual = self._hourly[hours]
-        said = np.stack([scores @ b - (usual - away[hours]) for b, away in zip(self._from, self._usual, strict=True)])
-        return np.where(np.isnan(rows), np.nan, scores - usual), said
+    def _beyond_the_hour(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64], left: Matrix) -> tuple[Matrix, Matrix]:
+        """Scores [m, F] and what was predicted of them [2, m, F], each less its mean at that hour of the week; NaN where null.
+
+        Args:
+            left: as of `_left`.
+        """
+        own = np.where(np.isnan(rows), np.nan, scores - self._hourly[hours])
+        return own, np.where(self._taking_part, own - left[:2], 0.0)
 
     def _loosened(self, scores: NDArray[np.floating], said: NDArray[np.floating]) -> Matrix:
         """How far a column no longer goes with the others in these rows, float64 [F]: the part that is lost of its slope or of its

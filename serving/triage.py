@@ -14,14 +14,12 @@ Without evidence the population has changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serving.calibration import Matrix, Moments
-from serving.evidence import evidence
+from serving.calibration import Matrix
+from serving.evidence import Seen, evidence
 from serving.relation import Relations
 from serving.verdict import FeatureVerdict, Suspect, Triage
 
@@ -32,23 +30,6 @@ RANKED = 20
 TOLERANCE = 1e-6
 DIFFERENT = 0.01
 """Share of rows with another score, or of values that stock Feast reads differently, from which there is skew."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A window.
-
-    Attributes:
-        matrix: inputs and the score, float64 [m, F + 1]; NaN is null.
-        moments: int64 [m], microseconds since the epoch.
-        statuses: one letter per value as in `Prediction`, S1 [m, F]; `r` where nothing is known.
-        unequal: values that the equality check compared, and of these not equal.
-    """
-
-    matrix: Matrix
-    moments: Moments
-    statuses: NDArray[np.bytes_]
-    unequal: tuple[int, int] = (0, 0)
 
 
 class Model(Protocol):
@@ -79,7 +60,7 @@ def triage(
         return None
     worst = sorted(drifted, key=lambda j: (verdicts[j].p_value, -verdicts[j].size))[:RANKED]
     effects = _score_effects(seen, worst, reference, model)
-    found = evidence(seen.matrix, seen.moments, seen.statuses, verdicts, drifted, views, reference, relations)
+    found = evidence(seen, verdicts, drifted, views, reference, relations)
     ranked = sorted(worst, key=lambda j: -effects.get(j, 0.0))
     suspects = [Suspect(verdicts[j].name, views[j], effects.get(j), found[j][1] if j in found else "") for j in ranked]
     if skew:

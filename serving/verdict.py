@@ -13,7 +13,8 @@ import msgspec
 from infra.settings import Settings
 
 Kind = Literal["alibi", "scipy"]
-Cause = Literal["", "values", "nulls", "values and nulls", "range", "repeated", "relation", "clock"]
+Cause = Literal["", "values", "nulls", "values and nulls", "range", "repeated", "relation", "clock", "stuck"]
+"""What drifted the most. Histories written before "repeated" have "stuck" for it."""
 
 
 class FeatureVerdict(msgspec.Struct, frozen=True):

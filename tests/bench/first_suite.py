@@ -7,7 +7,7 @@ from datetime import date
 
 import numpy as np
 
-from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite
+from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, columns, exchanged, gone, some
 from tests.bench.watch import WINDOW, Baseline, Bench
 
 
@@ -17,13 +17,9 @@ def suite(bench: Bench) -> Suite:
     return Suite("The first suite: triage was fitted on it", reference, live, faults(), skews(), populations(bench, reference))
 
 
-def _columns(names: list[str], beginning: str) -> list[int]:
-    return [j for j, name in enumerate(names) if name.startswith(beginning)]
-
-
 def _unit(beginning: str) -> Act:
     def act(rows: Predictions, names: list[str]) -> None:
-        at = _columns(names, beginning)
+        at = columns(names, beginning)
         rows.matrix[:, at] = rows.matrix[:, at] * 1.8 + 32
 
     return act
@@ -31,21 +27,11 @@ def _unit(beginning: str) -> Act:
 
 def _stuck(beginning: str) -> Act:
     def act(rows: Predictions, names: list[str]) -> None:
-        for j in _columns(names, beginning):
+        for j in columns(names, beginning):
             known = rows.matrix[~np.isnan(rows.matrix[:, j]), j]
             if len(known):
                 rows.matrix[:, j] = known[0]
                 rows.statuses[:, j] = b"f"
-
-    return act
-
-
-def _gone(beginning: str, letter: bytes, share: float = 1.0) -> Act:
-    def act(rows: Predictions, names: list[str]) -> None:
-        hit = np.random.default_rng(0).random(len(rows)) < share
-        for j in _columns(names, beginning):
-            rows.matrix[hit, j] = np.nan
-            rows.statuses[hit, j] = letter
 
     return act
 
@@ -56,16 +42,6 @@ def _clock(hours: int) -> Act:
         shifted = rows.matrix[:, minute] + 60 * hours
         rows.matrix[:, minute] = shifted % 1440
         rows.matrix[:, day] = (rows.matrix[:, day] - 1 + shifted // 1440) % 7 + 1
-
-    return act
-
-
-def _swapped(one: str, other: str) -> Act:
-    """Serving scores two columns in each other's place; the log has them in their own."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        a, b = names.index(one), names.index(other)
-        rows.matrix[:, [a, b]] = rows.matrix[:, [b, a]]
 
     return act
 
@@ -85,11 +61,15 @@ def faults() -> list[Fault]:
     found += [
         Fault("stuck sensor", view, view, FAULT, _stuck(f"{view}__")) for view in ("weather", "departures_by_origin", "arrivals_by_dest")
     ]
-    found += [Fault("dropped join", view, view, FAULT, _gone(f"{view}__", b"m")) for view in ("plane", "weather", "arrivals_by_route")]
     found += [
-        Fault("stale view", "weather, all", "weather", FAULT, _gone("weather__", b"s")),
-        Fault("stale view", "weather, 1 in 5", "weather", FAULT, _gone("weather__", b"s", 0.2)),
-        Fault("stale view", "departures_by_origin, 1 in 2", "departures_by_origin", FAULT, _gone("departures_by_origin__", b"s", 0.5)),
+        Fault("dropped join", view, view, FAULT, gone(f"{view}__", b"m", some(1, 0))) for view in ("plane", "weather", "arrivals_by_route")
+    ]
+    found += [
+        Fault("stale view", "weather, all", "weather", FAULT, gone("weather__", b"s", some(1, 0))),
+        Fault("stale view", "weather, 1 in 5", "weather", FAULT, gone("weather__", b"s", some(0.2, 0))),
+        Fault(
+            "stale view", "departures_by_origin, 1 in 2", "departures_by_origin", FAULT, gone("departures_by_origin__", b"s", some(0.5, 0))
+        ),
     ]
     found += [Fault("shifted clock", f"{hours} h", "schedule", FAULT, _clock(hours)) for hours in (1, 3, 6, 12)]
     return found
@@ -97,7 +77,7 @@ def faults() -> list[Fault]:
 
 def skews() -> list[Fault]:
     pairs = [("weather__temp", "weather__dewp"), ("departures_by_carrier__mean_dep_delay_3h", "departures_by_carrier__mean_dep_delay_24h")]
-    return [Fault("columns swapped at scoring", a, "", SKEW, _swapped(a, b)) for a, b in pairs]
+    return [Fault("columns swapped at scoring", a, "", SKEW, exchanged(a, b)) for a, b in pairs]
 
 
 def populations(bench: Bench, reference: Baseline) -> Iterator[tuple[str, Baseline, Predictions]]:

@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.calibration import Matrix, Moments
-from serving.triage import Model, Seen
+from serving.evidence import Seen
+from serving.triage import Model
 
 if TYPE_CHECKING:
     from tests.bench.watch import Baseline
 
 Act = Callable[["Predictions", list[str]], None]
 """Changes a copy's matrix and statuses, given the columns' names."""
+Which = Callable[["Predictions"], NDArray[np.bool_]]
+"""Rows to change, bool [n]."""
 FAULT, SKEW, POPULATION = "pipeline fault", "training/serving skew", "population change"
 
 
@@ -71,7 +74,6 @@ class Fault:
         name: which one.
         view: against which it should be reported; empty for none.
         cause: what triage should say.
-        rescored: the model scored what is logged (all but skew).
     """
 
     kind: str
@@ -79,7 +81,6 @@ class Fault:
     view: str
     cause: str
     act: Act
-    rescored: bool = True
 
 
 @dataclass(frozen=True)
@@ -104,22 +105,61 @@ def inject(fault: Fault, rows: Predictions, names: list[str], model: Model) -> P
     """Predictions as the log would have them under the fault."""
     hurt = replace(rows, matrix=rows.matrix.copy(), statuses=rows.statuses.copy())
     fault.act(hurt, names)
-    if fault.rescored:
-        hurt.matrix[:, -1] = model.score(hurt.matrix[:, :-1])
+    hurt.matrix[:, -1] = model.score(hurt.matrix[:, :-1])
     return hurt
+
+
+def some(share: float, seed: int = 1) -> Which:
+    """A share of the rows, drawn."""
+    return lambda rows: np.asarray(np.random.default_rng(seed).random(len(rows)) < share)
+
+
+def columns(names: list[str], beginning: str) -> list[int]:
+    return [j for j, name in enumerate(names) if name.startswith(beginning)]
 
 
 def changed(beginning: str, change: Callable[[np.ndarray], np.ndarray], share: float = 1.0) -> Act:
     """Change the columns that begin so, in a share of the rows; what comes of a null is taken as served fresh."""
 
     def act(rows: Predictions, names: list[str]) -> None:
-        hit = np.random.default_rng(1).random(len(rows)) < share
-        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
+        hit = some(share)(rows)
+        for j in columns(names, beginning):
             before = rows.matrix[hit, j]
             rows.matrix[hit, j] = after = change(before)
             letters = rows.statuses[hit, j]
             letters[np.isnan(before) & ~np.isnan(after)] = b"f"
             rows.statuses[hit, j] = letters
+
+    return act
+
+
+def gone(beginning: str, letter: bytes, which: Which) -> Act:
+    """The columns that begin so have no value in these rows, for the reason that the letter gives."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        hit = which(rows)
+        for j in columns(names, beginning):
+            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, letter
+
+    return act
+
+
+def rearranged(beginning: str, order: Callable[[int], np.ndarray]) -> Act:
+    """A view's values are those of other rows, all columns together. `order`: of so many rows, which one's each has, int64 [n]."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        at, of = columns(names, beginning), order(len(rows))
+        rows.matrix[:, at], rows.statuses[:, at] = rows.matrix[of][:, at], rows.statuses[of][:, at]
+
+    return act
+
+
+def exchanged(one: str, other: str) -> Act:
+    """Two columns in each other's place."""
+
+    def act(rows: Predictions, names: list[str]) -> None:
+        there = [names.index(one), names.index(other)]
+        rows.matrix[:, there], rows.statuses[:, there] = rows.matrix[:, there[::-1]], rows.statuses[:, there[::-1]]
 
     return act
 

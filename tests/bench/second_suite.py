@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 
 import numpy as np
 
-from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, joined
+from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, gone, joined, rearranged, some
 from tests.bench.watch import WINDOW, Baseline, Bench
 
 DAY_ROWS = 960
@@ -17,16 +17,6 @@ def suite(bench: Bench) -> Suite:
     elsewhere = joined(bench.between(date(2013, 1, 14), date(2013, 4, 1)), bench.between(date(2013, 6, 8), date(2014, 1, 1)))
     reference, live = Baseline(bench, elsewhere), bench.between(date(2013, 4, 8), date(2013, 6, 1))
     return Suite("The second suite: triage was changed because of it", reference, live, faults(), skews(), populations(bench, reference))
-
-
-def _rearranged(beginning: str, order: Callable[[int], np.ndarray]) -> Act:
-    """A view's values are those of other rows, all columns together."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        at, of = [j for j, name in enumerate(names) if name.startswith(beginning)], order(len(rows))
-        rows.matrix[:, at], rows.statuses[:, at] = rows.matrix[of][:, at], rows.statuses[of][:, at]
-
-    return act
 
 
 def _frozen(n: int) -> np.ndarray:
@@ -39,22 +29,13 @@ def _shuffled(n: int) -> np.ndarray:
     return np.random.default_rng(2).permutation(n)
 
 
-def _missing(beginning: str, share: float) -> Act:
-    def act(rows: Predictions, names: list[str]) -> None:
-        hit = np.random.default_rng(1).random(len(rows)) < share
-        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
-            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, b"m"
-
-    return act
-
-
 def faults() -> list[Fault]:
     made: list[tuple[str, str, Act]] = [
-        ("frozen view", "weather", _rearranged("weather__", _frozen)),
-        ("frozen view", "departures_by_origin", _rearranged("departures_by_origin__", _frozen)),
-        ("wrong key", "weather", _rearranged("weather__", _shuffled)),
-        ("wrong key", "departures_by_carrier", _rearranged("departures_by_carrier__", _shuffled)),
-        ("wrong key", "arrivals_by_route", _rearranged("arrivals_by_route__", _shuffled)),
+        ("frozen view", "weather", rearranged("weather__", _frozen)),
+        ("frozen view", "departures_by_origin", rearranged("departures_by_origin__", _frozen)),
+        ("wrong key", "weather", rearranged("weather__", _shuffled)),
+        ("wrong key", "departures_by_carrier", rearranged("departures_by_carrier__", _shuffled)),
+        ("wrong key", "arrivals_by_route", rearranged("arrivals_by_route__", _shuffled)),
         ("nulls as zeros", "departures_by_tailnum", changed("departures_by_tailnum__", lambda x: np.where(np.isnan(x), 0.0, x))),
         ("nulls as zeros", "arrivals_by_dest", changed("arrivals_by_dest__", lambda x: np.where(np.isnan(x), 0.0, x))),
         ("sentinel in 1 of 10", "weather", changed("weather__temp", lambda x: np.full_like(x, -9999.0), 0.1)),
@@ -69,8 +50,8 @@ def faults() -> list[Fault]:
         ("unit change in 1 of 2", "schedule", changed("schedule__miles", lambda x: x * 1.609, 0.5)),
         ("events counted twice", "departures_by_origin", changed("departures_by_origin__count", lambda x: x * 2)),
         ("events counted twice", "arrivals_by_route", changed("arrivals_by_route__count", lambda x: x * 2)),
-        ("lost in 3 of 10", "plane", _missing("plane__", 0.3)),
-        ("lost in 3 of 10", "arrivals_by_carrier", _missing("arrivals_by_carrier__", 0.3)),
+        ("lost in 3 of 10", "plane", gone("plane__", b"m", some(0.3))),
+        ("lost in 3 of 10", "arrivals_by_carrier", gone("arrivals_by_carrier__", b"m", some(0.3))),
     ]
     return [Fault(kind, f"{kind}, {view}", view, FAULT, act) for kind, view, act in made]
 

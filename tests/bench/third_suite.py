@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 
 import numpy as np
 
-from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, joined
+from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, Which, changed, exchanged, gone, joined, rearranged
 from tests.bench.watch import WINDOW, Baseline, Bench
 
 
@@ -17,36 +17,19 @@ def suite(bench: Bench) -> Suite:
     return Suite("The third suite: two rules were tightened after it", reference, live, faults(), skews(), populations(bench, reference))
 
 
-def _exchanged(one: str, other: str) -> Act:
-    """Two columns in each other's place at the source: logged so, and scored so."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        a, b = names.index(one), names.index(other)
-        rows.matrix[:, [a, b]] = rows.matrix[:, [b, a]]
-        rows.statuses[:, [a, b]] = rows.statuses[:, [b, a]]
-
-    return act
+def _earlier(by: int) -> Callable[[int], np.ndarray]:
+    """Those of predictions so many before: another hour's, and other keys'."""
+    return lambda n: np.maximum(np.arange(n) - by, 0)
 
 
-def _earlier(beginning: str, by: int) -> Act:
-    """A view's values are those of predictions so many before: another hour's, and other keys'."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        at, of = [j for j, name in enumerate(names) if name.startswith(beginning)], np.maximum(np.arange(len(rows)) - by, 0)
-        rows.matrix[:, at], rows.statuses[:, at] = rows.matrix[of][:, at], rows.statuses[of][:, at]
-
-    return act
+def _of(group: str, value: str) -> Which:
+    """A shard is gone: no row for some keys, those of one group."""
+    return lambda rows: np.asarray(rows.groups[group] == value, dtype=bool)
 
 
-def _of_one(group: str, value: str, beginning: str) -> Act:
-    """A shard is gone: the view has no row for some keys, those of one group."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        hit = rows.groups[group] == value
-        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
-            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, b"m"
-
-    return act
+def _now_and_then(rows: Predictions) -> np.ndarray:
+    """Every other 200 predictions find nothing."""
+    return np.arange(len(rows)) // 200 % 2 == 1
 
 
 def _noise(x: np.ndarray) -> np.ndarray:
@@ -61,39 +44,28 @@ def faults() -> list[Fault]:
         ("logarithm", "schedule", changed("schedule__miles", np.log)),
         ("percent for share", "arrivals_by_dest", changed("arrivals_by_dest__mean_arr_late", lambda x: x * 100)),
         ("percent for share", "departures_by_carrier", changed("departures_by_carrier__mean_dep_late", lambda x: x * 100)),
-        ("columns exchanged", "weather", _exchanged("weather__temp", "weather__humid")),
-        ("columns exchanged", "plane", _exchanged("plane__year", "plane__seats")),
+        ("columns exchanged", "weather", exchanged("weather__temp", "weather__humid")),
+        ("columns exchanged", "plane", exchanged("plane__year", "plane__seats")),
         (
             "columns exchanged",
             "departures_by_origin",
-            _exchanged("departures_by_origin__mean_dep_delay_1h", "departures_by_origin__count_dep_delay_3h"),
+            exchanged("departures_by_origin__mean_dep_delay_1h", "departures_by_origin__count_dep_delay_3h"),
         ),
-        ("an hour late", "departures_by_origin", _earlier("departures_by_origin__", 60)),
-        ("a day late", "weather", _earlier("weather__", 960)),
-        ("a day late", "arrivals_by_carrier", _earlier("arrivals_by_carrier__", 960)),
-        ("a shard is gone", "departures_by_carrier", _of_one("carrier", "UA", "departures_by_carrier__")),
-        ("a shard is gone", "weather", _of_one("origin", "JFK", "weather__")),
+        ("an hour late", "departures_by_origin", rearranged("departures_by_origin__", _earlier(60))),
+        ("a day late", "weather", rearranged("weather__", _earlier(960))),
+        ("a day late", "arrivals_by_carrier", rearranged("arrivals_by_carrier__", _earlier(960))),
+        ("a shard is gone", "departures_by_carrier", gone("departures_by_carrier__", b"m", _of("carrier", "UA"))),
+        ("a shard is gone", "weather", gone("weather__", b"m", _of("origin", "JFK"))),
         ("-1 for null", "plane", changed("plane__", lambda x: np.where(np.isnan(x), -1.0, x))),
         ("-1 for null", "departures_by_tailnum", changed("departures_by_tailnum__", lambda x: np.where(np.isnan(x), -1.0, x))),
         ("rounded to tens", "plane", changed("plane__year", lambda x: np.round(x, -1))),
         ("rounded to tens", "schedule", changed("schedule__block_minutes", lambda x: np.round(x / 60) * 60)),
         ("sensor off by a constant", "weather", changed("weather__pressure", lambda x: x - 30.0)),
         ("sensor off by a constant", "weather", changed("weather__wind_dir", lambda x: (x + 180) % 360)),
-        ("half gone for an outage", "arrivals_by_route", _outage("arrivals_by_route__")),
-        ("half gone for an outage", "departures_by_origin", _outage("departures_by_origin__")),
+        ("half gone for an outage", "arrivals_by_route", gone("arrivals_by_route__", b"m", _now_and_then)),
+        ("half gone for an outage", "departures_by_origin", gone("departures_by_origin__", b"m", _now_and_then)),
     ]
     return [Fault(kind, f"{kind}, {view}, {n}", view, FAULT, act) for n, (kind, view, act) in enumerate(made)]
-
-
-def _outage(beginning: str) -> Act:
-    """Every other 200 predictions find nothing."""
-
-    def act(rows: Predictions, names: list[str]) -> None:
-        hit = np.arange(len(rows)) // 200 % 2 == 1
-        for j in (j for j, name in enumerate(names) if name.startswith(beginning)):
-            rows.matrix[hit, j], rows.statuses[hit, j] = np.nan, b"m"
-
-    return act
 
 
 def skews() -> list[Fault]:

@@ -7,8 +7,9 @@ import pytest
 
 from serving.calibration import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
 from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_detector
+from serving.evidence import Seen
 from serving.relation import BOND
-from serving.triage import Seen, triage
+from serving.triage import triage
 from serving.verdict import Triage
 
 NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]

@@ -403,6 +403,17 @@ def until(count: int, settings: Settings, seconds: float = 180) -> list[Verdict]
     return found
 
 
+def test_a_history_that_was_written_before_a_cause_was_renamed_is_read(settings: Settings, project: str, log: Log) -> None:
+    register(settings, 1, rows(3000, 0))
+    log.write(rows(400, 1, shift=0.8))
+    once(settings, project)
+    path = history_path(settings, MODEL)
+    kept = msgspec.json.decode(path.read_bytes())
+    kept["features"][0]["cause"] = "stuck"
+    path.write_bytes(msgspec.json.encode(kept) + b"\n")
+    assert history(settings, MODEL)[0].features[0].cause == "stuck"
+
+
 def test_a_killed_process_is_followed_by_one_that_goes_on(settings: Settings, project: str, log: Log) -> None:
     register(settings, 1, rows(3000, 0))
     log.write(rows(450, 1))
