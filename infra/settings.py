@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     redis_timeout_s: float = Field(default=0.5, gt=0, description="deadline of one online read")
     window_cache_mb: int = Field(default=64, ge=0, description="tiles a replica remembers per model, so as not to finish the same twice")
     equality_every_s: float = Field(default=1.0, ge=0, description="the watch reads one prediction in so many seconds again through Feast")
-    detector: Literal["alibi", "scipy"] = "alibi"
+    detector: Literal["alibi", "scipy"] | None = Field(
+        default=None, description="who judges drift; default: alibi in the embedded profile. Elsewhere it has to be chosen: alibi's licence"
+    )
 
     @field_validator("repo", "state")
     @classmethod
@@ -69,6 +71,20 @@ class Settings(BaseSettings):
     @property
     def allows_request_now(self) -> bool:
         return self.profile == "embedded" if self.request_now is None else self.request_now
+
+    @property
+    def drift_detector(self) -> Literal["alibi", "scipy"]:
+        """Who judges drift and outliers.
+
+        Raises:
+            ValueError: none was chosen, outside the embedded profile.
+        """
+        if self.detector is None and self.profile != "embedded":
+            raise ValueError(
+                "choose who judges drift: HEADRACE_DETECTOR=scipy is free for every use; HEADRACE_DETECTOR=alibi is Alibi Detect, whose "
+                "Business Source Licence does not allow production without a licence from Seldon"
+            )
+        return self.detector or "alibi"
 
     @property
     def offline_root(self) -> Path:

@@ -16,12 +16,15 @@ def up() -> None:
     from feature_repo import release
     from feature_repo.use_case import UseCase
     from infra import redis_server, services
+    from infra.doctor import LICENCES
 
     own = own_settings()
     case = UseCase(own.repo)
+    live = [m for m in case.models if release.champion(own.model_root, m)]
+    if live:  # said, or refused, before anything starts
+        console.print(f"drift is judged by {LICENCES[own.drift_detector]}")
     with console.status("starting redis"):
         redis_server.up(own)
-    live = [m for m in case.models if release.champion(own.model_root, m)]
     wanted = [services.serve()] if live else []
     if (own.state / "registry.db").exists() or own.registry:
         wanted.append(services.stream())

@@ -119,7 +119,7 @@ class Watch:
     def conclude(self, window: Window) -> Verdict:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
-        verdict = judge(window, self.settings.detector, self.skipped, self._unequal(), self._truths(window.ids()))
+        verdict = judge(window, self.settings.drift_detector, self.skipped, self._unequal(), self._truths(window.ids()))
         if verdict.id in self._written:
             # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
             verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
@@ -189,7 +189,7 @@ class Watch:
             self.skipped += 1
             return None
         try:
-            reference = Reference(self.settings.model_root / self.model / str(version), self.settings.detector)
+            reference = Reference(self.settings.model_root / self.model / str(version), self.settings.drift_detector)
         except (contract.ContractError, ReferenceError, ValueError) as error:
             self._unreadable[version] = time.monotonic() + RETRY_S
             self._skip(f"version {version}", str(error))

@@ -140,7 +140,7 @@ def test_the_launcher_without_a_python_says_what_to_install(tmp_path: Path) -> N
     launcher = _launcher(tmp_path, path, "")
     done = subprocess.run([launcher], env={"PATH": path}, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
-    assert "Python 3.11 or 3.12" in done.stderr
+    assert "Python 3.11 to 3.14" in done.stderr
     assert "apt install" in done.stderr
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra import java, redis_server
-from infra.doctor import examine
+from infra.doctor import Finding, examine
 from infra.ports import port
 from infra.process import ServiceError
 from infra.settings import Settings, first_use_case
@@ -31,10 +31,31 @@ def test_two_checkouts_never_share_a_port_and_keep_their_own(tmp_path: Path) -> 
     assert not set(first) & {port(b, n) for n in names}
 
 
+def _detector(own: Settings) -> Finding:
+    return next(f for f in examine(own) if f.name == "Drift detector")
+
+
 @pytest.mark.usefixtures("kept")
 def test_feast_gets_the_address_in_its_own_form(tmp_path: Path) -> None:
     Settings(state=tmp_path, redis_url="rediss://:se:cret@example.org:6380/2").export()
     assert os.environ["HEADRACE_REDIS_CONNECTION"] == "example.org:6380,db=2,password=se:cret,ssl=true"
+
+
+def test_outside_the_embedded_profile_the_drift_detector_has_to_be_chosen(tmp_path: Path) -> None:
+    assert Settings(state=tmp_path).drift_detector == "alibi"
+    for kind in ("alibi", "scipy"):
+        assert Settings(state=tmp_path, profile="cluster", detector=kind).drift_detector == kind
+    with pytest.raises(ValueError, match=r"HEADRACE_DETECTOR=scipy.*licence"):
+        _ = Settings(state=tmp_path, profile="cluster").drift_detector
+
+
+def test_the_doctor_says_who_judges_drift_and_what_its_licence_means(tmp_path: Path) -> None:
+    found = {kind: _detector(Settings(state=tmp_path, detector=kind)) for kind in ("alibi", "scipy")}
+    assert "not for production" in found["alibi"].found
+    assert "free for every use" in found["scipy"].found
+    unchosen = _detector(Settings(state=tmp_path, profile="cluster"))
+    assert not unchosen.ok
+    assert "HEADRACE_DETECTOR" in unchosen.fix
 
 
 def test_only_the_embedded_profile_lets_a_request_set_its_clock() -> None:
