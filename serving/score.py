@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from streaming.view import Projection
 
 AT = "event_timestamp"
+MARKER = "_headrace_scores.json"
+"""Says that a folder is this command's own; Spark and PyArrow pass over names that begin with an underscore."""
 SCORE, VERSION, ERROR = "score", "model_version", "error"
 _SPARK = {
     "string": "string", "int64": "bigint", "int32": "int", "float64": "double", "float32": "float", "bool": "boolean", "timestamp": "timestamp",
@@ -58,15 +62,14 @@ def score(
     Args:
         source: Parquet (a file or a folder), CSV with a header, or JSON lines: entity keys and request fields, and `event_timestamp`,
             the moment features are read at.
-        target: replaced when it is complete.
+        target: made when the scores are complete; an older result of this command is replaced, nothing else ever is.
         at: the moment of rows that have none of their own.
 
     Raises:
-        ScoreError: the input is no such table, or lacks a column.
+        ScoreError: the input is no such table, or lacks a column; or the target holds something else.
         ContractError, DefinitionError: the version cannot be served as it is.
     """
-    import shutil
-
+    check_target(target)
     folder = settings.model_root / model / str(version)
     predictor, wanted = offline_predictor(use_case.store, folder)
     frame = _read(spark, source, predictor.contract.request, at)
@@ -75,13 +78,43 @@ def score(
     schema = ", ".join(
         [*(f"`{f.name}` {f.dataType.simpleString()}" for f in frame.select(own).schema), "score double, model_version int, error string"]
     )
-    partial = target.with_name(f".{target.name}.new")
-    joined.mapInArrow(_scorer(settings, folder, own), schema).write.mode("overwrite").parquet(str(partial))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        joined.mapInArrow(_scorer(settings, folder, own), schema).write.mode("overwrite").parquet(str(partial))
+        (partial / MARKER).write_text(f'{{"model": "{model}", "version": {version}}}\n')
+        _put(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     written = spark.read.parquet(str(target))
     rows = written.count()
     return Scored(rows, written.filter(f"{ERROR} is not null").count())
+
+
+def check_target(target: Path) -> None:
+    """Whether scores may be written there: where nothing is, or what this command itself wrote.
+
+    Raises:
+        ScoreError: something else is there, or it has no parent folder.
+    """
+    if not target.parent.is_dir():
+        raise ScoreError(f"--output {target}: there is no folder {target.parent}; make it first")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ScoreError(f"--output {target} is a file or a link: name a folder that does not exist yet")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
+        raise ScoreError(
+            f"--output {target} is a folder that holds other things than scores of this command, and is left as it is: "
+            "name a new one, or remove it yourself"
+        )
+
+
+def _put(partial: Path, target: Path) -> None:
+    """The new result in the old one's place; the old one goes last."""
+    check_target(target)  # scoring took a while
+    old = partial.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _read(spark: SparkSession, source: Path, fields: list[RequestField], at: datetime | None) -> DataFrame:
