@@ -185,19 +185,24 @@ def run_tests(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="join, windows, heavy, backfill, stream, growth, serving, overload, watch or triage.")],
+    what: Annotated[str, typer.Argument(help="join, windows, heavy, backfill, stream, growth, serving, overload, watch, triage or storm.")],
     scale: Annotated[float, typer.Option(min=0.001, help="Fraction of the full size, for a quick try.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; ours and the peers take turns, medians count.")] = 3,
     seconds: Annotated[float, typer.Option(min=5, help="How long the stream's steady load lasts.")] = 60,
+    minutes: Annotated[float, typer.Option(min=1, help="How long the storm lasts.")] = 10,
+    only: Annotated[str, typer.Option(help="Of the storm's faults those with one of these words, such as 'redis,killed'.")] = "",
     report: Report = None,
 ) -> None:
     """Measure ours beside its peers, in one call on the same data (docs/benchmarks.md). Takes minutes; leaves nothing behind."""
-    from tests.bench.commands import WHAT
+    from tests.bench.commands import WHAT, storm
     from tests.bench.commands import run as measure
 
     if what not in WHAT:
         raise typer.BadParameter(f"there is {', '.join(WHAT)}; not {what!r}")
-    measure(what, scale, rounds, seconds, report)
+    if what != "storm":
+        measure(what, scale, rounds, seconds, report)
+    elif not storm(minutes, only, report):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from infra.command_line import console
 from infra.settings import Settings, settings
 from tests.bench.report import Measurement, as_json, plot, show
 
-WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth", "serving", "overload", "watch", "triage")
+WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth", "serving", "overload", "watch", "triage", "storm")
 
 
 @contextmanager
@@ -66,6 +66,32 @@ def run(what: str, scale: float, rounds: int, seconds: float, report: Path | Non
         report.write_bytes(msgspec.json.format(msgspec.json.encode(as_json(measurements)), indent=1))
         plot(measurements, report.with_suffix(".svg"))
         console.print(f"[dim]report written to {report}, plot beside it[/dim]")
+
+
+def storm(minutes: float, only: str, report: Path | None) -> bool:
+    """Let a storm pass over the platform, print the verdict, write it as JSON. Returns whether every bar held."""
+    import msgspec
+
+    from infra.command_line import own_settings
+    from tests.bench.report import machine
+    from tests.bench.storm.bench import run as pass_over
+
+    own_settings()
+    began = time.monotonic()
+
+    def told(text: str) -> None:  # also where nobody sees a spinner
+        console.print(f"{time.monotonic() - began:6.0f} s  {text}", markup=False)
+
+    verdict = pass_over(minutes, told, only)
+    verdict.show(console)
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        found = {"machine": machine(), "minutes": minutes} | verdict.as_json()
+        report.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        console.print(f"[dim]report written to {report}[/dim]")
+    for broken in verdict.broken:
+        console.print(f"broken: {broken}", style="red", markup=False)
+    return verdict.held
 
 
 def _measure(what: str, own: Settings, scale: float, rounds: int, seconds: float, told: Callable[[str], None]) -> list[Measurement]:

@@ -7,6 +7,7 @@ docks fall silent for hours (a short ttl bites); requests end without an outcome
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -24,18 +25,20 @@ CLASSES = np.array(["member", "casual"])
 MINUTE = 60
 
 
-def generate(folder: Path, seed: int = 7, days: int = 14) -> UseCase:
+def generate(folder: Path, seed: int = 7, days: int = 14, start: datetime = START) -> UseCase:
     """Copy the use case to `folder`, write its raw files beside it and open it.
 
     Args:
         folder: is created; must be empty or absent.
         seed: of the generator.
-        days: from `START` (UTC) on; the model's split needs 14.
+        days: from `start` (UTC) on; the model's split needs 14.
+        start: a midnight; the model's split moves with it.
 
     Returns:
         The use case, ready for `ingest`: about 950 rides, 780 dock reports and 290 requests a day.
     """
     shutil.copytree(REPO, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    _move_split(folder / "models", start)
     raw = folder / "raw"
     raw.mkdir()
     random = np.random.default_rng(seed)
@@ -44,17 +47,23 @@ def generate(folder: Path, seed: int = 7, days: int = 14) -> UseCase:
     walk = np.cumsum(random.normal(0, 0.35, (len(STATIONS), days * 24)), axis=1)
     swing = np.sin(2 * np.pi * (np.arange(days * 24) % 24 - 9) / 24)
     rush = 1 / (1 + np.exp(-(0.6 * (walk - walk.mean(axis=1, keepdims=True)) + swing)))
-    _rides(raw / "rides.csv", random, rush, minutes)
-    free = _docks(raw / "docks.parquet", random, rush, minutes)
-    _requests(raw / "requests.json", random, rush, free, minutes)
+    _rides(raw / "rides.csv", random, rush, minutes, start)
+    free = _docks(raw / "docks.parquet", random, rush, minutes, start)
+    _requests(raw / "requests.json", random, rush, free, minutes, start)
     return UseCase(folder)
 
 
-def _stamp(minute: int | np.integer, second: int | np.integer = 0) -> str:
-    return str(np.datetime64(START) + np.timedelta64(int(minute) * MINUTE + int(second), "s")) + "Z"
+def _move_split(models: Path, start: datetime) -> None:
+    for spec in models.glob("*.yaml"):
+        days = re.compile(rf"{START:%Y-%m}-\d\d")
+        spec.write_text(days.sub(lambda day: f"{start + (datetime.fromisoformat(day[0]) - START):%Y-%m-%d}", spec.read_text()))
 
 
-def _rides(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: int) -> None:
+def _stamp(start: datetime, minute: int | np.integer, second: int | np.integer = 0) -> str:
+    return str(np.datetime64(start) + np.timedelta64(int(minute) * MINUTE + int(second), "s")) + "Z"
+
+
+def _rides(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: int, start: datetime) -> None:
     lines = ["ride;station;rider_class;began;ended;kilometres"]
     for minute in range(minutes):
         for station in np.flatnonzero(random.random(len(STATIONS)) < 0.02 + 0.11 * rush[:, minute // 60]):
@@ -63,11 +72,11 @@ def _rides(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: i
                 kilometres = "" if random.random() < 0.03 else f"{length:.3f}"
                 rider = "" if random.random() < 0.02 else random.choice(CLASSES, p=[0.7, 0.3])
                 took = int(60 + length * 240)
-                lines.append(f"{len(lines)};{STATIONS[station]};{rider};{_stamp(minute)};{_stamp(minute, took)};{kilometres}")
+                lines.append(f"{len(lines)};{STATIONS[station]};{rider};{_stamp(start, minute)};{_stamp(start, minute, took)};{kilometres}")
     path.write_text("\n".join(lines) + "\n")
 
 
-def _docks(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: int) -> np.ndarray:
+def _docks(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: int, start: datetime) -> np.ndarray:
     """Write the docks' reports, one in ten minutes or so; the number of free bikes, `[stations, minutes / 10]`."""
     tens = minutes // 10
     free = np.clip(np.round(16 * (1 - rush[:, np.arange(tens) // 6]) + random.normal(0, 1.5, (len(STATIONS), tens))), 0, 20).astype(int)
@@ -75,7 +84,7 @@ def _docks(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: i
     station, ten = np.nonzero(~silent)
     order = np.argsort(ten, kind="stable")
     station, ten = station[order], ten[order]
-    seen = np.datetime64(START, "us") + (ten * 600 * 1_000_000 + random.integers(0, 120_000_000, len(ten))).astype("timedelta64[us]")
+    seen = np.datetime64(start, "us") + (ten * 600 * 1_000_000 + random.integers(0, 120_000_000, len(ten))).astype("timedelta64[us]")
     charge = np.round(random.uniform(0.2, 1.0, len(ten)), 3)
     table = pa.table(
         {
@@ -89,8 +98,8 @@ def _docks(path: Path, random: np.random.Generator, rush: np.ndarray, minutes: i
     return free
 
 
-def _requests(path: Path, random: np.random.Generator, rush: np.ndarray, free: np.ndarray, minutes: int) -> None:
-    lines = []
+def _requests(path: Path, random: np.random.Generator, rush: np.ndarray, free: np.ndarray, minutes: int, start: datetime) -> None:
+    lines: list[str] = []
     for minute in np.sort(random.choice(minutes, size=minutes // 5, replace=False)):
         station = int(random.integers(len(STATIONS)))
         party = int(random.integers(1, 5))
@@ -100,12 +109,12 @@ def _requests(path: Path, random: np.random.Generator, rush: np.ndarray, free: n
             json.dumps(
                 {
                     "request": len(lines) + 1,
-                    "asked": _stamp(minute, random.integers(0, 60)),
+                    "asked": _stamp(start, minute, random.integers(0, 60)),
                     "station": int(STATIONS[station]),
                     "rider_class": str(random.choice(CLASSES)),
                     "party": party,
                     "turned_away": None if random.random() < 0.05 else turned_away,
-                    "settled": _stamp(minute + int(random.integers(1, 30))),
+                    "settled": _stamp(start, minute + int(random.integers(1, 30))),
                 }
             )
         )

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from streaming.backfill import Backfilled, backfill
 from streaming.ingest import ingest
 from streaming.view import View, views
-from tests.bikes.generate import generate
+from tests.bikes.generate import START, generate
 from training.register import train_and_register
 from training.training_set import TrainingSet, build
 
@@ -34,15 +34,16 @@ class Bikes:
     spark: Any
 
     @classmethod
-    def make(cls, state: Settings, spark: Any, folder: Path) -> Bikes:
-        case = generate(folder)
+    def make(cls, state: Settings, spark: Any, folder: Path, start: datetime = START, seam_us: int = SEAM_US) -> Bikes:
+        """Data from `start` on, in the online store as of `seam_us`."""
+        case = generate(folder, start=start)
         settings = state.model_copy(update={"repo": folder, "redis_url": state.redis()})
         settings.export()
         ingest(case, settings, spark)
         apply(case)
         compiled = views(case.store)
         bikes = cls(settings, case, case.model("turned_away"), compiled, None, None, spark)  # type: ignore[arg-type]
-        bikes.backfill()
+        bikes.backfill(seam_us)
         bikes.training_set = build(spark, case, settings, bikes.spec)
         bikes.contract = train_and_register(bikes.spec, bikes.training_set, settings)
         release.promote(settings.model_root, bikes.spec.name, bikes.contract.version)

@@ -1,0 +1,54 @@
+"""When everything worked again after a fault, from what clients saw, how far behind the stream was, and whether the part is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tests.bench.storm.ledger import Outcome
+
+QUIET_S = 2.0
+"""So long every answer has to be right for serving to count as recovered."""
+SLOW_ANSWER_S = 1.0
+"""An answer that takes longer is none, as far as recovery goes."""
+LAG_S = 2.0
+"""A stream that is no further behind than this keeps up."""
+_STEADY_S = 1.0
+_SILENCE_S = 1.0
+
+
+def serving_s(outcomes: Iterable[Outcome], since: float, rate: float) -> float | None:
+    """Seconds from `since` to the last bad answer before `QUIET_S` of good ones; None: not yet.
+
+    Args:
+        outcomes: of honest predict requests, in time's order.
+        rate: requests a second: where too few are answered, nothing is shown.
+    """
+    start, last, good = since, since, 0
+    for one in outcomes:
+        if one.at < since:
+            continue
+        if one.at - last > _SILENCE_S:  # nobody was answered: it did not work until now
+            start, good = one.at, 0
+        last = one.at
+        if one.verdict != "ok" or one.took_s > SLOW_ANSWER_S:
+            start, good = one.at, 0
+        else:
+            good += 1
+            if one.at - start >= QUIET_S and good >= rate * QUIET_S / 2:
+                return start - since
+    return None
+
+
+def stream_s(lags: Sequence[tuple[float, float | None]], since: float, within_s: float = LAG_S) -> float | None:
+    """Seconds from `since` until the stream kept up and went on keeping up; None: not yet."""
+    start = None
+    for at, lag in lags:
+        if at < since:
+            continue
+        if lag is None or lag > within_s:
+            start = None
+        else:
+            start = at if start is None else start
+            if at - start >= _STEADY_S:
+                return start - since
+    return None
