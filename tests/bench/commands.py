@@ -80,7 +80,7 @@ def storm(minutes: float, only: str, report: Path | None) -> bool:
     began = time.monotonic()
 
     def told(text: str) -> None:  # also where nobody sees a spinner
-        console.print(f"{time.monotonic() - began:6.0f} s  {text}", markup=False)
+        console.print(f"{time.monotonic() - began:6.0f} s  {text}", markup=False, soft_wrap=True)
 
     verdict = pass_over(minutes, told, only)
     verdict.show(console)
@@ -90,7 +90,7 @@ def storm(minutes: float, only: str, report: Path | None) -> bool:
         report.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
         console.print(f"[dim]report written to {report}[/dim]")
     for broken in verdict.broken:
-        console.print(f"broken: {broken}", style="red", markup=False)
+        console.print(f"broken: {broken}", style="red", markup=False, soft_wrap=True)
     return verdict.held
 
 

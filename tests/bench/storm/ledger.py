@@ -11,7 +11,6 @@ from typing import Any, Literal
 from tests.bench.storm.client import REFUSED, RESET, Answer
 
 PROMPT_S = 2.0
-"""A refusal that takes longer than this is not prompt."""
 DOCUMENTED = frozenset({400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 421, 422, 426, 429, 431})
 """What a hostile request may be answered with."""
 Expect = Literal["applied", "rejected", "either"]
@@ -50,6 +49,7 @@ class Outcome:
 class Ledger:
     """
     Attributes:
+        prompt_s: a refusal that takes longer than this is not prompt.
         answered: prediction id -> when.
         unknown: predictions asked for whose answer never came: they may be in the log, or not.
         truths: prediction id -> label, of feedback that was accepted.
@@ -57,6 +57,7 @@ class Ledger:
         examples: what unexpected answers said.
     """
 
+    prompt_s: float = PROMPT_S
     outcomes: list[Outcome] = field(default_factory=list)
     answered: dict[str, float] = field(default_factory=dict)
     twice: int = 0
@@ -85,7 +86,7 @@ class Ledger:
         if answer.status is None:
             return "unreached" if answer.error in (REFUSED, RESET) else "unexpected"
         if answer.status in (503, 504):
-            return "busy" if "retry-after" in answer.headers and answer.took_s <= PROMPT_S else "unexpected"
+            return "busy" if "retry-after" in answer.headers and answer.took_s <= self.prompt_s else "unexpected"
         if answer.status == 200:
             return "unexpected" if hostile and not may_pass else "ok"
         return "refused" if (hostile or may_pass) and answer.status in DOCUMENTED else "unexpected"

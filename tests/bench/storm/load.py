@@ -20,6 +20,7 @@ from tests.bench.storm.producer import PUSHED, STATIONS
 from tests.bench.storm.world import World
 
 TIMEOUT_S = 15.0
+"""Where there is no answer by then, there is none."""
 SLOW_S = 10.0
 _TRUTH_S = (2.0, 10.0)
 """A truth becomes known so long after its prediction."""
@@ -30,11 +31,12 @@ class Load:
     Args:
         rate: predict requests a second.
         share: of them hostile requests, to every route.
+        patience_s: how long an answer is waited for.
     """
 
-    def __init__(self, world: World, ledger: Ledger, rate: float, share: float, seed: int) -> None:
+    def __init__(self, world: World, ledger: Ledger, rate: float, share: float, seed: int, patience_s: float = TIMEOUT_S) -> None:
         self._port, self._ledger, self.rate, self._share = port(world.own, "http"), ledger, rate, share
-        self._random = random.Random(seed)
+        self._random, self._patience_s = random.Random(seed), patience_s
         self._ended = threading.Event()
         self._waiting: list[tuple[float, str, int]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +78,7 @@ class Load:
             )
             for _ in range(3 if self._random.random() < 0.1 else 1)
         ]
-        answer = await ask(self._port, request("POST", PREDICT, json.dumps({"instances": rows}).encode()), TIMEOUT_S)
+        answer = await ask(self._port, request("POST", PREDICT, json.dumps({"instances": rows}).encode()), self._patience_s)
         self._ledger.note("predict", answer)
         self._keep(answer, len(rows), truths=True)
 
@@ -97,7 +99,7 @@ class Load:
     async def send(self, odd: Hostile) -> None:
         """One hostile request; a slow one is given up by us."""
         slow = odd.piece > 0
-        answer = await ask(self._port, odd.sent, SLOW_S if slow else TIMEOUT_S, odd.pause_s, odd.piece)
+        answer = await ask(self._port, odd.sent, SLOW_S if slow else self._patience_s, odd.pause_s, odd.piece)
         if slow and answer.status is None:
             answer = Answer(408, answer.took_s)  # hung up on, or given up
         self._ledger.note(odd.kind, answer, hostile=not odd.may_pass, may_pass=odd.may_pass)
@@ -115,7 +117,7 @@ class Load:
             if not due:
                 continue
             items = [{"prediction_id": number, "label": label} for _, number, label in due]
-            answer = await ask(self._port, request("POST", FEEDBACK, json.dumps({"items": items}).encode()), TIMEOUT_S)
+            answer = await ask(self._port, request("POST", FEEDBACK, json.dumps({"items": items}).encode()), self._patience_s)
             outcome = self._ledger.note("feedback", answer)
             if outcome.verdict == "ok":
                 self._ledger.truths.update({number: label for _, number, label in due})
@@ -134,7 +136,7 @@ class Load:
                 rows.append(ride(5_000_000 + self._pushed, station, datetime.now(UTC), round(self._random.gammavariate(2.0, 1.5), 3)))
             columns = {name: [row[name] for row in rows] for name in rows[0]}
             body = json.dumps({"push_source_name": "rides", "df": columns}).encode()
-            outcome = self._ledger.note("push", await ask(self._port, request("POST", "/push", body), TIMEOUT_S))
+            outcome = self._ledger.note("push", await ask(self._port, request("POST", "/push", body), self._patience_s))
             for row in rows:
                 moment = datetime.fromisoformat(row["began"])
                 self.pushed[row["ride"]] = (row | {"began": moment, "reported": moment}, outcome.verdict == "ok")

@@ -82,7 +82,7 @@ class Verdict:
             table.add_row(one["at"], one["what"], *times, answers)
         console.print(table)
         for example in self.examples[:20]:
-            console.print(example, markup=False)
+            console.print(example, markup=False, soft_wrap=True)
 
 
 def judge(course: Course, told: Callable[[str], None]) -> Verdict:
@@ -92,7 +92,7 @@ def judge(course: Course, told: Callable[[str], None]) -> Verdict:
     accepted = _events(course, verdict)
     truth.keep_offline(course.world, accepted)
     told("predictions and truths against the archive")
-    log = _predictions(course, verdict)
+    log = predictions_of(course, verdict)
     told("the skew proof")
     found = prove(_no_spark, course.world.case, course.world.own, course.world.contract, log) if log else None
     told("the store against the oracle")
@@ -157,21 +157,26 @@ def _kinds(found: Counter[str]) -> str:
     return ", ".join(f"{kind} ({n})" for kind, n in found.most_common(12))
 
 
-def _predictions(course: Course, verdict: Verdict, timeout_s: float = 60.0) -> list[Any]:
+def predictions_of(course: Course, verdict: Verdict, timeout_s: float = 60.0) -> list[Any]:
     """Compare what was answered with what the archive holds; the log, for the proof."""
     ledger, own = course.ledger, course.world.own
     client, archive = connect(own.redis()), of(own, PROJECT)
     deadline = time.monotonic() + timeout_s
-    while True:
+    kept: Counter[str] = Counter()
+    failed = ""
+    while not failed:
         try:
             archive.run(client)
             kept = Counter(archive.predictions(MODEL)["prediction_id"].to_pylist())
             if ledger.answered.keys() <= kept.keys() or time.monotonic() > deadline:
                 break
-        except ArchiveError:  # the autopilot is at it
+        except ArchiveError as error:  # the autopilot is at it
             if time.monotonic() > deadline:
-                raise
+                failed = str(error)
+        except Exception as error:
+            failed = f"{type(error).__name__}: {error}"
         time.sleep(0.5)
+    verdict.add("archive runs that failed", int(bool(failed)), note=failed)
     lost = [number for number in ledger.answered if not kept[number]]
     verdict.add("predictions lost", len(lost), note=f"of {len(ledger.answered):,} answered" + _when(course, lost))
     doubled = sum(n > 1 for n in kept.values()) + ledger.twice

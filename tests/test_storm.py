@@ -1,0 +1,139 @@
+"""A short storm over everything that `headrace up` starts, and the storm's own judgement, which must be able to fail."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.storm import Course, Plan, recovery, weather
+from tests.bench.storm.client import REFUSED, TIMEOUT, Answer
+from tests.bench.storm.faults import Fault
+from tests.bench.storm.ground import Ground, ground
+from tests.bench.storm.hostile_events import FUTURE, MADE, event
+from tests.bench.storm.hostile_requests import KINDS, hostile
+from tests.bench.storm.ledger import Ledger, Outcome
+from tests.bench.storm.parts import Parts, wait_gone
+from tests.bench.storm.verdict import Verdict, judge, predictions_of
+from tests.bench.storm.world import World, of
+from tests.bikes.platform import Bikes
+
+SLACK = 12.0
+"""A busy machine may take so many times longer."""
+FAULTS = [Fault("kill", part, 0.0, 5.0) for part in ("redis", "spark worker", "haproxy", "watch")]
+FAULTS += [
+    Fault("clock", "", 0.0, 5.0),
+    Fault("stop", "replica", 2.0, 5.0),
+    Fault("disk", "", 3.0, 5.0),
+    Fault("kill", "replica", 0.0, 5.0),
+]
+
+
+@pytest.fixture
+def place() -> Iterator[Ground]:
+    with ground() as made:
+        yield made
+
+
+@pytest.fixture
+def up(bikes: Bikes, place: Ground) -> Iterator[World]:
+    """The second use case in a state folder of its own, with everything that `headrace up` starts."""
+    for name in ("offline", "models"):
+        shutil.copytree(bikes.settings.state / name, place.folder / name)
+    shutil.copy(bikes.settings.state / "registry.db", place.folder)
+    shutil.copytree(bikes.case.folder, place.folder / "repo")
+    world = of(bikes.settings.model_copy(update={"state": place.folder}), bikes, place.folder / "repo")
+    try:
+        world.command("up")
+        yield world
+    finally:
+        world.command("down")
+        bikes.settings.export()
+        assert not wait_gone(Parts(world.own).everything(), 20.0)
+
+
+def test_a_short_storm_loses_doubles_and_falsifies_nothing(up: World, place: Ground) -> None:
+    plan = Plan(
+        2.0, requests=20, events=80, share=0.05, faults=FAULTS, repeat=False, slack=SLACK, limit_s=5.0 * SLACK, lag_s=10.0, calm_s=3.0
+    )
+    said: list[str] = []
+    course = weather(up, place, plan, said.append)
+    verdict = judge(course, said.append)
+    told = "\n".join([*said, *verdict.broken, *verdict.examples])
+    assert verdict.held, told
+    assert len([s for s in course.struck if not s.why]) >= 3, told
+    assert len(course.ledger.answered) > 100, told
+    _the_judgement_can_fail(course)
+
+
+def _the_judgement_can_fail(course: Course) -> None:
+    course.ledger.answered["an answer that nobody kept"] = time.time()
+    course.ledger.truths["a truth that nobody kept"] = 1
+    verdict = Verdict()
+    predictions_of(course, verdict, timeout_s=0.0)
+    rows = {row.name: row.value for row in verdict.rows}
+    assert (rows["predictions lost"], rows["feedback lost"]) == (1, 1)
+    assert not verdict.held
+
+
+def test_every_hostile_event_is_one_of_a_kind_and_says_what_must_become_of_it() -> None:
+    made = [event(n) for n in range(3 * len(MADE))]
+    assert len({one.data for one in made}) >= len(made) - 3  # a deep one may come again
+    assert all((one.row is not None) == (one.expect == "applied") for one in made)
+    assert {kind for kind, _, _ in FUTURE} < {kind for kind, _, _ in MADE}
+    assert [hostile(n).kind for n in range(KINDS)] == [hostile(n).kind for n in range(KINDS, 2 * KINDS)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "hostile", "verdict"),
+    [
+        (Answer(200, 0.1), False, "ok"),
+        (Answer(200, 0.1), True, "unexpected"),
+        (Answer(422, 0.1), True, "refused"),
+        (Answer(422, 0.1), False, "unexpected"),
+        (Answer(500, 0.1), True, "unexpected"),
+        (Answer(503, 0.1, {"retry-after": "1"}), False, "busy"),
+        (Answer(503, 0.1), False, "unexpected"),
+        (Answer(503, 9.0, {"retry-after": "1"}), False, "unexpected"),
+        (Answer(None, 0.1, error=REFUSED), False, "unreached"),
+        (Answer(None, 20.0, error=TIMEOUT), False, "unexpected"),
+    ],
+)
+def test_an_answer_is_judged_by_what_was_asked(answer: Answer, hostile: bool, verdict: str) -> None:
+    assert Ledger().note("predict", answer, hostile=hostile).verdict == verdict
+
+
+def _answers(*spans: tuple[float, float, str]) -> list[Outcome]:
+    """Ten answers a second of a verdict from one moment to another."""
+    return [
+        Outcome(start + i / 10, "predict", verdict, False, "", 0.01)  # type: ignore[arg-type]
+        for start, end, verdict in spans
+        for i in range(round((end - start) * 10))
+    ]
+
+
+def test_serving_has_recovered_when_answers_stay_right() -> None:
+    assert recovery.serving_s(_answers((0, 5, "ok")), 1.0, 10) == 0.0
+    outage = _answers((0, 1, "ok"), (1, 3, "busy"), (3, 4, "ok"), (4, 4.5, "busy"), (4.5, 9, "ok"))
+    assert recovery.serving_s(outage, 1.0, 10) == pytest.approx(3.4)
+    assert recovery.serving_s(_answers((0, 1, "ok"), (1, 3, "busy")), 1.0, 10) is None
+    silence = _answers((0, 1, "ok"), (6, 9, "ok"))
+    assert recovery.serving_s(silence, 1.0, 10) == pytest.approx(5.0)
+
+
+def test_a_stream_has_recovered_when_it_keeps_up() -> None:
+    lags: list[tuple[float, float | None]] = [(0, 0.1), (1, None), (2, None), (3, 9.0), (4, 0.5), (5, 0.5), (6, 0.5)]
+    assert recovery.stream_s(lags, 1.0) == 3.0
+    assert recovery.stream_s(lags[:4], 1.0) is None
+
+
+def test_a_full_disk_is_freed_again(place: Ground) -> None:
+    if not place.own_disk:
+        pytest.skip("mounting a file system takes a right that this user does not have")
+    assert not place.is_full()
+    assert place.fill() > 0
+    assert place.is_full()
+    place.free()
+    assert not place.is_full()
