@@ -1,81 +1,23 @@
-"""A short storm over everything that `headrace up` starts, and the storm's own judgement, which must be able to fail."""
+"""The parts of the storm: its inputs, its ledger, and when it calls something recovered."""
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.bench.storm import Course, Plan, recovery, weather
+from tests.bench.storm import recovery
 from tests.bench.storm.client import REFUSED, TIMEOUT, Answer
-from tests.bench.storm.faults import Fault
 from tests.bench.storm.ground import Ground, ground
 from tests.bench.storm.hostile_events import FUTURE, MADE, event
 from tests.bench.storm.hostile_requests import KINDS, hostile
 from tests.bench.storm.ledger import Ledger, Outcome
-from tests.bench.storm.parts import Parts, wait_gone
-from tests.bench.storm.verdict import Verdict, judge, predictions_of
-from tests.bench.storm.world import World, of
-from tests.bikes.platform import Bikes
-
-SLACK = 12.0
-"""A busy machine may take so many times longer."""
-FAULTS = [Fault("kill", part, 0.0, 5.0) for part in ("redis", "spark worker", "haproxy", "watch")]
-FAULTS += [
-    Fault("clock", "", 0.0, 5.0),
-    Fault("stop", "replica", 2.0, 5.0),
-    Fault("disk", "", 3.0, 5.0),
-    Fault("kill", "replica", 0.0, 5.0),
-]
 
 
 @pytest.fixture
 def place() -> Iterator[Ground]:
     with ground() as made:
         yield made
-
-
-@pytest.fixture
-def up(bikes: Bikes, place: Ground) -> Iterator[World]:
-    """The second use case in a state folder of its own, with everything that `headrace up` starts."""
-    for name in ("offline", "models"):
-        shutil.copytree(bikes.settings.state / name, place.folder / name)
-    shutil.copy(bikes.settings.state / "registry.db", place.folder)
-    shutil.copytree(bikes.case.folder, place.folder / "repo")
-    world = of(bikes.settings.model_copy(update={"state": place.folder}), bikes, place.folder / "repo")
-    try:
-        world.command("up")
-        yield world
-    finally:
-        world.command("down")
-        bikes.settings.export()
-        assert not wait_gone(Parts(world.own).everything(), 20.0)
-
-
-def test_a_short_storm_loses_doubles_and_falsifies_nothing(up: World, place: Ground) -> None:
-    plan = Plan(
-        2.0, requests=20, events=80, share=0.05, faults=FAULTS, repeat=False, slack=SLACK, limit_s=5.0 * SLACK, lag_s=10.0, calm_s=3.0
-    )
-    said: list[str] = []
-    course = weather(up, place, plan, said.append)
-    verdict = judge(course, said.append)
-    told = "\n".join([*said, *verdict.broken, *verdict.examples])
-    assert verdict.held, told
-    assert len([s for s in course.struck if not s.why]) >= 3, told
-    assert len(course.ledger.answered) > 100, told
-    _the_judgement_can_fail(course)
-
-
-def _the_judgement_can_fail(course: Course) -> None:
-    course.ledger.answered["an answer that nobody kept"] = time.time()
-    course.ledger.truths["a truth that nobody kept"] = 1
-    verdict = Verdict()
-    predictions_of(course, verdict, timeout_s=0.0)
-    rows = {row.name: row.value for row in verdict.rows}
-    assert (rows["predictions lost"], rows["feedback lost"]) == (1, 1)
-    assert not verdict.held
 
 
 def test_every_hostile_event_is_one_of_a_kind_and_says_what_must_become_of_it() -> None:

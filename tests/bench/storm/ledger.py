@@ -13,6 +13,8 @@ from tests.bench.storm.client import REFUSED, RESET, Answer
 PROMPT_S = 2.0
 DOCUMENTED = frozenset({400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 421, 422, 426, 429, 431})
 """What a hostile request may be answered with."""
+_SHOWN = 3
+"""Examples of one kind of unexpected answer."""
 Expect = Literal["applied", "rejected", "either"]
 
 
@@ -65,6 +67,7 @@ class Ledger:
     truths: dict[str, int] = field(default_factory=dict)
     events: dict[bytes, Sent] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
+    _shown: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def note(self, what: str, answer: Answer, hostile: bool = False, may_pass: bool = False) -> Outcome:
         """Judge one answer.
@@ -77,7 +80,8 @@ class Ledger:
         status = str(answer.status) if answer.status is not None else answer.error
         outcome = Outcome(time.time(), what, verdict, hostile or may_pass, status, answer.took_s)
         self.outcomes.append(outcome)
-        if verdict == "unexpected" and len(self.examples) < 200:
+        if verdict == "unexpected" and self._shown[what, status] < _SHOWN:
+            self._shown[what, status] += 1
             said = answer.body[:300].decode(errors="replace")
             self.examples.append(f"{time.strftime('%H:%M:%S')} {what}: {status} after {answer.took_s:.1f} s {said}")
         return outcome
