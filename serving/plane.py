@@ -32,6 +32,7 @@ from serving.predict import Predictor, is_prediction_id
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
 from serving.schema import Answer, Question
+from serving.spool import Spool
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes."""
@@ -59,7 +60,11 @@ class DataPlane:
         self._redis: Any = redis.asyncio.from_url(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
         self.metrics = Metrics()
         self._log = PredictionLog(
-            client(settings.redis(), timeout), stream_key(self._project), settings.log_capacity, settings.log_retention
+            client(settings.redis(), timeout),
+            stream_key(self._project),
+            settings.log_capacity,
+            settings.log_retention,
+            spool=Spool(settings.state / "spool"),
         )
         self.metrics.watch_log(self._log)
         self._feedback = Feedback(self._redis, self._project, clock, settings.log_retention)

@@ -2,7 +2,7 @@
 
 A request appends to a bounded buffer; one background task sends batches in a pipeline. Full buffer: the newest is dropped and counted.
 Redis away: the buffer is kept and tried again, ever slower. Delivery is at least once (a batch whose answer was lost is sent again;
-readers tell entries apart by the prediction's id).
+readers tell entries apart by the prediction's id). What is not sent yet lies in a spool as well: a replica that is killed loses nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Sequence
 
 import hiredis
 import msgspec
@@ -18,11 +19,13 @@ from redis.exceptions import RedisError
 
 from feature_repo.prediction import Prediction
 from serving.connection import StoreClient
+from serving.spool import Spool
 
 BATCH = 100
 LINGER_S = 0.02
 """How long the first entry waits for company: one pipeline per batch costs a fraction of one per prediction."""
 _BACKOFF_S = (0.1, 5.0)
+_ORPHANS_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +39,26 @@ class PredictionLog:
         capacity: predictions kept while they cannot be sent.
         retention: entries kept in the stream, approximately.
         timeout_s: of one batch.
+        spool: outlives this process; None: what is buffered dies with it.
 
     Attributes:
         dropped: predictions lost because the buffer was full.
         written: predictions acknowledged by Redis.
     """
 
-    def __init__(self, client: StoreClient, stream: str, capacity: int, retention: int, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, client: StoreClient, stream: str, capacity: int, retention: int, timeout_s: float = 5.0, spool: Spool | None = None
+    ) -> None:
         self._client = client
         self._command = (b"XADD", stream.encode(), b"MAXLEN", b"~", b"%d" % retention, b"*", b"p")
         self._capacity = capacity
         self._timeout_s = timeout_s
-        self._buffer: deque[Prediction] = deque()
+        self._spool = spool
+        self._buffer: deque[bytes] = deque()
         self._awake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+        self._orphans: asyncio.Task[None] | None = None
         self.dropped = 0
         self.written = 0
 
@@ -64,7 +72,10 @@ class PredictionLog:
         if len(self._buffer) >= self._capacity:
             self.dropped += 1
             return False
-        self._buffer.append(prediction)
+        entry = msgspec.json.encode(prediction)
+        self._buffer.append(entry)
+        if self._spool is not None:
+            self._spool.put(entry)
         if not self._awake.is_set():
             self._awake.set()
         return True
@@ -72,9 +83,11 @@ class PredictionLog:
     def start(self) -> None:
         """Begin sending, on the running event loop."""
         self._task = asyncio.create_task(self._run(), name="prediction-log")
+        if self._spool is not None:
+            self._orphans = asyncio.create_task(self._take_over(self._spool), name="prediction-log-orphans")
 
     async def close(self, timeout_s: float = 5.0) -> None:
-        """Send what is buffered, for at most `timeout_s` seconds; what is left then counts as dropped."""
+        """Send what is buffered, for at most `timeout_s` seconds; what is left then is the next replica's to send, or counts as dropped."""
         if self._task is None:
             return
         self._closing = True
@@ -84,8 +97,12 @@ class PredictionLog:
         self._task = None
         if self._buffer:
             log.error("prediction log closed with %d predictions unsent", len(self._buffer))
-            self.dropped += len(self._buffer)
+            self.dropped += len(self._buffer) if self._spool is None else 0
             self._buffer.clear()
+        if self._orphans is not None:
+            self._orphans.cancel()
+        if self._spool is not None:
+            self._spool.close()
         await self._client.close()
 
     async def _run(self) -> None:
@@ -110,12 +127,34 @@ class PredictionLog:
                 backoff = _BACKOFF_S[0]
                 for _ in batch:
                     self._buffer.popleft()
+                if self._spool is not None:
+                    self._spool.confirm(len(batch))
                 self.written += len(batch)
             if self._closing:
                 return
 
-    async def _send(self, batch: list[Prediction]) -> None:
-        encode = msgspec.json.encode
-        for reply in await self._client.ask([(*self._command, encode(prediction)) for prediction in batch], self._timeout_s):
+    async def _take_over(self, spool: Spool) -> None:
+        """Send what replicas that died had answered; before long, and again and again: another may die."""
+        while True:
+            with contextlib.suppress(RedisError, OSError, TimeoutError), spool.orphan() as left:
+                if left is not None:
+                    whole = [entry for entry in left if _is_prediction(entry)]
+                    for i in range(0, len(whole), BATCH):
+                        await self._send(whole[i : i + BATCH])
+                    if whole:
+                        log.warning("prediction log: %d predictions of a replica that died are logged", len(whole))
+                    continue
+            await asyncio.sleep(_ORPHANS_S)
+
+    async def _send(self, batch: Sequence[bytes]) -> None:
+        for reply in await self._client.ask([(*self._command, entry) for entry in batch], self._timeout_s):
             if isinstance(reply, hiredis.ReplyError):
                 raise OSError(str(reply))
+
+
+def _is_prediction(entry: bytes) -> bool:
+    try:
+        msgspec.json.decode(entry, type=Prediction)
+    except msgspec.DecodeError:
+        return False
+    return True
