@@ -19,13 +19,13 @@ from fastapi.responses import PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving import problem
 from serving.body import read_body
 from serving.metrics import CONTENT_TYPE
 from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
-from serving.plane import DataPlane
+from serving.plane import GONE, DataPlane
 from serving.problem import FieldError, Invalid, Problem
 from serving.protocols import add_routes
 
@@ -41,20 +41,14 @@ class Predict:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.answer(scope["path_params"]["model"], scope, receive, send)
 
-    async def answer(self, model: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, model: str, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer; the status that is sent, or would have been."""
         started = time.perf_counter()
         status, headers = 200, [(b"content-type", b"application/json")]
         try:
-            body = await read_body(scope, receive)
-            timeout_ms = route = None
-            for name, value in scope["headers"]:
-                if name == b"x-request-timeout-ms":
-                    timeout_ms = value.decode("latin-1")
-                elif name == b"x-route-key":
-                    route = value
-            content = await self._plane.predict(model, body, timeout_ms, started, route)
+            content = await self._content(model, scope, receive, started)
         except ClientDisconnect:
-            return
+            return GONE
         except Exception as error:
             refusal = error if isinstance(error, Problem) else _failed(scope, error)
             status, content = refusal.status, refusal.body()
@@ -63,22 +57,72 @@ class Predict:
         headers.append((b"content-length", b"%d" % len(content)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+        return status
+
+    async def _content(self, model: str, scope: Scope, receive: Receive, started: float) -> bytes:
+        try:
+            body = await read_body(scope, receive, self._plane.limits)
+        except BaseException as error:
+            self._plane.failed(model, error)
+            raise
+        timeout_ms = route = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-timeout-ms":
+                timeout_ms = value.decode("latin-1")
+            elif name == b"x-route-key":
+                route = value
+        return await self._plane.predict(model, body, timeout_ms, started, route)
 
 
 class Front:
-    """What the server calls: predictions straight away, everything else through FastAPI."""
+    """What the server calls: predictions straight away, everything else through FastAPI. Every call is counted, whatever it ends in."""
 
     def __init__(self, app: FastAPI, plane: DataPlane) -> None:
         self.plane = plane
         self._app, self._predict = app, Predict(plane)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            if path.endswith("/predict") and path.startswith("/v1/models/") and path.count("/") == 4:
-                await self._predict.answer(path[11:-8], scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        status = GONE
+        try:
+            if scope["method"] == "POST" and path.endswith("/predict") and path.startswith("/v1/models/") and path.count("/") == 4:
+                status = await self._predict.answer(path[11:-8], scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+
+            async def watched(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            await self._app(scope, receive, watched)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            self.plane.metrics.answered(door(path), status)
+
+
+_LAST = frozenset({"predict", "feedback", "drift", "quality", "infer"})
+_FIRST = frozenset({"get-online-features", "push", "metrics", "docs", "openapi.json"})
+_PROBES = frozenset({"/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"})
+
+
+def door(path: str) -> str:
+    """What a path asks for: one of a few words, whatever anyone calls."""
+    if path in _PROBES:
+        return "probe"
+    _, _, rest = path.partition("/")
+    first, _, rest = rest.partition("/")
+    if first in _FIRST and not rest:
+        return first
+    if first in ("v1", "v2"):
+        last = rest.rpartition("/")[2]
+        return last if last in _LAST else "prediction" if rest.startswith("predictions/") else "models"
+    return "(unknown)"
 
 
 def _failed(scope: Scope, error: Exception) -> Problem:
@@ -105,7 +149,8 @@ def build_app(plane: DataPlane) -> FastAPI:
 
     async def feedback(request: Request) -> Response:
         return Response(
-            await plane.feedback(request.path_params["model"], await read_body(request.scope, request.receive)), media_type=JSON
+            await plane.feedback(request.path_params["model"], await read_body(request.scope, request.receive, plane.limits)),
+            media_type=JSON,
         )
 
     app.add_route(PREDICT, Predict(plane), methods=["POST"], include_in_schema=False)  # type: ignore[arg-type]
@@ -183,6 +228,9 @@ def _answerproblems(app: FastAPI) -> None:
         faults = [FieldError(e["msg"], field=".".join(map(str, e["loc"]))) for e in error.errors()]
         return _response(Invalid(f"field {faults[0].field!r}: {faults[0].message}.", faults))
 
+    async def gone(_: Request, __: Any) -> Response:
+        return Response(status_code=GONE)  # nobody reads it, but it is counted
+
     async def failure(request: Request, error: Exception) -> Response:
         return _response(_failed(request.scope, error))
 
@@ -190,6 +238,7 @@ def _answerproblems(app: FastAPI) -> None:
         Problem: ours,
         HTTPException: framework,
         RequestValidationError: invalid,
+        ClientDisconnect: gone,
         Exception: failure,
     }
     for kind, handler in handlers.items():

@@ -7,6 +7,8 @@ a value past its view's ttl says `OUTSIDE_MAX_AGE`, an entity nothing is known o
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -16,16 +18,20 @@ import msgspec
 from feature_repo.definition import DefinitionError
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
+from serving.body import check_values, read_json
+from serving.limits import Limits
 from serving.on_demand import OnDemand, OnDemandError
-from serving.problem import FieldError, Invalid, Malformed, NotFound, Unavailable
+from serving.problem import FieldError, Invalid, NotFound, TooLarge, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
 from serving.reply import FRESH
-from serving.schema import moment
+from serving.schema import moment, shown
 from streaming import event
 from streaming.store import events_key
 from streaming.view import Projection, View, projections, views
 
 STATUS = {"f": "PRESENT", "s": "OUTSIDE_MAX_AGE", "n": "NULL_VALUE", "m": "NOT_FOUND"}
+_COLUMNS = 1000
+"""Columns of a request."""
 _PLANS = 32
 """Plans kept; a plan is made of a feature service or of a list of features."""
 
@@ -54,6 +60,7 @@ class FeatureServer:
 
     def __init__(self, settings: Settings, client: Any) -> None:
         self._settings, self._redis = settings, client
+        self._limits = Limits.of(settings)
         self._case = UseCase(settings.repo)
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
         self._lock = asyncio.Lock()
@@ -65,11 +72,13 @@ class FeatureServer:
             Malformed, Invalid: the body is not such a request, or names features or entities that there are not.
             Unavailable: the online store did not answer.
         """
-        asked: GetOnlineFeatures = _decode(body, GetOnlineFeatures)
+        asked: GetOnlineFeatures = read_json(body, GetOnlineFeatures)
         if bool(asked.feature_service) == bool(asked.features):
             raise Invalid(
                 "Give either `feature_service` or `features`.", [FieldError("or `feature_service` must be given", field="features")]
             )
+        if len(set(asked.features)) < len(asked.features):
+            raise Invalid("`features` names a feature twice.", [FieldError("must be given once", field="features")])
         reader, on_demand = await self._compiled(asked)
         missing = [key for key in (*reader.join_keys, *on_demand.fields) if key not in asked.entities]
         if missing:
@@ -80,7 +89,9 @@ class FeatureServer:
                 "`entities` must be columns of the same length, at least one row.", [FieldError("is empty or ragged", field="entities")]
             )
         rows = lengths.pop()
-        instances = [{key: _key(asked.entities[key][i], dtype) for key, dtype in reader.join_keys.items()} for i in range(rows)]
+        self._admit(asked.entities, rows, "entities")
+        keys = {name: [key_of(v, dtype, name, i) for i, v in enumerate(asked.entities[name])] for name, dtype in reader.join_keys.items()}
+        instances = [{name: column[i] for name, column in keys.items()} for i in range(rows)]
         try:
             found = await reader.read(instances, now_us)
         except ValueError as error:
@@ -112,6 +123,13 @@ class FeatureServer:
                 stamps = [_moment(now_us)] * rows
                 results.append({"values": values, "statuses": ["PRESENT"] * rows, "event_timestamps": stamps})
         return {"metadata": {"feature_names": names}, "results": results}
+
+    def _admit(self, columns: dict[str, list[Any]], rows: int, what: str) -> None:
+        if rows > self._limits.rows:
+            raise TooLarge(f"{rows} {what} in one request; at most {self._limits.rows} are taken: split it.")
+        if len(columns) > _COLUMNS:
+            raise TooLarge(f"{len(columns)} columns in one request; at most {_COLUMNS} are taken.")
+        check_values([*columns.items()], self._limits)
 
     def _computed(self, asked: GetOnlineFeatures, reader: OnlineReader, on_demand: OnDemand, found: FeatureRows) -> dict[str, Any]:
         request = {f: [_field(v, on_demand.field_types[f], f) for v in asked.entities[f]] for f in on_demand.fields}
@@ -153,7 +171,7 @@ class FeatureServer:
         for feature in asked.features:
             view, _, name = feature.partition(":")
             if view not in known or name not in {f.name for f in known[view].features}:
-                raise NotFound(f"There is no feature {feature!r}; give `view:feature`. Views: {', '.join(known)}.")
+                raise NotFound(f"There is no feature {shown(feature)}; give `view:feature`. Views: {', '.join(known)}.")
             wanted.setdefault(view, []).append(name)
         return [Projection(known[view], view, tuple(names), ()) for view, names in wanted.items()], OnDemand([])
 
@@ -165,7 +183,7 @@ class FeatureServer:
             NotFound: no view is fed by such a source.
             Unavailable: the stream cannot be written.
         """
-        asked: Push = _decode(body, Push)
+        asked: Push = read_json(body, Push)
         if asked.to != "online":
             raise Invalid(
                 "Only `to: online` is taken: the offline store is written by `headrace ingest`.",
@@ -175,10 +193,11 @@ class FeatureServer:
         fed = [v for v in known.values() if v.stream == asked.push_source_name]
         if not fed:
             sources = ", ".join(sorted({v.stream for v in known.values() if v.stream})) or "none"
-            raise NotFound(f"No feature view is fed by a push source named {asked.push_source_name!r}; there is: {sources}.")
+            raise NotFound(f"No feature view is fed by a push source named {shown(asked.push_source_name)}; there is: {sources}.")
         lengths = {len(column) for column in asked.df.values()}
         if len(lengths) != 1:
             raise Invalid("`df` must be columns of the same length.", [FieldError("is empty or ragged", field="df")])
+        self._admit(asked.df, lengths.pop(), "events")
         rows = [event.encode(dict(zip(asked.df, values, strict=True))) for values in zip(*asked.df.values(), strict=True)]
         _check(fed, rows)
         try:
@@ -204,27 +223,37 @@ def _check(fed: list[View], rows: list[bytes]) -> None:
             raise Invalid(f"row {bad[0].row}, feature view {view.name!r}: {bad[0].why}.", faults)
 
 
-def _decode(body: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise Invalid(f"{error}.", [FieldError(str(error))]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"The body is not JSON: {error}.") from None
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
+_INTEGERS = {"int32": 2**31, "int64": 2**63}
 
 
-def _key(value: Any, dtype: str) -> Any:
-    """A join key as its type wants it: clients send numbers as text, and text as numbers."""
+def key_of(value: Any, dtype: str, name: str, row: int) -> Any:
+    """A join key as its type wants it. Clients send whole numbers as text, or as floats where their column has nulls; texts as numbers.
+
+    Raises:
+        Invalid: it would be another key than the one that was sent.
+    """
     if value is None:
         return None
-    if isinstance(value, dict | list):
-        raise Invalid(f"{value!r} is no entity key.", [FieldError("must be a plain value", field="entities")])
-    if dtype == "string":
-        return str(value)
-    try:
-        return int(value) if dtype.startswith("int") else value
-    except (TypeError, ValueError):
-        raise Invalid(f"{value!r} is no {dtype}.", [FieldError(f"must be {dtype}", field="entities")]) from None
+    found: Any = None
+    if dtype in _INTEGERS:
+        if (isinstance(value, float) and value.is_integer() and abs(value) <= 2**53) or (
+            isinstance(value, str) and _WHOLE.fullmatch(value)
+        ):
+            found = int(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            found = value
+        if found is not None and not -_INTEGERS[dtype] <= found < _INTEGERS[dtype]:
+            found = None
+    elif dtype == "timestamp":
+        with contextlib.suppress(ValueError):
+            found = moment(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        found = str(value).encode("utf-8") if dtype == "bytes" else str(value)
+    if found is None:
+        fault = FieldError(f"must be {dtype}", row, f"entities.{name}")
+        raise Invalid(f"row {row}, entities.{name}: {shown(value)} is no {dtype}.", [fault])
+    return found
 
 
 def _field(value: Any, dtype: str, name: str) -> Any:

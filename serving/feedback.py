@@ -9,8 +9,9 @@ import msgspec
 from redis.exceptions import RedisError
 
 from feature_repo.prediction import Label, label_log_key, labels_key
+from serving.body import read_json
 from serving.predict import is_prediction_id
-from serving.problem import Conflict, FieldError, Invalid, Malformed, TooLarge, Unavailable
+from serving.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
 from serving.schema import micros, moment
 
 MAX_ITEMS = 10_000
@@ -77,10 +78,7 @@ class Feedback:
             return list((await pipeline.execute())[::2])
 
     def _items(self, model: str, body: bytes) -> list[Label]:
-        try:
-            given = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Malformed(f"The body is not JSON: {error}.") from None
+        given = read_json(body)
         rows = given["items"] if isinstance(given, dict) and set(given) == {"items"} and isinstance(given["items"], list) else [given]
         if not rows or len(rows) > MAX_ITEMS:
             raise (TooLarge if rows else Invalid)(f"`items` has {len(rows)} truths; send 1 to {MAX_ITEMS}.")
@@ -104,7 +102,7 @@ class Feedback:
                     at_us = micros(moment(at))
                 except ValueError as error:
                     faults.append(FieldError(str(error), row, "at"))
-            faults += [FieldError("is not known here", row, name) for name in item if name not in ("prediction_id", "label", "at")]
+            faults += [FieldError("is not known here", row, name[:100]) for name in item if name not in ("prediction_id", "label", "at")]
             if len(faults) == before:
                 items.append(Label(model, str(number), int(label or 0), at_us))
         if faults:

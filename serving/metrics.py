@@ -111,6 +111,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         by = ("model", "version")
         self._failures: dict[tuple[str, str, str], int] = {}
+        self._answered: dict[tuple[str, str], int] = {}
         self._live = self._make(Gauge, "headrace_model_live", "1 for the version that answers, 0 for one that did.", by)
         self._refused = self._make(Gauge, "headrace_model_refused", "1 where a model's version could not be loaded.", ("model", "role"))
         self._swaps = self._make(Counter, "headrace_model_swaps", "Attempts to load a version.", ("model", "outcome"))
@@ -148,6 +149,11 @@ class Metrics(Collector):
         """Count a prediction request that was not answered with predictions."""
         key = (model, "" if version is None else str(version), str(status))
         self._failures[key] = self._failures.get(key, 0) + 1
+
+    def answered(self, door: str, status: int | str) -> None:
+        """Count a call by what it asked for and what it ended in: HTTP's status, gRPC's code."""
+        key = (door, str(status))
+        self._answered[key] = self._answered.get(key, 0) + 1
 
     def swapped(self, model: str, version: int, before: int | None) -> None:
         """A version is live now."""
@@ -187,6 +193,11 @@ class Metrics(Collector):
         for failed, count in self._failures.items():
             requests.add_metric(list(failed), count)
         yield from (requests, predictions, values, *latencies, freshness)
+        text = "Calls by what they asked for and what they ended in (499: the caller went away)."
+        calls = CounterMetricFamily("headrace_calls", text, labels=["door", "status"])
+        for called, count in self._answered.items():
+            calls.add_metric(list(called), count)
+        yield calls
         if self._log is not None:
             yield GaugeMetricFamily("headrace_log_depth", "Predictions waiting to be logged.", self._log.depth)
             yield CounterMetricFamily("headrace_log_written", "Predictions logged.", self._log.written)

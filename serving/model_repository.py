@@ -25,6 +25,7 @@ from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra.settings import Settings
 from serving.explain import BOOSTER, Explainer
+from serving.limits import Limits, natural
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.predict import Predictor
@@ -107,6 +108,9 @@ class ModelRepository:
     def live(self) -> list[Predictor]:
         return [entry.predictor for entry in self.entries if entry.predictor is not None]
 
+    def __contains__(self, model: str) -> bool:
+        return model in self._entries
+
     def entry(self, model: str) -> Entry:
         """
         Raises:
@@ -160,7 +164,7 @@ class ModelRepository:
         """Versions on disk, ascending."""
         folder = self._settings.model_root / model
         return (
-            sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and (p / contracts.CONTRACT).is_file())
+            sorted(n for p in folder.iterdir() if (n := natural(p.name)) is not None and (p / contracts.CONTRACT).is_file())
             if folder.is_dir()
             else []
         )
@@ -327,6 +331,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
         log=prediction_log.put,
         explainer=explainer(folder, contract),
         read_timeout_s=settings.redis_timeout_s,
+        limits=Limits.of(settings),
     )
 
 

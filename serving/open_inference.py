@@ -15,8 +15,10 @@ import msgspec
 import numpy as np
 
 from feature_repo.contract import Contract, RequestField
-from serving.problem import FieldError, Invalid, Malformed
-from serving.schema import Answer
+from serving.body import read_json
+from serving.limits import Limits, natural
+from serving.problem import FieldError, Invalid, Malformed, TooLarge
+from serving.schema import Answer, shown
 
 DATATYPES = {
     "string": "BYTES",
@@ -95,7 +97,7 @@ def example(contract: Contract, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def decode(body: bytes, json_length: str | None, contract: Contract) -> Inference:
+def decode(body: bytes, json_length: str | None, contract: Contract, limits: Limits | None = None) -> Inference:
     """Read an inference request.
 
     Args:
@@ -104,33 +106,29 @@ def decode(body: bytes, json_length: str | None, contract: Contract) -> Inferenc
     Raises:
         Malformed: not JSON, or binary data that is cut short.
         Invalid: tensors that are not this model's, each by its name.
+        TooLarge: more rows than are taken at once.
     """
-    length = len(body)
+    length: int | None = len(body)
     if json_length is not None:
-        if not json_length.isdigit() or int(json_length) > len(body):
-            raise Malformed(f"Inference-Header-Content-Length is {json_length!r}, the body has {len(body)} bytes.")
-        length = int(json_length)
-    try:
-        asked = msgspec.json.decode(body[:length], type=Request)
-    except msgspec.ValidationError as error:
-        raise Invalid(f"The body is no inference request: {error}.", [FieldError(str(error), field="inputs")]) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"The body is not JSON: {error}.") from None
+        length = natural(json_length)
+        if length is None or length > len(body):
+            raise Malformed(f"Inference-Header-Content-Length is {shown(json_length)}, the body has {len(body)} bytes.")
+    asked: Request = read_json(body[:length], Request, "inputs")
     raws: list[bytes | None] = []
-    at = length
+    at = length or 0
     for tensor in asked.inputs:
         size = tensor.parameters.get("binary_data_size")
         if size is None:
             raws.append(None)
             continue
         if not isinstance(size, int) or isinstance(size, bool) or size < 0 or at + size > len(body):
-            raise Malformed(f"tensor {tensor.name!r}: the body ends before its {size} bytes of binary data do.")
+            raise Malformed(f"tensor {shown(tensor.name)}: the body ends before its {shown(size)} bytes of binary data do.")
         raws.append(body[at : at + size])
         at += size
-    return read(asked, raws, contract)
+    return read(asked, raws, contract, limits)
 
 
-def read(asked: Request, raws: list[bytes | None], contract: Contract) -> Inference:
+def read(asked: Request, raws: list[bytes | None], contract: Contract, limits: Limits | None = None) -> Inference:
     """The instances that a request's tensors are.
 
     Args:
@@ -138,14 +136,21 @@ def read(asked: Request, raws: list[bytes | None], contract: Contract) -> Infere
 
     Raises:
         Invalid: tensors that are not this model's, each by its name.
+        TooLarge: more rows than are taken at once.
     """
+    limits = limits or Limits()
     fields = {f.name: f for f in contract.request}
     columns: dict[str, list[Any]] = {}
     faults = []
     for tensor, raw in zip(asked.inputs, raws, strict=True):
         if tensor.name not in fields:
-            faults.append(FieldError(f"is no input of this model; it takes {', '.join(fields)}", field=tensor.name))
+            faults.append(FieldError(f"is no input of this model; it takes {', '.join(fields)}", field=tensor.name[:100]))
             continue
+        if tensor.name in columns:
+            faults.append(FieldError("is given twice", field=tensor.name))
+            continue
+        if (rows := max(tensor.shape, default=0)) > limits.rows:
+            raise TooLarge(f"tensor {tensor.name!r} has {shown(rows)} rows; at most {limits.rows} are taken: split the request.")
         try:
             columns[tensor.name] = _values(tensor, raw, fields[tensor.name])
         except ValueError as error:
@@ -156,7 +161,7 @@ def read(asked: Request, raws: list[bytes | None], contract: Contract) -> Infere
         faults.append(FieldError(f"have different numbers of rows: {lengths}", field="inputs"))
     binary = asked.parameters.get("binary_data_output") is True
     wanted = {o.name: o.parameters.get("binary_data", binary) is True for o in asked.outputs} or dict.fromkeys(OUTPUTS, binary)
-    faults += [FieldError(f"is no output of this model; it gives {', '.join(OUTPUTS)}", field=n) for n in wanted if n not in OUTPUTS]
+    faults += [FieldError(f"is no output of this model; it gives {', '.join(OUTPUTS)}", field=n[:100]) for n in wanted if n not in OUTPUTS]
     if faults:
         raise Invalid(f"tensor {faults[0].field!r}: {faults[0].message}.", faults)
     rows = len(next(iter(columns.values()), []))
@@ -171,9 +176,9 @@ def _values(tensor: Tensor, raw: bytes | None, field: RequestField) -> list[Any]
     """
     shape = [n for n in tensor.shape if n != 1] or [1]
     if len(shape) > 1 or shape[0] < 0:
-        raise ValueError(f"has shape {tensor.shape}; it must be [rows] or [rows, 1]")
+        raise ValueError(f"has shape {shown(tensor.shape)}; it must be [rows] or [rows, 1]")
     if tensor.datatype != "BYTES" and tensor.datatype not in _NUMPY:
-        raise ValueError(f"has datatype {tensor.datatype!r}, which the protocol does not know")
+        raise ValueError(f"has datatype {shown(tensor.datatype)}, which the protocol does not know")
     rows = math.prod(tensor.shape)
     if raw is None:
         values = _flat(tensor.data)
@@ -206,8 +211,10 @@ def _strings(raw: bytes) -> list[str]:
 
 
 def _value(value: Any, field: RequestField) -> Any:
-    if isinstance(value, float) and value != value:
-        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        if value != value:
+            return None
+        raise ValueError("has an infinite value; it must be finite")
     if value == "" and (field.kind == "entity" or field.dtype == "timestamp"):
         return None
     if isinstance(value, float) and field.dtype.startswith("int") and value.is_integer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from serving import open_inference
 from serving import open_inference_pb2 as _generated
+from serving.limits import Limits
 from serving.open_inference import SCORE, Inference, Request, Tensor, Wanted
 from serving.plane import DataPlane
 from serving.problem import Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
 
 pb: Any = _generated
+log = logging.getLogger(__name__)
 SERVICERS = ["serving.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"]
 TIMEOUT = "x-request-timeout-ms"
 _CODES: dict[type[Problem], Any] = {
@@ -68,13 +71,24 @@ class InferenceCalls:
 
     async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:
         started = time.perf_counter()
-        metadata = dict(grpc_context.invocation_metadata() or ())
+        plane, code = self.plane(), grpc.StatusCode.CANCELLED
         try:
-            answer, asked = await self.plane().infer(
-                request.model_name, request.model_version or None, lambda c: _read(request, c), metadata.get(TIMEOUT), started
-            )
+            response = await self._infer(plane, request, _timeout(grpc_context), started)
+            code = grpc.StatusCode.OK
         except Problem as problem:
-            return _refuse(grpc_context, problem, pb.ModelInferResponse())
+            code, response = _code(problem), _refuse(grpc_context, problem, pb.ModelInferResponse())
+        except Exception as error:
+            log.error("ModelInfer failed", exc_info=error)
+            failure = Problem("The server failed on this request; its log says why.")
+            code, response = _code(failure), _refuse(grpc_context, failure, pb.ModelInferResponse())
+        finally:
+            plane.metrics.answered("grpc infer", code.name)
+        return response
+
+    async def _infer(self, plane: DataPlane, request: Any, timeout_ms: str | None, started: float) -> Any:
+        answer, asked = await plane.infer(
+            request.model_name, request.model_version or None, lambda c: _read(request, c, plane.limits), timeout_ms, started
+        )
         response = pb.ModelInferResponse(model_name=answer.model, model_version=str(answer.model_version), id=request.id)
         for name in asked.outputs:
             response.outputs.add(name=name, datatype=open_inference.OUTPUTS[name], shape=[len(answer.predictions)])
@@ -86,18 +100,31 @@ class InferenceCalls:
         return response
 
 
+def _timeout(context: Any) -> str | None:
+    """The caller's deadline; metadata of a name that ends in -bin are bytes, and are not asked for."""
+    given = dict(context.invocation_metadata() or ()).get(TIMEOUT)
+    return given.decode("latin-1") if isinstance(given, bytes) else given
+
+
+def _code(problem: Problem) -> Any:
+    return next((code for kind, code in _CODES.items() if isinstance(problem, kind)), grpc.StatusCode.INTERNAL)
+
+
 def _refuse(context: Any, problem: Problem, empty: Any) -> Any:
-    context.set_code(next((code for kind, code in _CODES.items() if isinstance(problem, kind)), grpc.StatusCode.INTERNAL))
+    context.set_code(_code(problem))
     context.set_details(problem.detail)
     return empty
 
 
-def _read(request: Any, contract: Any) -> Inference:
+def _read(request: Any, contract: Any, limits: Limits) -> Inference:
     """
     Raises:
         Malformed: binary contents that are not one per tensor.
         Invalid: tensors that are not this model's.
+        TooLarge: more bytes or rows than are taken at once.
     """
+    if request.ByteSize() > limits.body:
+        raise TooLarge(f"The request is larger than {limits.body} bytes: send less in one request.")
     raws = list(request.raw_input_contents)
     if raws and len(raws) != len(request.inputs):
         raise Malformed(f"{len(raws)} raw_input_contents for {len(request.inputs)} inputs.")
@@ -110,4 +137,4 @@ def _read(request: Any, contract: Any) -> Inference:
             data = [v.decode(errors="replace") for v in values] if tensor.datatype == "BYTES" else values
         tensors.append(Tensor(tensor.name, list(tensor.shape), tensor.datatype, data))
     wanted = [Wanted(output.name) for output in request.outputs]
-    return open_inference.read(Request(tensors, request.id, {}, wanted), raws or [None] * len(tensors), contract)
+    return open_inference.read(Request(tensors, request.id, {}, wanted), raws or [None] * len(tensors), contract, limits)

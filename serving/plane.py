@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
+from starlette.requests import ClientDisconnect
 
 from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, equality_key, labels_key, quality_key, stream_key
@@ -24,6 +26,7 @@ from serving import open_inference
 from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
+from serving.limits import Limits, natural
 from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.open_inference import Inference
@@ -31,11 +34,19 @@ from serving.passport import find, passport
 from serving.predict import Predictor, is_prediction_id
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
-from serving.schema import Answer, Question
+from serving.schema import Answer, Question, shown
 from serving.spool import Spool
 
-MAX_BODY = 4 * 1024 * 1024
-"""Bytes."""
+_MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+GONE = 499
+"""What is counted where the caller went away before there was an answer, as nginx does."""
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status that a request ends in which raised this."""
+    if isinstance(error, Problem):
+        return error.status
+    return GONE if isinstance(error, ClientDisconnect | asyncio.CancelledError) else 500
 
 
 def wall_clock() -> int:
@@ -58,6 +69,7 @@ class DataPlane:
         self._project = UseCase(settings.repo).project
         timeout = settings.redis_timeout_s
         self._redis: Any = redis.asyncio.from_url(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
+        self.limits = Limits.of(settings)
         self.metrics = Metrics()
         self._log = PredictionLog(
             client(settings.redis(), timeout),
@@ -65,6 +77,7 @@ class DataPlane:
             settings.log_capacity,
             settings.log_retention,
             spool=Spool(settings.state / "spool"),
+            capacity_bytes=int(settings.log_buffer_mb * 2**20),
         )
         self.metrics.watch_log(self._log)
         self._feedback = Feedback(self._redis, self._project, clock, settings.log_retention)
@@ -111,8 +124,8 @@ class DataPlane:
                 champion = predictor
                 predictor, role = entry.answering(champion, lambda: route or champion.schema.route_key(question))
             return msgspec.json.encode(await self._answer(entry, predictor, question, deadline_s, started, role))
-        except Problem as problem:
-            self._refused(model, predictor, problem)
+        except BaseException as error:
+            self.failed(model, error, predictor)
             raise
 
     async def _answer(self, entry: Entry, predictor: Predictor, question: Question, deadline_s: float, started: float, role: str) -> Answer:
@@ -146,16 +159,19 @@ class DataPlane:
             role = entry.release.versions.get(predictor.contract.version, "champion") if entry.release else "champion"
             deadline_s = _deadline_s(timeout_ms, predictor.contract)
             return await self._answer(entry, predictor, question, deadline_s, started, role), asked
-        except Problem as problem:
-            self._refused(model, predictor, problem)
+        except BaseException as error:
+            self.failed(model, error, predictor)
             raise
 
     def _loaded(self, model: str, version: str | None) -> tuple[Entry, Predictor]:
         entry, predictor = self.models.predictor(model)
         if version is not None and version != str(predictor.contract.version):
-            other = entry.ready.get(int(version)) if version.isdigit() else None
+            number = natural(version)
+            other = None if number is None else entry.ready.get(number)
             if other is None:
-                raise NotFound(f"Version {version!r} of {model!r} is not loaded; there is: {', '.join(map(str, sorted(entry.ready)))}.")
+                raise NotFound(
+                    f"Version {shown(version)} of {model!r} is not loaded; there is: {', '.join(map(str, sorted(entry.ready)))}."
+                )
             predictor = other
         return entry, predictor
 
@@ -168,9 +184,10 @@ class DataPlane:
         entry, predictor = self._loaded(model, version)
         return open_inference.metadata(predictor.contract, sorted(entry.ready))
 
-    def _refused(self, model: str, predictor: Predictor | None, problem: Problem) -> None:
-        known = not isinstance(problem, NotFound)  # a label per name anyone cares to invent would never stop growing
-        self.metrics.failed(model if known else "(unknown)", predictor.contract.version if predictor else None, problem.status)
+    def failed(self, model: str, error: BaseException, predictor: Predictor | None = None) -> None:
+        """Count a request to a model that was not answered with predictions, whatever it ended in."""
+        known = model in self.models  # a label per name anyone cares to invent would never stop growing
+        self.metrics.failed(model if known else "(unknown)", predictor.contract.version if predictor else None, status_of(error))
 
     async def feedback(self, model: str, body: bytes) -> bytes:
         """Keep truths by prediction id: see `serving.feedback`."""
@@ -311,13 +328,10 @@ def _traffic(entry: Entry) -> dict[str, Any]:
 def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:
     if timeout_ms is None:
         return contract.deadline_ms / 1e3
-    try:
-        milliseconds = float(timeout_ms)
-    except ValueError:
-        milliseconds = 0
+    milliseconds = float(timeout_ms) if _MILLISECONDS.fullmatch(timeout_ms.strip()) else 0.0
     if not 1 <= milliseconds < 1e9:
         raise Invalid(
-            f"X-Request-Timeout-Ms is {timeout_ms!r}: give a number of milliseconds, at least 1.",
+            f"X-Request-Timeout-Ms is {shown(timeout_ms)}: give a number of milliseconds, at least 1.",
             [FieldError("must be a number of milliseconds, at least 1", field="X-Request-Timeout-Ms")],
         )
     return milliseconds / 1e3

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from feature_repo.contract import Contract
 from feature_repo.prediction import Mark, Prediction
 from serving.explain import Explainer
+from serving.limits import Limits
 from serving.metrics import STATUS_NAMES, ModelMetrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, Unavailable
@@ -92,6 +93,7 @@ class Predictor:
         log: takes each prediction; returns at once.
         explainer: contributions, where the version carries them.
         read_timeout_s: longest online read, seconds.
+        limits: of one request.
 
     Raises:
         WiringError: the contract's inputs cannot all be served from these.
@@ -107,9 +109,10 @@ class Predictor:
         log: Callable[[Prediction], Any],
         explainer: Explainer | None = None,
         read_timeout_s: float = 0.5,
+        limits: Limits | None = None,
     ) -> None:
         self.contract = contract
-        self.schema = RequestSchema(contract)
+        self.schema = RequestSchema(contract, limits)
         self._reader = reader
         self._on_demand = on_demand
         self._scorer = scorer

@@ -1,6 +1,7 @@
 """The prediction log: every answer goes to a Redis Stream, and no request ever waits for it.
 
-A request appends to a bounded buffer; one background task sends batches in a pipeline. Full buffer: the newest is dropped and counted.
+A request appends to a buffer that is bounded in predictions and in bytes; one background task sends batches in a pipeline. Full buffer: the
+newest is dropped and counted.
 Redis away: the buffer is kept and tried again, ever slower. Delivery is at least once (a batch whose answer was lost is sent again;
 readers tell entries apart by the prediction's id). What is not sent yet lies in a spool as well: a replica that is killed loses nothing.
 """
@@ -40,6 +41,7 @@ class PredictionLog:
         retention: entries kept in the stream, approximately.
         timeout_s: of one batch.
         spool: outlives this process; None: what is buffered dies with it.
+        capacity_bytes: likewise, in bytes.
 
     Attributes:
         dropped: predictions lost because the buffer was full.
@@ -47,11 +49,19 @@ class PredictionLog:
     """
 
     def __init__(
-        self, client: StoreClient, stream: str, capacity: int, retention: int, timeout_s: float = 5.0, spool: Spool | None = None
+        self,
+        client: StoreClient,
+        stream: str,
+        capacity: int,
+        retention: int,
+        timeout_s: float = 5.0,
+        capacity_bytes: int = 64 * 2**20,
+        spool: Spool | None = None,
     ) -> None:
         self._client = client
         self._command = (b"XADD", stream.encode(), b"MAXLEN", b"~", b"%d" % retention, b"*", b"p")
         self._capacity = capacity
+        self._capacity_bytes, self._bytes = capacity_bytes, 0
         self._timeout_s = timeout_s
         self._spool = spool
         self._buffer: deque[bytes] = deque()
@@ -69,13 +79,14 @@ class PredictionLog:
 
     def put(self, prediction: Prediction) -> bool:
         """Take a prediction, or drop and count it when the buffer is full; never blocks."""
-        if len(self._buffer) >= self._capacity:
+        entry = msgspec.json.encode(prediction)
+        if len(self._buffer) >= self._capacity or self._bytes + len(entry) > self._capacity_bytes:
             self.dropped += 1
             return False
-        entry = msgspec.json.encode(prediction)
         self._buffer.append(entry)
         if self._spool is not None:
             self._spool.put(entry)
+        self._bytes += len(entry)
         if not self._awake.is_set():
             self._awake.set()
         return True
@@ -103,6 +114,7 @@ class PredictionLog:
             self._orphans.cancel()
         if self._spool is not None:
             self._spool.close()
+            self._bytes = 0
         await self._client.close()
 
     async def _run(self) -> None:
@@ -126,7 +138,7 @@ class PredictionLog:
                     log.warning("prediction log: Redis takes entries again; %d dropped so far", self.dropped)
                 backoff = _BACKOFF_S[0]
                 for _ in batch:
-                    self._buffer.popleft()
+                    self._bytes -= len(self._buffer.popleft())
                 if self._spool is not None:
                     self._spool.confirm(len(batch))
                 self.written += len(batch)
@@ -155,6 +167,6 @@ class PredictionLog:
 def _is_prediction(entry: bytes) -> bool:
     try:
         msgspec.json.decode(entry, type=Prediction)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True

@@ -68,6 +68,10 @@ class TooLarge(Problem):
     status, kind, title = 413, "too-large", "The request is too large"
 
 
+class UnknownEncoding(Problem):
+    status, kind, title = 415, "unknown-encoding", "The body's encoding is not taken"
+
+
 class Invalid(Problem):
     status, kind, title = 422, "invalid", "The request is not what this model takes"
 

@@ -56,9 +56,13 @@ def _add_inference(app: FastAPI, plane: DataPlane, problems: Any) -> None:
         started = time.perf_counter()
         path = request.path_params
         try:
-            body = await read_body(request.scope, request.receive)
+            try:
+                body = await read_body(request.scope, request.receive, plane.limits)
+            except BaseException as error:
+                plane.failed(path["model"], error)
+                raise
             length, timeout_ms = request.headers.get(JSON_LENGTH), request.headers.get("x-request-timeout-ms")
-            read = partial(open_inference.decode, body, length)
+            read = partial(open_inference.decode, body, length, limits=plane.limits)
             content, at = open_inference.encode(*await plane.infer(path["model"], path.get("version"), read, timeout_ms, started))
         except Problem as refusal:
             refusal.extensions.setdefault("error", refusal.detail)  # where the protocol's clients look
@@ -75,11 +79,11 @@ def _add_inference(app: FastAPI, plane: DataPlane, problems: Any) -> None:
 
 def _add_features(app: FastAPI, plane: DataPlane, problems: Any) -> None:
     async def get_online_features(request: Request) -> Response:
-        body = await read_body(request.scope, request.receive)
+        body = await read_body(request.scope, request.receive, plane.limits)
         return _json(await plane.features.get_online_features(body, plane.now_us()))
 
     async def push(request: Request) -> Response:
-        return _json({"pushed": await plane.features.push(await read_body(request.scope, request.receive))})
+        return _json({"pushed": await plane.features.push(await read_body(request.scope, request.receive, plane.limits))})
 
     app.add_route("/get-online-features", get_online_features, methods=["POST"], include_in_schema=False)
     app.add_route("/push", push, methods=["POST"], include_in_schema=False)

@@ -17,9 +17,12 @@ import msgspec
 from msgspec import Meta
 
 from feature_repo.contract import Contract, RequestField
+from serving.body import malformed, read_json
+from serving.limits import Limits
 from serving.problem import FieldError, Invalid, Malformed, TooLarge
 
-MAX_INSTANCES = 1000
+_FAULTS = 1000
+"""Faults looked for at most: a body is not searched through for the sake of a list that nobody reads."""
 _INT32, _INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLACE = re.compile(r"`\$\.instances\[(\d+)\](?:\.(.+))?`$")
@@ -106,7 +109,13 @@ def moment(value: str | int | float) -> datetime:
             return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
         return _EPOCH + timedelta(seconds=value)
     except (ValueError, OverflowError):
-        raise ValueError(f"{value!r} is no moment: give ISO 8601 (2013-10-01T12:00:00Z) or seconds since the epoch") from None
+        raise ValueError(f"{shown(value)} is no moment: give ISO 8601 (2013-10-01T12:00:00Z) or seconds since the epoch") from None
+
+
+def shown(value: Any) -> str:
+    """A caller's value as a sentence may show it: cut, where it is long."""
+    text = repr(value[:80]) if isinstance(value, str | bytes) else repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
 def micros(at: datetime) -> int:
@@ -126,7 +135,10 @@ def _integer(low: int, high: int) -> Callable[[Any], str | None]:
 def _number(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "must be a number"
-    return None if math.isfinite(value) else "must be finite"
+    try:
+        return None if math.isfinite(value) else "must be finite"
+    except OverflowError:
+        return "is larger than a float64 can be"
 
 
 def _string(value: Any) -> str | None:
@@ -157,28 +169,32 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "timestamp": _timestamp,
 }
 _TYPES: dict[str, Any] = {
-    "string": str,
     "int64": Annotated[int, Meta(ge=_INT64[0], le=_INT64[1])],
     "int32": Annotated[int, Meta(ge=_INT32[0], le=_INT32[1])],
     "float64": float,
     "float32": float,
     "bool": bool,
-    "timestamp": str | int | float,
 }
 
 
-def check(field: RequestField, value: Any) -> str | None:
+def check(field: RequestField, value: Any, limits: Limits) -> str | None:
     """What is wrong with a field's value, or None. A null key is an entity that the caller does not know: its features are missing."""
     if value is None:
         return None
+    if isinstance(value, str) and len(value) > limits.text:
+        return f"has {len(value)} characters; at most {limits.text} are taken"
     fault = _CHECKS[field.dtype](value)
     if fault is None and field.kind == "entity" and value == "":
         return "is an entity's key and must not be empty"
     return fault
 
 
-def _type(field: RequestField) -> Any:
-    own = Annotated[str, Meta(min_length=1)] if field.kind == "entity" and field.dtype == "string" else _TYPES[field.dtype]
+def _type(field: RequestField, limits: Limits) -> Any:
+    text = Annotated[str, Meta(max_length=limits.text)]
+    if field.dtype == "string":
+        own: Any = Annotated[text, Meta(min_length=1)] if field.kind == "entity" else text
+    else:
+        own = text | int | float if field.dtype == "timestamp" else _TYPES[field.dtype]
     return own | None
 
 
@@ -189,11 +205,12 @@ class RequestSchema:
         contract: gives the fields an instance must have.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self.fields = contract.request
         self.names = [f.name for f in contract.request]
         self._times = [f.name for f in contract.request if f.dtype == "timestamp"]
-        places = [(f"f{i}", _type(f)) for i, f in enumerate(contract.request)]
+        places = [(f"f{i}", _type(f, self.limits)) for i, f in enumerate(contract.request)]
         rename = {f"f{i}": f.name for i, f in enumerate(contract.request)}
         instance = msgspec.defstruct("Instance", places, rename=rename, forbid_unknown_fields=True)
         body = msgspec.defstruct(
@@ -209,19 +226,19 @@ class RequestSchema:
         Raises:
             Malformed: not JSON.
             Invalid: not what this model takes; each fault with its row and field.
-            TooLarge: more than `MAX_INSTANCES` instances.
+            TooLarge: more instances than are taken at once.
         """
         try:
             asked: Any = self._decoder.decode(body)
-        except (msgspec.ValidationError, UnicodeDecodeError) as error:
+        except msgspec.ValidationError as error:
             raise self._explain(body, error) from None
-        except msgspec.DecodeError as error:
-            raise Malformed(f"The body is not JSON: {error}.") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise malformed(error) from None
         rows = len(asked.instances)
         if not rows:
             raise Invalid("`instances` is empty: send at least one.", [FieldError("needs at least one instance", field="instances")])
-        if rows > MAX_INSTANCES:
-            raise TooLarge(f"{rows} instances in one request; at most {MAX_INSTANCES} are taken: split it.")
+        if rows > self.limits.rows:
+            raise TooLarge(f"{rows} instances in one request; at most {self.limits.rows} are taken: split it.")
         names, astuple = self.names, msgspec.structs.astuple
         instances = [dict(zip(names, astuple(instance), strict=True)) for instance in asked.instances]
         try:
@@ -236,25 +253,24 @@ class RequestSchema:
         first = question.instances[0]
         return msgspec.json.encode([first[f.name] for f in self.fields if f.kind == "entity"])
 
-    def _explain(self, body: bytes, refusal: Exception) -> Invalid | Malformed | TooLarge:
+    def _explain(self, body: bytes, refusal: Exception) -> Invalid | Malformed:
         try:
-            asked = msgspec.json.decode(body)
-        except UnicodeDecodeError as error:
-            return Malformed(f"The body is not UTF-8: {error}.")
-        except msgspec.ValidationError as error:  # a number no float can hold
+            asked = read_json(body)
+        except Malformed as error:
+            return error
+        except Invalid:  # a number no float can hold
             place = _PLACE.search(str(refusal))
-            fault = FieldError(str(error), int(place[1]), place[2]) if place else FieldError(str(error))
+            fault = FieldError(str(refusal), int(place[1]), place[2]) if place else FieldError(str(refusal))
             return _invalid([fault])
-        except msgspec.DecodeError as error:
-            return Malformed(f"The body is not JSON: {error}.")
         faults = self.faults(asked)
         return _invalid(faults or [FieldError(str(refusal))])
 
     def faults(self, asked: Any) -> list[FieldError]:
-        """Everything that is wrong with a decoded body, in the order of its rows."""
+        """What is wrong with a decoded body, in the order of its rows; at most some hundreds."""
         if not isinstance(asked, dict):
             return [FieldError('must be an object: {"instances": [...]}')]
-        faults = [FieldError("is not known here", field=k) for k in asked if k not in ("instances", "explain", "features", "now")]
+        strange = [k for k in asked if k not in ("instances", "explain", "features", "now")]
+        faults = [FieldError("is not known here", field=_name(k)) for k in strange[:_FAULTS]]
         faults += [
             FieldError("must be true or false", field=k) for k in ("explain", "features") if not isinstance(asked.get(k, False), bool)
         ]
@@ -263,15 +279,18 @@ class RequestSchema:
         instances = asked.get("instances")
         if not isinstance(instances, list):
             return [*faults, FieldError("is missing" if "instances" not in asked else "must be a list", field="instances")]
-        for row, instance in enumerate(instances[:MAX_INSTANCES]):
+        for row, instance in enumerate(instances[: self.limits.rows]):
+            if len(faults) >= _FAULTS:
+                break
             if not isinstance(instance, dict):
                 faults.append(FieldError("must be an object", row))
                 continue
             for field in self.fields:
-                fault = check(field, instance[field.name]) if field.name in instance else "is missing"
+                fault = check(field, instance[field.name], self.limits) if field.name in instance else "is missing"
                 if fault:
                     faults.append(FieldError(fault, row, field.name))
-            faults += [FieldError("is not a field of this model", row, name) for name in instance if name not in self.names]
+            strange = [name for name in instance if name not in self.names]
+            faults += [FieldError("is not a field of this model", row, _name(name)) for name in strange[:_FAULTS]]
         return faults
 
     def example(self) -> dict[str, Any]:
@@ -282,14 +301,14 @@ class RequestSchema:
         """JSON Schema of the body."""
         instance = {
             "type": "object",
-            "properties": {f.name: _json_type(f) for f in self.fields},
+            "properties": {f.name: _json_type(f, self.limits) for f in self.fields},
             "required": self.names,
             "additionalProperties": False,
         }
         return {
             "type": "object",
             "properties": {
-                "instances": {"type": "array", "items": instance, "minItems": 1, "maxItems": MAX_INSTANCES},
+                "instances": {"type": "array", "items": instance, "minItems": 1, "maxItems": self.limits.rows},
                 "explain": {"type": "boolean", "default": False, "description": "return each prediction's strongest contributions"},
                 "features": {"type": "boolean", "default": False, "description": "return every value with its status and age"},
                 "now": {
@@ -300,6 +319,11 @@ class RequestSchema:
             "required": ["instances"],
             "additionalProperties": False,
         }
+
+
+def _name(name: str) -> str:
+    """A caller's own name for something, as an answer may repeat it."""
+    return name if len(name) <= 100 else f"{name[:100]}…"
 
 
 def _invalid(faults: list[FieldError]) -> Invalid:
@@ -322,9 +346,9 @@ def _example(field: RequestField) -> Scalar:
     return math.ceil(low) if field.dtype.startswith("int") else float(low)
 
 
-def _json_type(field: RequestField) -> dict[str, Any]:
+def _json_type(field: RequestField, limits: Limits) -> dict[str, Any]:
     shapes: dict[str, dict[str, Any]] = {
-        "string": {"type": "string"},
+        "string": {"type": "string", "maxLength": limits.text},
         "int64": {"type": "integer", "minimum": _INT64[0], "maximum": _INT64[1]},
         "int32": {"type": "integer", "minimum": _INT32[0], "maximum": _INT32[1]},
         "float64": {"type": "number"},

@@ -21,7 +21,8 @@ from feature_repo.prediction import Prediction, drift_key, labels_key, stream_ke
 from infra.settings import Settings
 from serving import model_repository
 from serving.api import Front, build_app
-from serving.plane import MAX_BODY, DataPlane
+from serving.limits import Limits
+from serving.plane import DataPlane
 from serving.predict import prediction_id
 from tests.serving.shop import INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_version
 
@@ -136,7 +137,7 @@ def test_the_content_type_does_not_matter(server: Server) -> None:
         ({"instances": []}, 422, None, "instances"),
         ({"instances": [INSTANCE], "explain": True}, 422, None, "explain"),
         ({"instances": [INSTANCE] * 1001}, 413, None, None),
-        (b" " * (MAX_BODY + 1), 413, None, None),
+        (b" " * (Limits.body + 1), 413, None, None),
     ],
 )
 def test_a_bad_body_gets_a_problem_with_row_and_field(server: Server, body: Any, status: int, row: int | None, field: str | None) -> None:
@@ -148,7 +149,7 @@ def test_a_bad_body_gets_a_problem_with_row_and_field(server: Server, body: Any,
 def test_a_body_without_a_declared_length_is_limited_as_well(server: Server) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(100):
-            yield b" " * (MAX_BODY // 10)
+            yield b" " * (Limits.body // 10)
 
     problem(server.run(lambda client: client.post(PREDICT, content=endless())), 413)
 

@@ -112,3 +112,16 @@ def test_closing_does_not_wait_for_a_redis_that_hangs() -> None:
         assert (log.dropped, log.depth) == (1, 0)
 
     asyncio.run(scenario())
+
+
+def test_a_buffer_is_full_by_its_bytes_too() -> None:
+    class Away:
+        async def ask(self, *_: Any) -> list[Any]:
+            raise OSError("away")
+
+        async def close(self) -> None: ...
+
+    prediction = Prediction("id", "m", 1, 0, 0, {"key": "x" * 1000}, [], "", {}, 0.5)
+    log = PredictionLog(Away(), "stream", 10_000, 10, capacity_bytes=10_500)
+    assert [log.put(prediction) for _ in range(10)].count(True) == 9
+    assert (log.depth, log.dropped) == (9, 1)

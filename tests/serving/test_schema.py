@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.contract import RequestField
+from serving.limits import MAX_INSTANCES
 from serving.problem import Invalid, Malformed, TooLarge
-from serving.schema import MAX_INSTANCES, RequestSchema, micros, moment
+from serving.schema import RequestSchema, micros, moment
 from tests.serving.shop import INSTANCE, make_contract
 
 SCHEMA = RequestSchema(make_contract())
