@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     max_text: int = Field(default=4096, ge=1, description="characters of one key or text in a request")
     log_capacity: int = Field(default=10_000, ge=1, description="predictions buffered in a replica before the log drops")
     log_buffer_mb: float = Field(default=64, gt=0, description="megabytes a replica buffers before the log drops")
-    log_retention: int = Field(default=1_000_000, ge=1, description="predictions kept in the Redis Stream")
+    log_retention: int = Field(default=1_000_000, ge=1, description="predictions kept in the Redis Stream (approximate)")
     archive_days: int = Field(default=0, ge=0, description="days of predictions and truths kept in the offline store; 0: all")
     redis_timeout_s: float = Field(default=0.5, gt=0, description="deadline of one online read")
     window_cache_mb: int = Field(default=64, ge=0, description="tiles a replica remembers per model, so as not to finish the same twice")
