@@ -58,6 +58,7 @@ class View:
         layout: the windows, for a windowed view (in canonical order too); None for a latest-value view.
         stream: name of the push source that carries its live events, if any.
         stored_order: `(name then, name now)` of the features in the order that state from before canonical identity lies in.
+        online: whether it is for the online store at all; False: for training only.
     """
 
     project: str
@@ -72,6 +73,7 @@ class View:
     layout: Layout | None
     stream: str | None
     stored_order: tuple[tuple[str, str], ...] = ()
+    online: bool = True
 
     @cached_property
     def fingerprint(self) -> int:
@@ -215,13 +217,18 @@ def compile_view(view: Any, store: FeatureStore) -> View:
         layout=layout,
         stream=stream.name if stream is not None else None,
         stored_order=tuple(stored_order.of(view)),
+        online=bool(view.online),
     )
 
 
 def views(store: FeatureStore) -> dict[str, View]:
-    """Every online view that is applied (all but on-demand ones), compiled, by name."""
+    """Every online view that is applied (neither on-demand ones nor those that say `online=False`), compiled, by name.
+
+    Raises:
+        DefinitionError: one cannot be executed (`streaming.compilation.usable` gives the others).
+    """
     applied = [*store.list_feature_views(allow_cache=True), *store.list_stream_feature_views(allow_cache=True)]
-    return {v.name: compile_view(v, store) for v in sorted(applied, key=lambda v: v.name)}
+    return {v.name: compile_view(v, store) for v in sorted(applied, key=lambda v: v.name) if v.online}
 
 
 def projections(store: FeatureStore, service: str) -> list[Projection]:
