@@ -123,7 +123,7 @@ def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:
     for i, one in enumerate(made.inputs):
         if one.name not in table.column_names:
             raise KeyError(one.name)
-        values = table[one.name].cast("float64").fill_null(np.nan).to_numpy()
+        values = table[one.name].cast("float64", safe=False).fill_null(np.nan).to_numpy()
         matrix[:, i] = np.where(np.isnan(values), one.null.value, values) if one.null.action == "default" else values
     return matrix
 
