@@ -1,11 +1,9 @@
-"""Background services of one checkout: started into a session of their own, known by pid *and* start time, stopped to the last child."""
+"""Background services of one checkout: kept running by a supervisor, known by pid *and* start time, stopped to the last child."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,10 +12,12 @@ from pathlib import Path
 
 import psutil
 
-from infra.settings import ROOT, Settings
+from infra.launch import MARK, end, marked, read_record
+from infra.settings import Settings
+from infra.supervisor import Supervisor, SupervisorError
 
-MARK = "HEADRACE_SERVICE"
-"""Environment variable that every process of a service inherits: what is left of a dead service is found by it."""
+_SETTLES_S = {"redis": 3}
+"""Seconds after which a service that ends is started again at once; before, after a pause that grows. Default: 10."""
 
 
 class ServiceError(RuntimeError):
@@ -53,17 +53,16 @@ def log_path(settings: Settings, name: str) -> Path:
 
 def alive(settings: Settings, name: str) -> Running | None:
     """The service if the very process we started still runs; a pid that was given to another process is not it."""
-    path = _record(settings, name)
-    try:
-        said = json.loads(path.read_text())
-        process = psutil.Process(said["pid"])
-        # the kernel reckons start times from a boot time that it may correct by a second; so 2 s, and the leader of its own session
-        same = abs(process.create_time() - said["created"]) < 2.0 and os.getsid(said["pid"]) == said["pid"]
-        if same and process.status() != psutil.STATUS_ZOMBIE:
-            return Running(name, said["pid"], said["created"], said["argv"])
-    except (FileNotFoundError, ProcessLookupError, psutil.Error, json.JSONDecodeError, KeyError):
-        pass
-    return None
+    record = read_record(_record(settings, name))
+    if record is None or not record.lives:
+        return None
+    return Running(name, record.pid, record.created, record.argv)
+
+
+def restarts(settings: Settings, name: str) -> int:
+    """How often the supervisor has started the service again since someone asked for it; also of one that is down at this moment."""
+    record = read_record(_record(settings, name))
+    return record.starts - 1 if record is not None else 0
 
 
 def _mark(settings: Settings, name: str) -> str:
@@ -72,7 +71,8 @@ def _mark(settings: Settings, name: str) -> str:
 
 @contextmanager
 def _alone(settings: Settings, name: str) -> Iterator[None]:
-    """One starter at a time: the second waits, and finds the service running."""
+    """One starter or stopper at a time: a second starter waits, and finds the service running."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
     with open(settings.run_dir / f"{name}.starting", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -85,46 +85,73 @@ def start(
     ready: Callable[[], bool],
     timeout_s: float = 60.0,
     env: dict[str, str] | None = None,
+    before: Callable[[], Sequence[str]] | None = None,
 ) -> Running:
     """Start a service and wait until it is ready; one that runs already is left as it is.
+
+    Args:
+        before: called where the service is to be started indeed, alone; gives its arguments in place of `argv`.
 
     Raises:
         ServiceError: it died or was not ready in time (it is stopped then); ends with its last log lines.
     """
-    for folder in (settings.run_dir, settings.log_dir):
-        folder.mkdir(parents=True, exist_ok=True)
     with _alone(settings, name):
-        return alive(settings, name) or _start(settings, name, argv, ready, timeout_s, env or {})
+        try:
+            return _start(settings, name, argv, ready, timeout_s, env or {}, before)
+        except SupervisorError as error:
+            raise ServiceError(str(error)) from None
 
 
-def _start(settings: Settings, name: str, argv: Sequence[str], ready: Callable[[], bool], timeout_s: float, env: dict[str, str]) -> Running:
-    _end(_marked(settings, name))  # an earlier run that was killed may have left children with its ports
-    with open(log_path(settings, name), "ab") as log:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: _mark(settings, name)},
-        )
-    created = psutil.Process(child.pid).create_time()
-    partial = _record(settings, name).with_suffix(".new")
-    partial.write_text(json.dumps({"pid": child.pid, "created": created, "argv": list(argv)}))
-    partial.replace(_record(settings, name))
-    deadline = time.monotonic() + timeout_s
+def _start(
+    settings: Settings,
+    name: str,
+    argv: Sequence[str],
+    ready: Callable[[], bool],
+    timeout_s: float,
+    env: dict[str, str],
+    before: Callable[[], Sequence[str]] | None,
+) -> Running:
+    supervisor, deadline = Supervisor(settings), time.monotonic() + timeout_s
+    kept = supervisor.kept(name)
+    while kept and kept[0].state in ("STARTING", "RUNNING", "EXITED"):  # it runs, or is being started again this moment
+        if running := alive(settings, name):
+            return running
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{name} is started again and again. {tail(settings, name)}")
+        time.sleep(0.1)
+        kept = supervisor.kept(name)
+    if kept:  # it pauses between two tries: the next is made now
+        supervisor.quiet(name)
+    outlived = alive(settings, name) is not None  # its supervisor, which was killed
+    wanted = list(argv if before is None or outlived else before())
+    if not outlived:
+        _record(settings, name).unlink(missing_ok=True)
+    supervisor.add(name, wanted, {**os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: _mark(settings, name)}, _SETTLES_S.get(name, 10))
     try:
-        while not ready():
-            if child.poll() is not None:
-                raise ServiceError(f"{name} ended with exit code {child.returncode} while starting. {tail(settings, name)}")
+        while not outlived and not (alive(settings, name) and ready()):
+            _check_start(settings, supervisor, name)
             if time.monotonic() > deadline:
                 raise ServiceError(f"{name} was not ready within {timeout_s:.0f} s. {tail(settings, name)}")
             time.sleep(0.1)
     except BaseException:
-        stop(settings, name)  # also on Ctrl-C: nothing half-started stays behind
+        _stop(settings, name)  # also on Ctrl-C: nothing half-started stays behind
         raise
-    return Running(name, child.pid, created, list(argv))
+    running = alive(settings, name)
+    if running is None:
+        raise ServiceError(f"{name} ended as soon as it was ready. {tail(settings, name)}")
+    return running
+
+
+def _check_start(settings: Settings, supervisor: Supervisor, name: str) -> None:
+    """
+    Raises:
+        ServiceError: the service has ended since it was started.
+    """
+    (kept,) = supervisor.kept(name)
+    record = read_record(_record(settings, name))
+    if kept.state not in ("STARTING", "RUNNING") or (record is not None and record.starts > 1):
+        code = kept.last_end.replace("exit status", "exit code") or "an unknown end"
+        raise ServiceError(f"{name} ended ({code}) while starting. {tail(settings, name)}")
 
 
 def tail(settings: Settings, name: str, lines: int = 12) -> str:
@@ -141,40 +168,33 @@ def stop(settings: Settings, name: str, grace_s: float = 20.0) -> bool:
 
     What a service left behind that died by itself is ended as well.
     """
-    running = alive(settings, name)
+    with _alone(settings, name):
+        return _stop(settings, name, grace_s)
+
+
+def _stop(settings: Settings, name: str, grace_s: float = 20.0) -> bool:
+    running, supervisor = alive(settings, name), Supervisor(settings)
+    family: set[psutil.Process] = set()
+    root: psutil.Process | None = None
     if running is not None:
-        family: set[psutil.Process] = set()
         with suppress(psutil.NoSuchProcess):  # it may end between any two lines here
             root = psutil.Process(running.pid)
             family = {root, *root.children(recursive=True)} - _others(settings, name)
-            root.terminate()
-            psutil.wait_procs([root], timeout=grace_s)
+    told = 0
+    with suppress(SupervisorError):  # one that hangs is no reason to leave the service running
+        told = supervisor.signal_stop(name)
+    if root is not None:
+        with suppress(psutil.NoSuchProcess):
+            if told != root.pid:
+                root.terminate()
+        psutil.wait_procs([root], timeout=grace_s)
         # children that outlive a clean shutdown of their parent are nobody's any more; most end by themselves
         _, left = psutil.wait_procs(family, timeout=1.0)
-        _end(set(left))
-    _end(_marked(settings, name))
+        end(set(left))
+    end(marked(_mark(settings, name)))
+    supervisor.remove(name)
     _record(settings, name).unlink(missing_ok=True)
     return running is not None
-
-
-def _end(processes: set[psutil.Process]) -> None:
-    """SIGTERM, and after 3 s SIGKILL."""
-    left = list(processes)
-    for signal_all, wait_s in ((psutil.Process.terminate, 3.0), (psutil.Process.kill, 5.0)):
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                signal_all(process)
-        _, left = psutil.wait_procs(left, timeout=wait_s)
-
-
-def _marked(settings: Settings, name: str) -> set[psutil.Process]:
-    """The processes that carry the service's mark, but for this one."""
-    wanted, found = _mark(settings, name), set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # another user's, or just gone
-            if process.pid != os.getpid() and process.environ().get(MARK) == wanted:
-                found.add(process)
-    return found
 
 
 def _others(settings: Settings, name: str) -> set[psutil.Process]:
@@ -186,4 +206,8 @@ def _others(settings: Settings, name: str) -> set[psutil.Process]:
             with suppress(psutil.NoSuchProcess):
                 root = psutil.Process(running.pid)
                 found |= {root, *root.children(recursive=True)}
+    keeper = Supervisor(settings).record
+    if keeper is not None:
+        with suppress(psutil.NoSuchProcess):
+            found.add(psutil.Process(keeper.pid))
     return found

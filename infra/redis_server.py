@@ -6,11 +6,12 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 from infra.ports import port
-from infra.process import ServiceError, alive, start
+from infra.process import ServiceError, alive, start, tail
 from infra.settings import Settings
 
 NAME = "redis"
@@ -95,9 +96,13 @@ def up(settings: Settings) -> None:
                 "HEADRACE_REDIS_URL is set, but no Redis answers there: check the address, or unset it to use the embedded one"
             )
         return
-    if alive(settings, NAME) is None:
-        port(settings, NAME, claim=True)
-    start(settings, NAME, argv(settings, port(settings, NAME)), lambda: _ours(settings), timeout_s=120)
+    # a port is claimed only where no server of ours is there or on its way: it would be found taken, and given up for another
+    start(settings, NAME, (), lambda: _ours(settings), timeout_s=120, before=lambda: argv(settings, port(settings, NAME, claim=True)))
+    deadline = time.monotonic() + 120
+    while not _ours(settings):  # the supervisor may have started it this moment
+        if time.monotonic() > deadline:
+            raise ServiceError(f"Redis does not answer. {tail(settings, NAME)}")
+        time.sleep(0.05)
 
 
 def _ours(settings: Settings) -> bool:

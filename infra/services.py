@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra import process, redis_server
 from infra.ports import port
 from infra.settings import ROOT, Settings
+from infra.supervisor import Supervisor, SupervisorError
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def start(settings: Settings, service: Service) -> process.Running:
     def ready() -> bool:
         try:
             with open(path, "rb") as log:
-                log.seek(offset)
+                log.seek(offset if path.stat().st_size >= offset else 0)  # a full log is moved aside
                 return any(line.startswith(service.says.encode()) for line in log)
         except FileNotFoundError:
             return False
@@ -67,9 +70,26 @@ def start(settings: Settings, service: Service) -> process.Running:
     return process.start(settings, service.name, argv, ready, service.timeout_s, dict(service.env))
 
 
+@contextmanager
+def alone(settings: Settings, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One `up` or `down` at a time: the next waits for the one before, and finds what that has left.
+
+    Args:
+        waiting: called where there is another to wait for.
+    """
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with open(settings.run_dir / "services.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def names(settings: Settings) -> list[str]:
     """Services that have been started, in starting order."""
-    known = {p.stem for p in settings.run_dir.glob("*.json")}
+    known = {p.stem for p in (*settings.run_dir.glob("*.json"), *settings.run_dir.glob("supervisor/*.ini"))}
     order = [redis_server.NAME, "serve", "stream"]
     return [n for n in order if n in known] + sorted(known - set(order))
 
@@ -85,19 +105,38 @@ def stop_all(settings: Settings, told: Callable[[str], None] = lambda _: None) -
 
 
 def status(settings: Settings) -> list[dict[str, object]]:
-    """A row per service: name, whether it runs, pid, start time (seconds since the epoch), resident memory (MB), port."""
+    """A row per service.
+
+    Returns:
+        name; whether it runs; its state in words (`running`, `starting`, `failing`: it ends and is started again, `stopped`, `unwatched`:
+        it runs, and its supervisor does not); pid; start time (seconds since the epoch); resident memory (MB); port; restarts by the
+        supervisor; how it ended last, such as `exit status 1`.
+    """
     rows: list[dict[str, object]] = []
+    try:
+        kept = {one.name: one for one in Supervisor(settings).kept()}
+    except SupervisorError:
+        kept = {}
     for name in names(settings):
-        running = process.alive(settings, name)
+        running, known = process.alive(settings, name), kept.get(name)
         where = {"redis": "redis", "serve": "http"}.get(name)
         rows.append(
             {
                 "name": name,
                 "running": running is not None,
+                "state": _state(running is not None, known.state if known else ""),
                 "pid": running.pid if running else None,
                 "started": running.started if running else None,
                 "memory_mb": running.memory_mb if running else 0.0,
                 "port": port(settings, where) if where else None,
+                "restarts": process.restarts(settings, name),
+                "last_end": known.last_end if known else "",
             }
         )
     return rows
+
+
+def _state(running: bool, kept: str) -> str:
+    if running:
+        return "running" if kept else "unwatched"
+    return {"": "stopped", "STARTING": "starting", "BACKOFF": "failing", "STOPPING": "stopping"}.get(kept, "starting")

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
 
+if TYPE_CHECKING:
+    from infra.services import Service
+    from infra.settings import Settings
 
-def up() -> None:
+
+def up(
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="Leave out stream, watch or autopilot; may be given several times.")
+    ] = None,
+) -> None:
     """Start the local services in the background: Redis; then serving, stream and watch as far as there is something for them."""
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
     from infra import redis_server, services
     from infra.doctor import LICENCES
 
     own = own_settings()
-    case = UseCase(own.repo)
-    live = [m for m in case.models if release.champion(own.model_root, m)]
-    if live:  # said, or refused, before anything starts
-        console.print(f"drift is judged by {LICENCES[own.drift_detector]}")
-    with console.status("starting redis"):
-        redis_server.up(own)
-    wanted = [services.serve()] if live else []
-    if (own.state / "registry.db").exists() or own.registry:
-        wanted.append(services.stream())
-    wanted += [services.watch(m) for m in live]
-    wanted += [services.autopilot(m) for m in live if case.models[m].learning.triggers.any]
-    for service in wanted:
-        with console.status(f"starting {service.name}"):
-            services.start(own, service)
+    unknown = sorted(set(without or ()) - _OPTIONAL)
+    if unknown:
+        raise typer.BadParameter(f"--without {unknown[0]}: there is {', '.join(sorted(_OPTIONAL))}")
+    with services.alone(own, lambda: console.print("waiting for another `up` or `down` to end")):
+        wanted, live = _wanted(own)
+        if live:  # said, or refused, before anything starts
+            console.print(f"drift is judged by {LICENCES[own.drift_detector]}")
+        with console.status("starting redis"):
+            redis_server.up(own)
+        for service in wanted:
+            if service.command[0] not in (without or ()):
+                with console.status(f"starting {service.name}"):
+                    services.start(own, service)
     from serving.status import print_status
 
     print_status(own, console)
@@ -40,12 +45,31 @@ def up() -> None:
         console.print("no model is live yet: `headrace ingest`, `apply`, `backfill`, `train`, then `up` again")
 
 
+_OPTIONAL = {"stream", "watch", "autopilot"}
+
+
+def _wanted(own: Settings) -> tuple[list[Service], list[str]]:
+    """The services that there is something for, in starting order, and the models that are live."""
+    from feature_repo import release
+    from feature_repo.use_case import UseCase
+    from infra import services
+
+    case = UseCase(own.repo)
+    live = [m for m in case.models if release.champion(own.model_root, m)]
+    wanted = [services.serve()] if live else []
+    if (own.state / "registry.db").exists() or own.registry:
+        wanted.append(services.stream())
+    wanted += [services.watch(m) for m in live]
+    wanted += [services.autopilot(m) for m in live if case.models[m].learning.triggers.any]
+    return wanted, live
+
+
 def down() -> None:
     """Stop everything this checkout has started."""
     from infra import services
 
     own = own_settings()
-    with console.status("stopping") as status:
+    with services.alone(own, lambda: console.print("waiting for another `up` or `down` to end")), console.status("stopping") as status:
         stopped = services.stop_all(own, lambda name: status.update(f"stopping {name}"))
     console.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 

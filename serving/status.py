@@ -22,30 +22,32 @@ def print_status(own: Settings, console: Console) -> None:
     """Print a table of the services, one of the views, the stream's progress and the live models."""
     from infra import redis_server, services
 
-    table = Table("service", "state", "pid", "up", "memory", "port", box=None)
-    for row in services.status(own):
+    table = Table("service", "state", "pid", "up", "memory", "port", "restarts", "ended last", box=None)
+    rows = services.status(own)
+    for row in rows:
         age = f"{(time.time() - float(str(row['started']))) / 60:.0f} min" if row["started"] else ""
-        state = "[green]running[/green]" if row["running"] else "[red]stopped[/red]"
+        color = {"running": "green", "starting": "yellow", "unwatched": "yellow"}.get(str(row["state"]), "red")
         memory = f"{row['memory_mb']:.0f} MB" if row["running"] else ""
-        table.add_row(str(row["name"]), state, str(row["pid"] or ""), age, memory, str(row["port"] or ""))
+        shown = [str(row[n] or "") for n in ("pid", "port", "restarts", "last_end")]
+        table.add_row(str(row["name"]), f"[{color}]{row['state']}[/{color}]", shown[0], age, memory, *shown[1:])
     console.print(table if table.row_count else "no service has been started")
+    if any(row["state"] == "unwatched" for row in rows):
+        console.print("[yellow]the supervisor does not run: what ends now stays down; `headrace up` brings it back[/yellow]")
     if redis_server.ping(own):
         _print_views(own, console)
 
 
 def _print_views(own: Settings, console: Console) -> None:
     from feature_repo import release
-    from streaming.compilation import usable
     from streaming.state import stream_state, view_states
     from streaming.store import connect
+    from streaming.view import views
 
     case = UseCase(own.repo)
     client = connect(own.redis())
     now_us = time.time() * 1e6
     table = Table("view", "backfilled to", "rows", "entities", "newest event", "age", "in Redis", "failures", "", box=None)
-    applied, unusable = usable(case.store) if case.applied else ({}, {})
-    for fault in unusable.values():
-        console.print(f"[red]cannot be used:[/red] {escape(fault)}; mend it and run `headrace apply`")
+    applied = views(case.store) if own.registry or (own.state / "registry.db").exists() else {}
     for state in view_states(client, list(applied.values())):
         age = _span((now_us - state.newest_us) / 1e6) if state.newest_us else ""
         note = f"[red]last backfill failed: {escape(state.error)}[/red]" if state.error else ""

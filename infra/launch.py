@@ -1,0 +1,117 @@
+"""What the supervisor starts in a service's place: it clears up after the last run, notes down who runs now, and becomes the service.
+
+`python -m infra.launch RUN_FOLDER NAME` reads `<run folder>/supervisor/<name>.service` (arguments, environment, working folder). Only the
+standard library and psutil are imported: a Redis that was killed is back within a second or two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MARK = "HEADRACE_SERVICE"
+"""Environment variable that every process of a service inherits: what is left of a dead service is found by it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Who runs as a service, as its file says.
+
+    Attributes:
+        created: start time of the process, seconds since the epoch.
+        session: the session it belongs to.
+        starts: how often the supervisor has started it since someone asked for the service.
+    """
+
+    pid: int
+    created: float
+    argv: list[str]
+    session: int
+    starts: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether that very process still runs; a pid that was given to another process is not it."""
+        try:
+            process = psutil.Process(self.pid)
+            # the kernel reckons start times from a boot time that it may correct by a second; so 2 s, and the same session
+            same = abs(process.create_time() - self.created) < 2.0 and os.getsid(self.pid) == self.session
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except (ProcessLookupError, psutil.Error):
+            return False
+
+
+def read_record(path: Path) -> Record | None:
+    """None where there is none that can be read."""
+    try:
+        said: dict[str, Any] = json.loads(path.read_bytes())
+        pid = int(said["pid"])  # a record of a version before had no supervisor: each service led its own session
+        return Record(pid, float(said["created"]), list(said["argv"]), int(said.get("session", pid)), int(said.get("starts", 1)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Replace a file as a whole; only its owner can read it (an environment may hold passwords)."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(content, file)
+    partial.replace(path)
+
+
+def marked(mark: str) -> set[psutil.Process]:
+    """The processes that carry a service's mark, but for this one."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # another user's, or just gone
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.add(process)
+    return found
+
+
+def end(processes: set[psutil.Process]) -> None:
+    """SIGTERM, and after 3 s SIGKILL."""
+    left = list(processes)
+    for signal_all, wait_s in ((psutil.Process.terminate, 3.0), (psutil.Process.kill, 5.0)):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                signal_all(process)
+        _, left = psutil.wait_procs(left, timeout=wait_s)
+
+
+def _stand_by(pid: int) -> None:
+    """The service outlived a supervisor that was killed: hold its place until it ends. (Who stops it tells the service itself.)"""
+    with suppress(ProcessLookupError):
+        select.select([os.pidfd_open(pid)], [], [])
+
+
+def main(run_folder: str, name: str) -> None:
+    """Become the service."""
+    run = Path(run_folder)
+    wanted: dict[str, Any] = json.loads((run / "supervisor" / f"{name}.service").read_bytes())
+    path = run / f"{name}.json"
+    before = read_record(path)
+    if before is not None and before.lives:
+        _stand_by(before.pid)
+        return
+    end(marked(wanted["env"][MARK]))  # a run that was killed may have left children with its ports
+    starts = before.starts + 1 if before is not None else 1
+    created = psutil.Process().create_time()
+    write(path, {"pid": os.getpid(), "created": created, "argv": wanted["argv"], "session": os.getsid(0), "starts": starts})
+    os.chdir(wanted["cwd"])
+    try:
+        os.execvpe(wanted["argv"][0], wanted["argv"], wanted["env"])
+    except OSError as error:
+        sys.exit(f"{wanted['argv'][0]} cannot be started: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
