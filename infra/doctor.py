@@ -62,11 +62,11 @@ def _java(settings: Settings) -> Finding:
 
 def _redis(settings: Settings) -> Finding:
     from infra.process import ServiceError
-    from infra.redis_server import binary, ping, wheel
+    from infra.redis_server import binary, unreachable, wheel
 
     if settings.redis_url:
-        ok = ping(settings)
-        return Finding("Redis", ok, "external, answers" if ok else "external, no answer", "check HEADRACE_REDIS_URL, or unset it")
+        reason = unreachable(settings)
+        return Finding("Redis", reason is None, "external, answers" if reason is None else "external, cannot be used", reason or "")
     try:
         path = binary()
     except ServiceError as error:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from infra import redis_client
 from infra.ports import port
 from infra.process import ServiceError, alive, start, tail
 from infra.settings import Settings
@@ -58,13 +59,19 @@ def wheel(binary: Path) -> str:
 
 
 def ping(settings: Settings) -> bool:
+    return unreachable(settings) is None
+
+
+def unreachable(settings: Settings) -> str | None:
+    """Why the online store cannot be used, as a sentence; None: it answers."""
     import redis
 
     try:
-        with redis.Redis.from_url(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
+        with redis_client.client(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+    except redis.RedisError as error:
+        return redis_client.cause(error)
+    return None
 
 
 def argv(settings: Settings, number: int) -> list[str]:
@@ -91,10 +98,9 @@ def up(settings: Settings) -> None:
         ServiceError: it did not start, or does not answer.
     """
     if settings.redis_url:
-        if not ping(settings):
-            raise ServiceError(
-                "HEADRACE_REDIS_URL is set, but no Redis answers there: check the address, or unset it to use the embedded one"
-            )
+        reason = unreachable(settings)
+        if reason is not None:
+            raise ServiceError(f"HEADRACE_REDIS_URL is set, but no Redis answers there as it should. {reason}; or unset it")
         return
     # a port is claimed only where no server of ours is there or on its way: it would be found taken, and given up for another
     start(settings, NAME, (), lambda: _ours(settings), timeout_s=120, before=lambda: argv(settings, port(settings, NAME, claim=True)))
@@ -111,7 +117,7 @@ def _ours(settings: Settings) -> bool:
 
     running = alive(settings, NAME)
     try:
-        with redis.Redis.from_url(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
+        with redis_client.client(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
             said: Any = client.info("server")
     except redis.RedisError:  # also while it loads its data
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +33,7 @@ class Settings(BaseSettings):
     repo: Path = Field(default_factory=first_use_case, description="the use case: a Feast repository folder")
     state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
     host: str = Field(default="127.0.0.1", description="address the servers bind")
-    redis_url: str = Field(default="", description="redis://[:password@]host:port[/db]; empty: the embedded server")
+    redis_url: str = Field(default="", description="see infra/redis_client.py; empty: the embedded server")
     registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
     spark_master: str = "local[*]"
@@ -127,21 +128,24 @@ class Settings(BaseSettings):
 
         return f"redis://127.0.0.1:{port(self, 'redis')}/0"
 
+    def environment(self) -> dict[str, str]:
+        """The `HEADRACE_*` variables with which another process has these very settings."""
+        said = self.model_dump(mode="json", exclude_none=True)
+        return {f"HEADRACE_{n.upper()}": v if isinstance(v, str) else json.dumps(v) for n, v in said.items()}
+
     def export(self) -> None:
         """Put what `feature_store.yaml` files refer to (`${HEADRACE_…}`) and child processes need into the environment."""
-        from urllib.parse import urlsplit
+        from infra import redis_client
 
-        url = urlsplit(self.redis())
-        connection = f"{url.hostname}:{url.port or 6379},db={url.path.strip('/') or 0}"
-        if url.password:
-            connection += f",password={url.password}"
-        if url.scheme == "rediss":
-            connection += ",ssl=true"
+        url = self.redis()
+        password = redis_client.address(url).password
+        if password:  # also where the URL holds it: Spark's workers are told a URL without
+            os.environ[redis_client.PASSWORD] = password
         os.environ.update(
             HEADRACE_STATE=str(self.state),
             HEADRACE_REPO=str(self.repo),
             HEADRACE_REGISTRY_URL=self.registry_url,
-            HEADRACE_REDIS_CONNECTION=connection,
+            HEADRACE_REDIS_CONNECTION=redis_client.for_feast(url),
             HEADRACE_OFFLINE_ROOT=str(self.offline_root),
             FEAST_USAGE="False",
             TZ="UTC",

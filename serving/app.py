@@ -108,15 +108,12 @@ def configure(settings: Settings) -> Path:
         "RAY_AUTH_TOKEN_PATH": str(_token(settings)),
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "HEADRACE_REDIS_URL": settings.redis(),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])),
     }
-    os.environ.update(environment)
+    os.environ.update(settings.environment() | environment | {"HEADRACE_REDIS_URL": settings.redis()})
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_SERVE_DEFAULT_HTTP_HOST"):
         os.environ.pop(name, None)
-    for name, value in settings.model_dump(exclude={"redis_url"}, exclude_none=True).items():
-        os.environ[f"HEADRACE_{name.upper()}"] = str(value)
     return folder
 
 

@@ -7,14 +7,13 @@ What this does not speak (TLS, clusters) is redis-py's: `Pipelines`.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import hiredis
 
+from infra import redis_client
 from streaming.resp import bulk
 
 _MORE = object()
@@ -76,7 +75,7 @@ class Connection:
     """A connection to one Redis server, made when first needed and again when lost.
 
     Args:
-        url: `redis://[user:password@]host:port/db` or `unix://path?db=n`; a URL without a password takes `HEADRACE_REDIS_PASSWORD`.
+        url: see `infra.redis_client`; without TLS.
         timeout_s: longest time to connect.
     """
 
@@ -125,21 +124,18 @@ class Connection:
         return await asyncio.wait_for(asyncio.shield(self._opening), timeout_s)
 
     async def _open(self) -> _Wire:
-        parts = urlsplit(self.url)
+        to = redis_client.address(self.url)
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.timeout_s):
-            if parts.scheme == "unix":
-                _, wire = await loop.create_unix_connection(_Wire, parts.path)
-                db = dict(p.split("=", 1) for p in parts.query.split("&") if "=" in p).get("db", "0")
+            if to.path:
+                _, wire = await loop.create_unix_connection(_Wire, to.path)
             else:
-                _, wire = await loop.create_connection(_Wire, parts.hostname or "127.0.0.1", parts.port or 6379)
-                db = parts.path.strip("/") or "0"
-            user, password = _credentials(self.url)
+                _, wire = await loop.create_connection(_Wire, to.host, to.port)
             hello: list[tuple[bytes, ...]] = []
-            if password:
-                hello.append((b"AUTH", *([user.encode()] if user else []), password.encode()))
-            if db != "0":
-                hello.append((b"SELECT", db.encode()))
+            if to.user or to.password:
+                hello.append((b"AUTH", *([to.user.encode()] if to.user else []), (to.password or "").encode()))
+            if to.db:
+                hello.append((b"SELECT", b"%d" % to.db))
             if hello:
                 for reply in await self._exchange(wire, b"".join(map(pack, hello)), len(hello), self.timeout_s):
                     if isinstance(reply, hiredis.ReplyError):
@@ -161,14 +157,6 @@ def _expire(future: asyncio.Future[Any]) -> None:
         future.set_exception(TimeoutError())
 
 
-def _credentials(url: str) -> tuple[str | None, str | None]:
-    from urllib.parse import unquote
-
-    parts = urlsplit(url)
-    password = unquote(parts.password) if parts.password else os.environ.get("HEADRACE_REDIS_PASSWORD")
-    return (unquote(parts.username) if parts.username else None), password
-
-
 class Pipelines:
     """The same over redis-py, for TLS and for clusters.
 
@@ -177,12 +165,8 @@ class Pipelines:
     """
 
     def __init__(self, url: str, timeout_s: float, cluster: bool = False) -> None:
-        import redis.asyncio
-
-        password = None if "@" in url else os.environ.get("HEADRACE_REDIS_PASSWORD")
-        secret = {"password": password} if password else {}
-        kind: Any = redis.asyncio.RedisCluster if cluster else redis.asyncio.Redis
-        self._client = kind.from_url(url, socket_connect_timeout=timeout_s, **secret)
+        made = redis_client.asynchronous_cluster if cluster else redis_client.asynchronous
+        self._client: Any = made(url, socket_connect_timeout=timeout_s)
 
     async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
         async with asyncio.timeout(timeout_s):
@@ -198,4 +182,4 @@ class Pipelines:
 
 def client(url: str, timeout_s: float) -> Connection | Pipelines:
     """What speaks to the server of a URL."""
-    return Pipelines(url, timeout_s) if url.startswith("rediss") else Connection(url, timeout_s)
+    return Pipelines(url, timeout_s) if redis_client.address(url).tls else Connection(url, timeout_s)

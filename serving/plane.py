@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import redis.asyncio
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
 from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, equality_key, labels_key, quality_key, stream_key
 from feature_repo.use_case import UseCase
+from infra import redis_client
 from infra.settings import Settings
 from serving import open_inference
 from serving.connection import client
@@ -68,7 +68,7 @@ class DataPlane:
         self._clock = clock
         self._project = UseCase(settings.repo).project
         timeout = settings.redis_timeout_s
-        self._redis: Any = redis.asyncio.from_url(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
+        self._redis: Any = redis_client.asynchronous(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
         self.limits = Limits.of(settings)
         self.metrics = Metrics()
         self._log = PredictionLog(

@@ -25,6 +25,7 @@ import msgspec
 import redis
 
 from feature_repo import contract, prediction, release
+from infra import redis_client
 from infra.settings import Settings
 from serving.equality import Equality
 from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
@@ -304,7 +305,7 @@ def run(
     """
     stop = stop or threading.Event()
     lock = _lock(settings, model)
-    client = redis.Redis.from_url(settings.redis(), socket_timeout=BLOCK_MS / 1000 + 10, socket_connect_timeout=5)
+    client = redis_client.client(settings.redis(), socket_timeout=BLOCK_MS / 1000 + 10, socket_connect_timeout=5)
     previous: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():

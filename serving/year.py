@@ -17,7 +17,7 @@ import msgspec
 from feature_repo import release
 from feature_repo.decision import Decision, Journal
 from feature_repo.use_case import UseCase
-from infra import process, redis_server, services
+from infra import process, redis_client, redis_server, services
 from infra.settings import Settings
 from serving.course import Course, StageFailed
 from serving.replay import Replayed
@@ -139,12 +139,10 @@ class Year:
             said(", ".join(f"{o.policy} AUC {o.total['auc']:.4f} ({len(o.trainings)} trainings)" for o in self.outcomes))
 
     def _live(self) -> None:
-        import redis
-
         from serving.rehearsal import rehearse
         from serving.watch import Watch
 
-        client = redis.Redis.from_url(self.settings.redis())
+        client = redis_client.client(self.settings.redis())
         watch = Watch(client, self.settings, self.case.project, self.spec.name, self.spec.watch.window, self.spec.watch.step)
         pilot = self.loop.pilot(self.case, self.spec.name)
         evening = self.first_us + DAY_US

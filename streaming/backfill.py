@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from infra.redis_client import without_password
 from streaming import journal, live, tile
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
@@ -31,7 +32,6 @@ from streaming.store import (
     stream_id,
     view_key,
     watermark,
-    without_password,
 )
 from streaming.view import View
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from streaming.store import bridged_key, connect, events_key, without_password
+from infra.redis_client import without_password
+from streaming.store import bridged_key, connect, events_key
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from infra import redis_client
 from streaming import resp
 from streaming.tile import HEADER_SIZE
 
@@ -35,49 +34,18 @@ class OnlineStoreError(RuntimeError):
     """Redis cannot be reached or refused a write (full, read-only). Says what to do."""
 
 
-def without_password(url: str) -> str:
-    """The URL as it may travel to Spark's workers and into logs. They take the password from `HEADRACE_REDIS_PASSWORD`."""
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
-    """A client of the online store; a cluster's, where a cluster answers. A URL without a password takes `HEADRACE_REDIS_PASSWORD`, if set.
+    """A client of the online store that was seen to answer (`infra.redis_client.connect`).
 
     Raises:
-        OnlineStoreError: nothing answers there.
+        OnlineStoreError: nothing answers there, or it refuses us.
     """
     import redis
 
-    password = None if "@" in url else os.environ.get("HEADRACE_REDIS_PASSWORD")
-    secret = {"password": password} if password else {}
-    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
     try:
-        client = redis.Redis.from_url(url, **limits, **secret)
-        _wait_until_loaded(client, timeout_s)
-        if not client.info("cluster")["cluster_enabled"]:  # type: ignore[index]
-            return client
-        client.close()
-        return redis.RedisCluster.from_url(url, **limits, **secret)  # type: ignore[return-value]
+        return redis_client.connect(url, timeout_s)
     except redis.RedisError as error:
-        raise OnlineStoreError(f"Redis does not answer ({error}); start it with `headrace up`, or set HEADRACE_REDIS_URL") from None
-
-
-def _wait_until_loaded(client: redis.Redis, timeout_s: float) -> None:
-    """After a restart Redis answers before it has read its data."""
-    import redis
-
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            client.ping()
-            return
-        except redis.BusyLoadingError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+        raise OnlineStoreError(redis_client.cause(error)) from None
 
 
 @dataclass(frozen=True)

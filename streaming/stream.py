@@ -21,9 +21,10 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 from pyspark.sql.types import StructType
 
+from infra.redis_client import without_password
 from streaming import live
 from streaming.sink import sink
-from streaming.store import applied_key, connect, events_key, stream_id, watermark, without_password
+from streaming.store import applied_key, connect, events_key, stream_id, watermark
 from streaming.sweep import sweep
 from streaming.view import View
 

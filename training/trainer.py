@@ -53,15 +53,7 @@ class Trainer:
         return None if version is None else read_gates(self.settings, self.model, version)
 
     def _environment(self) -> dict[str, str]:
-        own = self.settings
-        same = {
-            "STATE": str(own.state),
-            "REPO": str(own.repo),
-            "REDIS_URL": own.redis_url,
-            "REGISTRY": own.registry,
-            "TRACKING": own.tracking,
-        }
-        return os.environ | {f"HEADRACE_{name}": value for name, value in same.items() if value}
+        return os.environ | self.settings.environment()
 
     def _wait(self, child: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.timeout_s

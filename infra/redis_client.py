@@ -1,0 +1,198 @@
+"""The one way to a Redis client: every room opens its connections here, so that an address, a user and a password mean the same everywhere.
+
+Addresses: `redis://[user[:password]@]host[:port][/db]`, `rediss://…` (TLS; redis-py's `ssl_…` options in the query) and
+`unix://[user[:password]@]/path[?db=n]`. What an address does not say of user and password, `HEADRACE_REDIS_USER` and
+`HEADRACE_REDIS_PASSWORD` do. Quoted characters (`%40`) are meant as what they stand for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+
+USER, PASSWORD = "HEADRACE_REDIS_USER", "HEADRACE_REDIS_PASSWORD"
+_PLAIN = re.compile(r"[\w.~:/+-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a Redis is and who asks it.
+
+    Attributes:
+        path: of its unix socket; empty: `host` and `port` count.
+        options: redis-py's further options, as the URL's query has them (`ssl_ca_certs`, ...).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str = ""
+    db: int = 0
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def address(url: str) -> Address:
+    """Read a URL; user and password that it lacks come from the environment.
+
+    Raises:
+        ValueError: it is no Redis URL. The message does not repeat it: there may be a password in it.
+    """
+    from redis.connection import parse_url
+
+    scheme = urlsplit(url).scheme
+    try:
+        said: dict[str, Any] = dict(parse_url(url))
+    except ValueError:
+        raise ValueError(
+            "HEADRACE_REDIS_URL is no address of a Redis: write redis://, rediss:// or unix://, and quote what is special in a user or "
+            "password (%2F for /, %40 for @, %23 for #)"
+        ) from None
+    said.pop("connection_class", None)
+    return Address(
+        host=said.pop("host", None) or "127.0.0.1",
+        port=said.pop("port", None) or 6379,
+        path=said.pop("path", ""),
+        db=int(said.pop("db", 0)),
+        user=said.pop("username", None) or os.environ.get(USER) or None,
+        password=said.pop("password", None) or os.environ.get(PASSWORD) or None,
+        tls=scheme == "rediss",
+        options=said,
+    )
+
+
+def _secret(url: str) -> dict[str, Any]:
+    """What redis-py's `from_url` is told beside the URL (what stands in the URL wins, also there)."""
+    to = address(url)
+    return {"username": to.user, "password": to.password}
+
+
+def client(url: str, **options: Any) -> redis.Redis:
+    """A client of one server; nothing is connected yet.
+
+    Args:
+        options: redis-py's (`socket_timeout`, `decode_responses`, ...).
+    """
+    import redis
+
+    return redis.Redis.from_url(url, **_secret(url), **options)
+
+
+def asynchronous(url: str, **options: Any) -> redis.asyncio.Redis:
+    """The same for asyncio."""
+    import redis.asyncio
+
+    return redis.asyncio.Redis.from_url(url, **_secret(url), **options)
+
+
+def asynchronous_cluster(url: str, **options: Any) -> Any:
+    """An asyncio client of the cluster that the URL names a node of."""
+    import redis.asyncio
+
+    return redis.asyncio.RedisCluster.from_url(url, **_secret(url), **options)
+
+
+def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
+    """A client whose server was seen to answer; a cluster's, where a cluster answers.
+
+    Args:
+        timeout_s: for each command; also how long a server may take to load its data after a restart.
+
+    Raises:
+        redis.RedisError: nothing answers there, or it refuses us (`cause` says it in a sentence).
+    """
+    import redis
+
+    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
+    made = client(url, **limits)
+    try:
+        _wait_until_loaded(made, timeout_s)
+        if not made.info("cluster")["cluster_enabled"]:  # type: ignore[index]
+            return made
+    except BaseException:
+        made.close()
+        raise
+    made.close()
+    return redis.RedisCluster.from_url(url, **_secret(url), **limits)  # type: ignore[return-value]
+
+
+def _wait_until_loaded(made: redis.Redis, timeout_s: float) -> None:
+    """After a restart Redis answers before it has read its data."""
+    import redis
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            made.ping()
+            return
+        except redis.BusyLoadingError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def cause(error: Exception) -> str:
+    """Why a Redis cannot be used, as a sentence for who can mend it."""
+    from redis import exceptions
+
+    text = str(error).rstrip(".")
+    refused = isinstance(error, exceptions.AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH")) or "without any password" in text
+    if refused:
+        return f"Redis refuses user or password ({text}): put them into HEADRACE_REDIS_URL, or set {USER} and {PASSWORD}"
+    if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
+        return f"Redis does not allow its user what Headrace needs ({text}): docs/operations.md has the rules an ACL user needs"
+    return f"Redis does not answer ({text}): start it with `headrace up`, or set HEADRACE_REDIS_URL"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may travel to Spark's workers and into logs: with its user, who is no secret.
+
+    The workers take the password from `HEADRACE_REDIS_PASSWORD`.
+    """
+    parts, user = urlsplit(url), address(url).user
+    host = parts.netloc.rpartition("@")[2]
+    query = "&".join(p for p in parts.query.split("&") if p.partition("=")[0] not in ("username", "password"))
+    plain = parts._replace(netloc=f"{quote(user, safe='')}@{host}" if user else host, query=query).geturl()
+    # without a host urllib leaves the slashes out
+    return plain if "://" in plain else plain.replace(":", "://", 1)
+
+
+def for_feast(url: str) -> str:
+    """Feast's `connection_string` for the same server: `host:port,name=value,…`, split at commas, values read as JSON where they are."""
+    to = address(url)
+    parts = ["127.0.0.1:6379" if to.path else f"{to.host}:{to.port}", f"db={to.db}"]
+    if to.path:
+        parts.append(f"unix_socket_path={_value(to.path)}")
+    if to.user:
+        parts.append(f"username={_value(to.user)}")
+    if to.password:
+        parts.append(f"password={_value(to.password)}")
+    if to.tls:
+        parts.append("ssl=true")
+    parts += [f"{name}={_value(value) if isinstance(value, str) else json.dumps(value)}" for name, value in to.options.items()]
+    return ",".join(parts)
+
+
+def _value(text: str) -> str:
+    """A text that Feast reads as that text: neither as a number nor cut at a comma, and YAML sees nothing in it."""
+    if _PLAIN.fullmatch(text) and not text.endswith(":"):
+        try:
+            json.loads(text)
+        except ValueError:
+            return text
+    units = text.encode("utf-16-be", "surrogatepass")
+    escaped = (
+        chr(unit) if chr(unit).isascii() and chr(unit).isalnum() else f"\\u{unit:04x}"
+        for unit in (int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2))
+    )
+    return f'"{"".join(escaped)}"'
