@@ -52,7 +52,7 @@ def address(url: str) -> Address:
 
     scheme = urlsplit(url).scheme
     try:
-        said: dict[str, Any] = dict(parse_url(url))
+        said: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
     except ValueError:
         raise ValueError(
             "HEADRACE_REDIS_URL is no address of a Redis: write redis://, rediss:// or unix://, and quote what is special in a user or "
@@ -146,7 +146,9 @@ def cause(error: Exception) -> str:
     from redis import exceptions
 
     text = str(error).rstrip(".")
-    refused = isinstance(error, exceptions.AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH")) or "without any password" in text
+    refused = (
+        isinstance(error, exceptions.AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH")) or "without any password" in text
+    )
     if refused:
         return f"Redis refuses user or password ({text}): put them into HEADRACE_REDIS_URL, or set {USER} and {PASSWORD}"
     if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):

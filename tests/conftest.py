@@ -33,7 +33,14 @@ def state() -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="hr-"))  # short: Ray's sockets lie below it
     os.environ["HEADRACE_STATE"] = str(folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    for name in ("HEADRACE_REDIS_URL", "HEADRACE_REPO", "HEADRACE_REGISTRY", "HEADRACE_TRACKING"):
+    for name in (
+        "HEADRACE_REDIS_URL",
+        "HEADRACE_REDIS_USER",
+        "HEADRACE_REDIS_PASSWORD",
+        "HEADRACE_REPO",
+        "HEADRACE_REGISTRY",
+        "HEADRACE_TRACKING",
+    ):
         os.environ.pop(name, None)
     settings.cache_clear()
     own = settings()

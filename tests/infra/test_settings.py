@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from infra import java, redis_server
+from infra import java, redis_client, redis_server
 from infra.doctor import Finding, examine
 from infra.ports import port
 from infra.process import ServiceError
-from infra.settings import Settings, first_use_case
+from infra.settings import ROOT, Settings, first_use_case
 
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
         monkeypatch.setenv(name, os.environ[name])  # so that `export` is undone
+    for name in (redis_client.USER, redis_client.PASSWORD):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 def test_two_checkouts_never_share_a_port_and_keep_their_own(tmp_path: Path) -> None:
@@ -56,6 +63,50 @@ def test_the_doctor_says_who_judges_drift_and_what_its_licence_means(tmp_path: P
     unchosen = _detector(Settings(state=tmp_path, profile="cluster"))
     assert not unchosen.ok
     assert "HEADRACE_DETECTOR" in unchosen.fix
+
+
+@given(
+    kafka=st.dictionaries(
+        st.text(st.characters(codec="ascii", exclude_characters="\x00")), st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
+    ),
+    packages=st.text(st.characters(codec="ascii", categories=["L", "N", "P"])),
+    now=st.none() | st.booleans(),
+    detector=st.sampled_from([None, "alibi", "scipy"]),
+    files=st.none() | st.just(Path("/events")),
+    seconds=st.floats(1e-9, 1e9),
+)
+def test_another_process_gets_the_very_same_settings(
+    kafka: dict[str, str], packages: str, now: bool | None, detector: Any, files: Path | None, seconds: float
+) -> None:
+    """What a replica, a service or a training process is told is what this process has: also what is no text (HEADRACE_KAFKA)."""
+    own = Settings(
+        kafka=kafka,
+        spark_packages=packages,
+        request_now=now,
+        detector=detector,
+        event_files=files,
+        redis_timeout_s=seconds,
+        profile="cluster",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("HEADRACE_")]:
+            patch.delenv(name)
+        for name, value in own.environment().items():
+            patch.setenv(name, value)
+        assert Settings() == own
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_replica_starts_with_kafka_configured(tmp_path: Path) -> None:
+    code = (
+        "from infra.settings import Settings; from serving.app import configure; configure(Settings()); "
+        "import os; print(Settings().kafka, os.environ['HEADRACE_REDIS_URL'])"
+    )
+    options = '{"kafka.bootstrap.servers": "broker:9092", "subscribe": "rides"}'
+    environment = os.environ | {"HEADRACE_KAFKA": options, "HEADRACE_STATE": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert "'subscribe': 'rides'" in said.stdout
 
 
 def test_only_the_embedded_profile_lets_a_request_set_its_clock() -> None:
