@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feature_repo import stored_order
 from feature_repo.prediction import predictions_table, truths_table
 from feature_repo.use_case import UseCase, UseCaseError
 
@@ -104,6 +105,7 @@ def apply(use_case: UseCase) -> Applied:
     views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
     objects = [*contents.data_sources, *_archives(use_case), *contents.entities, *views, *contents.feature_services]
     with quiet():
+        stored_order.keep([*contents.feature_views, *contents.stream_feature_views], _applied(store))
         try:
             store.apply(objects, partial=True)
         except Exception as error:
@@ -112,6 +114,10 @@ def apply(use_case: UseCase) -> Applied:
         store.refresh_registry()
     entities = sorted(e.name for e in contents.entities if e.name != "__dummy")
     return Applied(entities, sorted(v.name for v in views), sorted(s.name for s in contents.feature_services), removed)
+
+
+def _applied(store: FeatureStore) -> list[Any]:
+    return [*store.list_feature_views(), *store.list_stream_feature_views()]
 
 
 def _archives(use_case: UseCase) -> list[Any]:
@@ -141,7 +147,7 @@ def _remove(store: FeatureStore, views: set[str], services: set[str]) -> list[st
         if service.name not in services:
             store.registry.delete_feature_service(service.name, store.project)
             gone.append(service.name)
-    for view in [*store.list_feature_views(), *store.list_stream_feature_views(), *store.list_on_demand_feature_views()]:
+    for view in [*_applied(store), *store.list_on_demand_feature_views()]:
         if view.name not in views:
             store.registry.delete_feature_view(view.name, store.project)
             gone.append(view.name)

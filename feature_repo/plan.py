@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ class Plan:
     Attributes:
         changes: in the order views, on-demand views, services, entities.
         backfill: views whose state in the online store would not be of their new definition.
-        removed: views that are no longer defined.
+        removed: views that are no longer defined, or no longer online.
         readers: by live model, the features it reads that change.
         broken: by live model, the features it could no longer be served with: changed ones and ones that are gone.
     """
@@ -62,42 +61,48 @@ def proposed(use_case: UseCase) -> Iterator[UseCase]:
     """
     from feature_repo.apply import apply
 
-    _ = use_case.store  # opened before the address of the registry changes
     with tempfile.TemporaryDirectory(prefix="hr-plan-") as folder:
-        before = os.environ.get("HEADRACE_REGISTRY_URL")
-        os.environ["HEADRACE_REGISTRY_URL"] = f"sqlite:///{Path(folder) / 'registry.db'}"
-        try:
-            case = UseCase(use_case.folder)
-            apply(case)
-            yield case
-        finally:
-            if before is None:
-                del os.environ["HEADRACE_REGISTRY_URL"]
-            else:
-                os.environ["HEADRACE_REGISTRY_URL"] = before
+        case = UseCase(use_case.folder, Path(folder) / "registry.db")
+        apply(case)
+        yield case
+
+
+@contextlib.contextmanager
+def applied(use_case: UseCase) -> Iterator[UseCase]:
+    """The use case as it is applied: its own registry, to be read only, or an empty one that is gone afterwards where it has none yet."""
+    if use_case.applied:
+        yield use_case
+        return
+    with tempfile.TemporaryDirectory(prefix="hr-plan-") as folder:
+        yield UseCase(use_case.folder, Path(folder) / "registry.db")
 
 
 def plan(use_case: UseCase, after: UseCase, settings: Settings) -> Plan:
     """What changes from the applied registry (`use_case`) to the proposed one (`after`)."""
     found = Plan()
     old, new = _views(use_case.store), _views(after.store)
+    whole: set[str] = set()  # views of which every feature changes
     for name in sorted(old.keys() | new.keys()):
         if name not in new:
             found.changes.append(Change("view", name, "is removed; its values in the online store are deleted"))
             found.removed.append(name)
         elif name not in old:
             found.changes.append(Change("view", name, f"is new: {', '.join(new[name]['features'])}"))
-            found.backfill.append(name)
-        else:
-            texts, stale = _view_changes(old[name], new[name])
+            found.backfill += [name] * new[name]["online"]
+        elif texts := _view_changes(old[name], new[name]):
             found.changes += [Change("view", name, text) for text in texts]
-            found.backfill += [name] * stale
+            if old[name]["online"] and not new[name]["online"]:
+                found.removed.append(name)
+            elif new[name]["online"] and _stale(old[name], new[name]):
+                found.backfill.append(name)
+            if any(old[name][part] != new[name][part] for part in old[name] if part not in ("push source", "features")):
+                whole.add(name)
     for what, read in (("on-demand view", _on_demand), ("service", _services), ("entity", _entities)):
         before, now = read(use_case.store), read(after.store)
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 found.changes.append(Change(what, name, _difference(before.get(name), now.get(name))))
-    _models(use_case, after, settings, found)
+    _models(use_case, after, settings, found, whole)
     return found
 
 
@@ -108,7 +113,7 @@ def _views(store: FeatureStore) -> dict[str, dict[str, Any]]:
         source, keys = view.batch_source, sorted(entities.get(e, e) for e in view.entities)
         aggregations = {a.resolved_name(a.time_window): a for a in getattr(view, "aggregations", None) or []}
         features = {}
-        for one in view.features:
+        for one in sorted(view.features, key=lambda f: f.name):  # the registry's order is incidental
             if one.name in keys:
                 continue
             a = aggregations.get(one.name)
@@ -124,21 +129,25 @@ def _views(store: FeatureStore) -> dict[str, dict[str, Any]]:
             "ttl": view.ttl,
             "tiling hop": getattr(view, "tiling_hop_size", None),
             "push source": stream.name if stream else None,
+            "online": bool(view.online),
             "features": features,
         }
     return found
 
 
-def _view_changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], bool]:
-    """What changes of a view, and whether what the online store holds of it is stale then."""
-    texts, stale = [], False
-    for name in old:
-        if name != "features" and old[name] != new[name]:
-            texts.append(f"{name} {_shown(old[name])} -> {_shown(new[name])}")
-            stale |= name not in ("ttl", "push source")
+def _view_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What changes of a view."""
+    texts = [f"{name} {_shown(old[name])} -> {_shown(new[name])}" for name in old if name != "features" and old[name] != new[name]]
+    if old["online"] and not new["online"]:
+        texts.append("its values in the online store are deleted")
     before, now = old["features"], new["features"]
-    for name in [*before, *(n for n in now if n not in before)]:
-        if name not in now:
+    renamed = _renamed(before, now)
+    for name in [*before, *(n for n in now if n not in before and n not in renamed.values())]:
+        if name in renamed:
+            texts.append(
+                f"feature {name} is renamed to {renamed[name]}; its tiles are kept (stock Feast sees it with the entity's next event)"
+            )
+        elif name not in now:
             texts.append(f"feature {name} is removed")
         elif name not in before:
             texts.append(f"feature {name} is new ({', '.join(f'{k} {_shown(v)}' for k, v in now[name].items() if v is not None)})")
@@ -148,7 +157,26 @@ def _view_changes(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], 
                 for k in dict.fromkeys([*before[name], *now[name]])
                 if before[name].get(k) != now[name].get(k)
             ]
-    return texts, stale or before != now
+    return texts
+
+
+def _renamed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Windowed features that compute the same under another name: old name -> new name."""
+    came = [name for name in now if name not in before]
+    found: dict[str, str] = {}
+    for name in before:
+        if name not in now and "function" in before[name]:
+            same = next((other for other in came if now[other] == before[name] and other not in found.values()), None)
+            found |= {name: same} if same else {}
+    return found
+
+
+def _stale(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether what the online store holds of a view is not of its new definition."""
+    if any(old[part] != new[part] for part in old if part not in ("ttl", "push source", "features")):
+        return True
+    renamed = _renamed(old["features"], new["features"])
+    return {renamed.get(name, name): meaning for name, meaning in old["features"].items()} != new["features"]
 
 
 def _on_demand(store: FeatureStore) -> dict[str, Any]:
@@ -157,7 +185,7 @@ def _on_demand(store: FeatureStore) -> dict[str, Any]:
         code = getattr(view.feature_transformation, "udf_string", "")
         found[view.name] = {
             "code": code,
-            "features": [f"{f.name} ({f.dtype})" for f in view.features],
+            "features": sorted(f"{f.name} ({f.dtype})" for f in view.features),
             "request fields": sorted(f"{f.name} ({f.dtype})" for s in view.source_request_sources.values() for f in s.schema),
             "views": sorted(view.source_feature_view_projections),
         }
@@ -199,7 +227,7 @@ def _shown(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan) -> None:
+def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan, whole: set[str]) -> None:
     """Live models by what they read: serving refuses a contract whose definitions are not the applied ones."""
     for folder in sorted(settings.model_root.glob(f"*/{release.RELEASE}")) if settings.model_root.is_dir() else []:
         name = folder.parent.name
@@ -212,7 +240,6 @@ def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan) 
         except DefinitionError:
             now = {}  # its whole service is gone
         moved = sorted(f for f, was in made.definitions.items() if now.get(f) != was)
-        touched = {f"{c.name}:" for c in found.changes if c.what == "view"}
-        found.readers[name] = sorted(f for f in made.definitions if f.partition(":")[0] + ":" in touched or f in moved)
+        found.readers[name] = sorted(f for f in made.definitions if f.partition(":")[0] in whole or f in moved)
         if moved:
             found.broken[name] = moved

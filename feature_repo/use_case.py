@@ -276,13 +276,15 @@ class UseCase:
 
     Args:
         folder: the folder with `feature_store.yaml`.
+        registry: an SQLite file to keep the registry in, instead of the one that the folder names; a copy of its settings lies beside it.
 
     Raises:
         UseCaseError: the folder or one of its files is not what it should be.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, registry: Path | None = None) -> None:
         self.folder = folder
+        self._registry = registry
         if not (folder / "feature_store.yaml").is_file():
             raise UseCaseError(f"{folder} is not a use case: it has no feature_store.yaml (see README, 'Your own use case')")
 
@@ -315,6 +317,28 @@ class UseCase:
         """Feast's own view of the folder. Call `Settings.export()` first: the YAML refers to its variables."""
         from feast import FeatureStore
 
-        store = FeatureStore(repo_path=str(self.folder))
+        store = FeatureStore(repo_path=str(self.folder), fs_yaml_file=self._settings)
         _tell_snapshots_apart(store.registry)
         return store
+
+    @property
+    def _settings(self) -> Path:
+        """Feast's settings of the folder."""
+        own = self.folder / "feature_store.yaml"
+        if self._registry is None:
+            return own
+        registry = {"registry_type": "sql", "path": f"sqlite:///{self._registry}", "cache_ttl_seconds": 60}
+        changed = self._registry.with_suffix(".yaml")
+        changed.write_text(yaml.safe_dump(_read(own) | {"registry": registry}))
+        return changed
+
+    @property
+    def applied(self) -> bool:
+        """Whether its registry is there; Feast makes one as soon as it opens it. One on a server is taken to be."""
+        from feast.repo_config import load_repo_config
+
+        registry = load_repo_config(self.folder, self._settings).registry
+        kind, path = str(getattr(registry, "registry_type", "file")), str(registry.path)
+        if kind == "sql":
+            return not path.startswith("sqlite:///") or Path(path.removeprefix("sqlite:///")).is_file()
+        return kind != "file" or "://" in path or (self.folder / path).is_file()

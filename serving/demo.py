@@ -92,7 +92,9 @@ class Demo:
 
     def _stages(self) -> None:
         from feature_repo.apply import apply
+        from feature_repo.plan import proposed
         from streaming.backfill import backfill
+        from streaming.compilation import check
         from streaming.ingest import ingest
         from streaming.session import session
         from streaming.view import views
@@ -108,6 +110,8 @@ class Demo:
             self.rows = {one.table: one.rows for one in loaded}
             said(f"{sum(self.rows.values()):,} rows in {len(loaded)} tables")
         with self.course.stage("apply") as said:
+            with proposed(self.case) as after:
+                check(after.store, {m.name: m.feature_service for m in self.case.models.values()})
             applied = apply(self.case)
             said(f"{len(applied.views)} views, {len(applied.entities)} entities")
         with self.course.stage("backfill") as said:

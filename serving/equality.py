@@ -118,7 +118,11 @@ class Equality:
         header, view = tile.read_header(blob), projection.view
         dtypes = {f.name: f.dtype for f in view.features}
         if view.layout is not None:
-            finished = dict(zip((f.name for f in view.features), Finisher(view.layout)(blob, header.event_us), strict=True))
+            layouts = {view.fingerprint: view.layout} | view.former
+            if header.fingerprint not in layouts:
+                return {}
+            names = [f.name for f in view.features]
+            finished = dict(zip(names, Finisher(layouts[header.fingerprint], names)(blob, header.event_us), strict=True))
             return {name: _stored(finished[name], dtypes[name]) for name in projection.features}
         mark = prediction.marks.get(projection.alias)
         if mark is None or (mark.known_us, mark.ties, mark.event_us) != (header.mark_us, header.ties, header.event_us):

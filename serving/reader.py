@@ -21,6 +21,7 @@ from serving.connection import Connection, Pipelines, client
 from serving.reply import Answer, Entity, Part, latest, loose, make_part, windowed
 from serving.window_cache import WindowCache
 from streaming import layout, tile
+from streaming.compilation import refuse_offline
 from streaming.resp import bulk
 from streaming.view import Projection, projections
 
@@ -104,7 +105,9 @@ class OnlineReader:
         Raises:
             DefinitionError: the service is not applied, or declares what the reader does not carry.
         """
-        return cls(projections(store, service), redis_url, timeout_s, cache_bytes)
+        plan = projections(store, service)
+        refuse_offline(plan, f"feature service {service!r}")
+        return cls(plan, redis_url, timeout_s, cache_bytes)
 
     def _compile(self, plan: Sequence[Projection]) -> list[Entity]:
         entities: dict[tuple[Any, ...], Entity] = {}

@@ -41,6 +41,7 @@ class Part:
     packed: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the packed row)
     loose: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the reply) of what is no number
     letters: dict[str, bytes] = field(default_factory=dict)
+    former: dict[int, Finisher] = field(default_factory=dict)  # of tiles that lie in an older order
 
     @property
     def width(self) -> int:
@@ -77,7 +78,7 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
     own_fields = [layout.timestamp_field(view.name), *(layout.field(view.name, n) for n in projection.features)]
     letters = {letter: letter.encode() * len(projection.features) for letter in STATUSES}
     if view.layout:
-        names = [f.name for f in view.features]
+        names = [a.name for a in view.layout.aggregations]
         order = [names.index(n) for n in projection.features]
         finisher, fields = Finisher(view.layout), [layout.tile_field(view.name)]
         return Part(
@@ -88,10 +89,11 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
             finisher,
             fields,
             own_fields,
-            tile.fingerprint(view.layout),
+            view.fingerprint,
             order,
             order == list(range(len(names))),
             letters=letters,
+            former={known_by: Finisher(layout, names) for known_by, layout in view.former.items()},
         )
     packed = row.numeric(view)
     fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
@@ -115,7 +117,9 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
         return
     fingerprint, mark_us, ties, event_us = _head(blob)
     if fingerprint != part.fingerprint:
-        raise tile.TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
+        if fingerprint not in part.former:
+            raise tile.TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
+        finisher = part.former[fingerprint]
     if now_us < event_us - finisher.hop_us:
         # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
         answer.values += [_NAN] * part.width
@@ -191,6 +195,8 @@ def loose(part: Part, blob: bytes | None, reply: Sequence[bytes | None], now_us:
         letters[column] = NULL if value is None else present
         if isinstance(value, bool | int | float):
             answer.values[column] = float(value)
+            if answer.values[column] != value:  # an integer that no float64 carries
+                answer.extras[f"{alias}:{name}"] = value
         elif value is not None:
             answer.extras[f"{alias}:{name}"] = value
     answer.letters = bytes(letters)

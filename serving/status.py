@@ -39,15 +39,17 @@ def print_status(own: Settings, console: Console) -> None:
 
 def _print_views(own: Settings, console: Console) -> None:
     from feature_repo import release
+    from streaming.compilation import usable
     from streaming.state import stream_state, view_states
     from streaming.store import connect
-    from streaming.view import views
 
     case = UseCase(own.repo)
     client = connect(own.redis())
     now_us = time.time() * 1e6
     table = Table("view", "backfilled to", "rows", "entities", "newest event", "age", "in Redis", "failures", "", box=None)
-    applied = views(case.store) if own.registry or (own.state / "registry.db").exists() else {}
+    applied, unusable = usable(case.store) if case.applied else ({}, {})
+    for fault in unusable.values():
+        console.print(f"[red]cannot be used:[/red] {escape(fault)}; mend it and run `headrace apply`")
     for state in view_states(client, list(applied.values())):
         age = _span((now_us - state.newest_us) / 1e6) if state.newest_us else ""
         note = f"[red]last backfill failed: {escape(state.error)}[/red]" if state.error else ""

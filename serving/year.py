@@ -91,7 +91,9 @@ class Year:
 
     def _stages(self) -> None:
         from feature_repo.apply import apply
+        from feature_repo.plan import proposed
         from streaming.backfill import backfill
+        from streaming.compilation import check
         from streaming.ingest import ingest
         from streaming.session import session
         from streaming.view import views
@@ -110,6 +112,8 @@ class Year:
             loaded = ingest(self.case, self.settings, spark)
             said(f"{sum(one.rows for one in loaded):,} rows in {len(loaded)} tables")
         with stage("apply") as said:
+            with proposed(self.case) as after:
+                check(after.store, {m.name: m.feature_service for m in self.case.models.values()})
             said(f"{len(apply(self.case).views)} views")
         with stage("backfill") as said:
             compiled = list(views(self.case.store).values())

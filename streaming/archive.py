@@ -33,6 +33,7 @@ from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
 from feature_repo.prediction import Label, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
+from streaming.extent import day_of
 
 if TYPE_CHECKING:
     import redis
@@ -273,7 +274,7 @@ class Archive:
     ) -> pa.Table:
         files = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
         if from_us is not None or upto_us is not None:
-            first, last = (None if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}" for us in (from_us, upto_us))
+            first, last = (None if us is None else day_of(us).isoformat() for us in (from_us, upto_us))
             files = [f for f in files if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
         if not files:
             return schema.empty_table()
@@ -309,8 +310,7 @@ def id_ms(number: str) -> int:
 
 
 def _file(folder: Path, hour: int) -> Path:
-    at = datetime.fromtimestamp(hour * 3600, UTC)
-    return folder / f"day={at:%Y-%m-%d}" / f"{at:%H}.parquet"
+    return folder / f"day={day_of(hour * _HOUR_US).isoformat()}" / f"{hour % 24:02}.parquet"
 
 
 def _first(table: pa.Table) -> pa.Table:

@@ -118,16 +118,15 @@ def _plan(
     view: View, root: Path, client: redis.Redis, end_us: int | None, from_us: int | None, lookback_us: int | None
 ) -> tuple[Planned, Journal | None]:
     said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
-    fingerprint = tile.fingerprint(view.layout)
     now = time.time_ns() // 1000
     if lookback_us is not None:
         # a changed definition has to be done in full
-        known = said.get("fingerprint") == str(fingerprint) and "seam_us" in said
+        known = view.holds(int(said.get("fingerprint", -1))) and "seam_us" in said
         from_us = max(int(said["seam_us"]) - lookback_us, 1) if known else None
     try:
         whole = extent(view, root, None, None)
         reaches = now if whole.known_us is None else min(now, whole.known_us)
-        old = journal.unfinished(client, view, fingerprint)
+        old = journal.unfinished(client, view)
         if old is not None and (end_us not in (None, old.end_us) or (from_us or 0) != old.from_us):
             old = None
         end = old.end_us if old else reaches if end_us is None else end_us
@@ -201,14 +200,14 @@ def _one(
         raise FileNotFoundError(planned.error)
     if run is None:
         position = live.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
-        run = journal.Journal(view, tile.fingerprint(view.layout), planned.end_us, planned.from_us, planned.buckets, position)
+        run = journal.Journal(view, planned.end_us, planned.from_us, planned.buckets, position)
         run.begin(client)
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.5):
             with contextlib.suppress(Exception):
-                now = journal.unfinished(client, view, run.fingerprint)
+                now = journal.unfinished(client, view)
                 if now is not None:
                     progress(Progress(view.name, len(now.done), now.buckets, sum(r for r, _, _ in now.done.values())))
 
@@ -224,7 +223,7 @@ def _one(
     rows, entities = (sum(d[k] for d in run.done.values()) for k in (0, 1))
     newest_us = max((d[2] for d in run.done.values() if d[0]), default=None)
     seconds = time.monotonic() - began
-    said: dict[str, Any] = {"seam_us": run.end_us, "at": int(time.time()), "fingerprint": run.fingerprint}
+    said: dict[str, Any] = {"seam_us": run.end_us, "at": int(time.time()), "fingerprint": view.fingerprint}
     if not run.from_us:
         said |= {"rows": rows, "entities": entities, "newest_us": newest_us or 0}
         said |= {} if run.resumed else {"seconds": f"{seconds:.3f}"}

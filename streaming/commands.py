@@ -39,24 +39,29 @@ def apply(
 ) -> None:
     """Apply the use case's Feast definitions to the registry; removed views lose their values in the online store, and nothing else does.
 
-    Refuses a change that would break a live model. `headrace plan` shows beforehand what would change.
+    Refuses definitions that cannot be executed, and a change that would break a live model. `headrace plan` shows beforehand what would
+    change.
     """
     from feature_repo.apply import apply as run
     from feature_repo.apply import check_live_models
     from feature_repo.plan import plan, proposed
     from feature_repo.use_case import UseCase
     from infra import redis_server
+    from streaming.compilation import check, usable
     from streaming.removal import remove
     from streaming.store import connect
-    from streaming.view import views
 
     own = own_settings()
     case = UseCase(own.repo)
     with console.status("comparing"), proposed(case) as after:
+        check(after.store, {m.name: m.feature_service for m in case.models.values()})
         found = plan(case, after, own)
     if not allow_breaking:
         check_live_models(found.broken)
-    gone = [view for name, view in views(case.store).items() if name in found.removed]
+    before, unusable = usable(case.store)
+    for fault in unusable.values():
+        console.print(f"[yellow]was applied, and cannot be used:[/yellow] {escape(fault)}")
+    gone = [view for name, view in before.items() if name in found.removed]
     applied = run(case)
     console.print(f"applied {len(applied.views)} views, {len(applied.entities)} entities, services: {', '.join(applied.services)}")
     for change in found.changes:
@@ -106,9 +111,9 @@ def backfill(
     from streaming import report as show
     from streaming.backfill import backfill as run
     from streaming.backfill import plan
+    from streaming.compilation import usable
     from streaming.session import session
     from streaming.store import connect
-    from streaming.view import views
 
     if start and incremental:
         raise typer.BadParameter("give --from or --incremental, not both")
@@ -118,7 +123,11 @@ def backfill(
     if rewind and process.alive(own, "stream"):
         raise process.ServiceError("the stream is running and would bring back what --rewind forgets: stop it first (`headrace down`)")
     redis_server.up(own)
-    known = views(UseCase(own.repo).store)
+    known, unusable = usable(UseCase(own.repo).store)
+    for name, fault in unusable.items():
+        if name in (view or []):
+            raise DefinitionError(fault)
+        console.print(f"[yellow]left out:[/yellow] {escape(fault)}")
     unknown = [v for v in view or [] if v not in known]
     if unknown:
         raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
@@ -156,13 +165,16 @@ def stream() -> None:
     from infra import redis_server
     from streaming import bridge
     from streaming import stream as live
+    from streaming.compilation import usable
     from streaming.session import session
-    from streaming.view import views
 
     own = own_settings()
     redis_server.up(own)
     case = UseCase(own.repo)
-    known = list(views(case.store).values())
+    compiled, unusable = usable(case.store)
+    for fault in unusable.values():
+        print(f"left out: {fault}", flush=True)
+    known = list(compiled.values())
     spark, url = session(own), own.redis()
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), own.event_retention_h * 3600)}
     if own.event_files is not None:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from streaming.view import View
+from streaming.window import DAY
+
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ def table_path(view: View, root: Path) -> str:
     return view.path if "://" in view.path or view.path.startswith("/") else str(root / view.path)
 
 
+def day_of(us: int) -> date:
+    """The day (UTC) of a moment, microseconds since the epoch; of one that no calendar has, the first or the last day there is."""
+    return date.fromordinal(min(max(_EPOCH_DAY + us // DAY, 1), date.max.toordinal()))
+
+
 def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> Extent:
     """What lies between two event times (by day, inclusive; None: no bound) of a view's table.
 
@@ -40,7 +48,7 @@ def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> 
     backwards = {name: source for source, name in view.mapping}
     column = view.created or view.timestamp
     column = backwards.get(column, column)
-    first, last = (None if us is None else datetime.fromtimestamp(us / 1e6, UTC).date() for us in (from_us, upto_us))
+    first, last = (None if us is None else day_of(us) for us in (from_us, upto_us))
     days, rows, newest = set(), 0, None
     for fragment in files.get_fragments():
         day = _day(ds.get_partition_keys(fragment.partition_expression).get("day"))

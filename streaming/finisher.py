@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +41,21 @@ class _Level:
 
 class Finisher:
     """
+    Args:
+        layout: that the tiles lie in.
+        names: the features in the order their values are wanted in; default: the layout's.
+
     Attributes:
         empty: the values of an entity without events.
         hop_us: the finest hop.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        place = {a.name: i for i, a in enumerate(layout.aggregations)}
-        self._functions = [a.function for a in layout.aggregations]
-        self._kinds = [a.kind or "" for a in layout.aggregations]
+    def __init__(self, layout: Layout, names: Sequence[str] | None = None) -> None:
+        by_name = {a.name: a for a in layout.aggregations}
+        wanted = [by_name[name] for name in names or by_name]
+        place = {a.name: i for i, a in enumerate(wanted)}
+        self._functions = [a.function for a in wanted]
+        self._kinds = [a.kind or "" for a in wanted]
         self._levels = []
         for level in levels_of(layout):
             windows: dict[int, list[_Op]] = {}
@@ -57,7 +64,7 @@ class Finisher:
             longest_first = sorted(windows.items(), reverse=True)
             self._levels.append(_Level(level.hop_us, 1 + level.layout.size, len(level.layout.sketches), longest_first))
         self.hop_us = self._levels[0].hop_us
-        self.empty = [_of_nothing(layout, a) for a in layout.aggregations]
+        self.empty = [_of_nothing(layout, a) for a in wanted]
 
     def __call__(self, blob: bytes, t_us: int) -> list[float]:
         """The view's features at `t_us`, NaN for null.

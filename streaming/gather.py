@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.extent import extent, table_path
+from streaming.extent import day_of, extent, table_path
 from streaming.join import (
     ARROW_TYPES,
     AT,
@@ -145,7 +144,7 @@ def _days(schema: pa.Schema, first: int | None, last: int | None) -> Any:
     day, chosen = pc.field("day").cast(pa.string()), None
     for us, above in ((first, True), (last, False)):
         if us is not None:
-            bound = str(datetime.fromtimestamp(us / 1e6, UTC).date())
+            bound = day_of(us).isoformat()
             part = day >= bound if above else day <= bound
             chosen = part if chosen is None else chosen & part
     return chosen

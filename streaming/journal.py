@@ -97,7 +97,6 @@ class Journal:
     """
 
     view: View
-    fingerprint: int
     end_us: int
     from_us: int
     buckets: int
@@ -119,7 +118,7 @@ class Journal:
 
     def begin(self, client: redis.Redis) -> None:
         client.delete(self.key, self.index)
-        head = {"fingerprint": self.fingerprint, "end_us": self.end_us, "from_us": self.from_us, "buckets": self.buckets}
+        head = {"fingerprint": self.view.fingerprint, "end_us": self.end_us, "from_us": self.from_us, "buckets": self.buckets}
         client.hset(self.key, mapping={**head, "position": self.position, "at": int(time.time())})
         client.expire(self.key, KEPT_S)
 
@@ -133,10 +132,10 @@ def note(client: redis.Redis, key: str, index: str, bucket: int, rows: int, enti
     client.expire(index, KEPT_S)
 
 
-def unfinished(client: redis.Redis, view: View, fingerprint: int) -> Journal | None:
+def unfinished(client: redis.Redis, view: View) -> Journal | None:
     """The backfill of a view that was killed, if there is one of the same definition."""
     said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
-    if not said or int(said["fingerprint"]) != fingerprint:
+    if not said or not view.holds(int(said["fingerprint"])):
         return None
     done = {}
     for name, value in said.items():
@@ -144,4 +143,4 @@ def unfinished(client: redis.Redis, view: View, fingerprint: int) -> Journal | N
             rows, entities, newest = value.split()
             done[int(name[5:])] = (int(rows), int(entities), int(newest))
     head = (int(said["end_us"]), int(said["from_us"]), int(said["buckets"]), said["position"])
-    return Journal(view, fingerprint, *head, done, resumed=bool(done))
+    return Journal(view, *head, done, resumed=bool(done))

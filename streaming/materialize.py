@@ -103,10 +103,10 @@ def overwrite(
     if later is None:
         store.put(indexes, snapshot(view, entities, seam_us, position))
         return len(entities.keys)
-    total, fields, fingerprint = len(entities.keys), view_fields(view), tile.fingerprint(view.layout)
+    total, fields = len(entities.keys), view_fields(view)
     for _ in range(ATTEMPTS):
         blobs = store.read(entities.keys, fields[0])
-        before = [_ours(fingerprint, blob) for blob in blobs]
+        before = [_ours(view, blob) for blob in blobs]
         if any(h is not None and h.position > position for h in before):
             more, position = later(position)
             events = pa.concat_tables([entities.table, more.select(entities.table.column_names).cast(entities.table.schema, safe=False)])
@@ -137,7 +137,7 @@ def snapshot(view: View, entities: Grouped, seam_us: int, position: Position = (
     mark, ties, newest = entities.marks()
     rows = entities.newest_rows()
     state = _latest(view, entities, rows, newest)
-    first = tile.pack_headers(tile.fingerprint(None), mark, ties, newest, entities.known_us[rows], seam_us, position)
+    first = tile.pack_headers(view.fingerprint, mark, ties, newest, entities.known_us[rows], seam_us, position)
     blobs = [bulk(h + packed) for h, packed in zip(first, state.packed, strict=True)]
     return Rows(entities.keys, view_fields(view), [blobs, [bulk(t) for t in state.times], *state.columns])
 
@@ -146,16 +146,15 @@ def _truth(view: View, entities: Grouped, seam_us: int, position: Position) -> t
     mark, ties, newest = entities.marks()
     rows = entities.newest_rows()
     state = _windows(view, entities, newest) if view.layout else _latest(view, entities, rows, newest)
-    fingerprint = tile.fingerprint(view.layout)
     known = entities.known_us[rows]
     headers = [
-        tile.Header(fingerprint, m, t, position, 1, e, k, seam_us)
+        tile.Header(view.fingerprint, m, t, position, 1, e, k, seam_us)
         for m, t, e, k in zip(mark.tolist(), ties.tolist(), newest.tolist(), known.tolist(), strict=True)
     ]
     return headers, state
 
 
-def _ours(fingerprint: int, blob: bytes | None) -> tile.Header | None:
+def _ours(view: View, blob: bytes | None) -> tile.Header | None:
     """The stored header; None where there is none, or where another definition's state lies, which a backfill replaces."""
     if not blob:
         return None
@@ -163,7 +162,7 @@ def _ours(fingerprint: int, blob: bytes | None) -> tile.Header | None:
         header = tile.read_header(blob)
     except tile.TileError:
         return None
-    return header if header.fingerprint == fingerprint else None
+    return header if view.holds(header.fingerprint) else None
 
 
 def _revised(new: tile.Header, old: tile.Header | None, state: _State, i: int, blob: bytes | None) -> tile.Header:
@@ -211,9 +210,8 @@ def _apply_once(view: View, store: OnlineStore, entities: Grouped) -> tuple[Any,
     """Whether each entity is done, and how many were written."""
     fields = view_fields(view)
     blobs = store.read(entities.keys, fields[0])
-    fingerprint = tile.fingerprint(view.layout)
-    headers = [tile.read_header(b) if b else tile.Header(fingerprint) for b in blobs]
-    if any(h.fingerprint != fingerprint for h in headers):
+    headers = [tile.read_header(b) if b else tile.Header(view.fingerprint) for b in blobs]
+    if not all(view.holds(h.fingerprint) for h in headers):
         raise tile.TileError(f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`")
     n = len(entities.keys)
     won = np.ones(n, dtype=bool)
@@ -246,6 +244,7 @@ def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.
     after = [
         replace(
             h.advanced(m, t),
+            fingerprint=view.fingerprint,
             position=(p[0], p[1]),
             revision=h.revision + 1,
             event_us=e if c else h.event_us,
@@ -259,8 +258,7 @@ def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.
     indexes, fields = [keys_key(view.project, view.name)], view_fields(view)
     if view.layout:
         levels = tile.levels_of(view.layout)
-        fingerprint = tile.fingerprint(view.layout)
-        stored = [tile.decode(b, levels, fingerprint)[1] if b else None for b in blobs]
+        stored = [tile.decode(b, levels, view.fingerprint, view.former)[1] if b else None for b in blobs]
         state = _windows(view, new, newest, stored)
         swapped = store.swap(indexes, _rows(view, new.keys, after, state), expected)
         return np.array(swapped), sum(swapped)

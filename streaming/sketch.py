@@ -191,7 +191,7 @@ def hashed(column: Any) -> Ints:
         known = np.array([hash_of(v) for v in encoded.dictionary.to_pylist()] + [-1], dtype=np.int64)
         indices = np.asarray(encoded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False), dtype=np.int64)
         return known[indices]
-    values = np.asarray(column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False), dtype=np.float64)
+    values = np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False), dtype=np.float64)
     distinct, place = np.unique(values, return_inverse=True)
     return np.array([hash_of(v) for v in distinct.tolist()], dtype=np.int64)[place] if len(values) else np.zeros(0, np.int64)
 

@@ -12,7 +12,6 @@ from streaming.group import view_fields
 from streaming.journal import unfinished
 from streaming.sink import newest_field
 from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, stream_id, view_key
-from streaming.tile import fingerprint
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
     index = keys_key(view.project, view.name)
     entities = int(client.scard(index))  # type: ignore[arg-type]
     newest = max(int(said.get("newest_us", 0)), int(live.get(newest_field(view.name), 0)))
-    run = unfinished(client, view, fingerprint(view.layout))
+    run = unfinished(client, view)
     return ViewState(
         view.name,
         entities,

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +96,18 @@ def read_header(blob: bytes) -> Header:
 
 
 def fingerprint(layout: Layout | None) -> int:
-    return zlib.crc32(repr(layout.aggregations if layout else ()).encode())
+    """What the state of a layout is known by: what is aggregated and how, in the layout's order; names are no part of it."""
+    meanings = dict.fromkeys(a.meaning for a in layout.aggregations) if layout else {}
+    return zlib.crc32(repr(tuple(meanings)).encode())
+
+
+def former_fingerprint(layout: Layout) -> int:
+    """What a layout's state was known by when names and the registry's order still counted."""
+    told = [
+        f"Aggregation(name={a.name!r}, column={a.column!r}, function={a.function!r}, window_us={a.window_us}, hop_us={a.hop_us})"
+        for a in layout.aggregations
+    ]
+    return zlib.crc32(f"({', '.join(told)}{',' * (len(told) == 1)})".encode())
 
 
 @dataclass(frozen=True)
@@ -258,13 +270,28 @@ def encode(header: Header, levels: Sequence[Part]) -> bytes:
     return b"".join(parts)
 
 
-def decode(blob: bytes, levels: Sequence[Level], expected: int) -> tuple[Header, list[Part]]:
+def relaid(layout: Layout, before: Layout, part: Part) -> Part:
+    """A part that was laid out after `before` as `layout` has it: the same statistics, in other rows."""
+    rows = [before.slots[slot] + k for slot, width in layout.widths for k in range(width)]
+    return Part(part.start, part.state[rows], tuple(part.sketches[before.sketches.index(one)] for one in layout.sketches))
+
+
+def decode(
+    blob: bytes, levels: Sequence[Level], expected: int, former: Mapping[int, Layout] = MappingProxyType({})
+) -> tuple[Header, list[Part]]:
     """Header, and the tiles per level: float64 views into `blob`.
+
+    Args:
+        former: other layouts of the same aggregations that tiles may lie in, by fingerprint.
 
     Raises:
         TileError: another definition's tiles, or no tiles.
     """
     header = read_header(blob)
+    if header.fingerprint in former and header.fingerprint != expected:
+        before = levels_of(former[header.fingerprint])
+        _, parts = decode(blob, before, header.fingerprint)
+        return header, [relaid(now.layout, then.layout, part) for now, then, part in zip(levels, before, parts, strict=True)]
     if header.fingerprint != expected:
         raise TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
     at, found = HEADER_SIZE, []

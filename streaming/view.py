@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from feature_repo import stored_order
 from feature_repo.definition import DefinitionError, service_projections
+from streaming import tile
 from streaming.window import HASHED, SECOND, Aggregation, Layout, default_hop
 
 if TYPE_CHECKING:
@@ -51,8 +54,11 @@ class View:
         created: column of the known-time; None: an event is known when it happens.
         mapping: source column → name used in the view.
         ttl_us: 0 means for ever; concerns latest-value views only.
-        layout: the windows, for a windowed view; None for a latest-value view.
+        features: in canonical order, by name: not in the registry's, which is incidental.
+        layout: the windows, for a windowed view (in canonical order too); None for a latest-value view.
         stream: name of the push source that carries its live events, if any.
+        stored_order: `(name then, name now)` of the features in the order that state from before canonical identity lies in.
+        online: whether it is for the online store at all; False: for training only.
     """
 
     project: str
@@ -66,6 +72,29 @@ class View:
     features: tuple[Feature, ...]
     layout: Layout | None
     stream: str | None
+    stored_order: tuple[tuple[str, str], ...] = ()
+    online: bool = True
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """What the view's stored state is known by."""
+        return tile.fingerprint(self.layout)
+
+    @cached_property
+    def former(self) -> dict[int, Layout]:
+        """Layouts of the same windows that older state may lie in, by its fingerprint."""
+        if self.layout is None or not self.stored_order:
+            return {}
+        now = {a.name: a for a in self.layout.aggregations}
+        if any(name not in now for _, name in self.stored_order):
+            return {}
+        # the names it had are part of what it is known by
+        then = Layout.of([replace(now[name], name=was) for was, name in self.stored_order])
+        return {tile.former_fingerprint(then): Layout.of([now[name] for _, name in self.stored_order])}
+
+    def holds(self, fingerprint: int) -> bool:
+        """Whether state that is known by this is the view's."""
+        return fingerprint == self.fingerprint or fingerprint in self.former
 
     @property
     def key_names(self) -> list[str]:
@@ -161,7 +190,8 @@ def compile_view(view: Any, store: FeatureStore) -> View:
     if not keys:
         raise DefinitionError(f"{where}: a view needs at least one entity")
     key_names = {k.name for k in keys}
-    features = tuple(Feature(f.name, dtype_of(f.dtype, f"{where}, feature {f.name!r}")) for f in view.features if f.name not in key_names)
+    declared = [Feature(f.name, dtype_of(f.dtype, f"{where}, feature {f.name!r}")) for f in view.features if f.name not in key_names]
+    features = tuple(sorted(declared, key=lambda f: f.name))
     aggregations = [_aggregation(a, view) for a in getattr(view, "aggregations", None) or []]
     layout = None
     if aggregations:
@@ -172,7 +202,7 @@ def compile_view(view: Any, store: FeatureStore) -> View:
                 f"{where}: {', '.join(plain)} is no aggregation of it; put latest-value features into a view of their own"
             )
         by_name = {a.name: a for a in aggregations}
-        layout = Layout.of([by_name[f.name] for f in features])
+        layout = Layout.canonical([by_name[f.name] for f in features])
     stream = getattr(view, "stream_source", None)
     return View(
         project=store.project,
@@ -186,13 +216,19 @@ def compile_view(view: Any, store: FeatureStore) -> View:
         features=features,
         layout=layout,
         stream=stream.name if stream is not None else None,
+        stored_order=tuple(stored_order.of(view)),
+        online=bool(view.online),
     )
 
 
 def views(store: FeatureStore) -> dict[str, View]:
-    """Every online view that is applied (all but on-demand ones), compiled, by name."""
+    """Every online view that is applied (neither on-demand ones nor those that say `online=False`), compiled, by name.
+
+    Raises:
+        DefinitionError: one cannot be executed (`streaming.compilation.usable` gives the others).
+    """
     applied = [*store.list_feature_views(allow_cache=True), *store.list_stream_feature_views(allow_cache=True)]
-    return {v.name: compile_view(v, store) for v in sorted(applied, key=lambda v: v.name)}
+    return {v.name: compile_view(v, store) for v in sorted(applied, key=lambda v: v.name) if v.online}
 
 
 def projections(store: FeatureStore, service: str) -> list[Projection]:

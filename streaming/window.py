@@ -106,6 +106,11 @@ class Aggregation:
         return sketch.kind_of(self.function)
 
     @property
+    def meaning(self) -> tuple[str, str, int, int]:
+        """What it computes, whatever it is called."""
+        return self.column, self.function, self.window_us, self.hop_us
+
+    @property
     def input(self) -> str:
         """The column it reads, by its name among the inputs."""
         return HASHED + self.column if self.kind == "distinct" else self.column
@@ -182,6 +187,16 @@ class Layout:
     @classmethod
     def of(cls, aggregations: Sequence[Aggregation]) -> Layout:
         return cls(tuple(aggregations))
+
+    @classmethod
+    def canonical(cls, aggregations: Sequence[Aggregation]) -> Layout:
+        """The layout of a set of aggregations: the same whatever their order and names."""
+        return cls(tuple(sorted(aggregations, key=lambda a: (a.meaning, a.name))))
+
+    @property
+    def widths(self) -> list[tuple[tuple[str, str], int]]:
+        """Every slot with its number of rows, in the order of the rows."""
+        return [(slot, _ROWS[slot[1]]) for slot in self.slots]
 
     @property
     def columns(self) -> list[str]:

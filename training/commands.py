@@ -62,11 +62,13 @@ def plan(
 ) -> None:
     """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
     from feature_repo import contract, release
+    from feature_repo.plan import applied, proposed
     from feature_repo.plan import plan as compare
-    from feature_repo.plan import proposed
     from feature_repo.use_case import UseCase
     from infra import redis_server
     from streaming.backfill import plan as plan_backfill
+    from streaming.compilation import check as check_definitions
+    from streaming.compilation import usable
     from streaming.estimate import estimate
     from streaming.report import backfill_plan_table
     from streaming.state import size
@@ -75,12 +77,13 @@ def plan(
     from training import whatif
 
     own = own_settings()
-    case = UseCase(own.repo)
     redis_server.up(own)
     client = connect(own.redis())
-    with console.status("comparing") as status, proposed(case) as after:
+    case = UseCase(own.repo)
+    with console.status("comparing") as status, applied(case) as case, proposed(case) as after:
+        check_definitions(after.store, {m.name: m.feature_service for m in case.models.values()})
         found = compare(case, after, own)
-        old, new = views(case.store), views(after.store)
+        (old, unusable), new = usable(case.store), views(after.store)
         planned = plan_backfill([new[name] for name in found.backfill], own.offline_root, client, None)
         status.update("measuring")
         sizes = {p.view: estimate(new[p.view], own.offline_root, p) for p in planned}
@@ -90,6 +93,8 @@ def plan(
             status.update(f"scoring logged requests of {model}")
             made = contract.load(own.model_root / model / str(release.champion(own.model_root, model)))
             moved[model] = whatif.compare(case, after, own, made, whatif.last_requests(client, case.project, model, requests))
+    for fault in unusable.values():
+        console.print(f"[yellow]is applied, and cannot be used:[/yellow] {escape(fault)}")
     for change in found.changes:
         console.print(f"{change.what} [bold]{change.name}[/bold]: {escape(change.text)}")
     if not found.changes:

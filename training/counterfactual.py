@@ -55,7 +55,7 @@ class Scored:
         out = np.empty((table.num_rows, len(self.contract.inputs)))
         stale = self._stale(table)
         for n, one in enumerate(self.contract.inputs):
-            out[:, n] = pc.fill_null(table[one.name].cast(pa.float64()), np.nan).to_numpy()
+            out[:, n] = pc.fill_null(table[one.name].cast(pa.float64(), safe=False), np.nan).to_numpy()
             if one.name in stale:
                 out[stale[one.name], n] = np.nan
             if one.null.action == "default":

@@ -58,7 +58,7 @@ def matrix(table: pa.Table, inputs: list[Input]) -> NDArray[np.float64]:
     out = np.empty((table.num_rows, len(inputs)))
     for i, one in enumerate(inputs):
         default = one.null.value if one.null.action == "default" else np.nan
-        out[:, i] = pc.fill_null(table[one.name].cast(pa.float64()), np.nan).to_numpy()
+        out[:, i] = pc.fill_null(table[one.name].cast(pa.float64(), safe=False), np.nan).to_numpy()
         if one.null.action == "default":
             out[np.isnan(out[:, i]), i] = default
     return out

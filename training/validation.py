@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 TENTHS = np.linspace(0, 1, 11)[1:-1]
+EXACT = 2**53
+"""Integers up to here are exact as float64."""
 SMALLEST_SHARE = 1e-4
 """An empty bin counts as this share, or its logarithm would be infinite."""
 
@@ -66,7 +68,26 @@ def column_values(table: pa.Table, name: str) -> Floats:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return np.asarray(pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy())
+    return np.asarray(pc.fill_null(table[name].cast(pa.float64(), safe=False), np.nan).to_numpy())
+
+
+def _rounded(table: pa.Table, inputs: Iterable[Input]) -> list[Finding]:
+    """Inputs that hold integers which a model's float64 cannot carry: they are rounded, here as in serving."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = []
+    for one in inputs:
+        if one.name in table.column_names and table.schema.field(one.name).type == pa.int64():
+            numbers = pc.drop_null(table[one.name]).to_numpy()
+            beyond = int(((numbers > EXACT) | (numbers < -EXACT)).sum())
+            if beyond:
+                text = (
+                    f"{one.name}: {beyond:,} of its integers lie beyond 2^53, where a model's numbers are not exact: they are rounded. "
+                    "If it is an identifier, it is no input"
+                )
+                found.append(Finding("exact", "warning", one.name, beyond, 0, text))
+    return found
 
 
 def histogram(values: Floats) -> Histogram:
@@ -145,7 +166,7 @@ def check(spec: ModelSpec, table: pa.Table, inputs: list[Input]) -> list[Finding
         else:
             rule, column = rules[name]
             found.append(rule.finding(column, frame if name == "duplicate" else frame[column]))
-    return [*found, *_overlaps(spec)]
+    return [*found, *_rounded(table, inputs), *_overlaps(spec)]
 
 
 def _overlaps(spec: ModelSpec) -> list[Finding]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo import contract
+from feature_repo.definition import DefinitionError
 from feature_repo.prediction import Prediction, stream_key
 from streaming.event import moment_us
 from streaming.view import projections
@@ -70,6 +71,8 @@ def compare(before: UseCase, after: UseCase, settings: Settings, made: Contract,
         old, new = (_inputs(case, made, log) for case in (before, after))
     except KeyError as error:
         return f"input {error} would no longer exist: the model would be refused"
+    except DefinitionError as error:
+        return f"nothing to compare: {error}"
     score = _scorer(settings, made)
     a, b = score(old), score(new)
     differs = ~((old == new) | (np.isnan(old) & np.isnan(new)))
@@ -120,7 +123,7 @@ def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:
     for i, one in enumerate(made.inputs):
         if one.name not in table.column_names:
             raise KeyError(one.name)
-        values = table[one.name].cast("float64").fill_null(np.nan).to_numpy()
+        values = table[one.name].cast("float64", safe=False).fill_null(np.nan).to_numpy()
         matrix[:, i] = np.where(np.isnan(values), one.null.value, values) if one.null.action == "default" else values
     return matrix
 

@@ -183,3 +183,11 @@ def test_two_at_once_are_refused_and_a_broken_cursor_says_what_to_do(archive: Ar
         archive.run(client)
     (archive.home / "arch.json").unlink()
     assert archive.run(client).predictions == 0
+
+
+def test_a_prediction_from_before_time_is_archived_and_ends_no_later_run(archive: Archive, client: Any) -> None:
+    put(client, prediction(1), prediction(2, at_us=-62_135_596_800_000_000))
+    assert archive.run(client).predictions == 2
+    put(client, prediction(3))
+    assert archive.run(client, keep_days=3650).predictions == 1
+    assert set(archive.predictions(MODEL)["prediction_id"].to_pylist()) >= {number(1), number(3)}

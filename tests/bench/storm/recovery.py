@@ -12,12 +12,13 @@ SLOW_ANSWER_S = 1.0
 """An answer that takes longer is none, as far as recovery goes."""
 LAG_S = 2.0
 """A stream that is no further behind than this keeps up."""
-_STEADY_S = 1.0
+_STEADY_S = 4.0
+"""So long it has to: a stream that died a moment ago is not yet behind."""
 _SILENCE_S = 1.0
 
 
 def serving_s(outcomes: Iterable[Outcome], since: float, rate: float) -> float | None:
-    """Seconds from `since` to the last bad answer before `QUIET_S` of good ones; None: not yet.
+    """Seconds from `since` to the last bad answer; None: answers have not been right for `QUIET_S` yet.
 
     Args:
         outcomes: of honest predict requests, in time's order.
@@ -27,28 +28,20 @@ def serving_s(outcomes: Iterable[Outcome], since: float, rate: float) -> float |
     for one in outcomes:
         if one.at < since:
             continue
-        if one.at - last > _SILENCE_S:  # nobody was answered: it did not work until now
+        if one.at - last > _SILENCE_S or one.verdict != "ok" or one.took_s > SLOW_ANSWER_S:  # nobody was answered: the same
             start, good = one.at, 0
         last = one.at
-        if one.verdict != "ok" or one.took_s > SLOW_ANSWER_S:
-            start, good = one.at, 0
-        else:
-            good += 1
-            if one.at - start >= QUIET_S and good >= rate * QUIET_S / 2:
-                return start - since
-    return None
+        good += one.verdict == "ok" and one.took_s <= SLOW_ANSWER_S
+    return start - since if last - start >= QUIET_S and good >= rate * QUIET_S / 2 else None
 
 
 def stream_s(lags: Sequence[tuple[float, float | None]], since: float, within_s: float = LAG_S) -> float | None:
-    """Seconds from `since` until the stream kept up and went on keeping up; None: not yet."""
-    start = None
+    """Seconds from `since` until the stream kept up for good; None: it has not for long enough."""
+    start, last = since, since
     for at, lag in lags:
         if at < since:
             continue
         if lag is None or lag > within_s:
-            start = None
-        else:
-            start = at if start is None else start
-            if at - start >= _STEADY_S:
-                return start - since
-    return None
+            start = at
+        last = at
+    return start - since if last - start >= _STEADY_S else None

@@ -23,6 +23,8 @@ from tests.bench.storm.world import World
 CALM_S = 15.0
 """Load alone, before the first fault and after the last."""
 _PAUSE_S = 2.0
+_SETTLES_S = 6.0
+"""So long is looked on after a killed process is there again: what it takes over may be interrupted only then."""
 _EVERY_S = 10.0
 
 
@@ -185,7 +187,7 @@ def _is_over(course: Course, struck: Struck, hit: Sequence[psutil.Process]) -> b
     recent = [o for o in course.ledger.outcomes[-40 * round(plan.requests * plan.limit_s / 20) :] if o.what == "predict"]
     struck.serving_s = recovery.serving_s(recent, since, plan.requests)
     struck.stream_s = recovery.stream_s(course.monitor.lags, since, plan.lag_s)
-    return struck.recovery_s is not None
+    return struck.recovery_s is not None and time.time() - since > (struck.part_s or 0.0) + _SETTLES_S
 
 
 def _wait(done: Callable[[], bool], limit_s: float, running: Callable[[], bool]) -> bool:
