@@ -112,14 +112,15 @@ def _views(store: FeatureStore) -> dict[str, dict[str, Any]]:
     for view in [*store.list_feature_views(), *store.list_stream_feature_views()]:
         source, keys = view.batch_source, sorted(entities.get(e, e) for e in view.entities)
         aggregations = {a.resolved_name(a.time_window): a for a in getattr(view, "aggregations", None) or []}
-        features = {}
+        features: dict[str, dict[str, Any]] = {}
         for one in sorted(view.features, key=lambda f: f.name):  # the registry's order is incidental
             if one.name in keys:
                 continue
             a = aggregations.get(one.name)
             features[one.name] = {"type": str(one.dtype)}
             if a is not None:
-                features[one.name] |= {"function": a.function, "column": a.column, "window": a.time_window, "slide": a.slide_interval}
+                slide = a.slide_interval if a.slide_interval != a.time_window else None  # Feast's own filling
+                features[one.name] |= {"function": a.function, "column": a.column, "window": a.time_window, "slide": slide}
         stream = getattr(view, "stream_source", None)
         found[view.name] = {
             "keys": keys,

@@ -335,10 +335,27 @@ class UseCase:
     @property
     def applied(self) -> bool:
         """Whether its registry is there; Feast makes one as soon as it opens it. One on a server is taken to be."""
+        file = self._registry_file()
+        return file is None or file.is_file()
+
+    def revision(self) -> Any:
+        """What changes whenever the registry is written: cheap enough to be asked every second."""
+        file = self._registry_file()
+        if file is None:
+            written = getattr(self.store.registry, "_get_last_updated_metadata", None)  # one row of an SQL registry
+            return written(self.project) if written else None
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+    def _registry_file(self) -> Path | None:
+        """The file that the registry is, of those that are one on this machine."""
         from feast.repo_config import load_repo_config
 
         registry = load_repo_config(self.folder, self._settings).registry
         kind, path = str(getattr(registry, "registry_type", "file")), str(registry.path)
         if kind == "sql":
-            return not path.startswith("sqlite:///") or Path(path.removeprefix("sqlite:///")).is_file()
-        return kind != "file" or "://" in path or (self.folder / path).is_file()
+            return Path(path.removeprefix("sqlite:///")) if path.startswith("sqlite:///") else None
+        return self.folder / path if kind == "file" and "://" not in path else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -26,12 +27,15 @@ from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
 from serving.reply import FRESH
 from serving.schema import moment, shown
 from streaming import event
+from streaming.compilation import usable
 from streaming.store import events_key
-from streaming.view import Projection, View, projections, views
+from streaming.view import Projection, View, projections
 
 STATUS = {"f": "PRESENT", "s": "OUTSIDE_MAX_AGE", "n": "NULL_VALUE", "m": "NOT_FOUND"}
 _COLUMNS = 1000
 """Columns of a request."""
+FOLLOW_S = 1.0
+"""How often the registry is looked at for an `apply`."""
 _PLANS = 32
 """Plans kept; a plan is made of a feature service or of a list of features."""
 
@@ -64,6 +68,8 @@ class FeatureServer:
         self._case = UseCase(settings.repo)
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
         self._lock = asyncio.Lock()
+        self._look_at, self._seen = 0.0, None
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def get_online_features(self, body: bytes, now_us: int) -> dict[str, Any]:
         """Feast's answer: per feature a column of values, statuses and event timestamps.
@@ -150,6 +156,7 @@ class FeatureServer:
     async def _compiled(self, asked: GetOnlineFeatures) -> tuple[OnlineReader, OnDemand]:
         identity = (asked.feature_service,) if asked.feature_service else ("", *asked.features)
         async with self._lock:
+            await self._follow()
             if identity not in self._plans:
                 plan, on_demand = await asyncio.to_thread(self._plan, asked)
                 self._plans[identity] = OnlineReader(plan, self._settings.redis(), self._settings.redis_timeout_s), on_demand
@@ -159,12 +166,29 @@ class FeatureServer:
             self._plans.move_to_end(identity)
             return self._plans[identity]
 
+    async def _follow(self) -> None:
+        """What was compiled before an `apply` is let go of, within a second of it."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + FOLLOW_S
+        seen = await asyncio.to_thread(self._case.revision)
+        if seen == self._seen:
+            return
+        if self._seen is not None:
+            await asyncio.to_thread(self._case.store.refresh_registry)
+        self._seen, before = seen, list(self._plans.values())
+        self._plans.clear()
+        for reader, _ in before:  # a request may still be waiting for its answer
+            task = asyncio.create_task(_close_later(reader, 2 * self._settings.redis_timeout_s))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], OnDemand]:
         try:
             if asked.feature_service:
                 service = asked.feature_service
                 return projections(self._case.store, service), OnDemand.compile(self._case.store, service)
-            known = views(self._case.store)
+            known, _ = usable(self._case.store)
         except (DefinitionError, OnDemandError) as error:
             raise NotFound(f"{error}.") from None
         wanted: dict[str, list[str]] = {}
@@ -189,7 +213,9 @@ class FeatureServer:
                 "Only `to: online` is taken: the offline store is written by `headrace ingest`.",
                 [FieldError("must be 'online'", field="to")],
             )
-        known = await asyncio.to_thread(lambda: views(self._case.store))
+        async with self._lock:
+            await self._follow()
+        known, _ = await asyncio.to_thread(usable, self._case.store)
         fed = [v for v in known.values() if v.stream == asked.push_source_name]
         if not fed:
             sources = ", ".join(sorted({v.stream for v in known.values() if v.stream})) or "none"
@@ -210,8 +236,15 @@ class FeatureServer:
         return len(rows)
 
     async def close(self) -> None:
+        for task in self._closing:
+            task.cancel()
         for reader, _ in self._plans.values():
             await reader.close()
+
+
+async def _close_later(reader: OnlineReader, grace_s: float) -> None:
+    await asyncio.sleep(grace_s)
+    await reader.close()
 
 
 def _check(fed: list[View], rows: list[bytes]) -> None:

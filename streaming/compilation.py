@@ -53,7 +53,8 @@ def check(store: FeatureStore, models: dict[str, str] | None = None) -> None:
 
 
 def _online(store: FeatureStore) -> list[Any]:
-    return [v for v in (*store.list_feature_views(), *store.list_stream_feature_views()) if v.online]
+    views = (*store.list_feature_views(allow_cache=True), *store.list_stream_feature_views(allow_cache=True))
+    return [v for v in views if v.online]
 
 
 def _fault(action: Callable[[], Any]) -> str | None:

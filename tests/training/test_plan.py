@@ -63,7 +63,8 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
         texts = [c.text for c in found.changes]
         assert "sum_km_2h: window 2:00:00 -> 3:00:00" in texts
         assert found.backfill == ["rides_by_station"]
-        assert found.broken == {"turned_away": ["rides_by_station:sum_km_2h"]}
+        assert texts == ["sum_km_2h: window 2:00:00 -> 3:00:00"], "the one feature that was edited"
+        assert found.readers == found.broken == {"turned_away": ["rides_by_station:sum_km_2h"]}, "and only what depends on it"
         view = views(after.store)["rides_by_station"]
         (planned,) = plan_backfill([view], bikes.settings.offline_root, client, None)
         assert planned.rows > 500
@@ -80,6 +81,18 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
     assert 0 <= moved.mean <= moved.largest
     with pytest.raises(BreakingChangeError, match=r"turned_away reads rides_by_station:sum_km_2h.*--allow-breaking"):
         check_live_models(found.broken)
+
+
+def test_a_renamed_window_keeps_its_tiles(bikes: Bikes, edited: Any) -> None:
+    case = edited(("sum_km_2h", "km_of_two_hours"))
+    with proposed(case) as after:
+        found = plan(case, after, bikes.settings)
+        before, now = (views(one.store)["rides_by_station"] for one in (case, after))
+    (change,) = [c for c in found.changes if c.what == "view"]
+    assert change.text.startswith("feature sum_km_2h is renamed to km_of_two_hours; its tiles are kept")
+    assert found.backfill == []
+    assert now.fingerprint == before.fingerprint
+    assert found.broken == {"turned_away": ["rides_by_station:sum_km_2h"]}
 
 
 def log(bikes: Bikes) -> list[Prediction]:
