@@ -23,7 +23,7 @@ def promote(model: Name, version: Version, why: Why = "") -> None:
     from feature_repo import release
 
     own = own_settings()
-    before = release.champion(own.model_root, model)
+    before = release.champion_if_any(own.model_root, model)
     release.promote(own.model_root, model, version, why)
     console.print(f"{model}: version {version} is live (before: {before or 'none'})")
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from infra import files
+
 CONTRACT = "contract.json"
 MODEL = "model.onnx"
 REFERENCE = "reference.parquet"
@@ -151,13 +153,15 @@ def sha256(path: Path) -> str:
 
 def write(folder: Path, contract: Contract) -> None:
     """Write `contract.json` last and atomically: a folder without one is not a contract."""
-    partial = folder / f".{CONTRACT}.new"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(contract), indent=1))
-    partial.replace(folder / CONTRACT)
+    files.replace(folder / CONTRACT, msgspec.json.format(msgspec.json.encode(contract), indent=1))
 
 
-def load(folder: Path) -> Contract:
+def load(folder: Path, expected: str | None = None) -> Contract:
     """Read a contract and verify every file it names, before anything is loaded from them.
+
+    Args:
+        expected: SHA-256 of `contract.json` itself, where somebody has written it down: the file that holds all hashes must not be
+            exchanged together with what they are of.
 
     Raises:
         ContractError: no contract, unreadable, or a file is missing, extra or altered.
@@ -166,9 +170,20 @@ def load(folder: Path) -> Contract:
     if not path.is_file():
         raise ContractError(f"{folder} holds no {CONTRACT}: train and register the model first")
     try:
-        contract = msgspec.json.decode(path.read_bytes(), type=Contract)
-    except msgspec.DecodeError as error:
-        raise ContractError(f"{path} is not a contract: {error}") from None
+        if expected is not None and sha256(path) != expected:
+            raise ContractError(
+                f"{path} is not the contract that was released (its SHA-256 differs): put the old folder back, or train a new version"
+            )
+        contract = files.read_json(path, Contract)
+        _verify(folder, contract)
+    except files.FileError as error:
+        raise ContractError(f"{error}: it is no contract; put the old folder back, or train a new version") from None
+    except OSError as error:
+        raise ContractError(f"{folder} cannot be read: {error}") from None
+    return contract
+
+
+def _verify(folder: Path, contract: Contract) -> None:
     for name, expected in contract.files.items():
         if not (folder / name).is_file():
             raise ContractError(f"{folder}: {name} is named in the contract but missing")
@@ -176,7 +191,6 @@ def load(folder: Path) -> Contract:
             raise ContractError(f"{folder}: {name} is not the file that was registered (its SHA-256 differs); register the model again")
     if MODEL not in contract.files:
         raise ContractError(f"{folder}: the contract names no {MODEL}")
-    return contract
 
 
 def check_definitions(contract: Contract, applied: dict[str, str]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from infra import files
+
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """
@@ -42,9 +44,12 @@ class Journal:
         self._known: set[str] | None = None
 
     def read(self) -> list[Decision]:
-        """Every decision; a line that a kill cut short is left out."""
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.is_file() else []
-        return [msgspec.json.decode(line, type=Decision) for line in lines]
+        """Every decision; a line that a kill cut short is left out, one that is broken as well, and is named.
+
+        Raises:
+            FileError: the file itself cannot be read.
+        """
+        return files.read_lines(self.path, Decision)
 
     def write(self, decision: Decision) -> bool:
         """Append a decision; False where it is there already."""

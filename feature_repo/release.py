@@ -8,7 +8,9 @@ previous   is what a roll-back goes back to
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +20,10 @@ import msgspec
 import xxhash
 
 from feature_repo import contract
+from infra import files
 
 RELEASE = "release.json"
+log = logging.getLogger(__name__)
 KEPT = 200
 """Steps of its history a release file keeps."""
 
@@ -41,6 +45,8 @@ class Release(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         share: of keys that the canary answers, 0 to 1.
         history: oldest first.
+        contracts: version → SHA-256 of its `contract.json` when it got its role, which holds the hashes of all its other files. Releases
+            older than this field have none.
     """
 
     champion: int
@@ -49,6 +55,7 @@ class Release(msgspec.Struct, frozen=True, omit_defaults=True):
     share: float = 0.0
     shadow: int | None = None
     history: tuple[Step, ...] = ()
+    contracts: dict[int, str] = {}
 
     @property
     def versions(self) -> dict[int, str]:
@@ -70,13 +77,30 @@ def read(root: Path, model: str) -> Release | None:
     Raises:
         ReleaseError: the file is none.
     """
-    path = root / model / RELEASE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Release)
+        return files.read_json(root / model / RELEASE, Release)
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
-        raise ReleaseError(f"{path} is no release: {error}; promote a version again") from None
+    except files.FileError as error:
+        raise ReleaseError(f"{error}; promote a version again") from None
+
+
+def load(root: Path, model: str, version: int, released: Release | None) -> contract.Contract:
+    """A version's contract, verified: every file by the contract, the contract by the release where that holds its hash.
+
+    Raises:
+        ContractError: its folder does not verify.
+    """
+    return contract.load(root / model / str(version), released.contracts.get(version) if released else None)
+
+
+def champion_if_any(root: Path, model: str) -> int | None:
+    """The live version of a model; None where there is none, or where the release cannot be read, which is then said in the log."""
+    try:
+        return champion(root, model)
+    except ReleaseError as error:
+        log.warning("model %s: %s", model, error)
+        return None
 
 
 def champion(root: Path, model: str) -> int | None:
@@ -94,13 +118,14 @@ def promote(root: Path, model: str, version: int, why: str = "") -> Release:
     contract.load(root / model / str(version))
 
     def step(now: Release | None) -> dict[str, Any]:
+        load(root, model, version, now)
         if now is None:
             return {"champion": version}
         if now.champion == version:
             return {}
         return {"champion": version, "previous": now.champion} | _ended(now, version)
 
-    return _change(root, model, f"version {version} promoted", why, step)
+    return _change(root, model, f"version {version} promoted", why, step, anew=True)
 
 
 def roll_back(root: Path, model: str, why: str = "") -> Release:
@@ -132,6 +157,8 @@ def canary(root: Path, model: str, version: int | None, share: float = 0.0, why:
 
     def step(now: Release | None) -> dict[str, Any]:
         champion = _other(now, model, version)
+        if version is not None:
+            load(root, model, version, now)
         return {"canary": version, "share": share if version is not None else 0.0, "champion": champion}
 
     return _change(root, model, f"version {version} answers {share:.0%} of keys" if version is not None else "canary ended", why, step)
@@ -148,7 +175,10 @@ def shadow(root: Path, model: str, version: int | None, why: str = "") -> Releas
         contract.load(root / model / str(version))
 
     def step(now: Release | None) -> dict[str, Any]:
-        return {"shadow": version, "champion": _other(now, model, version)}
+        champion = _other(now, model, version)
+        if version is not None:
+            load(root, model, version, now)
+        return {"shadow": version, "champion": champion}
 
     return _change(root, model, f"version {version} in shadow" if version is not None else "shadow ended", why, step)
 
@@ -170,21 +200,38 @@ def _ended(now: Release, version: int) -> dict[str, Any]:
     return ended
 
 
-def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release | None], dict[str, Any]]) -> Release:
+def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release | None], dict[str, Any]], anew: bool = False) -> Release:
+    """Make a step, alone. With `anew` a release that cannot be read is put aside, and the step begins a new one."""
     folder = root / model
     if not folder.is_dir():
         known = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         raise ReleaseError(f"there is no model {model!r}; there is: {', '.join(known) or 'none yet: train one'}")
     with open(folder / ".release.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        now = read(root, model)
-        changes = step(now)
+        try:
+            now = read(root, model)
+        except ReleaseError as error:
+            if not anew:
+                raise
+            changes, now = step(None), None
+            files.put_aside(folder / RELEASE, error)
+        else:
+            changes = step(now)
         if not changes and now is not None:
             return now
         kept = now.history if now else ()
         history = (*kept, Step(datetime.now(UTC).isoformat(timespec="seconds"), what, why))[-KEPT:]
         made = msgspec.structs.replace(now or Release(**changes), **changes, history=history)
-        partial = folder / f".{RELEASE}.new"
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=1))
-        partial.replace(folder / RELEASE)
+        made = msgspec.structs.replace(made, contracts=_hashes(folder, made))
+        files.replace(folder / RELEASE, msgspec.json.format(msgspec.json.encode(made), indent=1))
         return made
+
+
+def _hashes(folder: Path, made: Release) -> dict[int, str]:
+    """Of every version with a role: as it was when it got it; of one that had it before hashes were kept, as it is now."""
+    found = {}
+    for version in made.versions:
+        known = made.contracts.get(version)
+        with contextlib.suppress(OSError):
+            found[version] = known or contract.sha256(folder / str(version) / contract.CONTRACT)
+    return found

@@ -5,6 +5,7 @@ The schemas below are everything Headrace reads from such a folder besides Feast
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from feature_repo.learning import Learning
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -241,8 +244,12 @@ def _read(path: Path) -> Any:
         return yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise UseCaseError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UseCaseError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date of 30 February, or no UTF-8
         raise UseCaseError(f"{path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise UseCaseError(f"{path} is nested too deep") from None
 
 
 def _parse(schema: type[Schema], path: Path) -> Schema:
@@ -285,12 +292,17 @@ class UseCase:
     def __init__(self, folder: Path, registry: Path | None = None) -> None:
         self.folder = folder
         self._registry = registry
+        self._broken: list[str] = []
         if not (folder / "feature_store.yaml").is_file():
             raise UseCaseError(f"{folder} is not a use case: it has no feature_store.yaml (see README, 'Your own use case')")
 
     @cached_property
     def project(self) -> str:
-        return str(_read(self.folder / "feature_store.yaml")["project"])
+        path = self.folder / "feature_store.yaml"
+        said = _read(path)
+        if not isinstance(said, dict) or not isinstance(said.get("project"), str):
+            raise UseCaseError(f"{path} names no project: give `project: <a name>`")
+        return said["project"]
 
     @cached_property
     def ingest(self) -> Ingest:
@@ -298,7 +310,15 @@ class UseCase:
 
     @cached_property
     def models(self) -> dict[str, ModelSpec]:
-        specs = [_parse(ModelSpec, path) for path in sorted((self.folder / "models").glob("*.yaml"))]
+        specs = []
+        for path in sorted((self.folder / "models").glob("*.yaml")):
+            try:
+                specs.append(_parse(ModelSpec, path))
+            except UseCaseError as error:  # costs its own model only; whoever asks for that is told
+                log.warning("%s; its model is left out", error)
+                self._broken.append(str(error))
+        if self._broken and not specs:
+            raise UseCaseError("; ".join(self._broken))
         return {spec.name: spec for spec in specs}
 
     def model(self, name: str) -> ModelSpec:
@@ -309,7 +329,8 @@ class UseCase:
         """
         if name not in self.models:
             known = ", ".join(self.models) or "none"
-            raise UseCaseError(f"no model {name!r} in {self.folder / 'models'} (there is: {known})")
+            broken = f". {'; '.join(self._broken)}" if self._broken else ""
+            raise UseCaseError(f"no model {name!r} in {self.folder / 'models'} (there is: {known}){broken}")
         return self.models[name]
 
     @cached_property

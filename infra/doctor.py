@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -116,13 +115,12 @@ def _cores(_: Settings) -> Finding:
 def _ports(settings: Settings) -> Finding:
     import socket
 
+    from infra import ports
     from infra.services import status
 
-    path = settings.state / "ports.json"
-    chosen: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
     live = any(row["running"] for row in status(settings)) or (settings.run_dir / "serve.pid").exists()
     taken = []
-    for name, number in chosen.items():
+    for name, number in ports.chosen(settings).items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger after a stop take no port
             try:
@@ -131,12 +129,12 @@ def _ports(settings: Settings) -> Finding:
                 taken.append(f"{name} {number}")
     # while something of ours runs, a port in use is most likely its own
     ok = live or not taken
-    found = ", ".join(f"{n} {v}" for n, v in chosen.items()) or "none chosen yet"
+    found = ", ".join(f"{n} {v}" for n, v in ports.chosen(settings).items()) or "none chosen yet"
     return Finding(
         "Ports",
         ok,
         found if ok else f"in use by another program: {', '.join(taken)}",
-        f"end that program, or remove {path}: new ones are chosen then",
+        f"end that program, or remove {settings.state / 'ports.json'}: new ones are chosen then",
     )
 
 

@@ -15,7 +15,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from infra import files
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -58,20 +62,33 @@ def _claims() -> Iterator[dict[str, str]]:
     path = folder / "claims.json"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        before: dict[str, str] = {}
         try:
-            before: dict[str, str] = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            before = {}
-        claims = {number: state for number, state in before.items() if (Path(state) / "ports.json").exists()}
+            before = files.read_json(path, dict[str, str])
+        except FileNotFoundError:
+            pass
+        except files.FileError as error:  # who has claimed what is found out by listening
+            files.put_aside(path, error)
+        claims = {number: state for number, state in before.items() if number.isdigit() and (Path(state) / "ports.json").exists()}
         yield claims
         if claims != before:
             _replace(path, claims)
 
 
 def _replace(path: Path, content: object) -> None:
-    partial = path.with_suffix(".new")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)
+    files.replace(path, json.dumps(content, indent=1).encode())
+
+
+def chosen(settings: Settings) -> dict[str, int]:
+    """The ports of this checkout so far. A file that is broken is put aside: ports are chosen anew then, and services have to be started again."""
+    path: Path = settings.state / "ports.json"
+    try:
+        return files.read_json(path, dict[str, Annotated[int, msgspec.Meta(ge=1, le=65535)]])
+    except FileNotFoundError:
+        return {}
+    except files.FileError as error:
+        files.put_aside(path, f"{error}; ports are chosen anew: run `headrace down` and `headrace up`")
+        return {}
 
 
 def port(settings: Settings, name: str, claim: bool = False) -> int:
@@ -84,7 +101,7 @@ def port(settings: Settings, name: str, claim: bool = False) -> int:
     path: Path = settings.state / "ports.json"
     with open(settings.state / "ports.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        ports = chosen(settings)
         if name not in ports or (claim and not _is_free(ports[name])):
             with _claims() as claims:
                 ports[name] = _choose(PREFERRED.get(name), {int(number) for number in claims} | set(ports.values()))

@@ -55,7 +55,7 @@ def _wanted(own: Settings) -> tuple[list[Service], list[str]]:
     from infra import services
 
     case = UseCase(own.repo)
-    live = [m for m in case.models if release.champion(own.model_root, m)]
+    live = [m for m in case.models if release.champion_if_any(own.model_root, m)]
     wanted = [services.serve()] if live else []
     if (own.state / "registry.db").exists() or own.registry:
         wanted.append(services.stream())

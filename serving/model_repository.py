@@ -202,7 +202,11 @@ class ModelRepository:
             entry = self._entries.setdefault(name, Entry(name))
             if entry.seen != seen:
                 entry.seen = seen
-                await self._follow(entry)
+                try:
+                    await self._follow(entry)
+                except Exception:  # one model must not keep the others from being loaded
+                    log.exception("model %s: its release could not be followed", name)
+                    self._refuse(entry, "its release could not be followed (see the replica's log)")
 
     async def _follow(self, entry: Entry) -> None:
         """Make a model's release what answers: its champion first, the others when it does."""
@@ -213,7 +217,7 @@ class ModelRepository:
             return
         if wanted is None:
             return
-        before, reason = entry.predictor, await self._ready(entry, wanted.champion)
+        before, reason = entry.predictor, await self._ready(entry, wanted, wanted.champion)
         if reason is not None:
             self._refuse(entry, reason)
             return
@@ -247,7 +251,7 @@ class ModelRepository:
         for version, role in wanted.versions.items():
             if role == "champion":
                 continue
-            reason = await self._ready(entry, version)
+            reason = await self._ready(entry, wanted, version)
             if entry.release is not wanted or entry.predictor is None:
                 return
             if reason is None and role != "previous" and _asks(entry.ready[version]) != _asks(entry.predictor):
@@ -268,11 +272,12 @@ class ModelRepository:
             entry.retired.add(task)
             task.add_done_callback(entry.retired.discard)
 
-    async def _ready(self, entry: Entry, version: int) -> str | None:
+    async def _ready(self, entry: Entry, wanted: Release, version: int) -> str | None:
         """Load a version, unless it is; why it cannot be, or None."""
         if version in entry.ready:
             return None
         try:
+            await asyncio.to_thread(release.load, self._settings.model_root, entry.name, version, wanted)
             entry.ready[version] = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
         except Exception as refusal:  # one version that cannot be loaded must not take the others down
             if isinstance(refusal, _REFUSALS):

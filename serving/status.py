@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from feature_repo import release
 from feature_repo.decision import Journal
 from feature_repo.prediction import quality_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
+from infra import files
 from infra.settings import Settings
 
 
@@ -38,7 +40,6 @@ def print_status(own: Settings, console: Console) -> None:
 
 
 def _print_views(own: Settings, console: Console) -> None:
-    from feature_repo import release
     from streaming.compilation import usable
     from streaming.state import stream_state, view_states
     from streaming.store import connect
@@ -70,7 +71,11 @@ def _print_views(own: Settings, console: Console) -> None:
             f"{stream.rejected:,} rejected{last}"
         )
     for model in case.models:
-        console.print(f"model {model}: {_released(release.read(own.model_root, model))}")
+        try:
+            said = _released(release.read(own.model_root, model))
+        except release.ReleaseError as error:
+            said = str(error)
+        console.print(f"model {model}: {escape(said)}")
         _print_loop(own, console, client.get(quality_key(case.project, model)), model)
     client.close()
 
@@ -78,7 +83,9 @@ def _print_views(own: Settings, console: Console) -> None:
 def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:
     """The live version's quality as last measured, and what the learning loop decided last."""
     if raw:
-        newest = next((v for v in msgspec.json.decode(raw)["versions"] if v["role"] == "answered" and v["metrics"]), None)
+        newest = None
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is not a figure of ours is measured anew soon
+            newest = next((v for v in files.parse(raw, dict[str, Any])["versions"] if v["role"] == "answered" and v["metrics"]), None)
         if newest is not None:
             shown = ", ".join(f"{name} {e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" for name, e in newest["metrics"].items())
             console.print(f"  version {newest['version']} live, on {newest['labelled']:,} truths: {shown}")

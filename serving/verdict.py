@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from infra import files
 from infra.settings import Settings
 
 Kind = Literal["alibi", "scipy"]
@@ -163,7 +164,5 @@ def history_path(settings: Settings, model: str) -> Path:
 
 
 def history(settings: Settings, model: str) -> list[Verdict]:
-    """Every verdict so far, oldest first; a line cut short by a kill is left out."""
-    path = history_path(settings, model)
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [msgspec.json.decode(line, type=Verdict) for line in lines]
+    """Every verdict so far, oldest first; a line cut short by a kill is left out, a broken one as well, and is named."""
+    return files.read_lines(history_path(settings, model), Verdict)

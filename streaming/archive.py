@@ -12,6 +12,7 @@ the moments between which entries may be missing.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
 from feature_repo.prediction import Label, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
+from infra import files
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
 from streaming.extent import day_of
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 PAGE = 5000
 _HOUR_US = 3_600_000_000
+log = logging.getLogger(__name__)
 
 
 class ArchiveError(RuntimeError):
@@ -93,11 +96,11 @@ class Archive:
         """
         path = self.home / f"{self.project}.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Cursor)
+            return files.read_json(path, Cursor)
         except FileNotFoundError:
             return Cursor()
-        except msgspec.DecodeError as error:
-            raise ArchiveError(f"{path} is no cursor ({error}): remove it; entries are then read again, and none becomes double") from None
+        except files.FileError as error:
+            raise ArchiveError(f"{error}: remove it; entries are then read again, and none becomes double") from None
 
     def run(self, client: redis.Redis, *, keep_days: int = 0, forget_labels_days: int = 30) -> Archived:
         """Take over everything that is in the streams now.
@@ -146,12 +149,11 @@ class Archive:
             yield page
 
     def _predictions(self, page: Sequence[tuple[bytes, dict[bytes, bytes]]], done: Archived) -> None:
-        decode = msgspec.json.Decoder(Prediction).decode
         by_file: dict[tuple[str, int], list[Prediction]] = defaultdict(list)
         for _, fields in page:
             try:
-                one = decode(fields.get(b"p", b""))
-            except msgspec.DecodeError:
+                one = files.parse(fields.get(b"p", b""), Prediction)
+            except ValueError:
                 done.unreadable += 1
                 continue
             by_file[one.model, one.at_us // _HOUR_US].append(one)
@@ -164,9 +166,9 @@ class Archive:
         by_file: dict[tuple[str, int], list[Label]] = defaultdict(list)
         for _, fields in page:
             try:
-                one = msgspec.json.decode(fields.get(b"l", b""), type=Label)
+                one = files.parse(fields.get(b"l", b""), Label)
                 hour = id_ms(one.prediction_id) * 1000 // _HOUR_US
-            except (msgspec.DecodeError, ValueError):
+            except ValueError:
                 done.unreadable += 1
                 continue
             by_file[one.model, hour].append(one)
@@ -176,7 +178,12 @@ class Archive:
     def _merge(self, path: Path, rows: pa.Table) -> int:
         """Add rows whose id the file does not hold; the first of an id stays. Returns how many were new."""
         table = _first(rows)
-        before = pq.read_table(path, partitioning=None) if path.exists() else None
+        before = None
+        if path.exists():
+            try:
+                before = pq.read_table(path, partitioning=None)
+            except _BROKEN as error:  # an hour that cannot be read is lost; what comes in is not
+                files.put_aside(path, f"{path} cannot be read ({_first_line(error)})", hidden=True)
         if before is not None:
             table = table.filter(pc.invert(pc.is_in(table["prediction_id"], before["prediction_id"].combine_chunks())))
             if not table.num_rows:
@@ -252,12 +259,14 @@ class Archive:
 
     def newest_us(self, model: str) -> int | None:
         """The newest archived prediction's own moment; None where there is none."""
-        files = sorted(self.root.glob(f"{predictions_table(model)}/day=*/*.parquet"))
-        if not files:
-            return None
-        return int(
-            pc.max(pq.read_table(files[-1], columns=["event_timestamp"], partitioning=None)["event_timestamp"].cast(pa.int64())).as_py()
-        )
+        for path in sorted(self.root.glob(f"{predictions_table(model)}/day=*/*.parquet"), reverse=True):
+            try:
+                moments = pq.read_table(path, columns=["event_timestamp"], partitioning=None)["event_timestamp"]
+            except _BROKEN as error:
+                _left_out(path, error)
+                continue
+            return int(pc.max(moments.cast(pa.int64())).as_py())
+        return None
 
     def labels(self, model: str) -> pa.Table:
         """Archived truths, one row per prediction id."""
@@ -272,17 +281,14 @@ class Archive:
         upto_us: int | None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        files = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
+        paths = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
         if from_us is not None or upto_us is not None:
             first, last = (None if us is None else day_of(us).isoformat() for us in (from_us, upto_us))
-            files = [f for f in files if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
-        if not files:
-            return schema.empty_table()
-        # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
-        schemas = [pq.read_schema(f) for f in (files if columns is None else {files[0], files[-1]})]
-        schema = pa.unify_schemas(schemas, promote_options="permissive")
-        wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in schema.names]
-        table = ds.dataset(files, schema=schema, format="parquet").to_table(columns=wanted)
+            paths = [f for f in paths if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
+        try:
+            table = _table(paths, schema, columns)
+        except _BROKEN:
+            table = _table([path for path in paths if _whole(path)], schema, columns)
         moments = table[column].cast(pa.int64())
         if from_us is not None:
             table, moments = (c.filter(pc.greater_equal(moments, from_us)) for c in (table, moments))
@@ -293,6 +299,37 @@ class Archive:
     def restore(self, model: str, table: pa.Table) -> list[Prediction]:
         """Archived rows as the predictions they were."""
         return predictions_of(model, table, self._contract)
+
+
+_BROKEN = (pa.ArrowException, OSError)
+
+
+def _table(paths: list[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    if not paths:
+        return schema.empty_table()
+    # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
+    schemas = [pq.read_schema(path) for path in (paths if columns is None else {paths[0], paths[-1]})]
+    unified = pa.unify_schemas(schemas, promote_options="permissive")
+    wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
+    return ds.dataset(paths, schema=unified, format="parquet").to_table(columns=wanted)
+
+
+def _whole(path: Path) -> bool:
+    """Whether an hour can be read; one that cannot is left out and named."""
+    try:
+        pq.read_table(path, partitioning=None)
+    except _BROKEN as error:
+        _left_out(path, error)
+        return False
+    return True
+
+
+def _left_out(path: Path, error: Exception) -> None:
+    log.warning("%s cannot be read and is left out (%s): put it back from a copy, or move it away", path, _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0]
 
 
 def of(settings: Settings, project: str) -> Archive:

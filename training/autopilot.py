@@ -26,6 +26,7 @@ from feature_repo.decision import Decision, Journal
 from feature_repo.prediction import drift_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
+from infra import files
 from infra.settings import Settings
 from streaming.archive import of
 from training import quality, trigger
@@ -107,11 +108,11 @@ class Autopilot:
         """
         path = self.home / "state.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=State)
+            return files.read_json(path, State)
         except FileNotFoundError:
             return State()
-        except msgspec.DecodeError as error:
-            raise AutopilotError(f"{path} is no state of the autopilot ({error}): remove it; what answers stays as it is") from None
+        except files.FileError as error:
+            raise AutopilotError(f"{error}: remove it; what answers stays as it is") from None
 
     def save(self, state: State) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ class Autopilot:
             live=estimate,
             baseline=baseline,
             drift=drift,
-            request=self.request_path.read_text().strip() if self.request_path.is_file() else None,
+            request=self.request_path.read_text(errors="replace").strip() if self.request_path.is_file() else None,
             trained_us=state.trained_us,
         )
 

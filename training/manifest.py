@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from infra import files
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -90,9 +92,9 @@ def _days(folder: Path, columns: list[str], known: list[str], upto_us: int) -> d
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    files = ds.dataset(folder, format="parquet", partitioning="hive")
-    days = ["day"] if "day" in files.schema.names else []
-    table = files.to_table(columns=[*(c for c in columns if c in files.schema.names), *days])
+    lying = ds.dataset(folder, format="parquet", partitioning="hive")
+    days = ["day"] if "day" in lying.schema.names else []
+    table = lying.to_table(columns=[*(c for c in columns if c in lying.schema.names), *days])
     chosen = None
     for name in known:
         moment = table[name].cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
@@ -125,8 +127,9 @@ def load(training_set: Path) -> Manifest:
     """
     Raises:
         FileNotFoundError: the training set has no manifest.
+        FileError: it cannot be read.
     """
-    return msgspec.json.decode(path_of(training_set).read_bytes(), type=Manifest)
+    return files.read_json(path_of(training_set), Manifest)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 from feature_repo import contract, release
 from feature_repo.contract import Contract
 from feature_repo.use_case import ModelSpec, Span, Split, UseCase
+from infra import files
 from training.counterfactual import NotComparable, Scored, scored
 from training.moments import micros
 from training.trigger import DAY_US
@@ -135,9 +136,15 @@ def gates_path(settings: Settings, model: str, version: int) -> Path:
 
 
 def read_gates(settings: Settings, model: str, version: int) -> Gates | None:
-    """What the gates found of a version; None where they were not asked yet."""
+    """What the gates found of a version; None where they were not asked yet, or cannot be read: they are asked again then."""
     path = gates_path(settings, model, version)
-    return msgspec.json.decode(path.read_bytes(), type=Gates) if path.is_file() else None
+    try:
+        return files.read_json(path, Gates)
+    except FileNotFoundError:
+        return None
+    except files.FileError as error:
+        files.put_aside(path, error)
+        return None
 
 
 def write_gates(settings: Settings, model: str, gates: Gates) -> None:

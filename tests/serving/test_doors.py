@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from feature_repo import contract as contracts
 from feature_repo import release
 from infra.settings import Settings
 from serving import open_inference
@@ -29,6 +31,7 @@ from serving.plane import DataPlane
 from serving.predict import prediction_id
 from serving.problem import Invalid
 from tests.fuzz import fuzzed
+from tests.infra.test_files import BREAKS
 from tests.serving.hostile import HEADERS, NAMES, bodies, packed
 from tests.serving.shop import INSTANCE, NOW_US, loader, make_contract, write_version
 
@@ -344,3 +347,32 @@ def test_fuzz_any_read_of_features_is_answered_or_refused_and_counted(bikes_hous
     before = bikes_house.counted()
     check_refusal(bikes_house.call("POST", "/get-online-features", body), *REFUSED)
     assert bikes_house.counted() == before + 1
+
+
+@pytest.mark.parametrize("how", [*BREAKS, "exchanged"])
+def test_a_broken_model_is_refused_by_name_and_the_others_go_on(tmp_path: Path, redis_url: str, how: str) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "feature_store.yaml").write_text("project: shop_of_the_broken\n")
+    settings = Settings(repo=tmp_path / "repo", state=tmp_path / "state", redis_url=redis_url)
+    root = settings.model_root
+    folder = write_version(root, 1, model="other")
+    folder.parent.rename(root / "other")
+    release.promote(root, "other", 1)
+    write_version(root, 1)
+    release.promote(root, "sells_out", 1)
+    if how == "exchanged":
+        mine = root / "other" / "1"
+        contracts.write(
+            mine, make_contract(1, model="other", label="another", files={contracts.MODEL: contracts.sha256(mine / contracts.MODEL)})
+        )
+    else:
+        BREAKS[how](root / "other" / release.RELEASE)
+    house = House(settings, loader())
+    try:
+        assert house.post(PREDICT, {"instances": [INSTANCE]}).status_code == 200
+        refused = house.post(PREDICT.replace("sells_out", "other"), {"instances": [INSTANCE]})
+        said = "not the contract that was released" if how == "exchanged" else "release.json cannot be read"
+        assert (refused.status_code, said in refused.json()["detail"]) == (503, True), refused.text
+        assert house.call("GET", "/readyz").status_code == 200
+    finally:
+        house.close()

@@ -1,0 +1,91 @@
+"""Files of ours: replaced in one step, and read so that a broken one is named and costs nothing but itself."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+Read = TypeVar("Read")
+log = logging.getLogger(__name__)
+
+
+class FileError(ValueError):
+    """A file cannot be read; the message says which and why."""
+
+
+def parse(raw: bytes, kind: type[Read]) -> Read:
+    """JSON of a type.
+
+    Raises:
+        ValueError: the bytes are none, whatever they are: cut short, no UTF-8, nested without end, of another type.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path: Path, kind: type[Read]) -> Read:
+    """A JSON file of a type.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it cannot be read: broken, a folder, not ours to read.
+    """
+    try:
+        return parse(path.read_bytes(), kind)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise FileError(f"{path} cannot be read: {error}") from None
+
+
+def read_lines(path: Path, kind: type[Read]) -> list[Read]:
+    """The lines of a JSON lines file. One that is broken is left out and named; one that a kill left unfinished is left out.
+
+    Raises:
+        FileError: it is a folder, or not ours to read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(parse(line, kind))
+        except ValueError as error:
+            log.warning("%s, line %d cannot be read and is left out: %s", path, number, error)
+    return found
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a file in place of another in one step."""
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def put_aside(path: Path, why: Any, hidden: bool = False) -> Path:
+    """Move what is broken out of the way, and say so: `<name>.broken` beside it, with a number where there are others.
+
+    Args:
+        hidden: with a dot before it, where a folder is read as a whole.
+    """
+    name = f"{'.' * hidden}{path.name}.broken"
+    number, aside = 0, path.with_name(name)
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{name}-{number}")
+    path.rename(aside)
+    log.warning("%s; it lies in %s now", why, aside)
+    return aside
