@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from feature_repo import stored_order
 from feature_repo.prediction import predictions_table, truths_table
 from feature_repo.use_case import UseCase, UseCaseError
+from infra.cause import cause, line_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -64,7 +65,7 @@ def parse(use_case: UseCase) -> Any:
         try:
             return parse_repo(use_case.folder)
         except Exception as error:
-            raise UseCaseError(f"{use_case.folder}: {type(error).__name__}: {error}") from error
+            raise UseCaseError(f"{use_case.folder} cannot be read: {cause(error, use_case.folder)}") from error
         finally:
             # two use cases may call their files alike
             for name in set(sys.modules) - known:
@@ -109,7 +110,8 @@ def apply(use_case: UseCase) -> Applied:
         try:
             store.apply(objects, partial=True)
         except Exception as error:
-            raise UseCaseError(f"{use_case.folder}: Feast refuses to apply it: {error}") from error
+            own = line_of(error, use_case.folder)  # Feast calls the functions of on-demand views to see what they give
+            raise UseCaseError(own or f"{use_case.folder}: Feast refuses to apply it: {cause(error)}") from error
         removed = _remove(store, {v.name for v in views}, {s.name for s in contents.feature_services})
         store.refresh_registry()
     entities = sorted(e.name for e in contents.entities if e.name != "__dummy")

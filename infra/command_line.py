@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from infra.cause import cause
 from infra.settings import ROOT, Settings, settings
 
+OURS = ("infra", "feature_repo", "streaming", "training", "serving", "tests")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 interrupted = threading.Event()
@@ -58,14 +61,48 @@ def run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         errors.print("interrupted")
         sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         if interrupted.is_set():
             errors.print("interrupted")
             sys.exit(130)
         if os.environ.get("HEADRACE_DEBUG"):
             raise
-        errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
+        if _said_for_users(error):
+            errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
+        else:
+            own = os.environ.get("HEADRACE_REPO")
+            errors.print(f"[red]Error:[/red] {escape(cause(error, Path(own) if own else None))}", soft_wrap=True)
+            if path := _keep_traceback():
+                errors.print(f"[dim]the whole story: {path} (HEADRACE_DEBUG=1 prints it)[/dim]", soft_wrap=True)
         sys.exit(1)
+
+
+def _said_for_users(error: Exception) -> bool:
+    """Whether the message was written for whoever runs the command: a type of ours, or a plain error that our own code raised."""
+    if type(error).__module__.split(".")[0] in OURS:
+        return True
+    if not isinstance(error, (ValueError, RuntimeError, OSError)) or type(error).__module__.split(".")[0] not in (
+        "builtins",
+        "pydantic_core",
+    ):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename) if frames else ROOT
+    ours = last.is_relative_to(ROOT) and not last.is_relative_to(ROOT / ".venv")
+    return ours or isinstance(error, OSError) or type(error).__module__ == "pydantic_core._pydantic_core"
+
+
+def _keep_traceback() -> Path | None:
+    """The traceback under way, at the end of `log/errors.log` in the state folder; None where that cannot be written."""
+    try:
+        own = settings()
+        own.log_dir.mkdir(parents=True, exist_ok=True)
+        path = own.log_dir / "errors.log"
+        with open(path, "a") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {' '.join(sys.argv[1:])}\n{traceback.format_exc()}\n")
+    except (OSError, ValueError):
+        return None
+    return path
 
 
 Model = Annotated[str, typer.Argument(help="The model's name; default: the only one of the use case.")]

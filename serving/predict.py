@@ -188,14 +188,13 @@ class Predictor:
 
     async def _read(self, instances: list[dict[str, Any]], now_us: int, deadline_s: float) -> FeatureRows:
         timeout_s = min(deadline_s, self._read_timeout_s)
+        why = "nothing was left of the request's deadline when the online store was to be asked"
         if timeout_s > 0:
             try:
                 return await self._reader.read(instances, now_us, timeout_s)
-            except OnlineStoreUnavailable:
-                pass
-        raise Unavailable(
-            f"The online store did not answer within {timeout_s * 1e3:.0f} ms, so no features could be read; try again.", retry_after_s=1
-        )
+            except OnlineStoreUnavailable as error:
+                why = str(error)
+        raise Unavailable(f"{why[0].upper()}{why[1:]}, so no features could be read.", retry_after_s=1)
 
     def assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]:
         """The matrix as read (stale values included), each cell's status (a letter of f, s, n, m, r), and what the model gets.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.use_case import ModelSpec
 from streaming import event
+from streaming.parquet import fault
 from streaming.store import applied_key, connect, events_key
 from streaming.view import View
 from streaming.window import SECOND
@@ -70,8 +71,8 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     import pyarrow.dataset as ds
 
     folder = root / name
-    if not folder.is_dir():
-        raise ReplayError(f"no offline table {folder}: run `headrace ingest`")
+    if why := fault(str(folder)):
+        raise ReplayError(why)
     day = 86_400 * SECOND
     low, high = (
         str(datetime.fromtimestamp((us + d * day) / SECOND, UTC).date()) for us, d in ((first_us, -slack_days), (last_us, slack_days))

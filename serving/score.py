@@ -20,6 +20,8 @@ from serving.predict import Predictor
 from serving.problem import Invalid
 from serving.schema import Question
 from streaming.join import point_in_time_join
+from streaming.parquet import TableError
+from streaming.parquet import read as read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,10 +37,10 @@ _SPARK = {
     "string": "string", "int64": "bigint", "int32": "int", "float64": "double", "float32": "float", "bool": "boolean", "timestamp": "timestamp",
 }  # fmt: skip
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    ".parquet": lambda read, path: read.parquet(path),
-    ".csv": lambda read, path: read.csv(path, header=True),
-    ".jsonl": lambda read, path: read.json(path),
-    ".json": lambda read, path: read.json(path),
+    ".parquet": lambda spark, path: read_parquet(spark, path),
+    ".csv": lambda spark, path: spark.read.csv(path, header=True),
+    ".jsonl": lambda spark, path: spark.read.json(path),
+    ".json": lambda spark, path: spark.read.json(path),
 }
 
 
@@ -125,7 +127,10 @@ def _read(spark: SparkSession, source: Path, fields: list[RequestField], at: dat
     suffix = source.suffix if source.is_file() else ".parquet"
     if suffix not in _READERS:
         raise ScoreError(f"{source.name}: give Parquet, CSV or JSON lines ({', '.join(_READERS)})")
-    frame = _READERS[suffix](spark.read, str(source))
+    try:
+        frame = _READERS[suffix](spark, str(source))
+    except TableError as error:
+        raise ScoreError(str(error)) from error
     missing = [x.name for x in fields if x.name not in frame.columns]
     if missing:
         raise ScoreError(f"{source.name} lacks {', '.join(missing)}; the model takes {', '.join(x.name for x in fields)}")

@@ -22,6 +22,7 @@ from streaming import journal, live, tile
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
 from streaming.join import EVENT, KNOWN, canonical, read_events
+from streaming.parquet import TableError
 from streaming.store import (
     OnlineStore,
     applied_key,
@@ -131,9 +132,8 @@ def _plan(
             old = None
         end = old.end_us if old else reaches if end_us is None else end_us
         size: Extent = extent(view, root, end - view.reach_us, end) if view.layout else extent(view, root, None, end)
-    except (FileNotFoundError, OSError, pa.ArrowInvalid) as error:
-        why = f"no offline table to read ({error}); run `headrace ingest`"
-        return Planned(view.name, end_us or now, from_us or 0, error=why), None
+    except (TableError, OSError, pa.ArrowInvalid) as error:
+        return Planned(view.name, end_us or now, from_us or 0, error=str(error)), None
     buckets = old.buckets if old else max(4, -(-size.rows // ROWS_PER_BUCKET))
     rate = float(said["rows"]) / float(said["seconds"]) if float(said.get("seconds", 0)) > 0 and int(said["rows"]) else _RATE
     left = 1 - len(old.done) / buckets if old else 1.0

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from streaming.parquet import schema, table_path
 from streaming.view import View
 from streaming.window import DAY
 
@@ -27,10 +28,6 @@ class Extent:
     known_us: int | None
 
 
-def table_path(view: View, root: Path) -> str:
-    return view.path if "://" in view.path or view.path.startswith("/") else str(root / view.path)
-
-
 def day_of(us: int) -> date:
     """The day (UTC) of a moment, microseconds since the epoch; of one that no calendar has, the first or the last day there is."""
     return date.fromordinal(min(max(_EPOCH_DAY + us // DAY, 1), date.max.toordinal()))
@@ -40,11 +37,13 @@ def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> 
     """What lies between two event times (by day, inclusive; None: no bound) of a view's table.
 
     Raises:
-        FileNotFoundError: there is no such table.
+        TableError: there is no such table, or it cannot be read.
     """
     import pyarrow.dataset as ds
 
-    files: Any = ds.dataset(table_path(view, root), format="parquet", partitioning="hive", exclude_invalid_files=False)
+    path = table_path(view, root)
+    schema(path)
+    files: Any = ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
     backwards = {name: source for source, name in view.mapping}
     column = view.created or view.timestamp
     column = backwards.get(column, column)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.extent import day_of, extent, table_path
+from streaming.extent import day_of, extent
 from streaming.join import (
     ARROW_TYPES,
     AT,
@@ -30,6 +30,7 @@ from streaming.join import (
     column_name,
     join_bucket,
 )
+from streaming.parquet import TableError, table_path
 from streaming.sketch import hashed
 from streaming.view import Projection, View
 from streaming.window import HASHED
@@ -125,8 +126,8 @@ def _read(projections: Sequence[Projection], root: Path, limit: int, span: Bound
             if size.rows > limit:
                 raise NotHere(f"{size.rows:,} rows in {path}")
             files: Any = ds.dataset(path, format="parquet", partitioning="hive")
-        except FileNotFoundError:
-            raise JoinError(f"feature view {view.name!r}: no offline table at {path}; run `headrace ingest`") from None
+        except TableError as error:
+            raise JoinError(f"feature view {view.name!r}: {error}") from error
         except (pa.ArrowInvalid, OSError) as error:
             raise NotHere(f"Arrow cannot read {path}: {error}") from None
         wanted = dict.fromkeys(c for p in using for c in _source_columns(p.view))
@@ -185,7 +186,7 @@ def _events(view: View, table: pa.Table, bounds: Bounds) -> pa.Table:
 def _microseconds(column: pa.ChunkedArray) -> Any:
     if not pa.types.is_timestamp(column.type):
         raise NotHere(f"a moment of type {column.type}")
-    return column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return column.cast(pa.timestamp("us", "UTC"), safe=column.type.unit != "ns").cast(pa.int64())
 
 
 def _cast(column: pa.ChunkedArray, dtype: pa.DataType, where: str) -> pa.ChunkedArray:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.use_case import RawFile, Table, UseCase
+from infra.cause import cause
+from streaming import parquet
 from streaming.days import DAY, Written, write_days
 from streaming.session import session
 
@@ -131,7 +133,13 @@ def _read(spark: SparkSession, use_case: UseCase, name: str, raw: RawFile, path:
     options = dict(raw.options)
     schema = options.pop("schema", None)
     reader = spark.read.format(raw.format).options(**options)
-    with _blame(f"{use_case.folder / 'ingest.yaml'}: raw.{name} ({path})"):
+    where = f"{use_case.folder / 'ingest.yaml'}: raw.{name}"
+    if raw.format == "parquet" and not raw.options and Path(path).exists():
+        try:
+            return parquet.read(spark, path)
+        except parquet.TableError as error:
+            raise IngestError(f"{where}: {error}") from error
+    with _blame(f"{where} ({path})"):
         return (reader.schema(schema) if schema else reader).load(path)
 
 
@@ -175,16 +183,8 @@ def _blame(what: str) -> Iterator[None]:
 
     try:
         yield
-    except PySparkException as error:
-        message = error.getMessage() or str(error)
-        raise IngestError(f"{what}: {_first(message)}") from error
-    except Py4JJavaError as error:
-        raise IngestError(f"{what}: {_first(str(error.java_exception.getMessage()))}") from error
-
-
-def _first(message: str) -> str:
-    """The message without plan dump and stack trace."""
-    return message.split("\nJVM stacktrace")[0].split(";\n'")[0].split("\n\tat ")[0].strip()
+    except (PySparkException, Py4JJavaError) as error:
+        raise IngestError(f"{what}: {cause(error)}") from error
 
 
 @contextmanager

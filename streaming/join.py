@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streaming.parquet import TableError, read, table_path
 from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
 from streaming.window import HASHED, Floats, Ints
@@ -71,14 +72,13 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
     Raises:
         JoinError: the table or a column is missing.
     """
-    from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
-    path = view.path if "://" in view.path or view.path.startswith("/") else str(root / view.path)
+    path = table_path(view, root)
     try:
-        table = spark.read.parquet(path)
-    except AnalysisException:
-        raise JoinError(f"feature view {view.name!r}: no offline table at {path}; run `headrace ingest`") from None
+        table = read(spark, path)
+    except TableError as error:
+        raise JoinError(f"feature view {view.name!r}: {error}") from error
     for source, name in view.mapping:
         table = table.withColumnRenamed(source, name)
     times = [view.timestamp, *([view.created] if view.created else [])]

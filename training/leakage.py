@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.use_case import ModelSpec, UseCase
-from streaming.extent import table_path
 from streaming.gather import gather
 from streaming.join import column_name
+from streaming.parquet import fault, table_path
 from streaming.view import Projection, View, views
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def check(
     found = Checked()
     for spec in use_case.models.values():
         path = settings.offline_root / spec.spine.table
-        if not path.is_dir():
-            raise LeakageError(f"model {spec.name!r}: no offline table at {path}; run `headrace ingest`")
+        if why := fault(str(path)):
+            raise LeakageError(f"model {spec.name!r}: {why}")
         at = _read(path, [spec.spine.timestamp])[spec.spine.timestamp]
         for quantile in np.linspace(0, 1, moments + 2)[1:-1]:
             moment = pc.quantile(at.cast(pa.int64()), q=[float(quantile)], interpolation="nearest")[0].as_py()

@@ -151,8 +151,12 @@ def newest_known(use_case: UseCase, settings: Settings, spec: ModelSpec) -> int:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
+    from streaming.parquet import schema
+
     known = [extent(p.view, settings.offline_root, None, None).known_us for p in projections(use_case.store, spec.feature_service)]
-    spine = ds.dataset(settings.offline_root / spec.spine.table, format="parquet")
+    path = settings.offline_root / spec.spine.table
+    schema(str(path))  # says what is wrong with it
+    spine = ds.dataset(path, format="parquet")
     for name in (spec.spine.timestamp, spec.spine.label_timestamp):
         newest = pc.max(spine.to_table(columns=[name])[name]).as_py()
         known.append(None if newest is None else round(newest.replace(tzinfo=newest.tzinfo or UTC).timestamp() * 1e6))
@@ -172,17 +176,20 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
     from pyspark.sql import functions as F
 
     from streaming.join import JoinError
+    from streaming.parquet import TableError, read
 
     store = use_case.store
     by_feature = definitions(store, spec.feature_service)
     inputs = model_inputs(store, spec)
     path = settings.offline_root / spec.spine.table
-    if not path.is_dir():
-        raise JoinError(f"model {spec.name!r}: no offline table at {path}; run `headrace ingest`")
+    try:
+        examples = read(spark, str(path))
+    except TableError as error:
+        raise JoinError(f"model {spec.name!r}: {error}") from error
     spans = [s for s in (spec.split.train, spec.split.valid, spec.split.test) if s]
     first, last = min(s.bounds()[0] for s in spans), max(s.bounds()[1] for s in spans)
     moment = F.col(spec.spine.timestamp)
-    spine = spark.read.parquet(str(path)).where((moment >= first) & (moment < last))
+    spine = examples.where((moment >= first) & (moment < last))
     spine = spine.drop("day") if "day" in spine.columns else spine
     needed = [spec.spine.timestamp, *spec.spine.id, spec.spine.label, spec.spine.label_timestamp, *spec.slices]
     absent = [c for c in needed if c not in spine.columns]

@@ -1,0 +1,64 @@
+"""Tables as people have them: nanoseconds, one file, none, empty, broken, relative - read rightly, or the true cause is said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streaming.parquet import TableError, read, schema, table_path
+
+AT = [datetime(2024, 5, 1, 6, 30, 0, 123456, tzinfo=UTC), None, datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
+
+
+def _file(path: Path, unit: str, tz: str | None = "UTC") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    naive = AT if tz else [None if v is None else v.replace(tzinfo=None) for v in AT]
+    pq.write_table(pa.table({"at": pa.array(naive, pa.timestamp(unit, tz)), "n": [1, 2, 3]}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: None, "no offline table at"),
+        (lambda p: p.mkdir(), "is empty: there is no Parquet file"),
+        (lambda p: (p.mkdir(), (p / "a.parquet").write_bytes(b"PAR1 and then nothing")), "cannot be read"),
+        (lambda p: p.write_text("a,b\n1,2\n"), "cannot be read"),
+    ],
+)
+def test_what_is_no_table_is_said_as_it_is(tmp_path: Path, make: Any, says: str) -> None:
+    make(tmp_path / "table")
+    with pytest.raises(TableError, match=says) as caught:
+        schema(str(tmp_path / "table"))
+    assert ("run `headrace ingest`" in str(caught.value)) == (says == "no offline table at")
+    assert str(tmp_path / "table") in str(caught.value)
+
+
+def test_a_relative_path_is_below_the_offline_store_or_as_in_feast_below_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_REPO", str(tmp_path / "repo"))
+    view: Any = SimpleNamespace(path="data/rides.parquet")
+    assert table_path(view, tmp_path / "offline") == str(tmp_path / "offline" / "data" / "rides.parquet")
+    _file(tmp_path / "repo" / "data" / "rides.parquet", "us")
+    assert table_path(view, tmp_path / "offline") == str(tmp_path / "repo" / "data" / "rides.parquet")
+    _file(tmp_path / "offline" / "data" / "rides.parquet", "us")
+    assert table_path(view, tmp_path / "offline") == str(tmp_path / "offline" / "data" / "rides.parquet")
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("tz", ["UTC", None])
+@pytest.mark.parametrize("kind", ["file", "folder", "days"])
+def test_spark_reads_every_unit_as_the_same_moments(tmp_path: Path, spark: Any, unit: str, tz: str | None, kind: str) -> None:
+    path = {"file": tmp_path / "t.parquet", "folder": tmp_path / "t", "days": tmp_path / "t"}[kind]
+    _file(path if kind == "file" else path / "day=2024-05-01" / "a.parquet" if kind == "days" else path / "a.parquet", unit, tz)
+    rows = sorted(read(spark, str(path)).selectExpr("n", "unix_micros(cast(at as timestamp)) as us").collect())
+    cut = 1000 if unit == "ms" else 1
+    assert [r.us for r in rows] == [None if v is None else round(v.timestamp() * 1e6) // cut * cut for v in AT]
+    assert spark.conf.get("spark.sql.legacy.parquet.nanosAsLong", "false") == "false"
