@@ -160,7 +160,8 @@ class Demo:
             services.start(self.settings, service)
         self.watched = [v for v in history(self.settings, self.spec.name) if v.version == self.contract.version]
         if not self.watched:
-            raise StageFailed("the watch gave no verdict")
+            said(_no_verdict(self.replayed.predictions, self.case.model(self.spec.name).watch.window))
+            return
         drifted = sum(v.drift for v in self.watched)
         said(f"{len(self.watched)} verdicts, {drifted} say drift")
 
@@ -285,6 +286,17 @@ class Demo:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+
+
+def _no_verdict(predictions: int, window: int) -> str:
+    """Why the watch has judged nothing, where that is as it should be.
+
+    Raises:
+        StageFailed: there was enough to judge.
+    """
+    if predictions >= window:
+        raise StageFailed(f"the watch gave no verdict on {predictions:,} predictions; a window is {window:,}")
+    return f"no verdict yet: {predictions:,} predictions, and the watch judges {window:,} at a time; a longer --days gives one"
 
 
 def _by_day(at: Any, label: Any, score: Any) -> list[tuple[str, int, float | None, float | None, float | None]]:

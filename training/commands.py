@@ -163,7 +163,14 @@ def check(
             "and at what the label's columns are used for"
         )
         raise typer.Exit(1)
-    console.print(f"no leak: {len(checked.features)} features, {checked.examples} examples at {len(checked.moments)} moments")
+    tested = checked.tested
+    asked = f"{checked.examples} examples at {len(checked.moments)} moments"
+    left = len(checked.features) - len(tested)
+    if tested:
+        more = f"; {left} features were not tested (above)" if left else ""
+        console.print(f"no leak in the {len(tested)} features that were tested, {asked}{more}")
+    else:
+        errors.print(f"[yellow]nothing could be tested:[/yellow] no row of any table was unknown at the moments asked for ({asked})")
 
 
 def _check_training_set(case: UseCase, own: Settings, which: str, report: Path | None) -> None:

@@ -68,6 +68,11 @@ class Checked:
     untested: dict[str, str] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
 
+    @property
+    def tested(self) -> set[str]:
+        """The features that a change of unknown rows could have moved: all but those of views that are `untested`."""
+        return {f for f in self.features if f.rpartition("__")[0] not in self.untested}
+
 
 def check(
     use_case: UseCase, settings: Settings, moments: int = 3, examples: int = 200, told: Callable[[str], None] = lambda _: None

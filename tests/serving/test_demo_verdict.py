@@ -1,0 +1,26 @@
+"""Too little to judge is not a failure, and is said; enough to judge and no verdict is one."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.course import StageFailed
+from serving.demo import _no_verdict
+from training.leakage import Checked
+
+
+def test_a_short_demo_without_a_full_window_says_so_and_does_not_fail() -> None:
+    said = _no_verdict(900, 5000)
+    assert "900" in said
+    assert "5,000" in said
+
+
+def test_a_full_window_without_a_verdict_is_a_failure() -> None:
+    with pytest.raises(StageFailed, match="no verdict"):
+        _no_verdict(5000, 5000)
+
+
+def test_no_leak_is_said_only_of_what_could_have_moved() -> None:
+    checked = Checked(features={"a__x", "a__y", "b__x"}, untested={"b": "no row was unknown"})
+    assert checked.tested == {"a__x", "a__y"}
+    assert not Checked(features={"a__x"}, untested={"a": "outside the store"}).tested
