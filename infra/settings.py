@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
     kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")
     event_retention_h: float = Field(default=48, gt=0, description="hours for which applied events stay on the event stream")
+    clock_tolerance_s: float = Field(
+        default=300, ge=0, description="how far ahead of the clock a moment that comes in may lie, seconds; beyond, it is refused"
+    )
+    delete_share: float = Field(
+        default=0.5, ge=0, le=1, description="nothing deletes more than this share of a view or table at once unless told to (--allow-most)"
+    )
     join_in_process_rows: int = Field(
         default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
     )

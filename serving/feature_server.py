@@ -11,6 +11,7 @@ import contextlib
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
 from serving.reply import FRESH
 from serving.schema import moment, shown
 from streaming import event
+from streaming.clock import wall_us
 from streaming.compilation import usable
 from streaming.store import events_key
 from streaming.view import Projection, View, projections
@@ -60,10 +62,11 @@ class FeatureServer:
     """
     Args:
         client: a `redis.asyncio` client, for pushes.
+        clock: what a pushed row may not be dated ahead of, microseconds since the epoch.
     """
 
-    def __init__(self, settings: Settings, client: Any) -> None:
-        self._settings, self._redis = settings, client
+    def __init__(self, settings: Settings, client: Any, clock: Callable[[], int] = wall_us) -> None:
+        self._settings, self._redis, self._clock = settings, client, clock
         self._limits = Limits.of(settings)
         self._case = UseCase(settings.repo)
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
@@ -224,8 +227,8 @@ class FeatureServer:
         if len(lengths) != 1:
             raise Invalid("`df` must be columns of the same length.", [FieldError("is empty or ragged", field="df")])
         self._admit(asked.df, lengths.pop(), "events")
-        rows = [event.encode(dict(zip(asked.df, values, strict=True))) for values in zip(*asked.df.values(), strict=True)]
-        _check(fed, rows)
+        rows = [_row(place, dict(zip(asked.df, values, strict=True))) for place, values in enumerate(zip(*asked.df.values(), strict=True))]
+        _check(fed, rows, self._clock() + round(self._settings.clock_tolerance_s * 1e6))
         try:
             async with self._redis.pipeline(transaction=True) as pipeline:
                 for row in rows:
@@ -247,10 +250,18 @@ async def _close_later(reader: OnlineReader, grace_s: float) -> None:
     await reader.close()
 
 
-def _check(fed: list[View], rows: list[bytes]) -> None:
+def _row(place: int, row: dict[str, Any]) -> bytes:
+    try:
+        return event.encode(row)
+    except (OverflowError, RecursionError) as error:
+        why = "a number is beyond 64 bits" if isinstance(error, OverflowError) else "it is nested too deep"
+        raise Invalid(f"row {place}: {why}.", [FieldError(why, place)]) from None
+
+
+def _check(fed: list[View], rows: list[bytes], latest_us: int) -> None:
     """Every row must fit every view that its source feeds."""
     for view in fed:
-        _, _, bad = event.decode(view, rows, list(range(len(rows))))
+        _, _, bad = event.decode(view, rows, list(range(len(rows))), [latest_us] * len(rows))
         if bad:
             faults = [FieldError(b.why, b.row) for b in bad]
             raise Invalid(f"row {bad[0].row}, feature view {view.name!r}: {bad[0].why}.", faults)

@@ -81,7 +81,7 @@ class DataPlane:
         )
         self.metrics.watch_log(self._log)
         self._feedback = Feedback(self._redis, self._project, clock, settings.log_retention)
-        self.features = FeatureServer(settings, self._redis)
+        self.features = FeatureServer(settings, self._redis, clock)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 
     async def start(self) -> None:

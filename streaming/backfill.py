@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from infra.redis_client import without_password
 from streaming import journal, live, tile
+from streaming.clock import TOLERANCE_S
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
 from streaming.join import EVENT, KNOWN, canonical, read_events
@@ -151,6 +152,7 @@ def backfill(
     lookback_us: int | None = None,
     rewind: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
+    tolerance_s: float = TOLERANCE_S,
 ) -> list[Backfilled]:
     """Write each view's state as of its end into the online store.
 
@@ -160,6 +162,7 @@ def backfill(
         rewind: forget the live events (their stream is deleted): the store becomes the state of `end_us` and nothing later. For rehearsals;
             the stream must not be running.
         progress: called as buckets are done.
+        tolerance_s: how far ahead of the clock a live event may be dated, as the stream has it.
 
     Returns:
         One result per view; a view that failed carries its error and does not stop the others.
@@ -173,7 +176,9 @@ def backfill(
         key = view_key(view.project, view.name)
         try:
             with journal.lease(client, view):
-                results.append(_one(spark, view, root, client, without_password(redis_url), (end_us, from_us, lookback_us), progress))
+                results.append(
+                    _one(spark, view, root, client, without_password(redis_url), (end_us, from_us, lookback_us), progress, tolerance_s)
+                )
         except Exception as error:
             held = isinstance(error, journal.HeldError)
             results.append(Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error), held=held))
@@ -193,6 +198,7 @@ def _one(
     url: str,
     wanted: tuple[int | None, int | None, int | None],
     progress: Callable[[Progress], None],
+    tolerance_s: float,
 ) -> Backfilled:
     began = time.monotonic()
     planned, run = _plan(view, root, client, *wanted)
@@ -214,7 +220,7 @@ def _one(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        for bucket, rows, entities, newest in _write(spark, view, root, url, run):
+        for bucket, rows, entities, newest in _write(spark, view, root, url, run, tolerance_s):
             run.done[bucket] = (rows, entities, newest)
     finally:
         ended.set()
@@ -236,7 +242,7 @@ def _one(
     return Backfilled(view.name, rows, entities, newest_us, seconds, None, removed, run.resumed)
 
 
-def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal) -> DataFrame:
+def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> DataFrame:
     """What the view's entities are made of: offline events known by the end, live ones known after it."""
     from pyspark.sql import functions as F
 
@@ -245,17 +251,17 @@ def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal)
     )
     changed = events.where(F.col(KNOWN) > run.from_us).select(*view.key_names).distinct() if run.from_us else None
     if view.stream and run.position != "0-0":
-        events = events.unionByName(live.frame(spark, view, url, run.end_us, run.position, events))
+        events = events.unionByName(live.frame(spark, view, url, run.end_us, run.position, events, tolerance_s))
     if changed is not None:
         events = events.join(changed, view.key_names, "left_semi")
     return events
 
 
-def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal) -> list[tuple[int, int, int, int]]:
+def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> list[tuple[int, int, int, int]]:
     """Write the buckets that are left; `(bucket, rows, entities, newest event time)` of each that had events."""
     from pyspark.sql import functions as F
 
-    events = _events(spark, view, root, url, run)
+    events = _events(spark, view, root, url, run, tolerance_s)
     names, key, index = events.columns, run.key, run.index
     main, end_us, position = keys_key(view.project, view.name), run.end_us, stream_id(run.position)
 
@@ -269,7 +275,7 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal) 
         (bucket,) = table[_BUCKET].unique().to_pylist()
         client = connect(url)
         try:
-            later = live.since(client, view, end_us) if view.stream else None
+            later = live.since(client, view, end_us, tolerance_s) if view.stream else None
             ordered = canonical(table.select(names))
             entities = overwrite(view, OnlineStore(client), ordered, (main, index), end_us, position, later)
             newest = max(ordered[EVENT].to_pylist())

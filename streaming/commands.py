@@ -145,7 +145,7 @@ def backfill(
     with console.status("starting Spark"):
         spark = session(own)
     with show.progress_bars(console, planned) as progress:
-        done = run(spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress)
+        done = run(spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress, own.clock_tolerance_s)
     console.print(show.result_table(done))
     spark.stop()
     write_report(report, done)
@@ -176,7 +176,8 @@ def stream() -> None:
         print(f"left out: {fault}", flush=True)
     known = list(compiled.values())
     spark, url = session(own), own.redis()
-    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), own.event_retention_h * 3600)}
+    kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
+    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
     if own.event_files is not None:
         sources = sorted({v.stream for v in known if v.stream})
         starters["reading files"] = partial(

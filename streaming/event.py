@@ -1,4 +1,8 @@
-"""Live events: how a row travels through the Redis Stream, and how it is checked when it comes out."""
+"""Live events: how a row travels through the Redis Stream, and how it is checked when it comes out.
+
+Decoding is total: whatever the bytes are, the row fits its view, so that it can be written and read back, or it is rejected with a
+sentence that says why.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,24 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from reprlib import Repr
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from streaming.join import EVENT, KNOWN, TEXT
+from streaming.join import EVENT, KNOWN
 from streaming.layout import element_of
 from streaming.sketch import hash_of
+from streaming.types import FIRST_US, INTEGERS, LAST_US, TEXT, holds_integer, holds_text
 from streaming.view import View
 from streaming.window import HASHED
 
 _DECODER = msgspec.json.Decoder(dict[str, Any])
-_INTEGERS = frozenset({"int64", "int32"})
+MAX_BYTES = 256 * 1024
+"""Of one event; a larger one is rejected."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _ARROW: dict[str, pa.DataType] = {
     "double": pa.float64(),
     "float": pa.float64(),
@@ -31,6 +39,9 @@ _ARROW: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", "UTC"),
 }
 _ARROW |= {f"array<{dtype}>": pa.list_(arrow) for dtype, arrow in _ARROW.items()} | dict.fromkeys(TEXT, pa.string()) | {"hash": pa.int64()}
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
+_shown = _REPR.repr  # of whatever came in, cut short
 _INFINITE = {"inf": math.inf, "Infinity": math.inf, "-inf": -math.inf, "-Infinity": -math.inf}
 
 
@@ -63,61 +74,89 @@ def moment_us(value: Any, name: str) -> int:
     """Microseconds since the epoch of an ISO 8601 string (UTC where it has no zone) or of a number of seconds.
 
     Raises:
-        ValueError: neither; names the field.
+        ValueError: neither, or no moment of the years 1 to 9999; names the field.
     """
-    if isinstance(value, bool) or value is None:
-        raise ValueError(f"{name} is {value!r}, not a moment")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not FIRST_US / 1e6 <= value <= LAST_US / 1e6:
+            raise ValueError(f"{name} is {_shown(value)}: as seconds that is no moment of the years 1 to 9999 (is it in milliseconds?)")
         return round(value * 1_000_000)
     try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise ValueError(f"{name} is {value!r}, not an ISO 8601 moment") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    seconds = moment - datetime.fromtimestamp(0, UTC)
-    return (seconds.days * 86_400 + seconds.seconds) * 1_000_000 + seconds.microseconds
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {_shown(value)}, not an ISO 8601 moment") from None
+    us = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    if not FIRST_US <= us <= LAST_US:
+        raise ValueError(f"{name} is {_shown(value)}: in UTC that is no moment of the years 1 to 9999")
+    return us
+
+
+def _dated(value: Any, name: str, latest_us: int) -> int:
+    """A moment that the clock has reached."""
+    us = moment_us(value, name)
+    if us > latest_us:
+        at, latest = (_EPOCH + timedelta(microseconds=m) for m in (us, latest_us))
+        raise ValueError(
+            f"{name} is {at.isoformat()}, ahead of the clock: at most {latest.isoformat(timespec='seconds')} is taken (clock_tolerance_s)"
+        )
+    return us
 
 
 def _typed(value: Any, dtype: str, name: str) -> Any:
     if value is None:
         return None
     if isinstance(value, dict) and value.keys() == {"$number"}:
-        value = _INFINITE.get(str(value["$number"]), value)
+        value = _INFINITE.get(value["$number"] if isinstance(value["$number"], str) else "", value)
     element = element_of(dtype)
     if element is not None:
         if not isinstance(value, list):
-            raise ValueError(f"{name} is {value!r}, not a list")
+            raise ValueError(f"{name} is {_shown(value)}, not a list")
         return [_typed(v, element, name) for v in value]
-    if dtype == "string" or dtype in TEXT:
-        return value if isinstance(value, str) else str(value)
-    if dtype == "bytes" and isinstance(value, str):
-        return base64.b64decode(value, validate=True)
-    if dtype in ("double", "float") and isinstance(value, str) and value in _INFINITE:
-        return _INFINITE[value]
+    found = _scalar(value, dtype, name)
+    if found is None:
+        raise ValueError(f"{name} is {_shown(value)}, not {dtype}")
+    return None if found is _NULL else found
+
+
+_NULL = object()
+
+
+def _scalar(value: Any, dtype: str, name: str) -> Any:
+    """A value of a type that is no list; None where it does not fit, `_NULL` where it is null to the engines."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype == "string":
+        return None if isinstance(value, list | dict) else str(value)
+    if dtype == "json" and isinstance(value, list | dict):
+        return msgspec.json.encode(value).decode()
+    if dtype in TEXT:
+        text = value if isinstance(value, str) else str(value) if number else None
+        return text if text is not None and holds_text(text, dtype) else None
+    if dtype == "bytes":
+        return base64.b64decode(value, validate=True) if isinstance(value, str) else None
     if dtype == "timestamp":
         return moment_us(value, name)
-    if dtype == "hash" and isinstance(value, str | int | float):
-        number = hash_of(value)
-        return None if number < 0 else number
+    if dtype == "hash":
+        hashed = hash_of(value) if number or isinstance(value, str) else None
+        return _NULL if hashed is not None and hashed < 0 else hashed
     if dtype == "bool":
-        if isinstance(value, bool):
-            return value
-    elif dtype in _INTEGERS:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError(f"{name} is {value!r}, not {dtype}")
+        return value if isinstance(value, bool) else None
+    if dtype in INTEGERS:
+        whole = number and (isinstance(value, int) or value.is_integer())
+        return int(value) if whole and holds_integer(int(value), dtype) else None
+    if isinstance(value, str):
+        return _INFINITE.get(value)
+    return float(value) if number else None
 
 
-def decode(view: View, rows: Sequence[bytes], sources: Iterable[int]) -> tuple[pa.Table, list[int], list[Rejected]]:
-    """Rows of a view's push source as the engines take them.
+def decode(
+    view: View, rows: Sequence[bytes], sources: Iterable[int], latest_us: Sequence[int] | None = None
+) -> tuple[pa.Table, list[int], list[Rejected]]:
+    """Rows of a view's push source as the engines take them. Takes any bytes: what is no row of the view is rejected.
 
     Args:
         rows: JSON objects.
         sources: the place of each row in the batch, for naming rejected ones.
+        latest_us: the latest moment at which each may have happened or become known, microseconds (`streaming.clock.latest_us`);
+            None: any.
 
     Returns:
         The table (keys, columns, `__event`, `__known`), the places of its rows, and what was rejected.
@@ -132,14 +171,16 @@ def decode(view: View, rows: Sequence[bytes], sources: Iterable[int]) -> tuple[p
     created = backwards.get(view.created, view.created) if view.created else None
     columns: dict[str, list[Any]] = {c: [] for c, _, _ in wanted} | {EVENT: [], KNOWN: []}
     kept, rejected = [], []
-    for place, raw in zip(sources, rows, strict=True):
+    for place, raw, latest in zip(sources, rows, [LAST_US] * len(rows) if latest_us is None else latest_us, strict=True):
         try:
+            if len(raw) > MAX_BYTES:
+                raise ValueError(f"the event has {len(raw):,} bytes; {MAX_BYTES:,} are taken")
             row = _DECODER.decode(raw)
-            event = moment_us(row.get(timestamp), timestamp)
-            known = moment_us(row[created], created) if created and row.get(created) is not None else event
+            event = _dated(row.get(timestamp), timestamp, latest)
+            known = _dated(row[created], created, latest) if created and row.get(created) is not None else event
             values = [_typed(row.get(source), dtype, source) for _, source, dtype in wanted]
-        except (msgspec.DecodeError, ValueError, OverflowError) as error:
-            rejected.append(Rejected(place, str(error)))
+        except Exception as error:  # whatever it is, it is this row's fault, and the others go on
+            rejected.append(Rejected(place, "the row is nested too deep" if isinstance(error, RecursionError) else str(error)[:500]))
             continue
         for (name, _, _), value in zip(wanted, values, strict=True):
             columns[name].append(value)

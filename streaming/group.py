@@ -97,7 +97,8 @@ def encoded(column: pa.ChunkedArray | pa.Array, dtype: str) -> list[bytes]:
     if dtype not in _FIXED:
         return [bulk(layout.encode_value(value, dtype)) for value in column.to_pylist()]
     tag, kind = _FIXED[dtype]
-    values = np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False), dtype=kind)
+    with np.errstate(over="ignore"):  # beyond a float's range it is infinite
+        values = np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False), dtype=kind)
     width = 1 + values.itemsize
     head = b"$%d\r\n" % width + tag
     frame = np.zeros(len(values), dtype=[("head", f"V{len(head)}"), ("value", kind), ("end", "V2")])

@@ -147,7 +147,8 @@ def _scalar(value: Any, dtype: str) -> bytes:
     if dtype == "double":
         return struct.pack("<d", value)
     if dtype == "float":
-        return struct.pack("<f", value)
+        with np.errstate(over="ignore"):  # beyond a float's range it is infinite, in a list as alone
+            return np.float32(value).tobytes()
     if dtype in ("int64", "int32"):
         return _varint(int(value))
     if dtype == "bool":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from streaming import event
+from streaming import clock, event, rejected
 from streaming.join import KNOWN, microseconds
 from streaming.store import connect, events_key, stream_id, watermark
 from streaming.view import View
@@ -47,29 +47,35 @@ def text(position: Position) -> str:
     return f"{position[0]}-{position[1]}"
 
 
-def _of_view(view: View, batch: pa.RecordBatch, seam_us: int) -> pa.Table:
-    columns = (batch[name].to_pylist() for name in ("source", "data", "only"))
-    rows = [
-        data for source, data, only in zip(*columns, strict=True) if source == view.stream and (not only or view.name in only.split(","))
+def _of_view(client: redis.Redis, view: View, batch: pa.RecordBatch, seam_us: int, tolerance_s: float) -> pa.Table:
+    ms, seq, *columns = (batch[name].to_pylist() for name in ("ms", "seq", "source", "data", "only"))
+    aside = rejected.set_aside(client, view.project, (ms[0], seq[0]), (ms[-1], seq[-1]))
+    some = [
+        (data, ms[i])
+        for i, (source, data, only) in enumerate(zip(*columns, strict=True))
+        if source == view.stream
+        and (not only or view.name in only.split(","))
+        and not (aside and aside.get((ms[i], seq[i]), set()) & {"", view.name})
     ]
-    table, _, _ = event.decode(view, rows, range(len(rows)))  # what does not fit is the stream's to reject
+    latest = clock.latest_us([at for _, at in some], tolerance_s)
+    table, _, _ = event.decode(view, [data for data, _ in some], range(len(some)), latest)  # what does not fit is the stream's to reject
     return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
 
 
-def since(client: redis.Redis, view: View, seam_us: int) -> Callable[[Position], tuple[pa.Table, Position]]:
+def since(client: redis.Redis, view: View, seam_us: int, tolerance_s: float) -> Callable[[Position], tuple[pa.Table, Position]]:
     """A function: the view's events after a stream position that became known after the seam, and the position they reach to."""
 
     def later(after: Position) -> tuple[pa.Table, Position]:
         key = events_key(view.project)
         upto = max(watermark(client, key), after)
         empty, _, _ = event.decode(view, [], [])
-        tables = [_of_view(view, batch, seam_us) for batch in entries(client, key, text(after), text(upto))]
+        tables = [_of_view(client, view, batch, seam_us, tolerance_s) for batch in entries(client, key, text(after), text(upto))]
         return pa.concat_tables([empty, *tables]), upto
 
     return later
 
 
-def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, like: DataFrame) -> DataFrame:
+def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, like: DataFrame, tolerance_s: float) -> DataFrame:
     """The view's live events up to a stream id that became known after the seam, with the columns of `like`."""
     from pyspark.sql.pandas.types import to_arrow_schema
 
@@ -79,7 +85,7 @@ def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, li
         client = connect(url)
         try:
             for batch in entries(client, key, "0-0", upto):
-                yield from _of_view(view, batch, seam_us).select(schema.names).cast(schema).to_batches()
+                yield from _of_view(client, view, batch, seam_us, tolerance_s).select(schema.names).cast(schema).to_batches()
         finally:
             client.close()
 

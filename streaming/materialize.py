@@ -21,7 +21,8 @@ from streaming import layout, row, tile
 from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
 from streaming.join import canonical, inputs
 from streaming.resp import bulk
-from streaming.store import OnlineStore, Rows, keys_key
+from streaming.store import BusyError, OnlineStore, Rows, keys_key
+from streaming.types import INTEGERS
 from streaming.view import View
 from streaming.window import Floats, Ints
 
@@ -60,8 +61,16 @@ def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] 
         finished |= tile.finish(level, made, n, newest)
         for i, part in enumerate(made.slices(n)):
             tiles[i].append(part)
-    values = [encoded(pa.array(finished[f.name], from_pandas=True), f.dtype) for f in view.features]
+    values = [encoded(pa.array(_within(finished[f.name], f.dtype), from_pandas=True), f.dtype) for f in view.features]
     return _State(tiles, [b""] * n, layout.encode_timestamps(newest), values)
+
+
+def _within(values: Floats, dtype: str) -> Floats:
+    """Null for what a whole-number type cannot hold: a sum may outgrow the type it is declared with."""
+    if dtype not in INTEGERS:
+        return values
+    least, greatest = INTEGERS[dtype]
+    return np.where((values >= least) & (values < float(greatest) + (dtype == "int32")), values, np.nan)
 
 
 def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:
@@ -124,9 +133,7 @@ def overwrite(
         if all(won):
             return total
         entities = group(view, entities.table.filter(pa.array(~np.array(won)[entities.owner])))
-    raise RuntimeError(
-        f"feature view {view.name!r}: other writers kept changing {len(entities.keys)} entities; is a second backfill running?"
-    )
+    raise BusyError(f"feature view {view.name!r}: other writers kept changing {len(entities.keys)} entities; is a second backfill running?")
 
 
 def snapshot(view: View, entities: Grouped, seam_us: int, position: Position = (0, 0)) -> Rows:
@@ -187,7 +194,10 @@ def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[
         Entities written.
 
     Raises:
-        tile.TileError: the store holds state of another definition of the view.
+        tile.OtherDefinitionError: the store holds state of another definition of the view.
+        tile.TileError: an entity's tile field is broken.
+        BusyError: other writers kept changing the entities.
+        OnlineStoreError: Redis is lost, or refuses writes; ForeignKeyError: of one entity only.
     """
     ids = np.array(positions, dtype=np.int64).reshape(-1, 2)
     events = events.append_column(MS, pa.array(ids[:, 0])).append_column(SEQ, pa.array(ids[:, 1]))
@@ -201,9 +211,7 @@ def apply(view: View, store: OnlineStore, events: pa.Table, positions: Sequence[
         if won.all():
             return written
         events = entities.table.filter(pa.array(~won[entities.owner]))
-    raise RuntimeError(
-        f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?"
-    )
+    raise BusyError(f"feature view {view.name!r}: other writers kept changing {len(events)} events' entities; is a second stream running?")
 
 
 def _apply_once(view: View, store: OnlineStore, entities: Grouped) -> tuple[Any, int]:
@@ -212,7 +220,9 @@ def _apply_once(view: View, store: OnlineStore, entities: Grouped) -> tuple[Any,
     blobs = store.read(entities.keys, fields[0])
     headers = [tile.read_header(b) if b else tile.Header(view.fingerprint) for b in blobs]
     if not all(view.holds(h.fingerprint) for h in headers):
-        raise tile.TileError(f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`")
+        raise tile.OtherDefinitionError(
+            f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`"
+        )
     n = len(entities.keys)
     won = np.ones(n, dtype=bool)
     ms, seq = entities.table[MS].to_numpy(), entities.table[SEQ].to_numpy()

@@ -6,16 +6,28 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 from pyspark.sql.datasource import DataSource, DataSourceStreamArrowWriter, WriterCommitMessage
 from pyspark.sql.types import StructType
 
-from streaming import event, rejected
+from streaming import clock, event, rejected
+from streaming.clock import TOLERANCE_S
 from streaming.join import EVENT
 from streaming.materialize import apply
-from streaming.store import OnlineStore, applied_key, connect, events_key
+from streaming.store import (
+    BusyError,
+    ForeignKeyError,
+    OnlineStore,
+    OnlineStoreError,
+    applied_key,
+    connect,
+    events_key,
+    stream_id,
+    view_key,
+)
+from streaming.tile import OtherDefinitionError, fingerprint
 from streaming.view import View
 
 # KEYS[1] the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
@@ -40,39 +52,95 @@ def newest_field(view: str) -> str:
     return f"newest:{view}"
 
 
-def apply_batch(views: Sequence[View], store: OnlineStore, batch: pa.Table) -> dict[str, int]:
-    """Merge one micro-batch, in stream order, into every view that its events feed. What fits none of them is put on the rejected stream.
+@dataclass(frozen=True)
+class _Batch:
+    """A micro-batch as columns, a row per event; `latest_us`: the latest moment each may be dated."""
+
+    source: list[str]
+    data: list[bytes]
+    only: list[str]
+    position: list[tuple[int, int]]
+    latest_us: list[int]
+
+    @classmethod
+    def of(cls, table: pa.Table, tolerance_s: float, now_us: int | None) -> _Batch:
+        ms, seq, source, data, only = (table[name].to_pylist() for name in ("ms", "seq", "source", "data", "only"))
+        return cls(source, data, only, list(zip(ms, seq, strict=True)), clock.latest_us(ms, tolerance_s, now_us))
+
+
+def apply_batch(
+    views: Sequence[View], store: OnlineStore, batch: pa.Table, tolerance_s: float = TOLERANCE_S, now_us: int | None = None
+) -> dict[str, int]:
+    """Merge one micro-batch, in stream order, into every view that its events feed. What does not fit is put on the rejected stream.
+
+    Every event is applied to the views it feeds, or set aside with the reason; what has been set aside before stays there. A batch that
+    fails is halved until the events that make it fail are found; only a store that is away or refuses writes fails it as a whole.
+
+    Args:
+        tolerance_s: how far ahead of the clock an event may be dated.
+        now_us: the wall clock; None: read it.
 
     Returns:
         The newest event time (microseconds) of each view that had an event.
     """
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for i, source in enumerate(batch["source"].to_pylist()):
-        by_source[source].append(i)
-    positions = list(zip(batch["ms"].to_pylist(), batch["seq"].to_pylist(), strict=True))
-    data, only = batch["data"].to_pylist(), batch["only"].to_pylist()
+    rows = _Batch.of(batch, tolerance_s, now_us)
+    project, fed = views[0].project, {v.stream for v in views}
+    aside = rejected.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
     refused: dict[int, dict[str, str]] = defaultdict(dict)
-    fed = {v.stream for v in views}
-    for source, rows in by_source.items():
-        if source not in fed:
-            for i in rows:
-                refused[i][""] = f"no feature view is fed by a push source named {source!r}"
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for i, source in enumerate(rows.source):
+        if "" in aside.get(rows.position[i], ()):
+            continue
+        if source in fed:
+            by_source[source].append(i)
+        else:
+            refused[i][""] = f"no feature view is fed by a push source named {source[:100]!r}"
     newest = {}
     for view in views:
-        rows = [i for i in by_source.get(view.stream or "", []) if not only[i] or view.name in only[i].split(",")]
-        if not rows:
-            continue
-        table, kept, bad = event.decode(view, [data[i] for i in rows], rows)
-        for one in bad:
-            refused[one.row][view.name] = one.why
-        apply(view, store, table, [positions[i] for i in kept])
-        if len(table):
-            newest[view.name] = max(table[EVENT].to_pylist())
+        mine = [i for i in by_source.get(view.stream or "", []) if not rows.only[i] or view.name in rows.only[i].split(",")]
+        mine = [i for i in mine if view.name not in aside.get(rows.position[i], ())]
+        us, bad = _merge(view, store, rows, mine)
+        for i, why in bad.items():
+            refused[i][view.name] = why
+        if us is not None:
+            newest[view.name] = us
     if refused:
-        sources = batch["source"].to_pylist()
-        items = [rejected.Rejected(positions[i], sources[i], data[i], why) for i, why in sorted(refused.items())]
-        rejected.put(store.client, views[0].project, items)
+        rejected.put(
+            store.client,
+            project,
+            [rejected.Rejected(rows.position[i], rows.source[i], rows.data[i], why) for i, why in sorted(refused.items())],
+        )
     return newest
+
+
+def _merge(view: View, store: OnlineStore, rows: _Batch, some: list[int]) -> tuple[int | None, dict[int, str]]:
+    """Apply some of the rows to a view; the newest event time applied, and why others could not be, by row."""
+    if not some:
+        return None, {}
+    try:
+        table, kept, bad = event.decode(view, [rows.data[i] for i in some], some, [rows.latest_us[i] for i in some])
+        apply(view, store, table, [rows.position[i] for i in kept])
+        return max(table[EVENT].to_pylist(), default=None), {one.row: one.why for one in bad}
+    except Exception as error:
+        if _outage(error, view, store):
+            raise
+        if len(some) == 1:
+            return None, {some[0]: f"it cannot be applied ({type(error).__name__}: {str(error)[:300]})"}
+    # one after the other: of an entity's events the earlier one must be applied first
+    halves = [_merge(view, store, rows, part) for part in (some[: len(some) // 2], some[len(some) // 2 :])]
+    return max((us for us, _ in halves if us is not None), default=None), halves[0][1] | halves[1][1]
+
+
+def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
+    """Whether no event is to blame: the batch is tried again as it is."""
+    import redis
+
+    if isinstance(error, OtherDefinitionError):
+        # the view waits for its backfill; where it has had that, one entity was left behind, and the others need not wait for it
+        return cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")) != b"%d" % fingerprint(view.layout)
+    return not isinstance(error, ForeignKeyError) and isinstance(
+        error, OnlineStoreError | BusyError | redis.RedisError | OSError | MemoryError
+    )
 
 
 @dataclass
@@ -85,23 +153,28 @@ class StoreWriter(DataSourceStreamArrowWriter):
 
     Args:
         keep_s: events are taken off the stream when they are applied and older than this.
+        tolerance_s: how far ahead of the clock an event may be dated.
     """
 
-    def __init__(self, url: str, views: Sequence[View], keep_s: float) -> None:
-        self.url, self.views, self.keep_s = url, views, keep_s
+    def __init__(self, url: str, views: Sequence[View], keep_s: float, tolerance_s: float = TOLERANCE_S) -> None:
+        self.url, self.views, self.keep_s, self.tolerance_s = url, views, keep_s, tolerance_s
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
         batches = [b for b in iterator if len(b)]
         if not batches:
             return _Done(0)
         table, client, project = pa.Table.from_batches(batches), _client(self.url), self.views[0].project
-        newest = apply_batch(self.views, OnlineStore(client), table)
+        newest = apply_batch(self.views, OnlineStore(client), table, self.tolerance_s)
         ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
         told = [part for view, us in newest.items() for part in (newest_field(view), us)]
         # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
         client.eval(_ADVANCE, 1, applied_key(project), ms, seq, time.time_ns() // 1000, len(table), *told)
-        oldest = min(ms, round((time.time() - self.keep_s) * 1000))
-        client.xtrim(events_key(project), minid=oldest, approximate=True)
+        # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
+        oldest = min(ms, time.time_ns() // 1_000_000) - round(self.keep_s * 1000)
+        if oldest > 0:
+            client.xtrim(events_key(project), minid=oldest, approximate=True)
+            first: Any = client.xrange(events_key(project), count=1)
+            rejected.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
         return _Done(len(table))
 
     def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
@@ -121,7 +194,7 @@ def _client(url: str) -> Any:
     return _clients[url]
 
 
-def sink(url: str, views: Sequence[View], keep_s: float) -> type[DataSource]:
+def sink(url: str, views: Sequence[View], keep_s: float, tolerance_s: float = TOLERANCE_S) -> type[DataSource]:
     """A data source class whose writer merges into the store."""
 
     class StoreSink(DataSource):
@@ -130,6 +203,6 @@ def sink(url: str, views: Sequence[View], keep_s: float) -> type[DataSource]:
             return "headrace_store"
 
         def streamWriter(self, schema: StructType, overwrite: bool) -> StoreWriter:
-            return StoreWriter(url, views, keep_s)
+            return StoreWriter(url, views, keep_s, tolerance_s)
 
     return StoreSink

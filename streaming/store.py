@@ -34,6 +34,14 @@ class OnlineStoreError(RuntimeError):
     """Redis cannot be reached or refused a write (full, read-only). Says what to do."""
 
 
+class ForeignKeyError(OnlineStoreError):
+    """Something else than an entity lies under an entity's key: only that entity cannot be written."""
+
+
+class BusyError(RuntimeError):
+    """Other writers kept changing the same entities: try again."""
+
+
 def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
     """A client of the online store that was seen to answer (`infra.redis_client.connect`).
 
@@ -106,7 +114,8 @@ class OnlineStore:
                 except redis.exceptions.MovedError:
                     moved += mine  # every command here may be sent twice: what counts is the header
                 except redis.ResponseError as error:
-                    raise OnlineStoreError(f"Redis refused a write: {error}") from None
+                    kind = ForeignKeyError if str(error).startswith("WRONGTYPE") else OnlineStoreError
+                    raise kind(f"Redis refused a write: {error}") from None
                 except redis.RedisError as error:
                     raise OnlineStoreError(f"Redis was lost ({error}): run the command again when it is back; it goes on") from None
             if not moved:
@@ -263,6 +272,16 @@ def applied_key(project: str) -> str:
 def rejected_key(project: str) -> str:
     """The Redis Stream of events that do not fit their source's schema: the entry as it came, plus `why`."""
     return f"headrace:{{{project}}}:rejected"
+
+
+def set_aside_key(project: str) -> str:
+    """The Redis sorted set of `<stream id> <view>` of events that a view refused, by the id's milliseconds: rejected, or put back since."""
+    return f"headrace:{{{project}}}:set-aside"
+
+
+def clock_key(project: str) -> str:
+    """The Redis string with the moment that a rehearsal has got to, microseconds (`streaming.clock`)."""
+    return f"headrace:{{{project}}}:clock"
 
 
 def watermark(client: redis.Redis, key: str) -> tuple[int, int]:

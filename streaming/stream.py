@@ -23,6 +23,7 @@ from pyspark.sql.types import StructType
 
 from infra.redis_client import without_password
 from streaming import live
+from streaming.clock import TOLERANCE_S
 from streaming.sink import sink
 from streaming.store import applied_key, connect, events_key, stream_id, watermark
 from streaming.sweep import sweep
@@ -107,13 +108,21 @@ class EventSource(DataSource):
         return EventReader(dict(self.options))
 
 
-def start(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint: str, keep_s: float = KEEP_S) -> StreamingQuery:
+def start(
+    spark: SparkSession,
+    redis_url: str,
+    views: Sequence[View],
+    checkpoint: str,
+    keep_s: float = KEEP_S,
+    tolerance_s: float = TOLERANCE_S,
+) -> StreamingQuery:
     """Start the streaming query where Redis says that the last one has got to.
 
     Args:
         views: every view; those with a push source are kept live.
         checkpoint: folder for Spark's own notes on the query; emptied first, since Redis keeps the offset.
         keep_s: applied events older than this are taken off the stream.
+        tolerance_s: an event dated further ahead of the clock than this is rejected.
 
     Raises:
         ValueError: no view has a push source.
@@ -124,7 +133,7 @@ def start(spark: SparkSession, redis_url: str, views: Sequence[View], checkpoint
     url = without_password(redis_url)
     shutil.rmtree(checkpoint, ignore_errors=True)
     spark.dataSource.register(EventSource)
-    spark.dataSource.register(sink(url, fed, keep_s))
+    spark.dataSource.register(sink(url, fed, keep_s, tolerance_s))
     spark.conf.set("spark.sql.streaming.noDataMicroBatches.enabled", "false")
     spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "20")
     spark.conf.set("spark.sql.streaming.minBatchesToRetain", "2")

@@ -36,6 +36,10 @@ class TileError(ValueError):
     """Stored tiles were written for another definition of the view, or are not tiles. Backfill the view again."""
 
 
+class OtherDefinitionError(TileError):
+    """The tiles are whole, but of another definition of the view."""
+
+
 @dataclass(frozen=True)
 class Header:
     """

@@ -26,6 +26,7 @@ from serving.reader import OnlineReader, OnlineStoreUnavailable
 from serving.reply import MISSING, STALE
 from serving.rerun import RerunError, find, rerun
 from streaming import event, layout
+from streaming.backfill import backfill
 from streaming.store import applied_key, connect, events_key, keys_key, rejected_key
 from streaming.view import View
 from streaming.window import HOUR, MINUTE, Layout
@@ -193,14 +194,34 @@ def test_events_that_do_not_fit_are_set_aside_with_the_reason(bikes: Bikes, stre
         ("rides", b'{"began": "yesterday"}'),
         ("nobody", b"{}"),
         ("docks", b'{"seen": 1, "station": "x"}'),
+        ("docks", b'{"seen": 1, "station": 18446744073709551615}'),
+        ("docks", b'{"seen": 1700000000000000000, "station": 1}'),
+        ("docks", b'{"seen": 1700000000000, "station": 1}'),
+        ("docks", b'{"seen": "2131-01-01T00:00:00Z", "station": 1}'),
+        ("docks", b'{"seen": 1, "station": 1, "free_bikes": 9223372036854775808}'),
+        ("docks", b'{"seen": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+        ("rides", b'{"began": 1, "ended": "2131-01-01T00:00:00Z", "station": 1, "rider_class": "member"}'),
     ):
         client.xadd(events_key("bikes"), {"source": source, "data": data})
     wait_applied(bikes, query, push(bikes, SEAM_US, SEAM_US + HOUR))
     entries: Any = client.xrange(rejected_key("bikes"))
     why = b" | ".join(fields[b"why"] for _, fields in entries)
-    assert len(entries) == 4
-    for word in (b"malformed", b"'yesterday'", b"'nobody'", b"'x'"):
+    assert len(entries) == 11
+    for word in (
+        b"malformed",
+        b"'yesterday'",
+        b"'nobody'",
+        b"'x'",
+        b"18446744073709551615, not int64",
+        b"milliseconds?",
+        b"nested too deep",
+    ):
         assert word in why, why
+    assert why.count(b"ahead of the clock") >= 2
+    check_online(bikes, SEAM_US + HOUR, SEAM_US + HOUR)
+    # a backfill beside the stream reads the same entries
+    done = backfill(bikes.spark, list(bikes.views.values()), bikes.settings.offline_root, bikes.settings.redis(), SEAM_US)
+    assert not [d.error for d in done if d.error]
     check_online(bikes, SEAM_US + HOUR, SEAM_US + HOUR)
 
 

@@ -105,11 +105,23 @@ def test_feasts_remote_online_store_reads_what_was_pushed(server: str, bikes: An
     assert seen["wish__hour"] == [0, 0, 0]
 
 
+def docks(**changes: Any) -> dict[str, Any]:
+    """A push of one report of a dock, with something wrong."""
+    row = {"station": 1, "seen": "2021-03-01T00:00:00Z", "free_bikes": 1, "charge": 0.5} | changes
+    return {"push_source_name": "docks", "df": {name: [value] for name, value in row.items()}}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "word"),
     [
         ("/push", {"push_source_name": "nobody", "df": {"a": [1]}}, 404, "rides"),
         ("/push", {"push_source_name": "docks", "df": {"station": [1], "seen": ["x"], "free_bikes": [1], "charge": [1]}}, 422, "'x'"),
+        ("/push", docks(station=2**64 - 1), 422, "station is 18446744073709551615, not int64"),
+        ("/push", docks(station=10**30), 422, "beyond 64 bits"),
+        ("/push", docks(seen=1_700_000_000_000_000_000), 422, "milliseconds?"),
+        ("/push", docks(seen="2131-01-01T00:00:00Z"), 422, "ahead of the clock"),
+        ("/push", docks(free_bikes=2**63), 422, "free_bikes"),
+        ("/push", docks(charge=[[]]), 422, "charge"),
         ("/push", {"push_source_name": "docks", "df": {"station": [1, 2], "seen": [1]}}, 422, "same length"),
         ("/push", {"push_source_name": "docks", "df": {}, "to": "offline"}, 422, "headrace ingest"),
         ("/get-online-features", {"entities": {"station": [1]}, "features": ["dock:nothing"]}, 404, "dock:nothing"),

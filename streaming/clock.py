@@ -1,0 +1,54 @@
+"""What time it is: always from a clock, never from data.
+
+Two rules hang on it. What comes in may be dated no later than the clock plus a stated tolerance (`HEADRACE_CLOCK_TOLERANCE_S`); and what
+deletes counts from the clock. A rehearsal brings its own: a rewind of the store and a replay say in Redis which moment they have got to,
+and whatever deletes takes the earlier of that and the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from streaming.store import clock_key
+
+if TYPE_CHECKING:
+    import redis
+
+TOLERANCE_S = 300.0
+"""How far ahead of the clock an event may be dated, unless told otherwise (`HEADRACE_CLOCK_TOLERANCE_S`)."""
+_FIRST_MS = 1_000_000_000_000
+"""Stream ids below this (September 2001) are no moments: a producer has numbered its entries itself."""
+
+
+def wall_us() -> int:
+    """The wall clock, microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def latest_us(arrived_ms: Sequence[int], tolerance_s: float, now_us: int | None = None) -> list[int]:
+    """The latest moment that each event may be dated, microseconds.
+
+    It counts from the moment at which Redis took the event in, which is its stream id: so the stream, a second try and a backfill that
+    reads the same entry later all decide alike. An id that lies ahead of the wall clock gives no time.
+
+    Args:
+        arrived_ms: of each event: the first half of its stream id.
+        now_us: the wall clock; None: read it.
+    """
+    now = wall_us() if now_us is None else now_us
+    more = round(tolerance_s * 1e6)
+    return [(min(ms * 1000, now) if ms >= _FIRST_MS else now) + more for ms in arrived_ms]
+
+
+def set_rehearsal(client: redis.Redis, project: str, moment_us: int) -> None:
+    """Say which moment a rehearsal has got to; it holds until the next one says another."""
+    client.set(clock_key(project), moment_us)
+
+
+def now_us(client: redis.Redis, project: str) -> int:
+    """The clock that whatever deletes counts from: a rehearsal's where there is one, and never ahead of the wall clock."""
+    said: Any = client.get(clock_key(project))
+    now = wall_us()
+    return min(int(said), now) if said is not None else now

@@ -1,0 +1,218 @@
+"""Poison in the real store: every event is applied or lies among the rejected, once, and what stands behind it is applied."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from streaming import layout, live, rejected, sink
+from streaming.group import key_function
+from streaming.live import SCHEMA
+from streaming.sink import apply_batch
+from streaming.store import OnlineStore, OnlineStoreError, connect, events_key, set_aside_key, view_key
+from streaming.tile import OtherDefinitionError, TileError, fingerprint
+from streaming.view import View
+from tests.oracle.hostile import NOW_US, POISON, good, views
+
+FIRST_MS = NOW_US // 1000 - 1_000_000
+
+
+@pytest.fixture
+def project() -> str:
+    return f"h{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def client(redis_url: str, project: str) -> Any:
+    made = connect(redis_url)
+    yield made
+    made.delete(events_key(project), set_aside_key(project))
+    made.close()
+
+
+def batch(rows: list[bytes], source: str = "things", first_ms: int = FIRST_MS) -> pa.Table:
+    n = len(rows)
+    return pa.table([[first_ms + i for i in range(n)], [0] * n, [source] * n, rows, [""] * n], schema=SCHEMA)
+
+
+def encoded(number: int, **changes: Any) -> bytes:
+    return json.dumps(good(number, at="2023-11-14T21:00:00Z", **changes)).encode()
+
+
+def is_stored(client: Any, view: View, number: int) -> bool:
+    row = good(number)
+    values = [b"\x00\x01\x02" if k.dtype == "bytes" else 1_699_920_000 if k.dtype == "timestamp" else row[k.name] for k in view.keys]
+    return bool(client.hexists(key_function(view)(values), layout.tile_field(view.name)))
+
+
+def counts(client: Any, view: View, number: int) -> float:
+    """How many events the windowed view has of an entity."""
+    from streaming.finisher import Finisher
+
+    assert view.layout is not None
+    stored = client.hget(key_function(view)([number]), layout.tile_field(view.name))
+    return float(
+        Finisher(view.layout)(stored, NOW_US)[
+            view.layout.aggregations.index(next(a for a in view.layout.aggregations if a.name == "count_24h"))
+        ]
+    )
+
+
+def test_poison_is_rejected_once_and_everything_else_is_applied_once(client: Any, project: str) -> None:
+    compiled, rows = views(project), []
+    for number, poison in enumerate(POISON.values(), 1):
+        rows += [encoded(number), poison, encoded(number)]
+    for _ in range(2):  # as after a crash
+        apply_batch(compiled, OnlineStore(client), batch(rows), now_us=NOW_US)
+    letters = list(rejected.read(client, project))
+    assert [one.data for one in letters] == list(POISON.values())
+    assert all(one.why and all(one.why.values()) for one in letters)
+    for number in range(1, len(POISON) + 1):
+        assert is_stored(client, compiled[0], number)
+        assert counts(client, compiled[1], number) >= 2, "poison to one view may be an event to the other"
+    assert counts(client, compiled[1], 5) == 2
+
+
+@pytest.mark.parametrize("culprits", [[0], [7], [99], [3, 4, 50, 98]])
+def test_a_batch_that_fails_for_a_reason_nobody_thought_of_is_halved_to_the_culprits(
+    client: Any, project: str, monkeypatch: pytest.MonkeyPatch, culprits: list[int]
+) -> None:
+    apply = sink.apply
+
+    def fails(view: View, store: OnlineStore, table: pa.Table, positions: Any) -> int:
+        if {FIRST_MS + c for c in culprits} & {ms for ms, _ in positions}:
+            raise ZeroDivisionError("nobody thought of it")
+        return apply(view, store, table, positions)
+
+    monkeypatch.setattr(sink, "apply", fails)
+    compiled = views(project)
+    apply_batch(compiled, OnlineStore(client), batch([encoded(i % 10) for i in range(100)]), now_us=NOW_US)
+    letters = list(rejected.read(client, project))
+    assert [one.position[0] - FIRST_MS for one in letters] == culprits
+    assert all("ZeroDivisionError: nobody thought of it" in str(one.why) for one in letters)
+    kept = [i for i in range(100) if i not in culprits]
+    for number in range(10):
+        assert counts(client, compiled[1], number) == sum(i % 10 == number for i in kept)
+
+
+@pytest.mark.parametrize(
+    "error", [OnlineStoreError("Redis was lost"), ConnectionError("away"), OSError(28, "No space left on device"), MemoryError()]
+)
+def test_an_outage_rejects_nothing_and_the_batch_is_tried_again(
+    client: Any, project: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def away(*_: Any) -> int:
+        raise error
+
+    compiled, rows = views(project), batch([encoded(1), encoded(2)])
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "apply", away)
+        with pytest.raises(type(error)):
+            apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    assert rejected.count(client, project) == 0
+    apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    assert counts(client, compiled[1], 1) == 1
+
+
+def test_a_full_redis_is_an_outage(own_redis: Any, project: str) -> None:
+    compiled = views(project)
+    apply_batch(compiled, OnlineStore(own_redis), batch([encoded(1)]), now_us=NOW_US)
+    own_redis.config_set("maxmemory", 1)
+    with pytest.raises(OnlineStoreError, match="maxmemory"):
+        apply_batch(compiled, OnlineStore(own_redis), batch([encoded(2), b"{", encoded(3)], first_ms=FIRST_MS + 10), now_us=NOW_US)
+    own_redis.config_set("maxmemory", 0)
+    assert rejected.count(own_redis, project) == 0
+    apply_batch(compiled, OnlineStore(own_redis), batch([encoded(2), b"{", encoded(3)], first_ms=FIRST_MS + 10), now_us=NOW_US)
+    assert rejected.count(own_redis, project) == 1
+    assert [counts(own_redis, compiled[1], n) for n in (1, 2, 3)] == [1, 1, 1]
+
+
+@pytest.fixture
+def own_redis(tmp_path: Any) -> Any:
+    from infra import process, redis_server
+    from infra.settings import Settings
+
+    own = Settings(state=tmp_path / "state", redis_url="")
+    redis_server.up(own)
+    made = connect(own.redis())
+    yield made
+    made.close()
+    process.stop(own, redis_server.NAME)
+
+
+def test_one_broken_entity_costs_its_own_events_only(client: Any, project: str) -> None:
+    """A tile field that was cut, and a key under which something else lies."""
+    compiled = views(project)
+    windows, key = compiled[1], key_function(compiled[1])
+    apply_batch(compiled, OnlineStore(client), batch([encoded(1), encoded(2), encoded(3), encoded(4)]), now_us=NOW_US)
+    client.hset(key([1]), layout.tile_field("windows"), b"H")
+    whole = client.hget(key([2]), layout.tile_field("windows"))
+    client.hset(key([2]), layout.tile_field("windows"), whole[:100])
+    client.delete(key([3]))
+    client.set(key([3]), b"something else")
+    rows = batch([encoded(n) for n in (1, 2, 3, 4, 5)], first_ms=FIRST_MS + 10)
+    apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    letters = list(rejected.read(client, project))
+    assert [one.position[0] - FIRST_MS - 9 for one in letters] == [1, 2, 3]
+    assert all(set(one.why) == {"windows"} for one in letters)
+    assert (counts(client, windows, 4), counts(client, windows, 5)) == (2, 1)
+
+
+def test_a_view_of_another_definition_waits_for_its_backfill_and_one_entity_left_behind_does_not_stop_it(client: Any, project: str) -> None:
+    compiled = views(project)
+    windows = compiled[1]
+    apply_batch(compiled, OnlineStore(client), batch([encoded(1)]), now_us=NOW_US)
+    key, field = key_function(windows)([1]), layout.tile_field("windows")
+    stored = client.hget(key, field)
+    client.hset(key, field, stored[:4] + b"\x00\x00\x00\x00" + stored[8:])
+    rows = batch([encoded(1), encoded(2)], first_ms=FIRST_MS + 10)
+    with pytest.raises(OtherDefinitionError, match="headrace backfill --view windows"):
+        apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    assert rejected.count(client, project) == 0
+    client.hset(view_key(project, "windows"), "fingerprint", fingerprint(windows.layout))
+    apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    (letter,) = rejected.read(client, project)
+    assert letter.position[0] == FIRST_MS + 10
+    assert counts(client, windows, 2) == 1
+    assert issubclass(OtherDefinitionError, TileError)
+
+
+def test_what_is_set_aside_is_never_applied_besides(client: Any, project: str) -> None:
+    """Not by a later try whose clock has moved on, nor by a backfill that reads the event stream, before or after it was put back."""
+    compiled = views(project)
+    windows = compiled[1]
+    ahead = json.dumps(good(1, at="2023-11-14T22:30:00+00:00")).encode()
+    client.xadd(events_key(project), {"source": "things", "data": ahead}, id="5-0")
+    client.xadd(events_key(project), {"source": "things", "data": encoded(1)}, id="6-0")
+    rows = batch([ahead, encoded(1)], first_ms=5)
+    apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
+    apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US * 2)
+    (letter,) = rejected.read(client, project)
+    assert (letter.position, set(letter.why)) == ((5, 0), {"latest", "windows"})
+    assert counts(client, windows, 1) == 1
+
+    def seen() -> int:
+        return len(live.since(client, windows, 0, 300)((0, 0))[0])
+
+    assert seen() == 1
+    assert rejected.replay(client, project) == 1
+    assert rejected.count(client, project) == 0
+    assert seen() == 2, "once under its new id"
+
+
+def test_letters_of_older_versions_are_read_and_put_back(client: Any, project: str) -> None:
+    client.xadd(f"headrace:{{{project}}}:rejected", {"source": "things", "data": b"{}", "views": "windows", "why": "windows: no"}, id="7-1")
+    (letter,) = rejected.read(client, project)
+    assert (letter.position, letter.entry) == ((7, 1), "7-1")
+    assert rejected.replay(client, project) == 1
+    assert rejected.count(client, project) == 0
+
+
+def test_a_refusal_found_later_than_a_younger_one_is_kept(client: Any, project: str) -> None:
+    for ms in (9, 5, 9):
+        rejected.put(client, project, [rejected.Rejected((ms, 0), "things", b"{}", {"windows": "no"})])
+    assert sorted(one.position[0] for one in rejected.read(client, project)) == [5, 9]
