@@ -157,6 +157,7 @@ for _command in (
     serving.status,
     streaming.stream,
     streaming.rejected,
+    streaming.sweep,
     serving.serve,
     serving.watch,
     serving.replay,

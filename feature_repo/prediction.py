@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+MODEL = re.compile(r"[a-z][a-z0-9_]*")
+"""What a model may be called: it is part of keys and of folders."""
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def is_prediction_id(text: str) -> bool:
+    """Whether it is shaped like a prediction's id, a UUID version 7 (RFC 9562)."""
+    return _ID.fullmatch(text) is not None
+
+
+def id_ms(number: str) -> int:
+    """The moment in a prediction's id, milliseconds since the epoch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_prediction_id(number):
+        raise ValueError(f"{number[:50]!r} is no prediction id")
+    return int(number[:8] + number[9:13], 16)
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -47,12 +69,42 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    """One truth, as it goes on the stream of truths: it became known at `at_us`, microseconds since the epoch (UTC)."""
+    """One truth, as it goes on the stream of truths: it became known at `at_us`, microseconds since the epoch (UTC).
+
+    A prediction may have several: a correction stands beside what was known before, with its own moment; the latest holds.
+    """
 
     model: str
     prediction_id: str
     label: int
     at_us: int
+
+
+class Truths(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of one prediction, as it lies in Redis.
+
+    Attributes:
+        label, at_us: the truth that holds: the one known latest, and when it became known (microseconds since the epoch).
+        before: what was known earlier, `(label, at_us)`, oldest first.
+    """
+
+    label: int
+    at_us: int
+    before: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def all(self) -> tuple[tuple[int, int], ...]:
+        """Every truth, oldest first."""
+        return (*self.before, (self.label, self.at_us))
+
+    def known_at(self, at_us: int) -> int | None:
+        """The label that held at a moment; None: none was known."""
+        return next((label for label, at in reversed(self.all) if at <= at_us), None)
+
+    def corrected(self, label: int, at_us: int) -> Truths:
+        """With another truth, in its place by time."""
+        *before, (last, last_us) = sorted((*self.all, (label, at_us)), key=lambda one: one[1])
+        return Truths(last, last_us, tuple(before))
 
 
 def stream_key(project: str) -> str:
@@ -61,7 +113,7 @@ def stream_key(project: str) -> str:
 
 
 def labels_key(project: str, model: str) -> str:
-    """The Redis hash of truths by prediction id; each value is JSON `{"label": 0|1, "at_us": …}`."""
+    """The Redis hash of truths by prediction id; each value is a `Truths` as JSON."""
     return f"headrace:{{{project}}}:labels:{model}"
 
 

@@ -1,12 +1,15 @@
 """The archive: predictions and their truths, moved from Redis Streams to the offline store, each exactly once.
 
 Tables `predictions_<model>` and `labels_<model>` lie in the offline store as `day=YYYY-MM-DD/HH.parquet` (UTC, by the prediction's own
-moment; labels by the moment in their prediction's id). An hour's file is replaced as a whole, and rows whose id it holds already are
+moment; labels by the moment in their prediction's id). An hour's file is replaced as a whole, and rows that it holds already are
 left out; only then does the cursor move. So a kill between any two lines, a batch that serving delivered twice, or a second archiver
 makes no row double and loses none: what was not yet noted is read again and found to be there.
 
 What Redis trimmed before it was read leaves a gap: the entry read last is no longer there when the next are read. Each gap is kept, with
 the moments between which entries may be missing.
+
+Reading is total: an entry that is no prediction or truth, or is dated by no moment that there is, is counted and passed over. What is
+deleted is counted from a clock, never from the data, and most of a table never goes at once.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +35,23 @@ import pyarrow.parquet as pq
 
 from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
-from feature_repo.prediction import Label, Prediction, label_log_key, labels_key, predictions_table, stream_key, truths_table
+from feature_repo.prediction import (
+    MODEL,
+    Label,
+    Prediction,
+    id_ms,
+    label_log_key,
+    labels_key,
+    predictions_table,
+    stream_key,
+    truths_table,
+)
 from infra import files
+from streaming import clock
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
 from streaming.extent import day_of
+from streaming.sweep import SHARE
+from streaming.types import FIRST_US, LAST_US
 
 if TYPE_CHECKING:
     import redis
@@ -44,6 +60,7 @@ if TYPE_CHECKING:
 
 PAGE = 5000
 _HOUR_US = 3_600_000_000
+_DAY_US = 24 * _HOUR_US
 log = logging.getLogger(__name__)
 
 
@@ -66,13 +83,15 @@ class Cursor(msgspec.Struct):
 
 @dataclass
 class Archived:
-    """What one run did: rows that are new in the archive, entries that are no predictions, gaps in the streams (ever)."""
+    """What one run did: rows that are new in the archive, entries that are no predictions, gaps in the streams (ever); and what was past
+    its time but is still there, because it was most of what there is (a sentence each)."""
 
     predictions: int = 0
     labels: int = 0
     unreadable: int = 0
     gaps: list[tuple[str, str]] = field(default_factory=list)
     dropped_days: int = 0
+    spared: list[str] = field(default_factory=list)
     models: dict[str, int] = field(default_factory=dict)
 
 
@@ -102,31 +121,45 @@ class Archive:
         except files.FileError as error:
             raise ArchiveError(f"{error}: remove it; entries are then read again, and none becomes double") from None
 
-    def run(self, client: redis.Redis, *, keep_days: int = 0, forget_labels_days: int = 30) -> Archived:
+    def run(
+        self,
+        client: redis.Redis,
+        *,
+        keep_days: int = 0,
+        forget_labels_days: int = 30,
+        most: float = SHARE,
+        now_us: int | None = None,
+        tolerance_s: float = clock.TOLERANCE_S,
+    ) -> Archived:
         """Take over everything that is in the streams now.
 
         Args:
-            keep_days: partitions of days before the newest one by more than so many are deleted; 0: none.
+            keep_days: partitions of days that lie further back than so many are deleted; 0: none.
             forget_labels_days: archived truths leave Redis so long after their prediction.
+            most: the largest share of a table's days, or of a model's truths in Redis, that is deleted at once; 1: all.
+            now_us: the clock that counts, microseconds since the epoch; None: the project's (`streaming.clock.now_us`).
+            tolerance_s: a truth whose prediction lies further ahead of the wall clock than this is none.
 
         Raises:
             ArchiveError: another archiver is at work here.
             redis.RedisError: Redis does not answer; nothing of what was archived is undone.
         """
         done = Archived()
+        now_us = clock.now_us(client, self.project) if now_us is None else now_us
+        latest_us = max(clock.wall_us(), now_us) + round(tolerance_s * 1e6)
         with self._alone():
             cursor = self.cursor
             for page in self._pages(client, stream_key(self.project), cursor.predictions):
                 self._predictions(page, done)
                 self._note(cursor)
             for page in self._pages(client, label_log_key(self.project), cursor.labels):
-                self._labels(page, done)
+                self._labels(page, done, latest_us)
                 self._note(cursor)
             if cursor.labels.read:  # what is archived need not wait in Redis; the last entry stays, to see gaps by
                 client.xtrim(label_log_key(self.project), minid=cursor.labels.id, approximate=True)
-            self._forget(client, forget_labels_days)
+            self._forget(client, now_us - forget_labels_days * _DAY_US, most, done)
             if keep_days:
-                done.dropped_days = self._retain(keep_days)
+                self._retain(now_us // _DAY_US - keep_days, most, done)
             done.gaps = [*cursor.predictions.gaps, *cursor.labels.gaps]
         return done
 
@@ -153,21 +186,41 @@ class Archive:
         for _, fields in page:
             try:
                 one = files.parse(fields.get(b"p", b""), Prediction)
+                if not MODEL.fullmatch(one.model) or not FIRST_US <= one.at_us <= LAST_US:
+                    raise ValueError("neither a model's name nor a moment")
             except ValueError:
                 done.unreadable += 1
                 continue
             by_file[one.model, one.at_us // _HOUR_US].append(one)
         for (model, hour), found in by_file.items():
-            new = self._merge(_file(self.root / predictions_table(model), hour), table_of(model, found, self._contract))
+            table = self._table(model, found, done)
+            if table is None:
+                continue
+            new = self._merge(_file(self.root / predictions_table(model), hour), table)
             done.predictions += new
             done.models[model] = done.models.get(model, 0) + new
 
-    def _labels(self, page: Sequence[tuple[bytes, dict[bytes, bytes]]], done: Archived) -> None:
+    def _table(self, model: str, found: Sequence[Prediction], done: Archived) -> pa.Table | None:
+        """Predictions as rows; one whose values fit no column is counted as unreadable, and the others go on. None where none is left."""
+        try:
+            return table_of(model, found, self._contract)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError):
+            if len(found) == 1:
+                done.unreadable += 1
+                return None
+        halves = [self._table(model, part, done) for part in (found[: len(found) // 2], found[len(found) // 2 :])]
+        tables = [half for half in halves if half is not None]
+        return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+    def _labels(self, page: Sequence[tuple[bytes, dict[bytes, bytes]]], done: Archived, latest_us: int) -> None:
         by_file: dict[tuple[str, int], list[Label]] = defaultdict(list)
         for _, fields in page:
             try:
                 one = files.parse(fields.get(b"l", b""), Label)
-                hour = id_ms(one.prediction_id) * 1000 // _HOUR_US
+                made_us = id_ms(one.prediction_id) * 1000
+                if not MODEL.fullmatch(one.model) or made_us > latest_us or not FIRST_US <= one.at_us <= LAST_US or one.label not in (0, 1):
+                    raise ValueError("no truth of a prediction that there can be")
+                hour = made_us // _HOUR_US
             except ValueError:
                 done.unreadable += 1
                 continue
@@ -176,7 +229,7 @@ class Archive:
             done.labels += self._merge(_file(self.root / truths_table(model), hour), truths_of(found))
 
     def _merge(self, path: Path, rows: pa.Table) -> int:
-        """Add rows whose id the file does not hold; the first of an id stays. Returns how many were new."""
+        """Add rows that the file does not hold: predictions by their id, truths by all they say. Returns how many were new."""
         table = _first(rows)
         before = None
         if path.exists():
@@ -185,7 +238,7 @@ class Archive:
             except _BROKEN as error:  # an hour that cannot be read is lost; what comes in is not
                 files.put_aside(path, f"{path} cannot be read ({_first_line(error)})", hidden=True)
         if before is not None:
-            table = table.filter(pc.invert(pc.is_in(table["prediction_id"], before["prediction_id"].combine_chunks())))
+            table = table.filter(pc.invert(pc.is_in(_identity(table), _identity(before))))
             if not table.num_rows:
                 return 0
         merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
@@ -219,31 +272,35 @@ class Archive:
                 raise ArchiveError("another archiver is at work in this checkout (the autopilot archives by itself)") from None
             yield
 
-    def _forget(self, client: Any, days: int) -> None:
+    def _forget(self, client: Any, before_us: int, most: float, done: Archived) -> None:
         """Let archived truths go from Redis' hash, long after anyone would ask for them by id."""
-        before_ms = (datetime.now(UTC) - timedelta(days=days)).timestamp() * 1000
         for folder in self.root.glob(f"{truths_table('')}*"):
-            key = labels_key(self.project, folder.name.removeprefix(truths_table("")))
-            if client.hlen(key) < PAGE:
+            model = folder.name.removeprefix(truths_table(""))
+            key = labels_key(self.project, model)
+            total = client.hlen(key)
+            if total < PAGE:
                 continue
-            for number, _ in client.hscan_iter(key, count=1000):
-                if id_ms(number.decode()) < before_ms:
-                    client.hdel(key, number)
+            old = [number for number, _ in client.hscan_iter(key, count=1000) if _made_before(number, before_us)]
+            if len(old) > most * total:
+                done.spared.append(f"{len(old):,} of {total:,} truths of {model} in Redis are past their time")
+                continue
+            for i in range(0, len(old), PAGE):
+                client.hdel(key, *old[i : i + PAGE])
 
-    def _retain(self, days: int) -> int:
+    def _retain(self, first_day: int, most: float, done: Archived) -> None:
+        """Delete the partitions of days before a day (counted since the epoch)."""
         import shutil
 
-        dropped = 0
+        first = f"day={np.datetime64(first_day, 'D')}"
         for folder in [*self.root.glob(f"{predictions_table('')}*"), *self.root.glob(f"{truths_table('')}*")]:
-            parts = sorted(folder.glob("day=*"))
-            if not parts:
+            parts = sorted(folder.glob("day=????-??-??"))
+            old = [part for part in parts if part.name < first]
+            if len(old) > most * len(parts):
+                done.spared.append(f"{len(old):,} of {len(parts):,} days of {folder.name} are past their time")
                 continue
-            newest = datetime.fromisoformat(parts[-1].name[4:])
-            for part in parts:
-                if newest - datetime.fromisoformat(part.name[4:]) > timedelta(days=days):
-                    shutil.rmtree(part)
-                    dropped += 1
-        return dropped
+            for part in old:
+                shutil.rmtree(part)
+                done.dropped_days += 1
 
     # reading
 
@@ -269,7 +326,7 @@ class Archive:
         return None
 
     def labels(self, model: str) -> pa.Table:
-        """Archived truths, one row per prediction id."""
+        """Archived truths; a prediction may have several, each known at a moment of its own (`known_at`), of which the latest holds."""
         return self._read(truths_table(model), TRUTH, "known_at", None, None)
 
     def _read(
@@ -337,23 +394,29 @@ def of(settings: Settings, project: str) -> Archive:
     return Archive(settings.offline_root, settings.model_root, settings.state / "archive", project)
 
 
-def id_ms(number: str) -> int:
-    """The moment in a prediction's id (a UUIDv7), milliseconds since the epoch.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return int(number[:8] + number[9:13], 16)
-
-
 def _file(folder: Path, hour: int) -> Path:
     return folder / f"day={day_of(hour * _HOUR_US).isoformat()}" / f"{hour % 24:02}.parquet"
 
 
+def _identity(table: pa.Table) -> pa.Array:
+    """What makes a row the same as another: a prediction's id; of a truth everything it says."""
+    if "known_at" not in table.column_names:
+        return table["prediction_id"].combine_chunks()
+    columns = (table[name].cast(pa.int64()).cast(pa.string()) for name in ("label", "known_at"))
+    return pc.binary_join_element_wise(table["prediction_id"], *columns, " ").combine_chunks()
+
+
 def _first(table: pa.Table) -> pa.Table:
-    """The first row of each id."""
-    _, rows = np.unique(table["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    """The first of rows that are the same."""
+    _, rows = np.unique(_identity(table).to_numpy(zero_copy_only=False).astype(str), return_index=True)
     return table if len(rows) == table.num_rows else table.take(pa.array(np.sort(rows)))
+
+
+def _made_before(number: bytes, us: int) -> bool:
+    try:
+        return id_ms(number.decode()) * 1000 < us
+    except ValueError:
+        return False  # not ours
 
 
 def _pair(number: bytes | str) -> tuple[int, int]:

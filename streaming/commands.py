@@ -185,7 +185,7 @@ def stream() -> None:
         )
     if own.kafka:
         starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, case.project, own.kafka, str(own.state / "stream-kafka"))
-    live.run(starters, url, known, lambda: print("ready: streaming", flush=True))
+    live.run(starters, url, known, lambda: print("ready: streaming", flush=True), own.delete_share)
     spark.stop()
 
 
@@ -219,3 +219,34 @@ def rejected(
     write_report(
         report, [{"id": i.position, "source": i.source, "why": dict(i.why), "data": i.data.decode(errors="replace")} for i in shown]
     )
+
+
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be forgotten, and do nothing.")] = False,
+    allow_most: Annotated[bool, typer.Option("--allow-most", help="Forget them even where they are most of a view.")] = False,
+    report: Report = None,
+) -> None:
+    """Forget entities that have been silent for longer than their view looks back; the running stream does it every ten minutes.
+
+    Exit codes: 0 done, 1 a view was left as it is, because more of it than HEADRACE_DELETE_SHARE would go.
+    """
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming.store import connect
+    from streaming.sweep import sweep as run
+    from streaming.view import views
+
+    own = own_settings()
+    redis_server.up(own)
+    known = [v for v in views(UseCase(own.repo).store).values() if v.stream]
+    swept = run(connect(own.redis()), known, 1.0 if allow_most else own.delete_share, dry_run=dry_run)
+    table = Table("view", "entities", "silent", "forgotten", box=None)
+    for one in swept:
+        table.add_row(one.view, f"{one.entities:,}", f"{one.silent:,}", f"{one.dropped:,}")
+    console.print(table)
+    write_report(report, swept)
+    refused = [one for one in swept if one.refused and not dry_run]
+    for one in refused:
+        console.print(f"[red]{one}[/red], more than a share of {own.delete_share:g}: nothing of it was forgotten (--allow-most does it)")
+    if refused:
+        raise typer.Exit(1)

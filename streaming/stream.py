@@ -26,7 +26,7 @@ from streaming import live
 from streaming.clock import TOLERANCE_S
 from streaming.sink import sink
 from streaming.store import applied_key, connect, events_key, stream_id, watermark
-from streaming.sweep import sweep
+from streaming.sweep import SHARE, sweep
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -173,12 +173,17 @@ class _Supervised:
 
 
 def run(
-    starters: Mapping[str, Callable[[], StreamingQuery]], redis_url: str, views: Sequence[View], ready: Callable[[], None] = lambda: None
+    starters: Mapping[str, Callable[[], StreamingQuery]],
+    redis_url: str,
+    views: Sequence[View],
+    ready: Callable[[], None] = lambda: None,
+    most: float = SHARE,
 ) -> None:
     """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost.
 
     Args:
         starters: by name, what starts each query (`start`, `streaming.bridge`).
+        most: the largest share of a view's entities that is forgotten at once.
 
     Raises:
         OnlineStoreError: Redis does not answer at the start.
@@ -195,7 +200,7 @@ def run(
             query.check()
         if time.monotonic() - swept > SWEEP_S:
             swept = time.monotonic()
-            _sweep(redis_url, views)
+            _sweep(redis_url, views, most)
     for query in queries:
         _finish(query.query)
 
@@ -208,12 +213,15 @@ def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
     query.stop()
 
 
-def _sweep(redis_url: str, views: Sequence[View]) -> None:
+def _sweep(redis_url: str, views: Sequence[View], most: float) -> None:
     try:
         with contextlib.closing(connect(redis_url)) as client:
-            dropped = {view: n for view, n in sweep(client, [v for v in views if v.stream]).items() if n}
-        if dropped:
-            print("forgot silent entities: " + ", ".join(f"{view} {n:,}" for view, n in dropped.items()), flush=True)
+            swept = sweep(client, [v for v in views if v.stream], most)
+        if dropped := [f"{one.view} {one.dropped:,}" for one in swept if one.dropped]:
+            print("forgot silent entities: " + ", ".join(dropped), flush=True)
+        for one in swept:
+            if one.refused:
+                print(f"{one}, too many to forget at once by itself: `headrace sweep --allow-most` does it", file=sys.stderr, flush=True)
     except Exception as error:  # the stream goes on; the next sweep tries again
         print(f"the sweep failed: {error}", file=sys.stderr, flush=True)
 

@@ -2,22 +2,49 @@
 
 A windowed view's entity goes when its newest event has left every window: absent or empty, its windows are the same numbers. A
 latest-value view's goes a day after its ttl: past the ttl the model gets null either way. Views without a ttl keep everything.
+
+Silence is counted from a clock (`streaming.clock`), never from the newest event; and most of a view never goes at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streaming import tile
+from streaming import clock, tile
 from streaming.group import view_fields
-from streaming.sink import newest_field
-from streaming.store import OnlineStore, applied_key, fields_of, keys_key
+from streaming.store import OnlineStore, keys_key
 from streaming.view import View
 from streaming.window import DAY
 
 if TYPE_CHECKING:
     import redis
+
+SHARE = 0.5
+"""More than this share of a view's entities is not deleted at once, unless told to (`HEADRACE_DELETE_SHARE`)."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """
+    Attributes:
+        entities: that held the view.
+        silent: of them, those past the view's retention.
+        dropped: of these, those that were forgotten.
+    """
+
+    view: str
+    entities: int
+    silent: int
+    dropped: int
+
+    @property
+    def refused(self) -> bool:
+        return self.silent > 0 and not self.dropped
+
+    def __str__(self) -> str:
+        return f"{self.view}: {self.silent:,} of {self.entities:,} entities are silent"
 
 
 def retention_us(view: View) -> int | None:
@@ -27,21 +54,25 @@ def retention_us(view: View) -> int | None:
     return view.ttl_us + DAY if view.ttl_us else None
 
 
-def sweep(client: redis.Redis, views: Sequence[View]) -> dict[str, int]:
-    """Drop what is past its retention by the newest event time that the stream has seen of each view. Returns entities dropped, by view.
+def sweep(client: redis.Redis, views: Sequence[View], most: float = SHARE, now_us: int | None = None, dry_run: bool = False) -> list[Swept]:
+    """Drop what is past its retention by the clock; of a view of which more than a share is, nothing.
 
     Safe beside every writer: an entity is dropped only if its header still is what was read.
+
+    Args:
+        most: the largest share of a view that may go at once; 1: all of it.
+        now_us: the clock, microseconds since the epoch; None: the project's (`streaming.clock.now_us`).
+        dry_run: drop nothing.
+
+    Returns:
+        One of each view that has a retention.
     """
-    dropped: dict[str, int] = {}
-    if not views:
-        return dropped
-    said = fields_of(client.hgetall(applied_key(views[0].project)))  # type: ignore[arg-type]
-    store = OnlineStore(client)
+    store, swept = OnlineStore(client), []
     for view in views:
-        keep, newest = retention_us(view), said.get(newest_field(view.name))
-        if keep is None or newest is None:
+        keep = retention_us(view)
+        if keep is None:
             continue
-        oldest = int(newest) - keep
+        oldest = (clock.now_us(client, view.project) if now_us is None else now_us) - keep
         index, fields = keys_key(view.project, view.name), view_fields(view)
 
         def active(header: bytes, oldest: int = oldest) -> bool:
@@ -50,5 +81,11 @@ def sweep(client: redis.Redis, views: Sequence[View]) -> dict[str, int]:
             except tile.TileError:
                 return True  # not ours to judge: a backfill replaces it
 
-        dropped[view.name] = sum(store.drop(index, keys, fields, active) for keys in store.members(index))
-    return dropped
+        total, going = 0, []
+        for keys in store.members(index):
+            headers = store.read(keys, fields[0])
+            total += len(keys)
+            going += [key for key, header in zip(keys, headers, strict=True) if not active((header or b"")[: tile.HEADER_SIZE])]
+        allowed = not dry_run and len(going) <= most * total
+        swept.append(Swept(view.name, total, len(going), store.drop(index, going, fields, active) if allowed and going else 0))
+    return swept

@@ -200,7 +200,7 @@ def test_events_that_do_not_fit_are_set_aside_with_the_reason(bikes: Bikes, stre
         ("docks", b'{"seen": "2131-01-01T00:00:00Z", "station": 1}'),
         ("docks", b'{"seen": 1, "station": 1, "free_bikes": 9223372036854775808}'),
         ("docks", b'{"seen": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
-        ("rides", b'{"began": 1, "ended": "2131-01-01T00:00:00Z", "station": 1, "rider_class": "member"}'),
+        ("rides", b'{"began": 1, "reported": "2131-01-01T00:00:00Z", "station": 1, "rider_class": "member"}'),
     ):
         client.xadd(events_key("bikes"), {"source": source, "data": data})
     wait_applied(bikes, query, push(bikes, SEAM_US, SEAM_US + HOUR))

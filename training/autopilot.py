@@ -139,7 +139,8 @@ class Autopilot:
             redis.RedisError: Redis does not answer; nothing is lost, take the step again.
         """
         with self.alone():
-            self.archive.run(self.client, keep_days=self.settings.archive_days)
+            own = self.settings
+            self.archive.run(self.client, keep_days=own.archive_days, most=own.delete_share, tolerance_s=own.clock_tolerance_s)
             live = release.read(self.root, self.spec.name)
             if live is None:
                 return f"no version of {self.spec.name} is live: train and promote one first"

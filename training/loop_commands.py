@@ -21,19 +21,33 @@ def loop(own: Settings, drift: Drift) -> Loop:
     return Loop(own, drift)
 
 
-def archive(report: Report = None) -> None:
-    """Move logged predictions and their truths from Redis to the offline store: tables predictions_<model> and labels_<model>."""
+def archive(
+    allow_most: Annotated[
+        bool, typer.Option("--allow-most", help="Delete what is past HEADRACE_ARCHIVE_DAYS even where it is most of a table.")
+    ] = False,
+    report: Report = None,
+) -> None:
+    """Move logged predictions and their truths from Redis to the offline store: tables predictions_<model> and labels_<model>.
+
+    Exit codes: 0 done, 1 done, but something past its time was not deleted, because it is more than HEADRACE_DELETE_SHARE of what there is.
+    """
     from feature_repo.use_case import UseCase
     from streaming.archive import of
     from streaming.store import connect
 
     own = own_settings()
     with console.status("archiving"):
-        done = of(own, UseCase(own.repo).project).run(connect(own.redis()), keep_days=own.archive_days)
+        most = 1.0 if allow_most else own.delete_share
+        taken = of(own, UseCase(own.repo).project)
+        done = taken.run(connect(own.redis()), keep_days=own.archive_days, most=most, tolerance_s=own.clock_tolerance_s)
     console.print(f"{done.predictions:,} predictions and {done.labels:,} truths archived; {done.unreadable:,} entries were none")
     for before, after in done.gaps:
         console.print(f"[yellow]gap:[/yellow] entries between {before} and {after} may have been trimmed unread (HEADRACE_LOG_RETENTION)")
+    for spared in done.spared:
+        console.print(f"[red]not deleted:[/red] {spared}, more than a share of {own.delete_share:g} (--allow-most deletes them)")
     write_report(report, done)
+    if done.spared:
+        raise typer.Exit(1)
 
 
 def quality(
@@ -53,7 +67,7 @@ def quality(
     spec = case.model(model_name(case, model))
     archived, client = of(own, case.project), connect(own.redis())
     with console.status("measuring"):
-        archived.run(client, keep_days=own.archive_days)
+        archived.run(client, keep_days=own.archive_days, most=own.delete_share, tolerance_s=own.clock_tolerance_s)
         found = measure(archived, spec)
         periods = by_month(archived, spec) if months else None
     if found is None:
@@ -196,7 +210,7 @@ def compare(
         raise ValueError(f"there is nothing to compare version {mine} with: name another with --against")
     archived = of(own, case.project)
     with console.status("comparing"):
-        archived.run(connect(own.redis()), keep_days=own.archive_days)
+        archived.run(connect(own.redis()), keep_days=own.archive_days, most=own.delete_share, tolerance_s=own.clock_tolerance_s)
         found = head_to_head(archived, own.model_root, spec, mine, other)
     console.print(comparison_table(found))
     console.print(found.verdict)

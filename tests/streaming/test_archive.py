@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, stream_key
 from streaming import archive as archives
 from streaming.archive import Archive, ArchiveError
 from streaming.store import connect
+from tests.fuzz import fuzzed
 from tests.serving.shop import make_contract
 
 MODEL = "sells_out"
@@ -130,16 +134,64 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
     assert [(t["prediction_id"], t["label"]) for t in truths] == [(number(i), i % 2) for i in range(sent)]
 
 
-def test_the_first_truth_stays_and_garbage_is_counted(archive: Archive, client: Any) -> None:
+def test_a_correction_stands_beside_the_first_truth_and_the_same_truth_once(archive: Archive, client: Any) -> None:
     put(client, prediction(1))
+    known = START_US + 60_000_009
+    for label, at_us in ((1, known), (1, known), (0, known + 5), (1, known), (0, known + 5)):
+        client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(Label(MODEL, number(1), label, at_us))})
+        archive.run(client)
+    found = archive.labels(MODEL)
+    assert list(zip(found["label"].to_pylist(), found["known_at"].cast("int64").to_pylist(), strict=True)) == [(1, known), (0, known + 5)]
+
+
+HOSTILE_TRUTHS = {
+    "no id": Label(MODEL, "no id", 1, 0),
+    "the last id there can be": Label(MODEL, "ffffffff-ffff-7fff-8fff-ffffffffffff", 1, 0),
+    "an id of the year 9998": Label(MODEL, "e677d21f-dc00-7000-8000-000000000000", 1, 0),
+    "a label of 2^70": Label(MODEL, number(1), 2**70, 0),
+    "known at 2^62": Label(MODEL, number(1), 1, 2**62),
+    "a model that is a path": Label("../../elsewhere", number(1), 1, 0),
+}
+HOSTILE_PREDICTIONS = {
+    "a moment of 2^70": prediction(1, at_us=2**70),
+    "answered at 2^70": prediction(2, wall_us=2**70),
+    "a version of 2^70": prediction(3, version=2**70),
+    "a field of 2^64": prediction(4, request={"store": 2**64}),
+    "a model that is a path": prediction(5, model="/tmp/x"),
+    "no values": prediction(6, values=[]),
+}
+
+
+@given(st.lists(st.binary(max_size=80) | st.sampled_from([msgspec.json.encode(t) for t in HOSTILE_TRUTHS.values()]), max_size=4), st.data())
+@fuzzed
+def test_fuzz_whatever_lies_on_the_log_of_truths_is_a_truth_or_counted(raws: list[bytes], data: st.DataObject) -> None:
+    """Truths of any shape, with bytes exchanged, become rows of the archive's table or count as unreadable; none ends a run."""
+    one = bytearray(msgspec.json.encode(Label(MODEL, number(data.draw(st.integers(0, 9))), 1, START_US)))
+    for place in data.draw(st.lists(st.integers(0, len(one) - 1), max_size=3)):
+        one[place] = data.draw(st.integers(0, 255))
+    entries = [(b"1-0", {b"l": raw}) for raw in (*raws, bytes(one))]
+    with TemporaryDirectory() as folder:
+        archive, done = Archive(Path(folder), Path(folder), Path(folder), "arch"), archives.Archived()
+        archive._labels(entries, done, START_US + 10**12)
+        assert done.labels + done.unreadable >= len(entries) - 1
+        assert len(archive.labels(MODEL)) == sum(len(archive.labels(p.name[7:])) for p in Path(folder).glob("labels_*"))
+
+
+def test_entries_that_are_none_are_counted_and_end_nothing(archive: Archive, client: Any) -> None:
+    for one in HOSTILE_PREDICTIONS.values():
+        put(client, one)
     client.xadd(stream_key("arch"), {"p": b"{"})
+    client.xadd(stream_key("arch"), {"p": b"[" * 50_000})
     client.xadd(stream_key("arch"), {"other": b"1"})
-    truth(client, 1, 1)
+    put(client, prediction(7))
+    for truth_ in HOSTILE_TRUTHS.values():
+        client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(truth_)})
     truth(client, 1, 0)
-    client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(Label(MODEL, "no id", 1, 0))})
     done = archive.run(client)
-    assert (done.predictions, done.labels, done.unreadable) == (1, 1, 3)
-    assert archive.labels(MODEL)["label"].to_pylist() == [1]
+    assert ids(archive) == [number(i) for i in (4, 6, 7)], "a field that fits no column is kept in the request as it came"
+    assert (done.predictions, done.labels, done.unreadable) == (3, 1, 4 + 3 + len(HOSTILE_TRUTHS))
+    assert sorted(p.name for p in archive.root.parent.iterdir()) == ["archive", "models", "offline"]
+    assert archive.run(client).unreadable == 0, "once"
 
 
 def test_what_redis_trimmed_unread_is_a_gap(archive: Archive, client: Any) -> None:
@@ -166,11 +218,47 @@ def test_a_redis_that_lost_its_end_is_read_from_its_beginning(archive: Archive, 
     assert ids(archive) == [number(i) for i in range(3)]
 
 
+DAY_US = 86_400_000_000
+
+
 def test_retention_drops_whole_days_and_only_old_ones(archive: Archive, client: Any) -> None:
     put(client, *[prediction(i * 24 * 60) for i in range(10)])
-    done = archive.run(client, keep_days=3)
-    assert done.dropped_days == 6
+    done = archive.run(client, keep_days=5, now_us=START_US + 9 * DAY_US)
+    assert (done.dropped_days, done.spared) == (4, [])
+    assert ids(archive) == [number(i * 24 * 60) for i in range(4, 10)]
+
+
+def test_retention_counts_from_the_clock_and_never_from_the_data(archive: Archive, client: Any) -> None:
+    """A prediction, and a truth, that say they are of the year 9998 make nothing else old."""
+    put(client, *[prediction(i * 24 * 60) for i in range(10)], prediction(11, at_us=253_339_228_800_000_000))
+    for i in range(10):
+        truth(client, i * 24 * 60, 1)
+    client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(HOSTILE_TRUTHS["an id of the year 9998"])})
+    done = archive.run(client, keep_days=20, now_us=START_US + 9 * DAY_US)
+    assert (done.dropped_days, done.spared, done.unreadable) == (0, [], 1)
+    assert len(archive.labels(MODEL)) == 10
+
+
+def test_most_of_an_archive_is_never_deleted_at_once_unless_told_to(archive: Archive, client: Any) -> None:
+    put(client, *[prediction(i * 24 * 60) for i in range(10)])
+    now_us = START_US + 9 * DAY_US
+    done = archive.run(client, keep_days=3, now_us=now_us)
+    assert (done.dropped_days, done.spared) == (0, [f"6 of 10 days of predictions_{MODEL} are past their time"])
+    assert archive.run(client, keep_days=3, now_us=now_us + 40 * 365 * DAY_US).dropped_days == 0, "a clock that jumped"
+    assert archive.run(client, keep_days=3, now_us=now_us, most=1.0).dropped_days == 6
     assert ids(archive) == [number(i * 24 * 60) for i in range(6, 10)]
+
+
+def test_truths_leave_redis_by_the_clock_and_not_most_of_them_at_once(
+    archive: Archive, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "PAGE", 10)
+    truth(client, 1, 1)
+    client.hset(labels_key("arch", MODEL), mapping={number(i * 24 * 60): b"{}" for i in range(10)} | {"not ours": b"x"})
+    assert len(archive.run(client, now_us=START_US + 60 * DAY_US).spared) == 1
+    assert client.hlen(labels_key("arch", MODEL)) == 11
+    archive.run(client, now_us=START_US + 34 * DAY_US)
+    assert client.hlen(labels_key("arch", MODEL)) == 7, "and what is not ours stays"
 
 
 def test_two_at_once_are_refused_and_a_broken_cursor_says_what_to_do(archive: Archive, client: Any) -> None:

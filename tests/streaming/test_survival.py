@@ -20,14 +20,15 @@ import pytest
 
 from infra import process, redis_server
 from infra.settings import ROOT, Settings
-from streaming import journal, rejected
+from streaming import clock, journal, live, rejected
 from streaming.backfill import backfill
 from streaming.bridge import put
 from streaming.event import moment_us
+from streaming.group import key_function
 from streaming.live import SCHEMA
-from streaming.sink import apply_batch, newest_field
-from streaming.store import OnlineStore, applied_key, connect, events_key, journal_key, keys_key
-from streaming.sweep import sweep
+from streaming.sink import StoreWriter, apply_batch
+from streaming.store import OnlineStore, connect, events_key, journal_key, keys_key
+from streaming.sweep import Swept, sweep
 from streaming.window import DAY, HOUR
 from tests.streaming.world import START, World, produce, views, wait_applied
 
@@ -245,17 +246,67 @@ def test_events_from_a_file_read_twice_are_on_the_stream_once(redis_url: str, pr
     client.delete(events_key(project))
 
 
+def seen(user: int, day: int) -> bytes:
+    return b'{"user": %d, "kind": "a", "at": "2020-09-%dT00:00:00Z", "x": 1.5, "label": "l"}' % (user, day)
+
+
 def test_silent_entities_are_forgotten_and_read_the_same(redis_url: str, project: str) -> None:
     client, compiled = connect(redis_url), views(project)
-    store = OnlineStore(client)
+    apply_batch(compiled, OnlineStore(client), batch([seen(1, 10), seen(2, 15), seen(3, 16), seen(2, 16)], 1_000))
+    now = moment_us("2020-09-16T01:00:00Z", "now")
+    assert sweep(client, compiled, now_us=now, dry_run=True) == [Swept("windows", 3, 1, 0)]
+    assert sweep(client, compiled, now_us=now) == [Swept("windows", 3, 1, 1)]  # the latest-value view has no ttl: kept for ever
+    assert client.scard(keys_key(project, "windows")) == 2
+    assert client.scard(keys_key(project, "latest")) == 3
+    assert sweep(client, compiled, now_us=now) == [Swept("windows", 2, 0, 0)]
 
-    def one(user: int, day: int) -> bytes:
-        return b'{"user": %d, "kind": "a", "at": "2020-09-%dT00:00:00Z", "x": 1.5, "label": "l"}' % (user, day)
 
-    apply_batch(compiled, store, batch([one(1, 10), one(2, 15)], 1_000))
-    newest = apply_batch(compiled, store, batch([one(2, 16)], 2_000))
-    client.hset(applied_key(project), mapping={newest_field(v): us for v, us in newest.items()})
-    assert sweep(client, compiled) == {"windows": 1}  # the latest-value view has no ttl: kept for ever
-    assert client.scard(keys_key(project, "windows")) == 1
-    assert client.scard(keys_key(project, "latest")) == 2
-    assert sweep(client, compiled) == {"windows": 0}
+@pytest.mark.parametrize("ahead", ["2031-01-01T00:00:00Z", "2020-09-20T00:00:00Z", 1_600_000_000_000])
+def test_an_event_dated_ahead_of_the_clock_costs_no_entity_anything(redis_url: str, project: str, ahead: Any) -> None:
+    """Its own entity keeps its windows, and the sweep forgets nobody."""
+    client, compiled = connect(redis_url), views(project)
+    store, windows = OnlineStore(client), compiled[1]
+    now = moment_us("2020-09-16T00:10:00Z", "now")
+    apply_batch(compiled, store, batch([seen(n, 16) for n in range(12)], 1_000), now_us=now)
+    before = [client.hgetall(key_function(windows)(["a", n])) for n in range(12)]
+    wrong = json.dumps({"user": 3, "kind": "a", "at": ahead, "x": 1.5, "label": "l"}).encode()
+    newest = apply_batch(compiled, store, batch([wrong], 2_000), now_us=now)
+    assert (newest, rejected.count(client, project)) == ({}, 1)
+    assert sweep(client, compiled, now_us=now) == [Swept("windows", 12, 0, 0)]
+    assert [client.hgetall(key_function(windows)(["a", n])) for n in range(12)] == before
+
+
+def test_most_of_a_view_is_never_forgotten_at_once_unless_told_to(redis_url: str, project: str) -> None:
+    client, compiled = connect(redis_url), views(project)
+    apply_batch(compiled, OnlineStore(client), batch([seen(n, 10) for n in range(11)] + [seen(11, 16)], 1_000))
+    now = moment_us("2020-09-16T01:00:00Z", "now")
+    (left,) = sweep(client, compiled, now_us=now)
+    assert (left, left.refused, str(left)) == (Swept("windows", 12, 11, 0), True, "windows: 11 of 12 entities are silent")
+    assert client.scard(keys_key(project, "windows")) == 12
+    assert sweep(client, compiled, 1.0, now_us=now) == [Swept("windows", 12, 11, 11)]
+
+
+def test_a_rehearsals_clock_counts_until_it_reaches_the_wall_clock(redis_url: str, project: str) -> None:
+    client, compiled = connect(redis_url), views(project)
+    apply_batch(compiled, OnlineStore(client), batch([seen(n, 10) for n in range(4)] + [seen(n, 16) for n in range(4, 10)], 1_000))
+    assert [one.silent for one in sweep(client, compiled, dry_run=True)] == [10], "by the wall clock 2020 is long ago"
+    clock.set_rehearsal(client, project, moment_us("2020-09-16T01:00:00Z", "now"))
+    assert sweep(client, compiled) == [Swept("windows", 10, 4, 4)]
+    clock.set_rehearsal(client, project, clock.wall_us() * 2)
+    assert clock.now_us(client, project) <= clock.wall_us()
+
+
+def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock jumps ahead takes no applied event off the stream."""
+    client, now_ms = connect(redis_url), time.time_ns() // 1_000_000
+    key, hour = events_key(project), 3_600_000
+    for i in range(300):
+        client.xadd(key, {"source": "things", "data": seen(i, 16)}, id=f"{now_ms - 100 * hour + i * hour // 3}-0")
+    entries = next(live.entries(client, key, "0-0", "+"))
+    writer = StoreWriter(redis_url, views(project), keep_s=48 * 3600)
+    monkeypatch.setattr(time, "time_ns", lambda: (now_ms + 24 * 3650 * hour) * 1_000_000)
+    writer.write(iter([entries.slice(0, 10)]))
+    assert client.xlen(key) == 300
+    writer.write(iter([entries.slice(10)]))
+    assert 140 <= client.xlen(key) < 300, "only what is older than two days by the clock of Redis too"
+    client.delete(key)
