@@ -29,6 +29,7 @@ from serving.limits import Limits, natural
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand, OnDemandError
 from serving.predict import Predictor
+from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
 from serving.reader import OnlineReader
@@ -337,6 +338,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
         explainer=explainer(folder, contract),
         read_timeout_s=settings.redis_timeout_s,
         limits=Limits.of(settings),
+        ids=PredictionIds.of(settings),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import Mark, Prediction, stream_key
+from feature_repo.prediction import Mark, Prediction, Truths, id_ms, stream_key
 from serving.schema import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
@@ -23,15 +23,16 @@ _RETRY_S = (0.0, 0.1, 0.3)
 """An answer that has just been given may not have reached the log yet."""
 
 
-async def find(client: Any, project: str, number: str) -> Prediction | None:
+async def find(client: Any, project: str, number: str, retries: tuple[float, ...] = _RETRY_S) -> Prediction | None:
     """The logged prediction of an id; None where the log has none (any more).
 
     Args:
         client: a `redis.asyncio` client (bytes).
-        number: a prediction id (`predict.prediction_id`).
+        retries: seconds to wait before each look.
+        number: a prediction id (`serving.prediction_id`).
     """
-    at_ms, wanted, decoder = int(number[:8] + number[9:13], 16), f'"{number}"'.encode(), msgspec.json.Decoder(Prediction)
-    for pause in _RETRY_S:
+    at_ms, wanted, decoder = id_ms(number), f'"{number}"'.encode(), msgspec.json.Decoder(Prediction)
+    for pause in retries:
         await asyncio.sleep(pause)
         for before, after in _LOOK_MS:
             start: bytes | str = f"{max(at_ms + before, 0)}-0"
@@ -86,7 +87,7 @@ async def passport(
             "definition": contract.definitions.get(asked.source),
         }
     contributions = (await explain(vector))[0] if explain is not None else None
-    truth = None if label is None else msgspec.json.decode(label)
+    truth = None if label is None else msgspec.json.decode(label, type=Truths)
     return {
         "prediction_id": prediction.id,
         "model": prediction.model,
@@ -103,7 +104,8 @@ async def passport(
         "definition_hash": contract.definition_hash,
         "model_sha256": contract.files.get("model.onnx"),
         "contributions": contributions,
-        "label": None if truth is None else {"label": truth["label"], "known_at": _iso(truth["at_us"])},
+        "label": None if truth is None else {"label": truth.label, "known_at": _iso(truth.at_us)},
+        "earlier_labels": [] if truth is None else [{"label": label, "known_at": _iso(at)} for label, at in truth.before],
     }
 
 

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import drift_key, equality_key, labels_key, quality_key, stream_key
+from feature_repo.prediction import drift_key, equality_key, is_prediction_id, labels_key, quality_key, stream_key
 from feature_repo.use_case import UseCase
 from infra import redis_client
 from infra.settings import Settings
@@ -31,7 +31,8 @@ from serving.metrics import Metrics
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.open_inference import Inference
 from serving.passport import find, passport
-from serving.predict import Predictor, is_prediction_id
+from serving.predict import Predictor
+from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
 from serving.schema import Answer, Question, shown
@@ -80,7 +81,7 @@ class DataPlane:
             capacity_bytes=int(settings.log_buffer_mb * 2**20),
         )
         self.metrics.watch_log(self._log)
-        self._feedback = Feedback(self._redis, self._project, clock, settings.log_retention)
+        self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
         self.features = FeatureServer(settings, self._redis, clock)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 
@@ -135,6 +136,8 @@ class DataPlane:
                 "`now` is not allowed here: features are read at the server's own time.", [FieldError("is not allowed here", field="now")]
             )
         now_us = wall_us if question.now_us is None else question.now_us
+        if now_us > wall_us + round(self.settings.clock_tolerance_s * 1e6):
+            raise Invalid("`now` lies ahead of the server's clock.", [FieldError("lies ahead of the server's clock", field="now")])
         left_s = deadline_s - (time.perf_counter() - started)
         beside = entry.shadow.put if entry.shadow is not None else None
         return await predictor.predict(question, now_us, wall_us, left_s, started, role, beside)

@@ -12,8 +12,7 @@ HTTP, Ray and the clock stay outside.
 from __future__ import annotations
 
 import asyncio
-import random
-import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from serving.explain import Explainer
 from serving.limits import Limits
 from serving.metrics import STATUS_NAMES, ModelMetrics
 from serving.on_demand import OnDemand, OnDemandError
+from serving.prediction_id import PredictionIds
 from serving.problem import FieldError, Invalid, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
 from serving.reply import FRESH, STALE, STATUSES
@@ -41,22 +41,6 @@ _STALE = bytes([STALE])
 _NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def prediction_id(wall_us: int) -> str:
-    """A UUID version 7 (RFC 9562): sorts by time of prediction, to the millisecond.
-
-    Args:
-        wall_us: microseconds since the epoch.
-    """
-    ms, noise = wall_us // 1000, random.getrandbits(74)
-    return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{noise >> 62:03x}-{0x8000 | noise >> 48 & 0x3FFF:04x}-{noise & 0xFFFFFFFFFFFF:012x}"
-
-
-def is_prediction_id(text: str) -> bool:
-    """Whether `prediction_id` could have made it."""
-    return _ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -94,6 +78,7 @@ class Predictor:
         explainer: contributions, where the version carries them.
         read_timeout_s: longest online read, seconds.
         limits: of one request.
+        ids: of its predictions; None: some that no feedback is taken for.
 
     Raises:
         WiringError: the contract's inputs cannot all be served from these.
@@ -110,8 +95,11 @@ class Predictor:
         explainer: Explainer | None = None,
         read_timeout_s: float = 0.5,
         limits: Limits | None = None,
+        ids: PredictionIds | None = None,
     ) -> None:
         self.contract = contract
+        self._ids = ids or PredictionIds(secrets.token_bytes(32))
+        self._shadow_ids = PredictionIds(secrets.token_bytes(32))  # nobody was answered with one, so that no truth is taken for it
         self.schema = RequestSchema(contract, limits)
         self._reader = reader
         self._on_demand = on_demand
@@ -289,9 +277,10 @@ class Predictor:
         contract, metrics, width = self.contract, self._metrics, len(self._names)
         letters = codes.tobytes().decode()
         answers: list[Scored] = []
+        numbers = self._ids.make(contract.model, wall_us, len(rows.marks))
         for row, (values, score) in enumerate(zip(seen.tolist(), scores.tolist(), strict=True)):
             own = letters[row * width : (row + 1) * width]
-            number = prediction_id(wall_us)
+            number = numbers[row]
             vector = [None if v != v else v for v in values] if isnan(sum(values)) else values
             request = question.instances[row]
             marks = rows.marks[row]
@@ -340,7 +329,7 @@ class Predictor:
         origins = [(a, number) for a in asked for number in a.ids]
         for row, ((a, answered), values, score) in enumerate(zip(origins, seen.tolist(), scores, strict=True)):
             vector = [None if v != v else v for v in values]
-            own, number = letters[row * width : (row + 1) * width], prediction_id(a.wall_us)
+            own, (number,) = letters[row * width : (row + 1) * width], self._shadow_ids.make(contract.model, a.wall_us)
             named = contract.model, contract.version, a.now_us, a.wall_us
             self._log(Prediction(number, *named, instances[row], vector, own, rows.marks[row], score, "shadow", answered))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from feature_repo.prediction import Prediction, stream_key
+from feature_repo.prediction import Prediction, id_ms, is_prediction_id, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.offline import feature_rows, offline_predictor
@@ -61,11 +61,9 @@ def find(client: redis.Redis, project: str, number: str) -> Prediction:
     Raises:
         RerunError: the log has none of that id (any more).
     """
-    from serving.predict import is_prediction_id
-
     if not is_prediction_id(number):
         raise RerunError(f"{number!r} is no prediction_id: give one as a prediction carried it")
-    at_ms, decoder = int(number[:8] + number[9:13], 16), msgspec.json.Decoder(Prediction)
+    at_ms, decoder = id_ms(number), msgspec.json.Decoder(Prediction)
     after = f"{max(at_ms - 5_000, 0)}-0"
     while entries := client.xrange(stream_key(project), after, "+", count=2000):
         for _, fields in entries:  # type: ignore[union-attr]

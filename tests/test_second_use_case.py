@@ -21,7 +21,7 @@ import pytest
 from feature_repo import contract
 from feature_repo.definition import definitions
 from infra.settings import ROOT
-from serving.predict import prediction_id
+from serving.prediction_id import PredictionIds
 from serving.reader import OnlineReader, OnlineStoreUnavailable
 from serving.reply import MISSING, STALE
 from serving.rerun import RerunError, find, rerun
@@ -356,7 +356,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     assert not rerun(bikes.case, bikes.settings, forged).same
     assert find(client, "bikes", log[5].id) == log[5]
     with pytest.raises(RerunError, match="no prediction"):
-        find(client, "bikes", prediction_id(log[5].wall_us))
+        find(client, "bikes", PredictionIds(bytes(32)).make("m", log[5].wall_us)[0])
 
 
 def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> None:

@@ -1,7 +1,8 @@
 """Live quality: what was answered against the truth that came in, with how sure one can be and how much it rests on.
 
 Read from the archive (`streaming.archive`), so the same numbers come out whoever asks, and after any restart. A prediction's truth is
-the one that was sent for its id; where none was, the one that the model's spine has for the same example, if the request names it.
+the one that was sent for its id, of several the one known latest by the moment that is asked about; where none was, the one that the
+model's spine has for the same example, if the request names it.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def labelled(archive: Archive, spec: ModelSpec, upto_us: int | None = None, from
 
     lean = ["prediction_id", "model_version", "role", "shadow_of", "event_timestamp", "score", *spec.slices, *spec.spine.id]
     table = archive.predictions(spec.name, from_us, upto_us, None if inputs else lean)
-    truths = archive.labels(spec.name)
+    truths = _in_force(archive.labels(spec.name), upto_us)
     number = pc.coalesce(table["shadow_of"], table["prediction_id"])
     place = pc.index_in(number, value_set=truths["prediction_id"].combine_chunks())
     label = pc.fill_null(truths["label"].combine_chunks().take(place).cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
@@ -148,6 +149,19 @@ def labelled(archive: Archive, spec: ModelSpec, upto_us: int | None = None, from
         label,
         known,
     )
+
+
+def _in_force(truths: pa.Table, upto_us: int | None) -> pa.Table:
+    """One truth per prediction: the one known latest, of those known before `upto_us`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if upto_us is not None:
+        truths = truths.filter(pc.less(truths["known_at"].cast(pa.int64()), upto_us))
+    # by moment and, where two are of one moment, by label, so that the order of arrival never shows
+    truths = truths.sort_by([("known_at", "descending"), ("label", "descending")])
+    _, rows = np.unique(truths["prediction_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return truths.take(pa.array(np.sort(rows)))
 
 
 def _spine(archive: Archive, spec: ModelSpec, table: pa.Table) -> dict[int, tuple[int, int]]:

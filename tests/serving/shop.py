@@ -20,6 +20,7 @@ from serving.metrics import Metrics
 from serving.model_repository import Loader, explainer
 from serving.on_demand import OnDemand
 from serving.predict import Predictor
+from serving.prediction_id import PredictionIds
 from serving.reader import FeatureRows, OnlineStoreUnavailable
 from serving.scorer import Scorer
 
@@ -204,6 +205,7 @@ def loader(reader: Callable[[], Rows] = shelves) -> Loader:
         folder = settings.model_root / model / str(version)
         contract = contracts.load(folder)
         scorer = Scorer(folder / contracts.MODEL, len(contract.inputs))
-        return Predictor(contract, reader(), on_demand(), scorer, metrics.model, log.put, explainer(folder, contract))  # type: ignore[arg-type]
+        ids = PredictionIds.of(settings)
+        return Predictor(contract, reader(), on_demand(), scorer, metrics.model, log.put, explainer(folder, contract), ids=ids)  # type: ignore[arg-type]
 
     return load

@@ -17,18 +17,19 @@ import redis
 from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.contract import Null
-from feature_repo.prediction import Prediction, drift_key, labels_key, stream_key
+from feature_repo.prediction import Prediction, drift_key, stream_key
 from infra.settings import Settings
 from serving import model_repository
 from serving.api import Front, build_app
 from serving.limits import Limits
 from serving.plane import DataPlane
-from serving.predict import prediction_id
+from serving.prediction_id import PredictionIds
 from tests.serving.shop import INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_version
 
 PREDICT = "/v1/models/sells_out/predict"
 FEEDBACK = "/v1/models/sells_out/feedback"
-ID = prediction_id(NOW_US)
+IDS = PredictionIds(bytes(range(32)))
+ID, OTHER = IDS.make("sells_out", NOW_US, 2)
 VERDICT = {
     "model": "sells_out",
     "version": 1,
@@ -42,6 +43,9 @@ VERDICT = {
 }
 
 
+SINCE_MS = NOW_US // 1000 - 1_000
+
+
 class Server:
     """The application over real Redis and made-up feature rows, called in this process."""
 
@@ -50,6 +54,8 @@ class Server:
         (folder / "repo").mkdir()
         (folder / "repo" / "feature_store.yaml").write_text(f"project: {self.project}\n")
         self.settings = Settings(**{"repo": folder / "repo", "state": folder / "state", "redis_url": redis_url} | settings)
+        (folder / "state").mkdir()
+        (folder / "state" / "prediction-ids.key").write_text(f"{bytes(range(32)).hex()} {SINCE_MS}\n")
         self.redis = redis.Redis.from_url(redis_url)
         self.reader = shelves()
         self.clock = lambda: NOW_US
@@ -208,44 +214,6 @@ def test_a_reject_policy_reaches_the_caller(server: Server) -> None:
     server.version(2, inputs=with_null("stock", Null("reject")))
     answer = problem(server.post(PREDICT, {"instances": [INSTANCE, {**INSTANCE, "product": "salt"}]}), 422)
     assert answer["errors"] == [{"row": 1, "field": "stock", "message": "is null, and this model refuses to score without it"}]
-
-
-def test_feedback_is_idempotent_and_a_second_opinion_is_a_conflict(server: Server) -> None:
-    truth = {"prediction_id": ID, "label": 1, "at": "2023-11-15T00:00:00Z"}
-    assert server.post(FEEDBACK, truth).json() == {"model": "sells_out", "accepted": 1, "known": 0}
-    assert server.post(FEEDBACK, {**truth, "at": None}).json() == {"model": "sells_out", "accepted": 0, "known": 1}
-    kept = server.redis.hgetall(labels_key(server.project, "sells_out"))
-    assert {k: msgspec.json.decode(v) for k, v in kept.items()} == {ID.encode(): {"label": 1, "at_us": 1_700_006_400_000_000}}
-    other = prediction_id(NOW_US + 1)
-    refused = problem(server.post(FEEDBACK, {"items": [{"prediction_id": other, "label": 0}, {**truth, "label": 0}]}), 409)
-    assert (refused["errors"][0]["row"], refused["errors"][0]["field"]) == (1, "label")
-    assert server.redis.hlen(labels_key(server.project, "sells_out")) == 1
-
-
-def test_feedback_in_bulk_counts_each_prediction_once(server: Server) -> None:
-    items = [{"prediction_id": prediction_id(NOW_US + i), "label": i % 2} for i in range(50)]
-    assert server.post(FEEDBACK, {"items": items + items[:5]}).json()["accepted"] == 50
-    clash = problem(server.post(FEEDBACK, {"items": [{**items[0], "prediction_id": ID}, {"prediction_id": ID, "label": 1}]}), 409)
-    assert clash["errors"][0]["row"] == 1
-
-
-@pytest.mark.parametrize(
-    ("truth", "field"),
-    [
-        ({"prediction_id": "mine", "label": 1}, "prediction_id"),
-        ({"prediction_id": str(uuid.UUID(int=5)), "label": 1}, "prediction_id"),
-        ({"label": 1}, "prediction_id"),
-        ({"prediction_id": ID, "label": 2}, "label"),
-        ({"prediction_id": ID, "label": 0.5}, "label"),
-        ({"prediction_id": ID}, "label"),
-        ({"prediction_id": ID, "label": 1, "at": "soon"}, "at"),
-        ({"prediction_id": ID, "label": 1, "because": "x"}, "because"),
-        ([1], None),
-    ],
-)
-def test_bad_feedback_is_refused_by_field(server: Server, truth: Any, field: str | None) -> None:
-    assert problem(server.post(FEEDBACK, truth), 422)["errors"][0].get("field") == field
-    assert not server.redis.exists(labels_key(server.project, "sells_out"))
 
 
 def test_drift_is_the_watchs_verdict_or_not_found(server: Server) -> None:

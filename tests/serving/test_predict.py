@@ -12,7 +12,7 @@ import pytest
 from feature_repo.contract import Input, Null
 from feature_repo.prediction import Prediction
 from serving.metrics import Metrics
-from serving.predict import Predictor, is_prediction_id, prediction_id
+from serving.predict import Predictor
 from serving.problem import Invalid, Unavailable
 from serving.schema import Answer
 from serving.scorer import Scorer
@@ -175,12 +175,3 @@ def test_statuses_and_freshness_are_counted(tmp_path: Path) -> None:
 def test_a_contract_that_cannot_be_served_is_refused_by_name(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     with pytest.raises(WiringError, match=says):
         Shop(tmp_path, **change)
-
-
-def test_prediction_ids_are_uuid7_and_sort_by_time() -> None:
-    ids = [prediction_id(NOW_US + 1000 * i) for i in range(100)]
-    assert ids == sorted(ids)
-    assert all(map(is_prediction_id, ids))
-    assert int(ids[5].replace("-", "")[:12], 16) == NOW_US // 1000 + 5
-    assert not is_prediction_id("0192f0c1-7a3e-4c5b-9d2e-5f1a2b3c4d5e")
-    assert not is_prediction_id(ids[0] + "\n")

@@ -111,6 +111,31 @@ def test_versions_days_and_what_is_not_known_yet(archive: Any) -> None:
     assert small.versions[1].labelled == 100
 
 
+def test_of_several_truths_the_one_known_latest_by_the_moment_holds(archive: Any) -> None:
+    made, client = archive
+    serve(client, 3)
+    told = [(0, 1, 10), (0, 0, 50), (1, 0, 20), (1, 1, 5), (2, 1, 40)]  # (prediction, label, seconds after the start), as they came in
+    for i, label, after in told:
+        client.xadd(label_log_key("qual"), {"l": msgspec.json.encode(Label("model", number(i), label, START_US + after * 1_000_000))})
+        made.run(client)
+
+    def known(after: int | None) -> list[float]:
+        rows = labelled(made, SPEC, None if after is None else START_US + 120_000_001 + after * 1_000_000)
+        return [None if v != v else v for v in rows.label.tolist()]  # type: ignore[misc]
+
+    assert known(None) == [0, 0, 1]
+    assert len(labelled(made, SPEC).label) == 3, "one row per prediction"
+    quality_at = {after: quality._in_force(made.labels("model"), START_US + after * 1_000_000 + 1) for after in (4, 5, 10, 20, 50)}
+    by = {a: dict(zip(t["prediction_id"].to_pylist(), t["label"].to_pylist(), strict=True)) for a, t in quality_at.items()}
+    assert by == {
+        4: {},
+        5: {number(1): 1},
+        10: {number(0): 1, number(1): 1},
+        20: {number(0): 1, number(1): 0},
+        50: {number(0): 0, number(1): 0, number(2): 1},
+    }
+
+
 def test_without_feedback_the_spine_has_the_truth(archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made, client = archive
     serve(client, 60)

@@ -1,0 +1,104 @@
+"""Ids of predictions: nobody can guess one that was answered, and none is taken for answered that was not.
+
+An id is a UUID version 7 (RFC 9562) and sorts by time. Of its 74 free bits, 44 come from the operating system's generator; the other 30
+are a keyed hash (BLAKE2b) of the rest and of the model's name. So a truth can be checked against its id without looking anything up:
+whether the prediction is still on its way to the log, in it, or long archived. The key lies in the state folder, which replicas share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from functools import lru_cache
+from hashlib import blake2b
+from hmac import compare_digest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_repo.prediction import is_prediction_id
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+_TAG = 30
+_NONCE = (1 << 44) - 1
+_FILE = "prediction-ids.key"
+
+log = logging.getLogger(__name__)
+
+
+class PredictionIds:
+    """
+    Args:
+        key: secret, 32 bytes.
+        since_ms: when it was made, milliseconds since the epoch: ids from before it carry no proof.
+    """
+
+    def __init__(self, key: bytes, since_ms: int = 0) -> None:
+        self._key, self.since_ms = key, since_ms
+
+    @classmethod
+    def of(cls, settings: Settings) -> PredictionIds:
+        """The ids of this checkout."""
+        return _of(settings.state)
+
+    def make(self, model: str, wall_us: int, count: int = 1) -> list[str]:
+        """Ids of predictions that a model answers at a moment.
+
+        Args:
+            wall_us: microseconds since the epoch.
+        """
+        ms, noise, head, name = wall_us // 1000, os.urandom(6 * count), _head(wall_us // 1000), model.encode()
+        found = []
+        for at in range(0, 6 * count, 6):
+            nonce = int.from_bytes(noise[at : at + 6]) & _NONCE
+            free = nonce << _TAG | self._tag(head, nonce, name)
+            found.append(
+                f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{free >> 62:03x}-{0x8000 | free >> 48 & 0x3FFF:04x}-{free & 0xFFFFFFFFFFFF:012x}"
+            )
+        return found
+
+    def answered(self, model: str, number: str) -> bool:
+        """Whether `make` has given this id to a prediction of this model."""
+        if not is_prediction_id(number):
+            return False
+        bits = int(number.replace("-", ""), 16)
+        free = (bits >> 64 & 0xFFF) << 62 | bits & (1 << 62) - 1
+        wanted = self._tag(_head(bits >> 80), free >> _TAG, model.encode())
+        return compare_digest(wanted.to_bytes(4), (free & (1 << _TAG) - 1).to_bytes(4))
+
+    def _tag(self, head: bytes, nonce: int, name: bytes) -> int:
+        return int.from_bytes(blake2b(head + nonce.to_bytes(6) + name, key=self._key, digest_size=4).digest()) >> 2
+
+
+def _head(ms: int) -> bytes:
+    return ms.to_bytes(6)
+
+
+@lru_cache(maxsize=8)
+def _of(state: Path) -> PredictionIds:
+    path = state / _FILE
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                key, since = path.read_text().split()
+                return PredictionIds(bytes.fromhex(key), int(since))
+            except ValueError:
+                log.error("%s is no key of prediction ids; it is put aside, and truths of predictions before now need the log", path)
+                path.replace(path.with_suffix(".broken"))
+        _write(path)
+    raise RuntimeError(f"{path} cannot be read as it was written: is the disk full?")
+
+
+def _write(path: Path) -> None:
+    """A new key, whole or not at all; of two replicas that begin at once the first is first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{secrets.token_hex(32)} {time.time_ns() // 1_000_000}\n")
+    with contextlib.suppress(FileExistsError):
+        os.link(partial, path)
+    partial.unlink()

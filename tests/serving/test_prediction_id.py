@@ -1,0 +1,68 @@
+"""Ids that sort by time, that nobody can foretell, and that prove that they were given."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from infra.settings import Settings
+from serving import prediction_id
+from serving.prediction_id import PredictionIds
+
+NOW_US = 1_700_000_000_000_000
+IDS = PredictionIds(b"k" * 32)
+
+
+def test_ids_are_uuid7_and_sort_by_time() -> None:
+    ids = [IDS.make("model", NOW_US + 1000 * i)[0] for i in range(100)]
+    assert ids == sorted(ids)
+    assert all(map(prediction_id.is_prediction_id, ids))
+    assert int(ids[5].replace("-", "")[:12], 16) == NOW_US // 1000 + 5
+    assert not prediction_id.is_prediction_id("0192f0c1-7a3e-4c5b-9d2e-5f1a2b3c4d5e")
+    assert not prediction_id.is_prediction_id(ids[0] + "\n")
+
+
+def test_ids_of_one_moment_differ_and_do_not_follow_pythons_generator() -> None:
+    random.seed(7)
+    first = IDS.make("model", NOW_US, 2_000)
+    random.seed(7)
+    again = IDS.make("model", NOW_US, 2_000)
+    assert len({*first, *again}) == 4_000
+    assert random.getrandbits(32) == random.Random(7).getrandbits(32), "it is not even asked"
+
+
+def test_an_id_proves_that_this_model_gave_it() -> None:
+    for number in IDS.make("model", NOW_US, 200):
+        assert IDS.answered("model", number)
+        assert not IDS.answered("other", number)
+        assert not PredictionIds(b"x" * 32).answered("model", number)
+        later = f"{int(number[:8], 16) + 1:08x}{number[8:]}"
+        assert not IDS.answered("model", later)
+    guessed = [PredictionIds(os.urandom(32)).make("model", NOW_US)[0] for _ in range(2_000)]
+    assert not any(IDS.answered("model", number) for number in guessed)
+    assert not IDS.answered("model", "no id")
+
+
+def test_replicas_that_begin_at_once_share_one_key_that_others_cannot_read(tmp_path: Path) -> None:
+    def begin(_: int) -> PredictionIds:
+        return prediction_id._of.__wrapped__(tmp_path)
+
+    with ThreadPoolExecutor(8) as pool:
+        replicas = list(pool.map(begin, range(8)))
+    (number,) = replicas[0].make("model", NOW_US)
+    assert all(one.answered("model", number) for one in replicas)
+    (file,) = tmp_path.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_broken_key_is_put_aside_and_costs_no_replica_its_start(tmp_path: Path) -> None:
+    made = Settings(state=tmp_path)
+    path = tmp_path / "prediction-ids.key"
+    path.write_text("garbage")
+    ids = PredictionIds.of(made)
+    assert ids.answered("model", ids.make("model", NOW_US)[0])
+    assert ids.since_ms > 1_700_000_000_000
+    assert path.with_suffix(".broken").read_text() == "garbage"
