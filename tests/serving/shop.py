@@ -25,6 +25,8 @@ from serving.reader import FeatureRows, OnlineStoreUnavailable
 from serving.scorer import Scorer
 
 NOW_US = 1_700_000_000_000_000
+IDS = PredictionIds(bytes(range(32)), NOW_US // 1000 - 1_000)
+"""What the shop's predictions are called, wherever `write_key` was."""
 FEATURES = ["sales:count_1h", "sales:mean_price", "shelf:stock", "shelf:aisle"]
 INPUTS = [
     Input("count_1h", "sales:count_1h", "feature", "float64"),
@@ -69,6 +71,12 @@ def make_contract(version: int = 1, **changes: Any) -> Contract:
         "files": {},
     }
     return Contract(**base | changes)
+
+
+def write_key(state: Path) -> None:
+    """The key of `IDS`, as serving keeps it."""
+    state.mkdir(exist_ok=True)
+    (state / "prediction-ids.key").write_text(f"{bytes(range(32)).hex()} {IDS.since_ms}\n")
 
 
 def with_null(name: str, null: Null) -> list[Input]:

@@ -23,12 +23,10 @@ from serving import model_repository
 from serving.api import Front, build_app
 from serving.limits import Limits
 from serving.plane import DataPlane
-from serving.prediction_id import PredictionIds
-from tests.serving.shop import INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_version
+from tests.serving.shop import IDS, INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_key, write_version
 
 PREDICT = "/v1/models/sells_out/predict"
 FEEDBACK = "/v1/models/sells_out/feedback"
-IDS = PredictionIds(bytes(range(32)))
 ID, OTHER = IDS.make("sells_out", NOW_US, 2)
 VERDICT = {
     "model": "sells_out",
@@ -43,9 +41,6 @@ VERDICT = {
 }
 
 
-SINCE_MS = NOW_US // 1000 - 1_000
-
-
 class Server:
     """The application over real Redis and made-up feature rows, called in this process."""
 
@@ -54,8 +49,7 @@ class Server:
         (folder / "repo").mkdir()
         (folder / "repo" / "feature_store.yaml").write_text(f"project: {self.project}\n")
         self.settings = Settings(**{"repo": folder / "repo", "state": folder / "state", "redis_url": redis_url} | settings)
-        (folder / "state").mkdir()
-        (folder / "state" / "prediction-ids.key").write_text(f"{bytes(range(32)).hex()} {SINCE_MS}\n")
+        write_key(folder / "state")
         self.redis = redis.Redis.from_url(redis_url)
         self.reader = shelves()
         self.clock = lambda: NOW_US

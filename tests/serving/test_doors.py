@@ -28,17 +28,16 @@ from serving.feature_server import key_of
 from serving.limits import Limits, natural
 from serving.open_inference_grpc import InferenceCalls
 from serving.plane import DataPlane
-from serving.predict import prediction_id
 from serving.problem import Invalid
 from tests.fuzz import fuzzed
 from tests.infra.test_files import BREAKS
 from tests.serving.hostile import HEADERS, NAMES, bodies, packed
-from tests.serving.shop import INSTANCE, NOW_US, loader, make_contract, write_version
+from tests.serving.shop import IDS, INSTANCE, NOW_US, loader, make_contract, write_key, write_version
 
 pb: Any = _generated
 PREDICT, FEEDBACK, INFER = "/v1/models/sells_out/predict", "/v1/models/sells_out/feedback", "/v2/models/sells_out/infer"
 ASKED = {"instances": [INSTANCE, INSTANCE], "explain": False, "features": True, "now": 1_700_000_000}
-TRUTH = {"prediction_id": prediction_id(NOW_US), "label": 1, "at": "2023-11-15T00:00:00Z"}
+TRUTH = {"prediction_id": IDS.make("sells_out", NOW_US)[0], "label": 1, "at": "2023-11-14T22:00:00Z"}
 TENSORS = open_inference.example(make_contract(), INSTANCE)
 REFUSED = {400, 404, 405, 409, 413, 415, 422}
 
@@ -86,6 +85,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[H
     (folder / "repo").mkdir()
     (folder / "repo" / "feature_store.yaml").write_text("project: shop_of_doors\n")
     settings = Settings(repo=folder / "repo", state=folder / "state", redis_url=redis_url, log_retention=1000)
+    write_key(settings.state)
     write_version(settings.model_root, 1)
     release.promote(settings.model_root, "sells_out", 1)
     house = House(settings, loader())

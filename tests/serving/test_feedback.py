@@ -21,8 +21,8 @@ from serving.feedback import MAX_TRUTHS, Feedback, _merged
 from serving.prediction_id import PredictionIds
 from serving.problem import Invalid, Malformed, TooLarge
 from tests.fuzz import fuzzed
-from tests.serving.shop import INSTANCE, NOW_US
-from tests.serving.test_api import FEEDBACK, ID, IDS, OTHER, PREDICT, SINCE_MS, Server, problem
+from tests.serving.shop import IDS, INSTANCE, NOW_US
+from tests.serving.test_api import FEEDBACK, ID, OTHER, PREDICT, Server, problem
 
 
 @pytest.fixture
@@ -135,14 +135,14 @@ def test_a_truth_is_taken_only_for_a_prediction_that_this_model_answered(server:
 
 def test_predictions_from_before_ids_carried_a_proof_are_known_by_the_log(server: Server) -> None:
     def old(model: str, role: str = "champion") -> str:
-        at_ms = SINCE_MS - 60_000
+        at_ms = IDS.since_ms - 60_000
         number = PredictionIds(bytes(32)).make(model, at_ms * 1000)[0]
         one = Prediction(number, model, 1, at_ms * 1000, at_ms * 1000, {}, [], "", {}, 0.5, role)
         server.redis.xadd(stream_key(server.project), {"p": msgspec.json.encode(one)}, id=f"{at_ms}-*")
         return number
 
     assert feedback(server, (old("sells_out"), 1, None)) == counted(accepted=1)
-    never = PredictionIds(bytes(32)).make("sells_out", (SINCE_MS - 60_000) * 1000)[0]
+    never = PredictionIds(bytes(32)).make("sells_out", (IDS.since_ms - 60_000) * 1000)[0]
     for number in (never, old("another_model"), old("sells_out", "shadow")):
         problem(server.post(FEEDBACK, {"prediction_id": number, "label": 1}), 422)
 

@@ -117,7 +117,6 @@ def docks(**changes: Any) -> dict[str, Any]:
         ("/push", {"push_source_name": "nobody", "df": {"a": [1]}}, 404, "rides"),
         ("/push", {"push_source_name": "docks", "df": {"station": [1], "seen": ["x"], "free_bikes": [1], "charge": [1]}}, 422, "'x'"),
         ("/push", docks(station=2**64 - 1), 422, "station is 18446744073709551615, not int64"),
-        ("/push", docks(station=10**30), 422, "not int64"),
         ("/push", docks(seen=1_700_000_000_000_000_000), 422, "milliseconds?"),
         ("/push", docks(seen="2131-01-01T00:00:00Z"), 422, "ahead of the clock"),
         ("/push", docks(free_bikes=2**63), 422, "free_bikes"),
