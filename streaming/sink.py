@@ -27,7 +27,7 @@ from streaming.store import (
     stream_id,
     view_key,
 )
-from streaming.tile import OtherDefinitionError, fingerprint
+from streaming.tile import OtherDefinitionError
 from streaming.view import View
 
 # KEYS[1] the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
@@ -137,7 +137,7 @@ def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
 
     if isinstance(error, OtherDefinitionError):
         # the view waits for its backfill; where it has had that, one entity was left behind, and the others need not wait for it
-        return cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")) != b"%d" % fingerprint(view.layout)
+        return not view.holds(int(cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")) or -1))
     return not isinstance(error, ForeignKeyError) and isinstance(
         error, OnlineStoreError | BusyError | redis.RedisError | OSError | MemoryError
     )
