@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.use_case import ModelSpec
 from streaming import event
+from streaming.clock import set_rehearsal
 from streaming.parquet import fault
 from streaming.store import applied_key, connect, events_key
 from streaming.view import View
@@ -243,6 +244,7 @@ async def play(
                 last = stream.push(events.items[next_event:cut])
                 tally.events += cut - next_event
                 next_event = cut
+            set_rehearsal(stream.client, project, start)
             if last is not None:
                 tally.freshness_s.append(await stream.applied(last) - pushed)
             await asyncio.gather(*(ask(requests.moments[i], requests.items[i]) for i in range(next_request, until)))

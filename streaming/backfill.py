@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from infra.redis_client import without_password
-from streaming import journal, live, tile
+from streaming import clock, journal, live, tile
 from streaming.clock import TOLERANCE_S
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
@@ -120,7 +120,10 @@ def _plan(
     view: View, root: Path, client: redis.Redis, end_us: int | None, from_us: int | None, lookback_us: int | None
 ) -> tuple[Planned, Journal | None]:
     said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
-    now = time.time_ns() // 1000
+    now = clock.wall_us()
+    if end_us is not None and end_us > now + round(TOLERANCE_S * 1e6):
+        why = "the moment to backfill to lies ahead of the clock: the stream would pass over everything until then"
+        return Planned(view.name, end_us, from_us or 0, error=why), None
     if lookback_us is not None:
         # a changed definition has to be done in full
         known = view.holds(int(said.get("fingerprint", -1))) and "seam_us" in said
@@ -171,6 +174,8 @@ def backfill(
     client = connect(redis_url)
     if rewind and views:
         client.delete(events_key(views[0].project), applied_key(views[0].project))
+        if end_us is not None:
+            clock.set_rehearsal(client, views[0].project, end_us)
     for view in views:
         began = time.monotonic()
         key = view_key(view.project, view.name)

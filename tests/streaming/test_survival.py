@@ -21,7 +21,7 @@ import pytest
 from infra import process, redis_server
 from infra.settings import ROOT, Settings
 from streaming import clock, journal, live, rejected
-from streaming.backfill import backfill
+from streaming.backfill import backfill, plan
 from streaming.bridge import put
 from streaming.event import moment_us
 from streaming.group import key_function
@@ -310,3 +310,9 @@ def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monk
     writer.write(iter([entries.slice(10)]))
     assert 140 <= client.xlen(key) < 300, "only what is older than two days by the clock of Redis too"
     client.delete(key)
+
+
+def test_a_backfill_to_a_moment_ahead_of_the_clock_is_refused(redis_url: str, project: str, tmp_path: Path) -> None:
+    """Its seam would make the stream pass over everything until then."""
+    planned = plan(views(project), tmp_path, connect(redis_url), clock.wall_us() + 400_000_000)
+    assert all("ahead of the clock" in str(p.error) for p in planned)
