@@ -34,6 +34,14 @@ START_S = 60.0
 _TIMEOUT_S = 15.0
 _SOCKET = "s"
 
+_MAIN = """
+from supervisor import loggers, supervisord
+loggers.Handler.handleError = lambda self: None
+supervisord.main()
+"""
+"""What a full disk does not take is not logged. As shipped, supervisord says so on a stderr that may lie on the same disk, fails at that, and
+never again reads what the service prints: the service then stands still at its next line."""
+
 # paths are relative to the folder it runs in: whatever characters the checkout's path has, no file here has to quote them
 _CONFIG = f"""\
 [unix_http_server]
@@ -221,7 +229,7 @@ class Supervisor:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {MARK: f"{self.settings.state}:supervisor"}
         with open(self.folder / "supervisord.err", "wb") as said:
             child = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
+                [sys.executable, "-c", _MAIN, "-c", "supervisord.conf"],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

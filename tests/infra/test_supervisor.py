@@ -19,6 +19,7 @@ from infra.launch import marked
 from infra.ports import port
 from infra.settings import Settings
 from infra.supervisor import LOG_BYTES, LOG_FILES, Supervisor
+from tests.bench.storm.ground import ground
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -190,3 +191,36 @@ def test_one_up_or_down_at_a_time(own: Settings) -> None:
         order.append("first")
     waiting.result()
     assert order == ["waits", "first", "second"]
+
+
+def test_a_full_disk_stops_no_service(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    code = f"""
+import pathlib, time
+for i in range(10**6):
+    print("x" * 10_000, flush=True)
+    pathlib.Path({str(seen)!r}).write_text(str(i))
+    time.sleep(0.01)
+"""
+
+    def count() -> int:
+        return int(seen.read_text() or 0) if seen.exists() else 0
+
+    with ground() as place:
+        if not place.own_disk:
+            pytest.skip("mounting a file system takes a right that this user does not have")
+        own = Settings(state=place.folder / "state", redis_url="")
+        started = start(own, argv=[sys.executable, "-c", code])
+        try:
+            within(60, lambda: count() > 5)
+            place.fill()
+            before = count()
+            within(60, lambda: count() > before + 50)  # many times what a pipe holds
+            place.free()
+            assert process.alive(own, "sleeper") == started
+            assert row(own)["restarts"] == 0
+            size = process.log_path(own, "sleeper").stat().st_size
+            within(60, lambda: process.log_path(own, "sleeper").stat().st_size > size)
+        finally:
+            place.free()
+            services.stop_all(own)
