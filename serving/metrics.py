@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from feature_repo.tally import Count
 from serving.prediction_log import PredictionLog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,12 +65,15 @@ class Histograms:
         self._counts += np.bincount(places.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
         self._sums += np.where(unknown, 0.0, values).sum(axis=0)
 
+    def cumulative(self, column: int) -> list[int]:
+        """How many observations lie at or below each bound, and then all."""
+        self._fold()
+        return [int(n) for n in np.cumsum(self._counts[column, :-1])]
+
     def add_to(self, family: HistogramMetricFamily, labels: list[str], column: int) -> None:
         """One column's samples."""
-        self._fold()
         bounds = [*(str(float(b)) for b in self._bounds), "+Inf"]
-        cumulative = np.cumsum(self._counts[column, :-1])
-        family.add_metric(labels, list(zip(bounds, map(float, cumulative), strict=True)), sum_value=float(self._sums[column]))
+        family.add_metric(labels, list(zip(bounds, map(float, self.cumulative(column)), strict=True)), sum_value=float(self._sums[column]))
 
 
 @dataclass
@@ -154,6 +158,33 @@ class Metrics(Collector):
         """Count a call by what it asked for and what it ended in: HTTP's status, gRPC's code."""
         key = (door, str(status))
         self._answered[key] = self._answered.get(key, 0) + 1
+
+    def counts(self) -> dict[str, dict[int, Count]]:
+        """What this replica has counted of each model version, to be written where all can read it."""
+        faults: dict[tuple[str, str], int] = {}
+        for (model, version, status), n in self._failures.items():
+            if int(status) >= 500:
+                faults[model, version] = faults.get((model, version), 0) + n
+        shadows: dict[tuple[str, str], dict[str, int]] = {}
+        for family in self._shadows.collect():
+            for sample in family.samples:
+                if sample.name == "headrace_shadow_total":
+                    key = sample.labels["model"], sample.labels["version"]
+                    shadows.setdefault(key, {})[sample.labels["outcome"]] = int(sample.value)
+        found: dict[str, dict[int, Count]] = {}
+        for model, version in {*self._versions, *faults, *shadows}:
+            if not version.isdigit():
+                continue
+            mine, beside = self._versions.get((model, version)), shadows.get((model, version), {})
+            found.setdefault(model, {})[int(version)] = Count(
+                mine.ok if mine else 0,
+                mine.instances if mine else 0,
+                faults.get((model, version), 0),
+                mine.latency.cumulative(LATENCIES.index("request")) if mine else [],
+                beside.get("scored", 0),
+                beside.get("failed", 0),
+            )
+        return found
 
     def swapped(self, model: str, version: int, before: int | None) -> None:
         """A version is live now."""

@@ -37,6 +37,7 @@ from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
 from serving.schema import Answer, Question, shown
 from serving.spool import Spool
+from serving.tally import TallyWriter
 
 _MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 GONE = 499
@@ -81,6 +82,7 @@ class DataPlane:
             capacity_bytes=int(settings.log_buffer_mb * 2**20),
         )
         self.metrics.watch_log(self._log)
+        self._tally = TallyWriter(self._redis, self._project, self.metrics, wall_clock)
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
         self.features = FeatureServer(settings, self._redis, clock)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
@@ -89,6 +91,7 @@ class DataPlane:
         """Start the log and load every model."""
         self._log.start()
         await self.models.start()
+        self._tally.start()
         self.metrics.started(time.perf_counter() - self._began)
         # what was loaded stays: the collector need not look at it again and again while requests wait
         gc.collect()
@@ -97,6 +100,7 @@ class DataPlane:
     async def stop(self) -> None:
         """Flush the log, release models and connections."""
         await self.models.stop()
+        await self._tally.close()
         await self._log.close()
         await self.features.close()
         await self._redis.aclose()

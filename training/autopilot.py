@@ -8,8 +8,10 @@ taken again with the same result. A version is never promoted but out of a finis
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo import contract, release
 from feature_repo.decision import Decision, Journal
@@ -35,13 +38,15 @@ from training.moments import micros
 from training.quality import Labelled
 from training.retrain import Gates, find, read_gates
 from training.stages import Phase, Ruling, Traffic, evidence, rule
-from training.traffic import Scrape, by_version
+from training.traffic import Counted, Counters, Unknown, since, summed
 from training.trigger import Facts, Reason
 
 if TYPE_CHECKING:
     import redis
 
 log = logging.getLogger("headrace.autopilot")
+_NUMBERS = re.compile(r"[\d,.]+ ?")
+"""What changes from step to step in a reason to wait: it is told once."""
 ATTEMPTS = 3
 """A training that fails is tried so often before its trigger is given up."""
 
@@ -62,7 +67,8 @@ class State(msgspec.Struct):
         other: the version that the challenger is compared with: the champion, in probation the one before.
         since_us: the stage's beginning, in the predictions' time.
         trained_us: moments of the trainings that nobody asked for.
-        traffic: what the server had counted when the stage began, by version.
+        counted: what each replica had counted when the stage began, by its start and version; None: it was not known then.
+        as_of_us: what the training may know of; 0: all up to its reason's moment.
         verdict: id of the watch's newest verdict that was seen, and how many in a row called for a training.
     """
 
@@ -73,9 +79,15 @@ class State(msgspec.Struct):
     other: int | None = None
     since_us: int = 0
     trained_us: list[int] = []
-    traffic: dict[int, Traffic] = {}
+    counted: Counted | None = None
+    as_of_us: int = 0
     verdict: str = ""
     calls: int = 0
+
+
+def wall_clock() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
 
 
 Train = Callable[[Reason, int], Gates | None]
@@ -86,12 +98,15 @@ class Autopilot:
     """
     Args:
         train: how a training is done; the command starts a process of its own for it.
-        scrape: the server's metrics.
+        clock: the wall's, microseconds since the epoch; what the replicas write is by it.
     """
 
-    def __init__(self, client: redis.Redis, settings: Settings, case: UseCase, model: str, train: Train, scrape: Scrape) -> None:
+    def __init__(
+        self, client: redis.Redis, settings: Settings, case: UseCase, model: str, train: Train, clock: Callable[[], int] = wall_clock
+    ) -> None:
         self.client, self.settings, self.case, self.spec = client, settings, case, case.model(model)
-        self.train, self.scrape = train, scrape
+        self.train, self.clock = train, clock
+        self.counters = Counters(client, case.project, model)
         self.home = settings.state / "autopilot" / model
         self.archive = of(settings, case.project)
         self.root = settings.model_root
@@ -148,9 +163,7 @@ class Autopilot:
             newest = self.archive.newest_us(self.spec.name)
             from_us = None if newest is None else newest - quality.DAYS * trigger.DAY_US
             rows = quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
-            now_us = int(rows.at_us.max()) if len(rows.at_us) else time.time_ns() // 1000
-            if not self.settings.allows_request_now:
-                now_us = max(now_us, time.time_ns() // 1000)
+            now_us = self._now(rows)
             if (measured := quality.measured(rows, self.spec)) is not None:
                 quality.publish(self.client, self.case.project, measured)
             if state.phase in ("shadow", "canary", "probation"):
@@ -159,11 +172,25 @@ class Autopilot:
                 return self._train(state, live, now_us)
             return self._idle(state, live, rows, now_us)
 
+    def _now(self, rows: Labelled) -> int:
+        """The data's own time: the newest prediction's; where nothing was asked yet, the newest truth's, as far as there is one.
+
+        Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks.
+        """
+        wall_us = self.clock()
+        if not len(rows.at_us):
+            newest = self._truths_known(wall_us)
+            return int(newest.max()) if len(newest) else wall_us
+        now_us = int(rows.at_us.max())
+        return now_us if self.settings.allows_request_now else max(now_us, wall_us)
+
     # triggers
 
     def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
         drift = self._drift(state)
-        reason = trigger.due(self.spec.learning.triggers, self._facts(state, live, rows, now_us, drift))
+        known = self._truths_known(now_us)
+        facts = self._facts(state, live, rows, now_us, drift, known)
+        reason = trigger.due(self.spec.learning.triggers, facts)
         if reason is None:
             return "nothing to do"
         if reason.held:
@@ -171,6 +198,8 @@ class Autopilot:
             self._say(f"held/{live.champion}/{reason.kind}/{reason.held}", now_us, "held", text)
             return text
         state.phase, state.reason, state.attempts = "training", reason, 0
+        # not later than the day after the newest truth: where the data ends years ago, there is nothing to train on at the end of the splits
+        state.as_of_us = min(now_us, int(known.max()) + trigger.DAY_US) if len(known) else now_us
         if reason.kind != "request":
             state.trained_us.append(now_us)
         state.calls = 0
@@ -184,10 +213,12 @@ class Autopilot:
         """Where a person's request waits: its text is the reason."""
         return self.home / "request"
 
-    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int, drift: str) -> Facts:
+    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int, drift: str, known: NDArray[np.int64]) -> Facts:
         made = contract.load(self.root / self.spec.name / str(live.champion))
         asked = self.spec.learning.triggers
-        known_upto_us = int(made.training_set.get("known_upto_us", 0))
+        stated: Any = made.training_set.get("known_upto_us")
+        known_upto_us = None if stated is None else int(stated)
+        truths = [int(n.max()) for n in (known, rows.known_us[(rows.known_us >= 0) & (rows.known_us <= now_us)]) if len(n)]
         mine = rows.where((rows.version == live.champion) & (rows.role != "shadow") & ~np.isnan(rows.label))
         estimate = baseline = None
         if asked.quality is not None and len(mine.label) >= asked.quality.window:
@@ -198,7 +229,8 @@ class Autopilot:
         return Facts(
             now_us=now_us,
             known_upto_us=known_upto_us,
-            new_labels=self._new_labels(known_upto_us, now_us) if asked.new_labels else 0,
+            labelled_us=max(truths, default=None),
+            new_labels=0 if known_upto_us is None else int((known > known_upto_us).sum()),
             live=estimate,
             baseline=baseline,
             drift=drift,
@@ -206,17 +238,18 @@ class Autopilot:
             trained_us=state.trained_us,
         )
 
-    def _new_labels(self, known_upto_us: int, now_us: int) -> int:
-        """Examples in the offline store whose truth became known after the champion's cut-off, and by now."""
+    def _truths_known(self, now_us: int) -> NDArray[np.int64]:
+        """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now."""
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
         folder, spine = self.settings.offline_root / self.spec.spine.table, self.spec.spine
         if not folder.is_dir():
-            return 0
+            return np.zeros(0, np.int64)
         table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
-        known, labelled = micros(table, spine.label_timestamp), pc.is_valid(table[spine.label]).to_numpy()
-        return int(((known > known_upto_us) & (known <= now_us) & labelled).sum())
+        table = table.filter(pc.and_(pc.is_valid(table[spine.label]), pc.is_valid(table[spine.label_timestamp])))
+        known = micros(table, spine.label_timestamp)
+        return known[known <= now_us]
 
     def _drift(self, state: State) -> str:
         """What changed, where so many verdicts in a row called for a training; a single one is too often the beginning of a fault."""
@@ -249,7 +282,7 @@ class Autopilot:
             if state.attempts > ATTEMPTS:
                 return self._end(state, now_us, "refused", f"no version came of {ATTEMPTS} trainings (see the log)", version)
             try:
-                gates = self.train(reason, reason.at_us)
+                gates = self.train(reason, state.as_of_us or reason.at_us)
             except TrainingStopped:
                 state.attempts -= 1
                 self.save(state)
@@ -272,8 +305,10 @@ class Autopilot:
     # stages
 
     def _begin(self, state: State, phase: Phase, now_us: int, why: str) -> str:
-        state.phase, state.since_us = phase, now_us + 1
-        state.traffic = self._traffic()
+        state.phase, state.since_us = phase, 1 + (now_us if self.settings.allows_request_now else max(now_us, self.clock()))
+        with contextlib.suppress(Unknown):
+            state.counted = None
+            state.counted, _ = self.counters.read(self.clock())
         assert state.reason is not None
         self._say(f"{state.reason.id}/{phase}", now_us, phase, why, state.challenger)
         self.save(state)
@@ -295,9 +330,17 @@ class Autopilot:
         mine, other = (scored(self.root, self.spec.name, v) for v in (state.challenger, state.other))
         gates = read_gates(self.settings, self.spec.name, state.challenger)
         varies = gates.spread if gates is not None else None
-        seen = evidence(phase, rows, mine, other, state.since_us, now_us, varies, self._since(state))
+        seen = evidence(phase, rows, mine, other, state.since_us, now_us, varies, self._since(state, phase))
         ruling = rule(getattr(stages, phase), stages, seen)
         if ruling.what == "wait":
+            if ruling.unknown and state.reason is not None:
+                self._say(
+                    f"{state.reason.id}/{phase}/waits/{_NUMBERS.sub('', ruling.unknown)}",
+                    now_us,
+                    "waits",
+                    f"in {phase}: {ruling.text}",
+                    state.challenger,
+                )
             return f"version {state.challenger} in {phase}: {ruling.text}"
         if ruling.what == "stop":
             return self._stop(state, live, phase, now_us, ruling)
@@ -342,20 +385,21 @@ class Autopilot:
         self.save(State(trained_us=state.trained_us, verdict=state.verdict))
         return f"{step}: {text}"
 
-    def _traffic(self) -> dict[int, Traffic]:
-        text = self.scrape()
-        return {} if text is None else by_version(text, self.spec.name)
-
-    def _since(self, state: State) -> tuple[Traffic, Traffic] | None:
+    def _since(self, state: State, phase: Phase) -> tuple[Traffic, Traffic] | str:
+        """Challenger's and the other version's requests since the stage began, or why they are not known."""
         assert state.challenger is not None
         assert state.other is not None
-        now = self._traffic()
-        if not now:
-            return None
-        mine, other = (now.get(v, Traffic()).since(state.traffic.get(v, Traffic())) for v in (state.challenger, state.other))
-        if state.phase == "probation":  # the other answers nothing now: what it did before is what it is compared with
-            other = state.traffic.get(state.other, Traffic())
-        return mine, other
+        try:
+            now, bounds = self.counters.read(self.clock())
+            if state.counted is None:  # nobody answered when the stage began: it is counted from here
+                state.counted = now
+                self.save(state)
+            added = since(now, state.counted)
+            mine = summed(added.values(), state.challenger, bounds, phase == "shadow")
+            # in probation the other answers nothing: what it did before is what it is compared with
+            return mine, summed((state.counted if phase == "probation" else added).values(), state.other, bounds)
+        except Unknown as error:
+            return f"how the replicas fare: {error}"
 
     def _say(
         self, identity: str, at_us: int, step: str, text: str, version: int | None = None, facts: dict[str, str] | None = None

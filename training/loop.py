@@ -13,7 +13,6 @@ from training.autopilot import Autopilot
 from training.policies import Drift, Outcome, compare
 from training.retrain import TRIGGER, retrain
 from training.skew import SkewResult, prove, read_log
-from training.traffic import http
 from training.trainer import Trainer
 from training.training_set import build
 
@@ -36,12 +35,10 @@ class Loop:
             return retrain(spark, case, self.settings, case.model(model), at_us, {TRIGGER: f"first@{at_us}", "reason": "the first model"})
 
     def pilot(self, case: UseCase, model: str) -> Autopilot:
-        from infra.ports import port
         from streaming.store import connect
 
         own = self.settings
-        scrape = http(f"http://{own.host}:{port(own, 'http')}/metrics")
-        return Autopilot(connect(own.redis()), own, case, model, Trainer(own, model, threading.Event()), scrape)
+        return Autopilot(connect(own.redis()), own, case, model, Trainer(own, model, threading.Event()))
 
     def skew(self, case: UseCase, model: str, version: int) -> SkewResult:
         """The skew proof over everything that a version answered."""

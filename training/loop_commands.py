@@ -160,10 +160,8 @@ def autopilot(
     import threading
 
     from feature_repo.use_case import UseCase
-    from infra.ports import port
     from streaming.store import connect
     from training.autopilot import Autopilot, run
-    from training.traffic import http
     from training.trainer import Trainer
 
     own = own_settings()
@@ -172,8 +170,7 @@ def autopilot(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    scrape = http(f"http://{own.host}:{port(own, 'http')}/metrics")
-    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop), scrape)
+    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop))
     if once:
         console.print(pilot.step())
         return

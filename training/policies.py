@@ -215,7 +215,9 @@ def _live(
         score[today] = live.score(matrix(stream.table.slice(today.start, today.stop - today.start), training_set.inputs))
         now = day + DAY_US
         progress(f"{name}: {_day(day)}, {len(outcome.trainings)} trainings")
-        facts = Facts(now_us=now, known_upto_us=known_upto, trained_us=trained)
+        truths = stream.known_us[stream.known_us < now]
+        labelled = int(truths.max()) if len(truths) else None
+        facts = Facts(now_us=now, known_upto_us=known_upto, labelled_us=labelled, trained_us=trained)
         mine = np.flatnonzero((stream.at_us >= begun) & (stream.at_us < now) & (stream.known_us < now))
         if triggers.quality is not None and len(mine) >= triggers.quality.window:
             recent = mine[-triggers.quality.window :]

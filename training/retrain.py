@@ -55,7 +55,7 @@ class Gates(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        return all(c.passed for c in self.checks)
+        return bool(self.checks) and all(c.passed for c in self.checks)  # nothing looked at is nothing passed
 
 
 def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
@@ -246,12 +246,17 @@ def _against(spec: ModelSpec, held_out: pa.Table, challenger: Scored, champion: 
         f"better by {whole.difference:+.4f} ({whole.low:+.4f} to {whole.high:+.4f}), margin {asked.margin:g}"
     )
     checks = [Checked("champion", passed, text)]
+    absent = [c for c in spec.slices if c not in held_out.column_names]
+    if absent:
+        checks.append(Checked("slices", False, f"not known: the held-out rows have no column {', '.join(absent)}"))
     columns = {c: np.array([str(v) for v in held_out[c].to_pylist()]) for c in spec.slices if c in held_out.column_names}
     if columns:
         parts = slices(label, theirs, ours, columns, asked.slice_margin, metric=asked.metric, groups=day)
-        bad = [s for s in parts if not s.passed]
+        bad, seen = [s for s in parts if not s.passed], [s for s in parts if s.measured is not None]
         named = "; ".join(f"{s.column} {s.value}: {s.difference:+.4f}" for s in bad[:5])
-        checks.append(Checked("slices", not bad, named or f"none of {len(parts)} is surely worse by more than {asked.slice_margin:g}"))
+        text = f"none of {len(seen)} is surely worse by more than {asked.slice_margin:g}"
+        text += f"; {len(parts) - len(seen)} of one class only are not measured" if len(parts) > len(seen) else ""
+        checks.append(Checked("slices", not bad, named or text))
     return checks, spread(gains(label, theirs, ours), day)
 
 

@@ -1,46 +1,106 @@
-"""What the server says of its versions: requests, failures and latency, from its own metrics."""
+"""What all replicas say of a model's versions: requests, faults of the server, and latency, summed over everyone who wrote.
+
+A tally that cannot be read, that stands still, or that is another's than before is no number: who asks is told that it is not known, and
+why (`Unknown`). Nothing here takes silence for success.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import msgspec
+
+from feature_repo.tally import Count, Tally, tallies_key
 from training.stages import Traffic
 
-Scrape = Callable[[], str | None]
-"""The metrics in Prometheus' text format; None where no server answers."""
+FRESH_S = 60.0
+"""Of all replicas the newest word must not be older: below it lie dozens of writes."""
+Counted = dict[str, dict[int, Count]]
+"""Each start of a replica -> version -> what it had counted of one model."""
 
 
-def http(url: str, timeout_s: float = 2.0) -> Scrape:
-    """The metrics of a running server."""
-    import httpx
-
-    def scrape() -> str | None:
-        try:
-            answer = httpx.get(url, timeout=timeout_s)
-        except httpx.HTTPError:
-            return None
-        return answer.text if answer.status_code == 200 else None
-
-    return scrape
+class Unknown(Exception):
+    """There is no answer; says why, in a few words."""
 
 
-def by_version(text: str, model: str) -> dict[int, Traffic]:
-    """Each version's requests so far."""
-    from prometheus_client.parser import text_string_to_metric_families
+class Counters:
+    """A model's counters in the shared hash.
 
-    answered: dict[int, int] = defaultdict(int)
-    failed: dict[int, int] = defaultdict(int)
-    latency: dict[int, dict[float, float]] = defaultdict(dict)
-    for family in text_string_to_metric_families(text):
-        if family.name not in ("headrace_requests", "headrace_request_ms"):
-            continue
-        for sample in family.samples:
-            version = sample.labels.get("version", "")
-            if sample.labels.get("model") != model or not version.isdigit():
-                continue
-            if sample.name == "headrace_requests_total":
-                (answered if sample.labels["status"] == "200" else failed)[int(version)] += int(sample.value)
-            elif sample.name == "headrace_request_ms_bucket":
-                latency[int(version)][float(sample.labels["le"])] = sample.value
-    return {v: Traffic(answered[v], failed[v], latency[v]) for v in {*answered, *failed, *latency}}
+    Args:
+        client: Redis.
+    """
+
+    def __init__(self, client: Any, project: str, model: str) -> None:
+        self._client, self._key, self._model = client, tallies_key(project), model
+
+    def read(self, now_us: int) -> tuple[Counted, list[float]]:
+        """Everyone's counts, and the latencies' bounds in milliseconds.
+
+        Args:
+            now_us: the clock, microseconds since the epoch.
+
+        Raises:
+            Unknown: nobody writes (any more), or something there is no tally.
+            redis.RedisError: Redis does not answer.
+        """
+        tallies: dict[str, Tally] = {}
+        for field, raw in self._client.hgetall(self._key).items():
+            name = field.decode(errors="replace") if isinstance(field, bytes) else str(field)
+            try:
+                tallies[name] = msgspec.json.decode(raw, type=Tally)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise Unknown(f"field {name[:40]} of {self._key} is no tally of a replica: remove it (HDEL)") from None
+        if not tallies:
+            raise Unknown("no replica has written its counters yet: is serving running?")
+        silent_s = min(abs(now_us - t.at_us) for t in tallies.values()) / 1e6
+        if silent_s > FRESH_S:
+            raise Unknown(f"no replica has written its counters for {silent_s:,.0f} s: is serving running?")
+        bounds = {tuple(t.bounds) for t in tallies.values()}
+        if len(bounds) > 1:
+            raise Unknown("the replicas count latencies in different buckets: they are of different releases of Headrace")
+        return {name: t.models.get(self._model, {}) for name, t in tallies.items()}, list(bounds.pop())
+
+
+def since(now: Counted, before: Counted) -> Counted:
+    """What each start has added; one that was not there before has begun from nothing.
+
+    Raises:
+        Unknown: a start's numbers fell, or it has vanished with what it had counted meanwhile.
+    """
+    gone = sorted(set(before) - set(now))
+    if gone:
+        raise Unknown(f"the counters of {len(gone)} of {len(before)} replicas have vanished")
+    none = Count()
+    return {
+        start: {v: _less(mine.get(v, none), was.get(v, none), start) for v in {*mine, *was}}
+        for start, mine in now.items()
+        for was in (before.get(start, {}),)
+    }
+
+
+def _less(now: Count, before: Count, start: str) -> Count:
+    pairs = [(getattr(now, name), getattr(before, name)) for name in ("answered", "instances", "failed", "scored", "unscored")]
+    earlier = before.timed or [0] * len(now.timed)
+    timed = [a - b for a, b in zip(now.timed, earlier, strict=False)]
+    if any(a < b for a, b in pairs) or len(earlier) != len(now.timed) or any(n < 0 for n in timed):
+        raise Unknown(f"the counters of replica start {start[:16]} went back")
+    answered, instances, failed, scored, unscored = (a - b for a, b in pairs)
+    return Count(answered, instances, failed, timed, scored, unscored)
+
+
+def summed(counts: Iterable[Mapping[int, Count]], version: int, bounds: list[float], shadow: bool = False) -> Traffic:
+    """One version's requests over all replicas; with `shadow`, the instances that it followed.
+
+    Raises:
+        Unknown: a replica's latencies do not fit the bounds.
+    """
+    found = [c for mine in counts if (c := mine.get(version)) is not None]
+    if shadow:
+        scored = sum(c.scored for c in found)
+        return Traffic(scored, sum(c.unscored for c in found), {}, scored)
+    if any(c.timed and len(c.timed) != len(bounds) + 1 for c in found):
+        raise Unknown("a replica's latencies do not fit its buckets")
+    timed = [sum(column) for column in zip(*(c.timed for c in found if c.timed), strict=True)]
+    latency = dict(zip([*bounds, float("inf")], map(float, timed), strict=False))
+    return Traffic(sum(c.answered for c in found), sum(c.failed for c in found), latency, sum(c.instances for c in found))

@@ -41,8 +41,9 @@ class Facts(msgspec.Struct, frozen=True):
     """What the triggers look at.
 
     Attributes:
-        now_us: microseconds since the epoch.
-        known_upto_us: the champion's knowledge cut-off.
+        now_us: microseconds since the epoch, in the data's own time.
+        known_upto_us: the champion's knowledge cut-off; None: its contract does not say.
+        labelled_us: when the newest truth there is, by now, became known; None: nothing is labelled yet.
         new_labels: examples whose truth became known after that cut-off, and by now.
         live: the champion's live estimate of the quality trigger's metric, on its newest labelled predictions; None: too few of them.
         baseline: the champion's held-out value of the same metric.
@@ -52,7 +53,8 @@ class Facts(msgspec.Struct, frozen=True):
     """
 
     now_us: int
-    known_upto_us: int
+    known_upto_us: int | None
+    labelled_us: int | None = None
     new_labels: int = 0
     live: Estimate | None = None
     baseline: float | None = None
@@ -70,7 +72,7 @@ def due(triggers: Triggers, facts: Facts) -> Reason | None:
 
 
 def _schedule(triggers: Triggers, facts: Facts) -> Reason | None:
-    if triggers.schedule_days is None:
+    if triggers.schedule_days is None or facts.known_upto_us is None:
         return None
     age = (facts.now_us - facts.known_upto_us) / DAY_US
     if age < triggers.schedule_days:
@@ -107,11 +109,16 @@ def _drift(triggers: Triggers, facts: Facts) -> Reason | None:
 
 
 def _held(triggers: Triggers, facts: Facts) -> str:
-    last = max(facts.trained_us, default=None)
+    if facts.known_upto_us is None:
+        return "the live version does not say what it was trained on"
+    if facts.labelled_us is None or facts.labelled_us <= facts.known_upto_us:
+        return f"no truth has become known since the live version was trained, on what was known by {_day(facts.known_upto_us)}"
+    trained = [at for at in facts.trained_us if at <= facts.now_us]  # one in the data's future was counted by another clock
+    last = max(trained, default=None)
     rest = triggers.cooldown_days * DAY_US
     if last is not None and facts.now_us - last < rest:
         return f"cooldown until {_day(last + rest)}"
-    spent = [at for at in facts.trained_us if facts.now_us - at < triggers.budget_days * DAY_US]
+    spent = [at for at in trained if facts.now_us - at < triggers.budget_days * DAY_US]
     if len(spent) >= triggers.budget:
         free = f"the next is free on {_day(min(spent) + triggers.budget_days * DAY_US)}" if spent else "it is 0"
         return f"the budget of {triggers.budget} trainings in {triggers.budget_days:g} days is spent; {free}"

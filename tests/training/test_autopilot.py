@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -19,14 +21,16 @@ from feature_repo import contract, decision, release
 from feature_repo.decision import Decision, Journal
 from feature_repo.learning import Learning
 from feature_repo.prediction import Label, Prediction, drift_key, label_log_key, labels_key, quality_key, stream_key
+from feature_repo.tally import Count, Tally, tallies_key
 from feature_repo.use_case import UseCase
 from streaming.store import connect
 from tests.bikes.platform import Bikes
 from training import autopilot as pilots
-from training.autopilot import Autopilot, AutopilotError
+from training.autopilot import Autopilot, AutopilotError, State
 from training.counterfactual import scored
 from training.retrain import TRIGGER, Checked, Gates, find, write_gates
-from training.trigger import Reason
+from training.traffic import Counters, since, summed
+from training.trigger import DAY_US, Reason
 
 MODEL = "turned_away"
 STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}
@@ -61,10 +65,13 @@ class World:
         self.gates_pass = True
         self.bad: Callable[[str, int], bool] = lambda role, version: False
         """Whether a version's answers are spoilt, in production only."""
-        self.metrics: str | None = None
+        self.counted: dict[int, dict[str, int]] = {}
+        self.silent = False
+        """Whether the replicas write no counters."""
 
     def pilot(self) -> Autopilot:
-        return Autopilot(self.client, self.settings, self.case, MODEL, self.train, lambda: self.metrics)
+        self.tell()  # as every second
+        return Autopilot(self.client, self.settings, self.case, MODEL, self.train)
 
     def train(self, reason: Reason, as_of_us: int) -> Gates | None:
         """A training that takes no time: the first version again, under a number of its own."""
@@ -112,9 +119,22 @@ class World:
                 score = 1 - score if self.bad(r, v) else score
                 one = Prediction(number, MODEL, v, at, at, {}, values[i], "f" * len(names), {}, score, r, of)
                 self.client.xadd(stream_key(self.project), {"p": msgspec.json.encode(one)})
+                count = self.counted.setdefault(v, {"ok": 0, "scored": 0, "failed": 0, "slow": 0})
+                count["scored" if r == "shadow" else "ok"] += 1
             truth = Label(MODEL, entries[0][0], int(labels[i]), at + 1_000_000)
             self.client.xadd(label_log_key(self.project), {"l": msgspec.json.encode(truth)})
         self.now_us += 3_600_000_000
+        self.tell()
+
+    def tell(self, start: str = "one") -> None:
+        """What a replica writes of what it has counted: at 0.5 ms each, but for the slow ones."""
+        if self.silent:
+            return
+        counts = {
+            v: Count(n["ok"], n["ok"], n["failed"], [n["ok"] - n["slow"], n["ok"], n["ok"]], n["scored"]) for v, n in self.counted.items()
+        }
+        tally = Tally("test/1", 0, time.time_ns() // 1000, [1.0, 10.0], {MODEL: counts})
+        self.client.hset(tallies_key(self.project), start, msgspec.json.encode(tally))
 
     def id(self, at_us: int) -> str:
         self.sent += 1
@@ -136,7 +156,7 @@ class World:
         raise AssertionError(f"{step} did not come: {self.steps()}; {said}")
 
     def close(self) -> None:
-        for key in (stream_key, label_log_key):
+        for key in (stream_key, label_log_key, tallies_key):
             self.client.delete(key(self.project))
         for key in (labels_key, drift_key, quality_key):
             self.client.delete(key(self.project, MODEL))
@@ -220,27 +240,105 @@ def test_one_that_is_bad_in_production_only_is_ended_where_it_shows(world: World
         assert now.history[-1].what == "rolled back"
 
 
-def metrics(failed: int, slow: bool = False) -> str:
-    lines = ["# TYPE headrace_requests_total counter"]
-    for version, bad in ((1, 0), (2, failed)):
-        for status, count in (("200", 1000), ("503", bad)):
-            lines.append(f'headrace_requests_total{{model="{MODEL}",version="{version}",status="{status}"}} {count}')
-    lines.append("# TYPE headrace_request_ms histogram")
-    for version, p99 in ((1, "1.0"), (2, "10.0" if slow else "1.0")):
-        for le, count in (("1.0", 1000 if p99 == "1.0" else 10), ("10.0", 1000), ("+Inf", 1000)):
-            lines.append(f'headrace_request_ms_bucket{{model="{MODEL}",version="{version}",le="{le}"}} {count}')
-    return "\n".join(lines) + "\n"
-
-
-@pytest.mark.parametrize(("after", "says"), [(metrics(80), "fails more often: 80 of 1,080"), (metrics(0, slow=True), "slower: p99 9.")])
-def test_errors_and_latency_end_a_canary_before_anything_else(world: World, after: str, says: str) -> None:
+@pytest.mark.parametrize(("counts", "says"), [({"failed": 80}, "fails more often: 80 of"), ({"slow": 400}, "slower: p99 ")])
+def test_faults_and_latency_end_a_canary_before_anything_else(world: World, counts: dict[str, int], says: str) -> None:
     world.serve()
     world.drift()
     world.until("canary")
-    world.metrics = after
-    world.serve()
+    world.counted[2]["ok"] += 400
+    world.counted[1]["ok"] += 400
+    world.counted[2] |= counts
+    world.serve(4)
     assert says in world.pilot().step()
     assert (world.steps()[-1], world.live()) == ("ended", 1)
+
+
+@pytest.mark.parametrize("phase", ["shadow", "canary", "probation"])
+def test_without_the_replicas_counters_a_stage_waits_and_says_so(world: World, phase: str) -> None:
+    world.serve()
+    world.drift()
+    world.until(phase)
+    world.silent = True
+    world.client.delete(tallies_key(world.project))
+    before = world.steps()
+    for _ in range(6):
+        world.serve(120)
+        said = world.pilot().step()
+    assert "not known, so it waits: how the replicas fare" in said
+    assert world.steps() == [*before, "waits"], "said once, and nothing else done"
+    world.silent = False
+    world.until({"shadow": "canary", "canary": "promoted", "probation": "kept"}[phase])
+
+
+def test_a_restarted_replica_loses_no_fault_and_brings_none(world: World) -> None:
+    world.serve()
+    world.drift()
+    world.until("canary")
+    world.tell("two")  # a second replica, which had counted the same, and is a new start: all of it is since then
+    state = world.pilot().state
+    added = since(*(Counters(world.client, world.project, MODEL).read(time.time_ns() // 1000)[0], state.counted or {}))
+    assert added["one"][1].answered == 0
+    assert added["two"][1].answered == world.counted[1]["ok"]
+
+
+def test_an_older_state_has_no_counters_and_counts_from_now_on(world: World) -> None:
+    world.serve()
+    world.drift()
+    world.until("canary")
+    pilot = world.pilot()
+    path = pilot.home / "state.json"
+    old = msgspec.json.decode(path.read_bytes())
+    del old["counted"], old["as_of_us"]
+    path.write_bytes(msgspec.json.encode(old | {"traffic": {"1": {"answered": 5, "failed": 0, "latency": {}}}}))
+    assert pilot.state.counted is None
+    world.serve()
+    pilot.step()
+    assert pilot.state.counted is not None
+    world.until("promoted")
+
+
+def test_on_historical_data_that_nobody_asked_about_the_loop_waits_in_the_data_s_own_time(world: World) -> None:
+    """What `up` starts: a live version, tables of years ago, no request yet; and a state that the wall's clock had spoilt."""
+    scheduled = LEARNING.triggers.model_copy(update={"schedule_days": 30.0, "new_labels": 1})
+    spec = world.case.model(MODEL)
+    world.case.models[MODEL] = spec.model_copy(update={"learning": LEARNING.model_copy(update={"triggers": scheduled})})
+    asked_us = START_US - 3 * DAY_US
+    table = pa.table(
+        {
+            spec.spine.label: pa.array([0, 1, None], pa.int64()),
+            spec.spine.label_timestamp: pa.array([asked_us - DAY_US, asked_us, START_US], pa.timestamp("us", "UTC")),
+        }
+    )
+    folder = world.settings.offline_root / spec.spine.table
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "part.parquet")
+    for allowed in ("embedded", "cluster"):
+        world.settings = world.settings.model_copy(update={"profile": allowed})
+        live = world.settings.model_root / MODEL / "1"
+        made = contract.load(live)
+        contract.write(live, msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us}))
+        pilot, stop = world.pilot(), threading.Event()
+        real, said = pilot.step, []
+
+        def step(real: Callable[[], str] = real, said: list[str] = said, stop: threading.Event = stop) -> str:
+            said.append(real())
+            if len(said) == 3:
+                stop.set()
+            return said[-1]
+
+        pilot.step = step  # type: ignore[method-assign]
+        pilots.run(pilot, 0.01, stop)
+        assert said == ["nothing to do"] * 3
+        assert world.trained == []
+        # and with truths that the live version does not know, it trains as of the data's own time, on what there is
+        contract.write(live, msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us - 40 * DAY_US}))
+        pilot.save(State(trained_us=[time.time_ns() // 1000]))
+        assert "begins its shadow" in real()
+        assert [r.at_us for r in world.trained] == [asked_us]
+        assert "40.0 days" in world.trained[0].text
+        world.trained.clear()
+        shutil.rmtree(pilot.home)
+        release.shadow(world.settings.model_root, MODEL, None, "again")
 
 
 def test_a_person_who_decides_meanwhile_has_decided(world: World) -> None:
@@ -361,23 +459,34 @@ def test_it_goes_on_when_redis_is_back(world: World) -> None:
     assert len(steps) == 3
 
 
-def test_the_server_s_own_metrics_are_read_as_it_counted() -> None:
-    from serving.metrics import Metrics
-    from training.traffic import by_version
+def test_only_the_server_s_faults_are_counted_as_it_counted(world: World) -> None:
+    from serving.metrics import LATENCY_MS, Metrics
 
     counted = Metrics()
     for version, failures in ((1, 0), (2, 3)):
         mine = counted.model(MODEL, version, [])
         for i in range(400):
             mine.ok += 1
+            mine.instances += 2
             mine.latency.observe([0.1, 0.1, 0.6 if i % 50 else 4.0])
-        for _ in range(failures):
-            counted.failed(MODEL, version, 422)
-    found = by_version(counted.text().decode(), MODEL)
-    assert {v: (t.answered, t.failed) for v, t in found.items()} == {1: (400, 0), 2: (400, 3)}
-    assert found[1].p99_ms == pytest.approx(4, abs=1)
-    added = found[1].since(found[1])
-    assert (added.answered, added.p99_ms) == (0, None)
+        for status in (400, 404, 413, 422, 499):  # what the client did
+            counted.failed(MODEL, version, status)
+        for status in (500, 503, 504)[:failures]:
+            counted.failed(MODEL, version, status)
+    counted.failed(MODEL, None, 503)
+    counted.shadow(MODEL, 3).scored.inc(7)
+    counted.shadow(MODEL, 3).failed.inc(2)
+    bounds = [float(b) for b in LATENCY_MS]
+    tally = Tally("r", 0, time.time_ns() // 1000, bounds, counted.counts())
+    for start in ("a", "b"):
+        world.client.hset(tallies_key(world.project), start, msgspec.json.encode(tally))
+    found, read = Counters(world.client, world.project, MODEL).read(time.time_ns() // 1000)
+    one, two, beside = summed(found.values(), 1, read), summed(found.values(), 2, read), summed(found.values(), 3, read, shadow=True)
+    assert (one.answered, one.failed, one.instances) == (800, 0, 1600)
+    assert (two.answered, two.failed) == (800, 6)
+    assert (beside.answered, beside.failed, beside.instances) == (14, 4, 14)
+    assert one.p99_ms is not None
+    assert 3 < one.p99_ms <= 5
 
 
 def test_two_versions_are_compared_on_what_was_asked(world: World) -> None:

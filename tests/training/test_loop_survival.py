@@ -23,6 +23,7 @@ import redis
 from feature_repo import contract, release
 from feature_repo.decision import Journal
 from feature_repo.prediction import Label, Prediction, label_log_key, stream_key
+from feature_repo.tally import Count, Tally, tallies_key
 from infra import process, redis_server
 from infra.settings import ROOT, Settings
 from serving.verdict import history
@@ -68,6 +69,7 @@ class World:
         self.own, self.rows = own, rows
         self.names = contract.load(own.model_root / MODEL / "1").names
         self.sent: list[str] = []
+        self.counted: dict[int, tuple[int, int]] = {}
         self.ended = threading.Event()
         self.errors: list[BaseException] = []
 
@@ -107,9 +109,18 @@ class World:
         with client.pipeline(transaction=False) as pipe:
             for one in entries:
                 pipe.xadd(stream_key("bikes"), {"p": msgspec.json.encode(one)})
+            pipe.hset(tallies_key("bikes"), "replica", self._tally(now, entries))
             pipe.xadd(label_log_key("bikes"), {"l": msgspec.json.encode(Label(MODEL, number, int(row["turned_away"]), at + 1))})
             pipe.execute()
         self.sent += [one.id for one in entries if one.id not in self.sent[-4:]]
+
+    def _tally(self, now: release.Release, entries: list[Prediction]) -> bytes:
+        """As a replica counts; a step that is sent again counts again, which a real one never does, and harms nobody here."""
+        for one in entries:
+            n, shadow = self.counted.get(one.version, (0, 0)), one.role == "shadow"
+            self.counted[one.version] = (n[0] + (not shadow), n[1] + shadow)
+        counts = {v: Count(n, n, 0, [n, n], shadows) for v, (n, shadows) in self.counted.items()}
+        return msgspec.json.encode(Tally("test", 0, time.time_ns() // 1000, [1.0], {MODEL: counts}))
 
 
 class Loop:
@@ -231,7 +242,7 @@ def _autopilot() -> None:
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    run(Autopilot(connect(own.redis()), own, UseCase(own.repo), MODEL, train, lambda: None), 0.2, stop)
+    run(Autopilot(connect(own.redis()), own, UseCase(own.repo), MODEL, train), 0.2, stop)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feature_repo.learning import Stage, Stages
+from feature_repo.tally import Count
 from training.sequential import gains, spread
 from training.stages import Evidence, Traffic, rule
+from training.traffic import Unknown, since, summed
 
 STAGE, STAGES = Stage(samples=500, labelled=300, hours=24), Stages(alpha=0.05, latency_ms=5)
 
@@ -25,7 +31,15 @@ def seen(
     label = (random.random(n) < 1 / (1 + np.exp(-odds))).astype(float)
     off, other = (odds + random.normal(0, shared, days)[day] if shared else odds for _ in range(2))
     off = off + worse
-    values = {"samples": n, "hours": float(hours), "label": label, "challenger": 1 / (1 + np.exp(-off)), "other": 1 / (1 + np.exp(-other))}
+    fine = Traffic(n, 0, {1.0: float(n), float("inf"): float(n)}, n)
+    values = {
+        "traffic": (fine, fine),
+        "samples": n,
+        "hours": float(hours),
+        "label": label,
+        "challenger": 1 / (1 + np.exp(-off)),
+        "other": 1 / (1 + np.exp(-other)),
+    }
     return Evidence(**(values | {"day": day} | changes))
 
 
@@ -37,9 +51,10 @@ def test_a_stage_waits_until_it_has_seen_enough_and_not_for_ever() -> None:
     late = rule(STAGE, STAGES, Evidence(3, 31 * 24.0, *(np.zeros(0),) * 3, np.zeros(0, np.int64)))
     assert late.what == "stop"
     assert "has not seen enough" in late.text
-    unpaired = Evidence(600, 30.0, *(np.zeros(0),) * 3, np.zeros(0, np.int64), unpaired="version 3 reads x")
-    assert rule(STAGE, STAGES, unpaired).what == "go"
+    unpaired = seen(random, unpaired="version 3 reads x")
+    assert rule(STAGE, STAGES, unpaired).what == "wait"
     assert "not compared" in rule(STAGE, STAGES, unpaired).text
+    assert rule(STAGE, STAGES, seen(random, unpaired="version 3 reads x", hours=31 * 24)).what == "stop"
 
 
 def test_one_that_is_much_worse_ends_at_once_and_one_that_is_worse_at_the_end() -> None:
@@ -69,11 +84,78 @@ def test_failures_and_latency_count_only_where_they_are_sure_and_large() -> None
     def of(mine: Traffic, other: Traffic) -> str:
         return rule(STAGE, STAGES, seen(random, traffic=(mine, other))).what
 
-    good = Traffic(1000, 1, {1.0: 990.0, 2.0: 1000.0, float("inf"): 1000.0})
+    def timed(answered: int, failed: int, **latency: float) -> Traffic:
+        return Traffic(answered, failed, {float(b.lstrip("b")): n for b, n in latency.items()} | {float("inf"): float(answered)}, answered)
+
+    good = timed(1000, 1, b1=990.0, b2=1000.0)
     assert of(good, good) == "go"
-    assert of(Traffic(1000, 60, {}), good) == "stop"
-    assert of(Traffic(20, 1, {}), good) == "go", "one failure is no rate"
-    assert of(Traffic(1000, 0, {1.0: 0.0, 2.0: 900.0, 10.0: 1000.0, float("inf"): 1000.0}), good) == "stop"
-    fast = Traffic(1000, 0, {0.5: 0.0, 2.0: 900.0, 4.0: 1000.0, float("inf"): 1000.0})
-    assert of(fast, Traffic(1000, 0, {0.5: 990.0, 1.0: 1000.0, float("inf"): 1000.0})) == "go", "slower, and fast enough"
-    assert of(Traffic(100, 0, {1.0: 0.0, 10.0: 100.0, float("inf"): 100.0}), good) == "go", "too few to tell"
+    assert of(timed(1000, 60, b2=1000.0), good) == "stop"
+    assert of(timed(1000, 0, b1=0.0, b2=900.0, b10=1000.0), good) == "stop"
+    assert of(Traffic(1000, 0, {0.5: 0.0, 2.0: 900.0, 4.0: 1000.0, float("inf"): 1000.0}, 1000), good) == "go", "slower, and fast enough"
+    few = Traffic(20, 1, {1.0: 20.0, float("inf"): 20.0}, 600)
+    assert of(few, good) == "go", "one failure is no rate"
+    assert of(Traffic(100, 0, {1.0: 0.0, 10.0: 100.0, float("inf"): 100.0}, 600), good) == "wait", "too few to tell is not told"
+
+
+GOOD = Traffic(1000, 0, {1.0: 1000.0, float("inf"): 1000.0}, 1000)
+SLOW = Traffic(1000, 0, {1.0: 0.0, 10.0: 1000.0, float("inf"): 1000.0}, 1000)
+counts = st.integers(0, 3000)
+UNKNOWN = st.one_of(
+    st.just({"traffic": "no replica answers"}),
+    st.just({"unpaired": "version 3 reads x"}),
+    st.builds(lambda n: {"traffic": (replace(GOOD, instances=n), GOOD)}, st.integers(0, 299)),  # another replica's, or one's of many
+    st.builds(lambda n: {"traffic": (SLOW, Traffic(n, 0, {}, n))}, counts),  # the other was not timed
+    st.just({"traffic": (replace(SLOW, answered=200, latency={1.0: 0.0, 10.0: 200.0, float("inf"): 200.0}), GOOD)}),
+    st.builds(lambda bad: {"traffic": (Traffic(1000, bad, GOOD.latency, 1000), Traffic())}, st.integers(11, 25)),  # nobody to compare with
+    st.just({"label": np.zeros(0), "challenger": np.zeros(0), "other": np.zeros(0), "day": np.zeros(0, np.int64)}),
+    st.just({"traffic": (Traffic(), Traffic())}),
+    st.just({"broken": 1}),
+)
+
+
+@given(unknown=UNKNOWN, seed=st.integers(0, 20), phase=st.sampled_from(["canary", "probation"]))
+@settings(max_examples=60, deadline=None)
+def test_unknown_never_means_go(unknown: dict[str, Any], seed: int, phase: str) -> None:
+    known = seen(np.random.default_rng(seed), phase=phase, traffic=(GOOD, GOOD))
+    if rule(STAGE, STAGES, known).what != "go":
+        return
+    found = rule(STAGE, STAGES, dataclasses.replace(known, **unknown))
+    assert found.what != "go", found.text
+    assert found.what == "stop" or found.unknown or "label" in unknown, "what it waits for is said"
+    young = rule(STAGE, STAGES, dataclasses.replace(known, **unknown, samples=10))
+    assert not young.unknown, "a stage that has only begun waits for nothing else"
+    late = rule(STAGE, STAGES, dataclasses.replace(known, **unknown, hours=31 * 24.0))
+    assert late.what == "stop", "and its patience ends"
+
+
+def test_a_shadow_that_fails_is_ended_and_one_whose_counts_are_missing_waits() -> None:
+    random = np.random.default_rng(5)
+    fails, follows = Traffic(500, 100, {}, 500), Traffic(600, 0, {}, 600)
+    assert rule(STAGE, STAGES, seen(random, phase="shadow", traffic=(fails, GOOD))).what == "stop"
+    assert rule(STAGE, STAGES, seen(random, phase="shadow", traffic=(follows, GOOD))).what == "go"
+    assert rule(STAGE, STAGES, seen(random, phase="shadow", traffic=(Traffic(), GOOD))).what == "wait"
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.dictionaries(st.integers(1, 3), st.tuples(counts, counts, counts)), max_size=3),
+    st.dictionaries(st.sampled_from("abcd"), st.dictionaries(st.integers(1, 3), st.tuples(counts, counts, counts)), max_size=4),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_replicas_added_is_never_a_step_back_nor_another_s(before: dict[str, Any], added: dict[str, Any]) -> None:
+    def of(found: dict[str, Any]) -> dict[str, dict[int, Count]]:
+        return {start: {v: Count(a, i, f, [a, a]) for v, (a, i, f) in mine.items()} for start, mine in found.items()}
+
+    now = {start: dict(mine) for start, mine in before.items()}
+    for start, mine in added.items():
+        for v, more in mine.items():
+            old = now.setdefault(start, {}).get(v, (0, 0, 0))
+            now[start][v] = tuple(a + b for a, b in zip(old, more, strict=True))
+    found = since(of(now), of(before))
+    for v in (1, 2, 3):
+        total = summed(found.values(), v, [1.0])
+        assert (total.answered, total.instances, total.failed) == tuple(
+            sum(m.get(v, (0, 0, 0))[k] for m in added.values()) for k in range(3)
+        )
+    if any(any(c) for mine in added.values() for c in mine.values()):  # the other way round something fell or vanished
+        with pytest.raises(Unknown):
+            since(of(before), of(now))

@@ -15,7 +15,7 @@ ALL = Triggers(schedule_days=30, new_labels=1000, quality=QualityDrop(metric="au
 
 
 def facts(**changes: Any) -> Facts:
-    return Facts(**({"now_us": NOW, "known_upto_us": NOW - DAY_US} | changes))
+    return Facts(**({"now_us": NOW, "known_upto_us": NOW - DAY_US, "labelled_us": NOW} | changes))
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,19 @@ def test_cooldown_and_budget_hold_all_but_a_person() -> None:
     asked = due(ALL, facts(request="", trained_us=[NOW - 1, NOW - 2, NOW - 3]))
     assert asked is not None
     assert asked.held == ""
+
+
+@pytest.mark.parametrize("fires", [{"known_upto_us": 0}, {"new_labels": 5000}, {"drift": "temp"}])
+def test_where_nothing_is_labelled_since_no_data_is_wait(fires: dict[str, Any]) -> None:
+    for labelled in (None, 0, fires.get("known_upto_us", NOW - DAY_US)):
+        found = due(ALL, facts(**fires, labelled_us=labelled))
+        assert found is not None
+        assert "no truth has become known" in found.held
+    unsaid = due(ALL, facts(**(fires | {"known_upto_us": None})))
+    assert unsaid is None or "does not say" in unsaid.held
+
+
+def test_a_training_counted_by_another_clock_blocks_nothing() -> None:
+    found = due(ALL, facts(new_labels=5000, trained_us=[NOW + 4711 * DAY_US] * 3))
+    assert found is not None
+    assert found.held == ""
