@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     repo: Path = Field(default_factory=first_use_case, description="the use case: a Feast repository folder")
     state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
     host: str = Field(default="127.0.0.1", description="address the servers bind")
+    hosts: str = Field(default="", description="names that clients ask for (Host), comma-separated, beside loopback's and `host`")
     redis_url: str = Field(default="", description="see infra/redis_client.py; empty: the embedded server")
     registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")

@@ -25,6 +25,7 @@ from serving import problem
 from serving.body import read_body
 from serving.metrics import CONTENT_TYPE
 from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
+from serving.origin import Origins
 from serving.plane import GONE, DataPlane
 from serving.problem import FieldError, Invalid, Problem
 from serving.protocols import add_routes
@@ -80,6 +81,7 @@ class Front:
     def __init__(self, app: FastAPI, plane: DataPlane) -> None:
         self.plane = plane
         self._app, self._predict = app, Predict(plane)
+        self._origins = Origins(plane.settings.host, plane.settings.hosts.split(","))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,6 +90,12 @@ class Front:
         path: str = scope["path"]
         status = GONE
         try:
+            try:
+                self._origins.check(scope)
+            except Problem as refusal:
+                status = refusal.status
+                await _response(refusal)(scope, receive, send)
+                return
             if scope["method"] == "POST" and path.endswith("/predict") and path.startswith("/v1/models/") and path.count("/") == 4:
                 status = await self._predict.answer(path[11:-8], scope, receive, send)
                 return

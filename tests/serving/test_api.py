@@ -66,7 +66,7 @@ class Server:
         self.plane = DataPlane(self.settings, self.clock, loader(reader or (lambda: self.reader)))
         app = build_app(self.plane)
         transport = httpx.ASGITransport(Front(app, self.plane), raise_app_exceptions=False)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             yield client
 
     def run(self, scenario: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:

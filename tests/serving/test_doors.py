@@ -60,7 +60,7 @@ class House:
     def call(self, method: str, path: str, body: bytes = b"", headers: Any = None) -> httpx.Response:
         async def inside() -> httpx.Response:
             transport = httpx.ASGITransport(self.front, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, path, content=body, headers=headers)
 
         return self.loop.run_until_complete(inside())
