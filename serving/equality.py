@@ -22,6 +22,7 @@ from infra.settings import Settings
 from streaming import layout, tile
 from streaming.finisher import Finisher
 from streaming.view import Projection, projections
+from streaming.window import declared
 
 if TYPE_CHECKING:
     import redis
@@ -131,12 +132,9 @@ class Equality:
         return {name: prediction.values[at] for name, at in served.items() if at is not None}
 
 
-def _stored(value: float, dtype: str) -> Any:
-    if value != value:
-        return None
-    if dtype in ("int64", "int32"):
-        return int(value)
-    return float(np.float32(value)) if dtype == "float" else value
+def _stored(value: float, dtype: str) -> float | None:
+    number = float(declared(np.array([value]), dtype)[0])
+    return None if number != number else number
 
 
 def _same(ours: Any, feast: Any) -> bool:

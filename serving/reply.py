@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from feature_repo.prediction import Mark
 from serving.window_cache import WindowCache
 from streaming import layout, row, tile
 from streaming.finisher import Finisher
 from streaming.point_in_time import NEVER
 from streaming.view import Projection
+from streaming.window import declared
 
 STATUSES = "fsnm"
 """fresh, stale, null, missing."""
@@ -42,6 +45,7 @@ class Part:
     loose: list[tuple[int, int]] = field(default_factory=list)  # (column, place in the reply) of what is no number
     letters: dict[str, bytes] = field(default_factory=dict)
     former: dict[int, Finisher] = field(default_factory=dict)  # of tiles that lie in an older order
+    narrow: list[tuple[int, str]] = field(default_factory=list)  # (column, dtype) of windows whose type is not simply a double
 
     @property
     def width(self) -> int:
@@ -94,6 +98,7 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
             order == list(range(len(names))),
             letters=letters,
             former={known_by: Finisher(layout, names) for known_by, layout in view.former.items()},
+            narrow=_narrow(projection),
         )
     packed = row.numeric(view)
     fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
@@ -105,6 +110,18 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
             part.loose.append((column, len(part.fields)))
             part.fields.append(layout.field(view.name, name))
     return part
+
+
+def _narrow(projection: Projection) -> list[tuple[int, str]]:
+    """Windows whose finished value may not be what their type holds; a count always is."""
+    assert projection.view.layout is not None
+    counts = {a.name for a in projection.view.layout.aggregations if a.function in ("count", "count_distinct")}
+    dtypes = {f.name: f.dtype for f in projection.view.features}
+    return [
+        (column, dtypes[name])
+        for column, name in enumerate(projection.features)
+        if dtypes[name] != "double" and not (name in counts and dtypes[name] == "int64")
+    ]
 
 
 def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, answer: Answer, cache: WindowCache, key: bytes) -> None:
@@ -127,6 +144,10 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
     else:
         found = cache.finish((key, id(part)), finisher, blob, now_us)
         values = found if part.whole else [found[i] for i in part.order]
+        if part.narrow:
+            values = values.copy()
+            for column, dtype in part.narrow:
+                values[column] = float(declared(np.array([values[column]]), dtype)[0])
         answer.values += values
         answer.letters += _letters(values, "f", part)
     answer.ages.append((now_us - mark_us) / 1e6)

@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streaming.cast import cast
 from streaming.parquet import TableError, read, table_path
 from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
-from streaming.window import HASHED, Floats, Ints
+from streaming.window import HASHED, Floats, Ints, declared
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -104,7 +105,7 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
     known = F.unix_micros(F.coalesce(F.col(view.created), F.col(view.timestamp))) if view.created else event
     columns = dict.fromkeys([*view.key_names, *view.columns])
     return table.where(F.col(view.timestamp).isNotNull()).select(
-        *(F.col(f"`{c}`").cast(types[c]).alias(c) for c in columns), event.alias(EVENT), known.alias(KNOWN)
+        *(cast(table, c, types[c], f"feature view {view.name!r}") for c in columns), event.alias(EVENT), known.alias(KNOWN)
     )
 
 
@@ -261,8 +262,8 @@ def _join_sorted(view: View, features: Sequence[str], spine: pa.Table, keys: Seq
 def _features(view: View, features: Sequence[str], indexed: Events, examples: Spine, events: pa.Table) -> list[pa.Array]:
     types = {f.name: ARROW_TYPES[f.dtype] for f in view.features}
     if view.layout:
-        values = aggregate(view.layout, indexed, inputs(view, events), examples)
-        return [to_arrow(values[name], types[name]) for name in features]
+        values, dtypes = aggregate(view.layout, indexed, inputs(view, events), examples), {f.name: f.dtype for f in view.features}
+        return [to_arrow(declared(values[name], dtypes[name]), types[name]) for name in features]
     row = latest(indexed, examples, view.ttl_us)
     take = pa.array(row, mask=row < 0)
     return [events[name].combine_chunks().take(take).cast(types[name]) for name in features]

@@ -22,9 +22,8 @@ from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
 from streaming.join import canonical, inputs
 from streaming.resp import bulk
 from streaming.store import BusyError, OnlineStore, Rows, keys_key
-from streaming.types import INTEGERS
 from streaming.view import View
-from streaming.window import Floats, Ints
+from streaming.window import Floats, Ints, declared
 
 Position = tuple[int, int]
 ATTEMPTS = 50
@@ -61,16 +60,8 @@ def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] 
         finished |= tile.finish(level, made, n, newest)
         for i, part in enumerate(made.slices(n)):
             tiles[i].append(part)
-    values = [encoded(pa.array(_within(finished[f.name], f.dtype), from_pandas=True), f.dtype) for f in view.features]
+    values = [encoded(pa.array(declared(finished[f.name], f.dtype), from_pandas=True), f.dtype) for f in view.features]
     return _State(tiles, [b""] * n, layout.encode_timestamps(newest), values)
-
-
-def _within(values: Floats, dtype: str) -> Floats:
-    """Null for what a whole-number type cannot hold: a sum may outgrow the type it is declared with."""
-    if dtype not in INTEGERS:
-        return values
-    least, greatest = INTEGERS[dtype]
-    return np.where((values >= least) & (values < float(greatest) + (dtype == "int32")), values, np.nan)
 
 
 def _latest(view: View, entities: Grouped, rows: Ints, newest: Ints) -> _State:

@@ -201,6 +201,8 @@ def compile_view(view: Any, store: FeatureStore) -> View:
             raise DefinitionError(
                 f"{where}: {', '.join(plain)} is no aggregation of it; put latest-value features into a view of their own"
             )
+        if odd := [f"{f.name} ({f.dtype})" for f in features if not f.numeric]:
+            raise DefinitionError(f"{where}: {', '.join(odd)}: what a window gives is a number (Float64, Float32, Int64, Int32 or Bool)")
         by_name = {a.name: a for a in aggregations}
         layout = Layout.canonical([by_name[f.name] for f in features])
     stream = getattr(view, "stream_source", None)

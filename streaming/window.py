@@ -116,6 +116,27 @@ class Aggregation:
         return HASHED + self.column if self.kind == "distinct" else self.column
 
 
+_WHOLE = {"int32": 2.0**31, "int64": 2.0**63}
+
+
+def declared(values: Floats, dtype: str) -> Floats:
+    """Finished windows, float64 `[n]` with NaN for null, as the feature's declared type has them: everywhere the same number.
+
+    Single precision is rounded to; whole numbers are cut towards zero, and null where the type cannot hold them; a bool is whether it is
+    not zero.
+    """
+    if dtype == "float":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32).astype(np.float64)
+    if dtype == "bool":
+        return np.where(np.isnan(values), np.nan, values != 0)
+    if dtype in _WHOLE:
+        most = _WHOLE[dtype]
+        whole = np.trunc(values)
+        return np.where((whole >= -most) & (whole < most), whole, np.nan)
+    return values
+
+
 def tail(t_us: Ints, window_us: int, hop_us: int) -> Ints:
     """First moment a window ending at `t_us` covers: `floor_H(t - W)`."""
     start = t_us - window_us

@@ -53,6 +53,7 @@ def edited(own: Settings, tmp_path: Path) -> Edit:
 TYPO = ('function="sum"', 'function="average"')
 CHARGE = 'Field(name="charge", dtype=Float64)'
 REFUSED = [
+    ([('name="last_km_2h", dtype=Float64', 'name="last_km_2h", dtype=String')], r"last_km_2h \(string\): what a window gives is a number"),
     ([TYPO], r"'rides_by_station'.*'sum_km_2h'.*'average' is not one of"),
     ([(CHARGE, 'Field(name="charge level", dtype=Float64)')], r"'dock': feature 'charge level' is not made of letters"),
     ([(CHARGE, 'Field(name="a,b", dtype=Float64)')], r"'dock': feature 'a,b'"),
