@@ -25,11 +25,11 @@ from serving.limits import Limits
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, NotFound, TooLarge, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
-from serving.reply import FRESH
 from serving.schema import moment, shown
 from streaming import event
 from streaming.clock import wall_us
 from streaming.compilation import usable
+from streaming.on_demand import Transformation, serveable, transformations
 from streaming.store import events_key
 from streaming.view import Projection, View, projections
 
@@ -123,14 +123,12 @@ class FeatureServer:
                     "event_timestamps": [_moment(0 if a != a else round(now_us - a * 1e6)) for a in ages],
                 }
             )
-        if on_demand.features:
-            for feature, column in self._computed(asked, reader, on_demand, found).items():
-                alias, _, name = feature.partition(":")
-                names.append(f"{alias}__{name}" if asked.full_feature_names else name)
-                whole = feature in on_demand.integers
-                values = [None if v != v else int(v) if whole else v for v in column.tolist()]
-                stamps = [_moment(now_us)] * rows
-                results.append({"values": values, "statuses": ["PRESENT"] * rows, "event_timestamps": stamps})
+        keys = {key: [instance[key] for instance in instances] for key in reader.join_keys}
+        for feature, computed in self._computed(asked, on_demand, found, keys).items():
+            alias, _, name = feature.partition(":")
+            names.append(f"{alias}__{name}" if asked.full_feature_names else name)
+            stamps = [_moment(now_us)] * rows
+            results.append({"values": [_plain(v) for v in computed], "statuses": ["PRESENT"] * rows, "event_timestamps": stamps})
         return {"metadata": {"feature_names": names}, "results": results}
 
     def _admit(self, columns: dict[str, list[Any]], rows: int, what: str) -> None:
@@ -140,19 +138,12 @@ class FeatureServer:
             raise TooLarge(f"{len(columns)} columns in one request; at most {_COLUMNS} are taken.")
         check_values([*columns.items()], self._limits)
 
-    def _computed(self, asked: GetOnlineFeatures, reader: OnlineReader, on_demand: OnDemand, found: FeatureRows) -> dict[str, Any]:
-        request = {f: [_field(v, on_demand.field_types[f], f) for v in asked.entities[f]] for f in on_demand.fields}
-        stored: dict[str, list[Any]] = {}
-        for feature in on_demand.sources:
-            place = reader.features.index(feature)
-            fresh = (found.statuses[:, place] == FRESH).tolist()
-            numbers = found.values[:, place].tolist()
-            stored[feature] = [
-                found.extras[i].get(feature, None if v != v else v) if good else None
-                for i, (v, good) in enumerate(zip(numbers, fresh, strict=True))
-            ]
+    def _computed(
+        self, asked: GetOnlineFeatures, on_demand: OnDemand, found: FeatureRows, keys: dict[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        request = {f: [_field(v, on_demand.types[f], f) for v in asked.entities[f]] for f in on_demand.fields}
         try:
-            return on_demand.run(request, stored, len(found.values))
+            return on_demand.run(request | keys, found)
         except OnDemandError as error:
             raise Invalid(f"{error}.", [FieldError(str(error), error.row)]) from error
 
@@ -161,8 +152,9 @@ class FeatureServer:
         async with self._lock:
             await self._follow()
             if identity not in self._plans:
-                plan, on_demand = await asyncio.to_thread(self._plan, asked)
-                self._plans[identity] = OnlineReader(plan, self._settings.redis(), self._settings.redis_timeout_s), on_demand
+                plan, views = await asyncio.to_thread(self._plan, asked)
+                reader = OnlineReader(plan, self._settings.redis(), self._settings.redis_timeout_s)
+                self._plans[identity] = reader, OnDemand(views, reader.features)
                 while len(self._plans) > _PLANS:
                     _, (oldest, _) = self._plans.popitem(last=False)
                     await oldest.close()
@@ -186,11 +178,13 @@ class FeatureServer:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], OnDemand]:
+    def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], list[Transformation]]:
         try:
             if asked.feature_service:
-                service = asked.feature_service
-                return projections(self._case.store, service), OnDemand.compile(self._case.store, service)
+                plan = projections(self._case.store, asked.feature_service)
+                on_demand = transformations(self._case.store, asked.feature_service, plan)
+                serveable(on_demand)
+                return plan, on_demand
             known, _ = usable(self._case.store)
         except (DefinitionError, OnDemandError) as error:
             raise NotFound(f"{error}.") from None
@@ -200,7 +194,7 @@ class FeatureServer:
             if view not in known or name not in {f.name for f in known[view].features}:
                 raise NotFound(f"There is no feature {shown(feature)}; give `view:feature`. Views: {', '.join(known)}.")
             wanted.setdefault(view, []).append(name)
-        return [Projection(known[view], view, tuple(names), ()) for view, names in wanted.items()], OnDemand([])
+        return [Projection(known[view], view, tuple(names), ()) for view, names in wanted.items()], []
 
     async def push(self, body: bytes) -> int:
         """Put rows on the live stream, which applies them exactly once; their number.
@@ -302,7 +296,7 @@ def key_of(value: Any, dtype: str, name: str, row: int) -> Any:
 
 def _field(value: Any, dtype: str, name: str) -> Any:
     """A request field as a transformation wants it."""
-    if value is None or dtype != "UnixTimestamp":
+    if value is None or dtype != "timestamp":
         return value
     try:
         return moment(value)

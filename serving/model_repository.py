@@ -37,6 +37,7 @@ from serving.schema import Contribution
 from serving.scorer import Scorer, ScorerError
 from serving.shadow import Shadow
 from serving.wiring import WiringError
+from streaming.view import projections
 
 POLL_S = 0.25
 _REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
@@ -326,12 +327,12 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
         raise ContractError(f"{folder} holds the contract of {contract.model} version {contract.version}")
     store = UseCase(settings.repo).store
     contracts.check_definitions(contract, definitions(store, contract.feature_service))
+    joined = projections(store, contract.feature_service)
+    reader = OnlineReader(joined, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20)
     return Predictor(
         contract,
-        reader=OnlineReader.open(
-            store, contract.feature_service, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20
-        ),
-        on_demand=OnDemand.compile(store, contract.feature_service),
+        reader=reader,
+        on_demand=OnDemand.compile(store, contract.feature_service, joined, reader.features),
         scorer=Scorer(folder / contracts.MODEL, len(contract.inputs)),
         metrics=metrics.model,
         log=prediction_log.put,

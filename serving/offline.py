@@ -16,8 +16,9 @@ from serving.reader import FeatureRows
 from serving.reply import FRESH, NULL
 from serving.scorer import Scorer
 from streaming.join import column_name, floats
+from streaming.on_demand import transformations
 from streaming.recompute import plan
-from streaming.view import Projection
+from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,11 +49,13 @@ def offline_predictor(store: FeatureStore, folder: Path) -> tuple[Predictor, lis
         DefinitionError, OnDemandError, WiringError: the definitions are not what it was trained on.
     """
     contract = contracts.load(folder)
-    on_demand = OnDemand.compile(store, contract.feature_service)
-    wanted = plan(store, contract.feature_service, {i.source for i in contract.inputs if i.kind == "feature"} | set(on_demand.sources))
+    joined = projections(store, contract.feature_service)
+    on_demand = transformations(store, contract.feature_service, joined)
+    needed = {i.source for i in contract.inputs if i.kind == "feature"} | {s.reference for view in on_demand for s in view.sources}
+    wanted = plan(store, contract.feature_service, needed)
     columns: Any = _Columns(wanted)
     scorer = Scorer(folder / contracts.MODEL, len(contract.inputs))
-    return Predictor(contract, columns, on_demand, scorer, Metrics().model, lambda _: None), wanted
+    return Predictor(contract, columns, OnDemand(on_demand, columns.features), scorer, Metrics().model, lambda _: None), wanted
 
 
 def feature_rows(table: pa.Table, wanted: Sequence[Projection]) -> FeatureRows:

@@ -1,34 +1,22 @@
-"""On-demand features: a feature service's Feast transformations, run on the rows of one request at once.
+"""On-demand features of a request: what was read and what was sent, as the declared values that `streaming.on_demand` runs on.
 
-Feast's own UDFs are executed (mode `python`: dict of lists → dict of lists), as training executes them; none is restated here.
+The plan is compiled once: where each stored feature lies in what the reader gives, and how it becomes the type that is declared of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from serving.reply import FRESH
+from streaming.declared import Convert, converter, from_floats
+from streaming.on_demand import OnDemandError, Transformation, serveable, transformations
+from streaming.view import NUMERIC, Projection
 
+if TYPE_CHECKING:
+    from serving.reader import FeatureRows
 
-class OnDemandError(ValueError):
-    """A transformation cannot be compiled, or failed on a request's rows; the message names the view, and the row where one did it."""
-
-    def __init__(self, message: str, row: int | None = None) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-@dataclass(frozen=True)
-class _View:
-    name: str
-    udf: Callable[[dict[str, Any]], dict[str, Any]]
-    singleton: bool
-    request: dict[str, str]  # request field → Feast dtype
-    sources: tuple[tuple[str, str, str], ...]  # (`view:feature` read, the name the UDF knows it by, its view-qualified name)
-    outputs: dict[str, str]  # feature → Feast dtype
+__all__ = ["OnDemand", "OnDemandError"]
 
 
 class OnDemand:
@@ -36,102 +24,87 @@ class OnDemand:
 
     Args:
         views: see `compile`.
+        columns: `view:feature` of the columns of `FeatureRows.values`.
 
     Attributes:
         sources: `view:feature` of every stored feature a transformation reads.
-        fields: request fields the transformations read; `field_types` has their Feast dtypes.
-        features: `view:feature` of what they give.
+        fields: request fields and join keys the transformations read; `types` has their types.
+        features: `view:feature` of what they give; `dtypes` has the types of these.
+
+    Raises:
+        OnDemandError: a transformation is not written in Python mode.
     """
 
-    def __init__(self, views: list[_View]) -> None:
+    def __init__(self, views: Sequence[Transformation], columns: Sequence[str]) -> None:
+        serveable(views)
         self._views = views
-        self.sources = sorted({source for view in views for source, _, _ in view.sources})
-        self.field_types = {field: dtype for view in views for field, dtype in view.request.items()}
-        self.fields = sorted(self.field_types)
-        self.features = [f"{view.name}:{output}" for view in views for output in view.outputs]
-        self.integers = {f"{v.name}:{o}" for v in views for o, dtype in v.outputs.items() if dtype.startswith("Int")}
+        dtypes = {source.reference: source.dtype for view in views for source in view.sources}
+        self.sources = sorted(dtypes)
+        self.types = {field: dtype for view in views for field, dtype in (view.keys | view.request).items()}
+        self.fields = sorted(self.types)
+        self.dtypes = {f"{view.alias}:{name}": view.outputs[name] for view in views for name in view.wanted}
+        self.features = list(self.dtypes)
+        self._request: list[tuple[str, Convert]] = [(field, converter(self.types[field])) for field in self.fields]
+        place = {feature: i for i, feature in enumerate(columns)}
+        self._stored = [(s, place[s], dtypes[s], converter(dtypes[s])) for s in self.sources if s in place]
 
     @classmethod
-    def compile(cls, store: Any, service: str) -> OnDemand:
+    def compile(cls, store: Any, service: str, joined: Sequence[Projection], columns: Sequence[str]) -> OnDemand:
         """Read the transformations that belong to a feature service.
 
         Args:
             store: a `feast.FeatureStore`.
             service: name of the feature service.
+            joined: its views (`streaming.view.projections`).
+            columns: see the class.
 
         Raises:
-            OnDemandError: a transformation is not written in Python mode.
+            DefinitionError: the service is not applied.
+            OnDemandError: a transformation cannot be served.
         """
-        views = {view.name: view for view in store.list_on_demand_feature_views()}
-        projections = store.get_feature_service(service).feature_view_projections
-        return cls([_compile(views[p.name], p) for p in projections if p.name in views])
+        return cls(transformations(store, service, joined), columns)
 
-    def run(self, request: Mapping[str, list[Any]], stored: Mapping[str, list[Any]], rows: int) -> dict[str, NDArray[np.float64]]:
+    def run(self, request: Mapping[str, Sequence[Any]], rows: FeatureRows) -> dict[str, list[Any]]:
         """Compute every on-demand feature.
 
         Args:
-            request: field → value per row; timestamps as aware UTC datetimes; None is null.
-            stored: `view:feature` → value per row, for each of `sources`; None is null.
-            rows: how many rows there are.
+            request: each of `fields` → value per row; timestamps as aware datetimes; None is null.
+            rows: what was read; what is not fresh there is null.
 
         Returns:
-            `view:feature` → float64 [rows]; NaN is null.
+            `view:feature` → value per row, as it is declared; None is null.
 
         Raises:
-            OnDemandError: a UDF raised, gave another number of values, or something that is no number.
+            OnDemandError: a function raised, gave another number of values, or one that is not as declared.
         """
-        computed: dict[str, NDArray[np.float64]] = {}
+        if not self._views:
+            return {}
+        n = len(rows.extras)
+        given = {field: _declared(field, convert, request[field]) for field, convert in self._request}
+        stored = {feature: _column(rows, place, feature, dtype, convert) for feature, place, dtype, convert in self._stored}
+        found: dict[str, list[Any]] = {}
         for view in self._views:
-            columns: dict[str, list[Any]] = {field: request[field] for field in view.request}
-            for source, short, qualified in view.sources:
-                columns[short] = columns[qualified] = stored[source]
-            try:
-                given = _call(view, columns, rows)
-            except Exception as error:  # whatever a user's function raises is an answer about the row, not a failure of ours
-                raise self._blame(view, columns, rows, error) from error
-            for feature, dtype in view.outputs.items():
-                computed[f"{view.name}:{feature}"] = _column(view, feature, dtype, given, rows)
-        return computed
-
-    def _blame(self, view: _View, columns: dict[str, list[Any]], rows: int, error: Exception) -> OnDemandError:
-        for row in range(rows):
-            try:
-                _call(view, {name: [values[row]] for name, values in columns.items()}, 1)
-            except Exception as single:
-                return OnDemandError(f"on-demand view {view.name!r} failed on this row: {type(single).__name__}: {single}", row)
-        return OnDemandError(f"on-demand view {view.name!r} failed: {type(error).__name__}: {error}")
+            for name, values in view.run(view.arguments(given, stored), n).items():
+                found[f"{view.alias}:{name}"] = values
+        return found
 
 
-def _call(view: _View, columns: dict[str, list[Any]], rows: int) -> dict[str, Any]:
-    if not view.singleton:
-        return view.udf(dict(columns))
-    singles = [view.udf({name: values[row] for name, values in columns.items()}) for row in range(rows)]
-    return {feature: [single[feature] for single in singles] for feature in view.outputs}
+def _declared(field: str, convert: Convert, values: Sequence[Any]) -> list[Any]:
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append(convert(value))
+        except ValueError as error:
+            raise OnDemandError(f"{field!r} {error}", row) from None
+    return found
 
 
-def _column(view: _View, feature: str, dtype: str, given: Mapping[str, Any], rows: int) -> NDArray[np.float64]:
-    values = given.get(feature, given.get(f"{view.name}__{feature}"))
-    where = f"on-demand view {view.name!r}, feature {feature!r}"
-    if values is None:
-        raise OnDemandError(f"{where}: its function did not return it")
-    if len(values) != rows:
-        raise OnDemandError(f"{where}: its function gave {len(values)} values for {rows} rows")
-    try:
-        column = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise OnDemandError(f"{where} is not a number: {error}") from None
-    # Declared single precision is what Feast stores and trains on: round as it does.
-    return column.astype(np.float32).astype(np.float64) if dtype == "Float32" else column
-
-
-def _compile(view: Any, projection: Any) -> _View:
-    if view.mode != "python":
-        raise OnDemandError(f"on-demand view {view.name!r} has mode {view.mode!r}: write it with mode='python' to serve it")
-    sources = tuple(
-        (f"{source.name_to_use()}:{field.name}", field.name, f"{source.name_to_use()}__{field.name}")
-        for source in view.source_feature_view_projections.values()
-        for field in source.features
-    )
-    request = {field.name: str(field.dtype) for source in view.source_request_sources.values() for field in source.schema}
-    outputs = {field.name: str(field.dtype) for field in projection.features}
-    return _View(projection.name_to_use(), view.feature_transformation.udf, bool(view.singleton), request, sources, outputs)
+def _column(rows: FeatureRows, place: int, feature: str, dtype: str, convert: Convert) -> list[Any]:
+    """A stored feature's values as they are declared: numbers from the matrix, what a float cannot carry from beside it."""
+    if dtype in NUMERIC:
+        values = from_floats(rows.values[:, place], dtype)
+        values = [convert(extra[feature]) if feature in extra else v for v, extra in zip(values, rows.extras, strict=True)]
+    else:
+        values = [convert(extra.get(feature)) for extra in rows.extras]
+    fresh = rows.statuses[:, place] == FRESH
+    return values if fresh.all() else [v if good else None for v, good in zip(values, fresh.tolist(), strict=True)]

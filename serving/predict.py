@@ -31,7 +31,7 @@ from serving.on_demand import OnDemand, OnDemandError
 from serving.prediction_id import PredictionIds
 from serving.problem import FieldError, Invalid, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
-from serving.reply import FRESH, STALE, STATUSES
+from serving.reply import STALE, STATUSES
 from serving.schema import Answer, Contribution, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
 from serving.scorer import Scorer
 from serving.wiring import wire
@@ -110,7 +110,6 @@ class Predictor:
         self._log = log
         self._explainer = explainer
         self._read_timeout_s = read_timeout_s
-        self._column = {feature: i for i, feature in enumerate(reader.features)}
 
     def shares_reads_with(self, other: Predictor) -> bool:
         """Whether what is read for one is what is read for the other."""
@@ -221,22 +220,13 @@ class Predictor:
         if self._on_demand.features:
             computed = self._compute(question, rows)
             for place, feature in sources.on_demand:
-                matrix[:, place] = computed[feature]
+                matrix[:, place] = [np.nan if value is None else value for value in computed[feature]]
         return matrix, codes
 
-    def _compute(self, question: Question, rows: FeatureRows) -> dict[str, NDArray[np.float64]]:
+    def _compute(self, question: Question, rows: FeatureRows) -> dict[str, list[Any]]:
         request = {f: question.moments.get(f) or [i[f] for i in question.instances] for f in self._on_demand.fields}
-        stored: dict[str, list[Any]] = {}
-        for feature in self._on_demand.sources:
-            column = self._column[feature]
-            fresh = (rows.statuses[:, column] == FRESH).tolist()
-            numbers = rows.values[:, column].tolist()
-            stored[feature] = [
-                (extra.get(feature, None if number != number else number)) if good else None
-                for number, good, extra in zip(numbers, fresh, rows.extras, strict=True)
-            ]
         try:
-            return self._on_demand.run(request, stored, len(question.instances))
+            return self._on_demand.run(request, rows)
         except OnDemandError as error:
             raise Invalid(
                 f"row {error.row}: {error}." if error.row is not None else f"{error}.", [FieldError(str(error), error.row)]

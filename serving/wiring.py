@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from feature_repo.contract import Contract
 from serving.on_demand import OnDemand
 from serving.reader import OnlineReader
+from streaming.view import NUMERIC
 
 
 class WiringError(ValueError):
@@ -49,6 +50,8 @@ def wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> Sourc
         elif wanted.kind == "on_demand":
             if wanted.source not in on_demand.features:
                 raise WiringError(f"input {wanted.name!r} comes from {wanted.source!r}, which no on-demand view of the service gives")
+            if on_demand.dtypes[wanted.source] not in NUMERIC:
+                raise WiringError(f"input {wanted.name!r} comes from {wanted.source!r}, which is no number")
             computed.append((place, wanted.source))
         else:
             if wanted.source not in fields or fields[wanted.source].dtype == "string":

@@ -7,9 +7,10 @@ executes the aggregations that a stream feature view declares.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from infra.settings import settings
 from streaming.gather import NotHere, gather
 from streaming.join import JoinError, check_spine, column_name, point_in_time_join, point_in_time_table
+from streaming.on_demand import Transformation, append, transformation
 from streaming.session import session
 from streaming.view import Projection, compile_view
 
@@ -65,6 +67,11 @@ class _Join:
     buckets: int
     names: dict[str, str]
 
+    def column(self, reference: str) -> str:
+        """The output column of `alias:feature`."""
+        name = column_name(*reference.split(":", 1))
+        return self.names.get(name, name)
+
     def frame(self) -> Any:
         """On Spark, as a DataFrame."""
         spark = session(settings())
@@ -92,14 +99,11 @@ class _Join:
 class HeadraceRetrievalJob(RetrievalJob):
     """The lazily joined rows; on-demand features are computed here, from the columns they name and no others."""
 
-    def __init__(
-        self, join: _Join, full_feature_names: bool, on_demand: list[OnDemandFeatureView], metadata: RetrievalMetadata, requested: set[str]
-    ) -> None:
+    def __init__(self, join: _Join, full_feature_names: bool, on_demand: list[Transformation], metadata: RetrievalMetadata) -> None:
         self._join = join
         self._full_feature_names = full_feature_names
         self._on_demand = on_demand
         self._metadata = metadata
-        self._requested = requested
 
     @property
     def full_feature_names(self) -> bool:
@@ -120,31 +124,10 @@ class HeadraceRetrievalJob(RetrievalJob):
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         table = self._join.arrow()
         for view in self._on_demand:
-            table = self._with_on_demand(table, view)
+            called = partial(column_name, view.alias) if self._full_feature_names else str
+            table = append(table, view, self._join.column, called)
         extra = [c for c in table.column_names if c.startswith(_HELPER)]
         return table.drop_columns(extra) if extra else table
-
-    def _with_on_demand(self, table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
-        names = {f.name: f.name for s in view.source_request_sources.values() for f in s.schema}
-        for projection in view.source_feature_view_projections.values():
-            alias = projection.name_to_use()
-            for f in projection.features:
-                helper = _HELPER + column_name(alias, f.name)
-                names[f.name] = helper if helper in table.column_names else column_name(alias, f.name)
-                if names[f.name] not in table.column_names:
-                    names[f.name] = f.name
-        absent = [c for c in names.values() if c not in table.column_names]
-        if absent:
-            raise JoinError(f"on-demand view {view.name!r} needs {', '.join(absent)}, which the entity rows do not have")
-        inputs = pa.table({name: table[column] for name, column in names.items()})
-        assert view.feature_transformation is not None
-        outputs = view.feature_transformation.transform_arrow(inputs, view.features)
-        alias = view.projection.name_to_use()
-        for feature in view.features:
-            if f"{alias}:{feature.name}" in self._requested:
-                name = column_name(alias, feature.name) if self._full_feature_names else feature.name
-                table = table.append_column(name, outputs[feature.name])
-        return table
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()
@@ -186,7 +169,6 @@ class HeadraceOfflineStore(SparkOfflineStore):
         wanted, requested = _projections(feature_views, feature_refs, registry, project)
         columns = spine.column_names if isinstance(spine, pa.Table) else spine.columns
         check_spine(columns, wanted)
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         store = config.offline_store
         root = store.folder if isinstance(store, HeadraceOfflineStoreConfig) else settings().offline_root
         names: dict[str, str] = {}
@@ -201,7 +183,10 @@ class HeadraceOfflineStore(SparkOfflineStore):
                     names[column] = name
         join = _Join(spine, timestamp, wanted, root, getattr(store, "buckets", 4), names)
         keys = sorted({k for p in wanted for k in p.spine_keys})
-        return HeadraceRetrievalJob(join, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys), requested)
+        on_demand = [
+            transformation(view, alias, names, wanted) for alias, view, names in _on_demand(feature_refs, registry, project, wanted)
+        ]
+        return HeadraceRetrievalJob(join, full_feature_names, on_demand, RetrievalMetadata(features=feature_refs, keys=keys))
 
     @staticmethod
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
@@ -277,7 +262,7 @@ def _projections(
     for reference in feature_refs:
         alias, _, name = reference.partition(":")
         needed.setdefault(alias.partition("@")[0], {})[name] = None
-    for on_demand in OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry):
+    for _, on_demand, _ in _on_demand(feature_refs, registry, project, feature_views):
         for source in on_demand.source_feature_view_projections.values():
             needed.setdefault(source.name_to_use(), {}).update({f.name: None for f in source.features})
     found = []
@@ -289,3 +274,41 @@ def _projections(
             own = {f.name for f in compiled.features}
             found.append(Projection(compiled, alias, tuple(n for n in needed[alias] if n in own), key_map))
     return found, requested
+
+
+def _on_demand(
+    feature_refs: list[str], registry: BaseRegistry, project: str, stored: Sequence[Any]
+) -> list[tuple[str, OnDemandFeatureView, list[str]]]:
+    """The on-demand views that references name: what they are called there, the view, and which of its features.
+
+    A feature service may give a view another name (`with_name`); Feast hands on the name only, so the view is looked up in the services.
+
+    Raises:
+        JoinError: a reference names no view, or services give that name to several.
+    """
+    by_alias: dict[str, list[str]] = {}
+    for reference in dict.fromkeys(feature_refs):
+        alias, _, name = reference.partition(":")
+        by_alias.setdefault(alias, []).append(name)
+    have = {view.alias if isinstance(view, Projection) else view.projection.name_to_use() for view in stored}
+    known = {view.name: view for view in registry.list_on_demand_feature_views(project, allow_cache=True)}
+    found = []
+    for alias, names in by_alias.items():
+        if alias.partition("@")[0] in have or alias in have:
+            continue
+        pinned = OnDemandFeatureView.get_requested_odfvs([f"{alias}:{name}" for name in names], project, registry)
+        if pinned:
+            found.append((alias.partition("@")[0], pinned[0], names))
+            continue
+        services = registry.list_feature_services(project, allow_cache=True)
+        meant = {
+            p.name
+            for service in services
+            for p in service.feature_view_projections
+            if p.name in known and p.name_to_use() == alias and set(names) <= {f.name for f in p.features}
+        }
+        if len(meant) != 1:
+            which = f"several on-demand views ({', '.join(sorted(meant))})" if meant else "no view"
+            raise JoinError(f"{alias!r} is the name of {which} in the feature services: {', '.join(names)} cannot be told")
+        found.append((alias, known[meant.pop()], names))
+    return found

@@ -23,6 +23,7 @@ from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
 from serving.reader import FeatureRows, OnlineStoreUnavailable
 from serving.scorer import Scorer
+from streaming.on_demand import transformation
 
 NOW_US = 1_700_000_000_000_000
 IDS = PredictionIds(bytes(range(32)), NOW_US // 1000 - 1_000)
@@ -135,7 +136,7 @@ def field(name: str, dtype: str = "Float64") -> SimpleNamespace:
 
 
 def view(udf: Callable[..., Any], mode: str = "python", singleton: bool = False, dtype: str = "Float64") -> SimpleNamespace:
-    """What `OnDemand.compile` reads of a Feast on-demand view."""
+    """What `streaming.on_demand.transformation` reads of a Feast on-demand view."""
     source = SimpleNamespace(name="sales", name_to_use=lambda: "sales", features=[field("mean_price")])
     return SimpleNamespace(
         name="pricing",
@@ -149,16 +150,7 @@ def view(udf: Callable[..., Any], mode: str = "python", singleton: bool = False,
 
 
 def on_demand(udf: Callable[..., Any] = ratio, **kind: Any) -> OnDemand:
-    declared = view(udf, **kind)
-    projections = [
-        SimpleNamespace(name="sales", name_to_use=lambda: "sales", features=[]),
-        SimpleNamespace(name="pricing", name_to_use=lambda: "pricing", features=declared.features),
-    ]
-    store = SimpleNamespace(
-        list_on_demand_feature_views=lambda: [declared],
-        get_feature_service=lambda _: SimpleNamespace(feature_view_projections=projections),
-    )
-    return OnDemand.compile(store, "sells_out")
+    return OnDemand([transformation(view(udf, **kind), "pricing", ["price_ratio"], [])], FEATURES)
 
 
 class Rows:
