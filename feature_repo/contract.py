@@ -6,10 +6,15 @@ Sources: DESIGN.md's contract; file hashes are SHA-256, hex.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.prediction import STALE
 
 from infra import files
 
@@ -38,6 +43,48 @@ class Input(msgspec.Struct, frozen=True):
     kind: Literal["feature", "on_demand", "request"]
     dtype: str
     null: Null = Null()
+
+
+class Policy:
+    """What the model gets of what was read: stale is null, as the point-in-time join has it, then each input's null policy. Its one home.
+
+    Args:
+        inputs: of a contract, or of the one that is to be.
+    """
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self.defaults = [(i, float(w.null.value or 0.0)) for i, w in enumerate(inputs) if w.null.action == "default"]
+        self.reject = np.array([i for i, w in enumerate(inputs) if w.null.action == "reject"], dtype=np.intp)
+
+    def __call__(self, values: NDArray[np.float64], statuses: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+        """
+        Args:
+            values: float64 [rows, inputs], NaN for null; stays as it is.
+            statuses: a letter per value (`feature_repo.prediction`), uint8 [rows, inputs]; None where none is stale.
+
+        Returns:
+            float64 [rows, inputs]; NaN where a null stays one, and where the policy is to refuse (`refused`).
+        """
+        given = known(values, statuses)
+        if self.defaults and given is values:
+            given = values.copy()
+        for place, value in self.defaults:
+            column = given[:, place]
+            column[np.isnan(column)] = value
+        return given
+
+    def refused(self, given: NDArray[np.float64]) -> list[tuple[int, int]]:
+        """Row and input of every null that a `reject` policy refuses."""
+        if not self.reject.size:
+            return []
+        return [(row, int(self.reject[i])) for row, i in np.argwhere(np.isnan(given[:, self.reject])).tolist()]
+
+
+def known(values: NDArray[np.float64], statuses: NDArray[np.uint8] | None) -> NDArray[np.float64]:
+    """The values with what was stale as null, before any policy; the same array where nothing was. Shapes as for `Policy`."""
+    if statuses is None or STALE not in statuses.tobytes():
+        return values
+    return np.where(statuses == STALE[0], np.nan, values)
 
 
 class RequestField(msgspec.Struct, frozen=True):
@@ -145,6 +192,10 @@ class Contract(msgspec.Struct, frozen=True):
     @property
     def names(self) -> list[str]:
         return [i.name for i in self.inputs]
+
+    def model_inputs(self, values: NDArray[np.float64], statuses: NDArray[np.uint8] | None = None) -> NDArray[np.float64]:
+        """What the model gets of what was read, or logged: see `Policy`."""
+        return Policy(self.inputs)(values, statuses)
 
 
 def sha256(path: Path) -> str:

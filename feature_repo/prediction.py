@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+STALE = b"s"
+"""The letter of a value past its view's ttl: shown, logged, and null to the model."""
 
 MODEL = re.compile(r"[a-z][a-z0-9_]*")
 """What a model may be called: it is part of keys and of folders."""
@@ -105,6 +111,13 @@ class Truths(msgspec.Struct, frozen=True, omit_defaults=True):
         """With another truth, in its place by time."""
         *before, (last, last_us) = sorted((*self.all, (label, at_us)), key=lambda one: one[1])
         return Truths(last, last_us, tuple(before))
+
+
+def rows(some: Sequence[Sequence[float | None]], letters: Sequence[str], width: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Logged values and statuses as arrays, float64 and uint8 [rows, width]; NaN is null, and `r` where an entry has no letter per value."""
+    texts = "".join(text if len(text) == width else "r" * width for text in letters)
+    values = np.array([[np.nan if v is None else v for v in one] for one in some], dtype=np.float64).reshape(len(some), width)
+    return values, np.frombuffer(texts.encode("ascii", "replace"), dtype=np.uint8).reshape(len(letters), width)
 
 
 def stream_key(project: str) -> str:

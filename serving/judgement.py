@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_repo import contract
-from feature_repo.prediction import Mark
+from feature_repo.prediction import Mark, rows
 from serving.calibration import Matrix, Moments
 from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
 from serving.evidence import Seen
@@ -96,7 +96,6 @@ class Reference:
         self.views = [i.source.split(":")[0] for i in self.contract.inputs]
         self.drift.fit(self.rows, self.names, self.moments, whole & few, views=[*self.views, ""])
         self.outliers.fit(self.rows[:, :-1])
-        self.defaults = np.array([i.null.value if i.null.action == "default" else np.nan for i in self.contract.inputs], dtype=np.float64)
 
     @cached_property
     def truths(self) -> DriftDetector | None:
@@ -130,11 +129,10 @@ class Window:
         return len(self.entries) == self.entries.maxlen and (len(self.pending) >= step or not self.judged)
 
     def matrix(self) -> Matrix:
-        """float64 [m, F + 1]: inputs in the contract's order as the model saw them (defaults filled in), then the score; NaN is null."""
-        rows = np.array([[*row.values, row.score] for _, row in self.entries], dtype=np.float64)
-        inputs = rows[:, :-1]
-        rows[:, :-1] = np.where(np.isnan(inputs), self.reference.defaults, inputs)
-        return rows
+        """float64 [m, F + 1]: inputs in the contract's order as the model got them, then the score; NaN is null."""
+        made = self.reference.contract
+        values, letters = rows([row.values for _, row in self.entries], [row.statuses for _, row in self.entries], len(made.inputs))
+        return np.column_stack([made.model_inputs(values, letters), [row.score for _, row in self.entries]])
 
     def ids(self) -> list[str]:
         """Of the predictions that its truths belong to: a shadow's is that of the answer beside it."""
@@ -142,9 +140,8 @@ class Window:
 
     def statuses(self) -> NDArray[np.bytes_]:
         """One letter per value, S1 [m, F]; `r` (nothing known) where an entry has not one letter per input."""
-        width = len(self.reference.defaults)
-        texts = [row.statuses if len(row.statuses) == width else "r" * width for _, row in self.entries]
-        return np.frombuffer("".join(texts).encode("ascii", "replace"), dtype="S1").reshape(len(texts), width)
+        width = len(self.reference.contract.inputs)
+        return rows([row.values for _, row in self.entries], [row.statuses for _, row in self.entries], width)[1].view("S1")
 
 
 def judge(

@@ -69,11 +69,11 @@ def feature_rows(table: pa.Table, wanted: Sequence[Projection]) -> FeatureRows:
             column = table[column_name(projection.alias, name)]
             values = floats(column) if name in numeric else np.full(n, np.nan)
             known = ~np.isnan(values)
-            if name not in numeric:
-                for i, value in enumerate(column.to_pylist()):
-                    if value is not None:
-                        extras[i][f"{projection.alias}:{name}"] = value
-                        known[i] = True
+            beside = np.flatnonzero(np.abs(values) >= 2.0**53) if name in numeric else np.arange(n)
+            for i in beside.tolist():  # what a float cannot carry
+                if (value := column[i].as_py()) is not None:
+                    extras[i][f"{projection.alias}:{name}"] = value
+                    known[i] = True
             columns.append(values)
             statuses.append(np.where(known, FRESH, NULL))
     width = len(columns)

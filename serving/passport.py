@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import Mark, Prediction, Truths, id_ms, stream_key
+from feature_repo.prediction import Mark, Prediction, Truths, id_ms, rows, stream_key
 from serving.schema import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
@@ -49,14 +49,8 @@ async def find(client: Any, project: str, number: str, retries: tuple[float, ...
 
 
 def served(contract: Contract, prediction: Prediction) -> NDArray[np.float64]:
-    """What the model got, float64 [1, inputs]: stale is null, then each input's null policy."""
-    row = []
-    for asked, value, letter in zip(contract.inputs, prediction.values, prediction.statuses, strict=True):
-        known = None if letter == "s" else value
-        if known is None and asked.null.action == "default":
-            known = asked.null.value or 0.0
-        row.append(np.nan if known is None else known)
-    return np.array([row])
+    """What the model got, float64 [1, inputs]."""
+    return contract.model_inputs(*rows([prediction.values], [prediction.statuses], len(contract.inputs)))
 
 
 async def passport(

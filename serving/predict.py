@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import Contract
+from feature_repo.contract import Contract, Policy
 from feature_repo.prediction import Mark, Prediction
 from serving.explain import Explainer
 from serving.limits import Limits
@@ -31,13 +31,12 @@ from serving.on_demand import OnDemand, OnDemandError
 from serving.prediction_id import PredictionIds
 from serving.problem import FieldError, Invalid, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
-from serving.reply import STALE, STATUSES
+from serving.reply import STATUSES
 from serving.schema import Answer, Contribution, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
 from serving.scorer import Scorer
 from serving.wiring import wire
 
 _REQUEST = ord("r")
-_STALE = bytes([STALE])
 _NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
@@ -105,6 +104,7 @@ class Predictor:
         self._on_demand = on_demand
         self._scorer = scorer
         self._sources = wire(contract, reader, on_demand)
+        self._policy = Policy(contract.inputs)
         self._names = contract.names
         self._metrics = metrics(contract.model, contract.version, reader.views)
         self._log = log
@@ -233,23 +233,15 @@ class Predictor:
             ) from error
 
     def _nulls(self, seen: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """What the model gets: stale is null (as the point-in-time join has it), then each input's null policy."""
-        sources = self._sources
-        stale = _STALE in codes.tobytes()
-        served = np.where(codes == STALE, np.nan, seen) if stale or sources.defaults else seen
-        if sources.reject.size:
-            refused = np.argwhere(np.isnan(served[:, sources.reject]))
-            if len(refused):
-                faults = []
-                for row, index in refused.tolist():
-                    place = int(sources.reject[index])
-                    status = "null" if codes[row, place] == _REQUEST else _NAMES[chr(codes[row, place])]
-                    faults.append(FieldError(f"is {status}, and this model refuses to score without it", row, self._names[place]))
-                more = f" ({len(faults) - 1} more in `errors`)" if len(faults) > 1 else ""
-                raise Invalid(f"row {faults[0].row}, input {faults[0].field!r}: {faults[0].message}{more}.", faults)
-        for place, value in sources.defaults:
-            column = served[:, place]
-            column[np.isnan(column)] = value
+        """What the model gets (`contract.Policy`), or which rows it refuses."""
+        served = self._policy(seen, codes)
+        if self._policy.reject.size and (refused := self._policy.refused(served)):
+            faults = []
+            for row, place in refused:
+                status = "null" if codes[row, place] == _REQUEST else _NAMES[chr(codes[row, place])]
+                faults.append(FieldError(f"is {status}, and this model refuses to score without it", row, self._names[place]))
+            more = f" ({len(faults) - 1} more in `errors`)" if len(faults) > 1 else ""
+            raise Invalid(f"row {faults[0].row}, input {faults[0].field!r}: {faults[0].message}{more}.", faults)
         return served
 
     def _record(

@@ -1,4 +1,7 @@
-"""One logged prediction, made again: features from the offline store as far as they were known, the version's own model, cell by cell."""
+"""One logged prediction, made again: features from the offline store as far as they were known, the version's own model, cell by cell.
+
+It goes the way of training, on-demand features included, not the way of serving: else a fault of serving would be made again.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from feature_repo.prediction import Prediction, id_ms, is_prediction_id, stream_key
+from feature_repo import contract as contracts
+from feature_repo.contract import Input
+from feature_repo.prediction import Prediction, id_ms, is_prediction_id, rows, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
-from serving.offline import feature_rows, offline_predictor
-from streaming.recompute import recompute
+from serving.scorer import Scorer
+from streaming.join import column_name
+from streaming.on_demand import transformations
+from streaming.recompute import plan, recompute
+from streaming.view import projections
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import redis
 
 
@@ -78,21 +89,40 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
 
     Raises:
         ContractError: its version is gone or altered.
+        RerunError: the feature service does not give what the version reads.
         DefinitionError, JoinError: features are not what they were, or the offline store has no such table.
     """
     folder = settings.model_root / prediction.model / str(prediction.version)
-    predictor, wanted = offline_predictor(use_case.store, folder)
+    contract, store = contracts.load(folder), use_case.store
+    on_demand = transformations(store, contract.feature_service, projections(store, contract.feature_service))
+    needed = {i.source for i in contract.inputs} | {s.reference for view in on_demand for s in view.sources}
+    wanted = plan(store, contract.feature_service, needed)
 
     def spark() -> Any:
         from streaming.session import session
 
         return session(settings)
 
-    table = recompute(spark, settings, wanted, [prediction])
-    rows = feature_rows(table, wanted)
-    question = predictor.schema.decode(msgspec.json.encode({"instances": [prediction.request]}))
-    seen, _, matrix = predictor.assemble(question, rows)
-    before = [None if letter == "s" else v for v, letter in zip(prediction.values, prediction.statuses, strict=True)]
-    now = [None if v != v else v for v in seen[0].tolist()]
-    cells = [Cell(*cell) for cell in zip(predictor.contract.names, before, now, strict=True)]
-    return Rerun(prediction, cells, float(predictor.score(matrix)[0]))
+    table = recompute(spark, settings, wanted, [prediction], contract.request, on_demand)
+    absent = [i.name for i in contract.inputs if _column(i) not in table.column_names]
+    if absent:
+        raise RerunError(f"version {contract.version} reads {', '.join(absent)}, which feature service {contract.feature_service!r} lacks")
+    again = np.array([[_value(table[_column(i)]) for i in contract.inputs]])
+    shown, letters = rows([prediction.values], [prediction.statuses], len(contract.inputs))
+    before, now = (_numbers(matrix[0]) for matrix in (contracts.known(shown, letters), again))
+    cells = [Cell(*cell) for cell in zip(contract.names, before, now, strict=True)]
+    score = Scorer(folder / contracts.MODEL, len(contract.inputs)).score(contract.model_inputs(again))
+    return Rerun(prediction, cells, float(score[0]))
+
+
+def _column(one: Input) -> str:
+    return one.source if one.kind == "request" else column_name(*one.source.split(":", 1))
+
+
+def _value(column: pa.ChunkedArray) -> float:
+    value = column[0].as_py()
+    return np.nan if value is None else float(value.timestamp() if hasattr(value, "timestamp") else value)
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if v != v else v for v in values.tolist()]

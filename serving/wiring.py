@@ -25,8 +25,6 @@ class Sources:
     stored_columns: NDArray[np.intp]
     request: list[tuple[int, str]]
     on_demand: list[tuple[int, str]]
-    reject: NDArray[np.intp]
-    defaults: list[tuple[int, float]]
     only_stored: bool  # every column is a stored feature
 
 
@@ -71,7 +69,5 @@ def wire(contract: Contract, reader: OnlineReader, on_demand: OnDemand) -> Sourc
         stored_columns=np.array([c for _, c in stored], dtype=np.intp),
         request=request,
         on_demand=computed,
-        reject=np.array([i for i, w in enumerate(contract.inputs) if w.null.action == "reject"], dtype=np.intp),
         only_stored=len(stored) == len(contract.inputs),
-        defaults=[(i, float(w.null.value or 0.0)) for i, w in enumerate(contract.inputs) if w.null.action == "default"],
     )

@@ -126,8 +126,8 @@ def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
 
 
 def floats(column: pa.ChunkedArray) -> Floats:
-    """float64 `[n]`, NaN for null."""
-    return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(), dtype=np.float64)
+    """float64 `[n]`, NaN for null; the nearest number where a whole one is beyond 2^53."""
+    return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(), dtype=np.float64)
 
 
 def inputs(view: View, events: pa.Table) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from feature_repo.definition import DefinitionError
 from streaming.declared import Convert, converter, from_arrow, to_arrow
-from streaming.join import column_name
+from streaming.join import JoinError, column_name
 from streaming.view import Projection, dtype_of
 
 if TYPE_CHECKING:
@@ -233,12 +233,16 @@ def append(table: pa.Table, view: Transformation, column: Callable[[str], str], 
         called: what to call the column of a feature of this view.
 
     Raises:
-        OnDemandError: a column is not there or is not what is declared, or the function fails.
+        JoinError: a column is not there, or two would have one name.
+        OnDemandError: a column is not what is declared, or the function fails.
     """
     request = view.keys | view.request
     absent = [c for c in (*request, *(column(s.reference) for s in view.sources)) if c not in table.column_names]
     if absent:
-        raise OnDemandError(f"{view.where} needs {', '.join(absent)}, which the entity rows do not have")
+        raise JoinError(f"{view.where} needs {', '.join(absent)}, which the entity rows do not have")
+    names = [called(name) for name in view.wanted]
+    if clash := [name for name in names if name in table.column_names]:
+        raise JoinError(f"two features are called {clash[0]!r}: ask with full_feature_names=True")
 
     def declared(values: pa.ChunkedArray, dtype: str, name: str) -> list[Any]:
         try:
@@ -251,13 +255,35 @@ def append(table: pa.Table, view: Transformation, column: Callable[[str], str], 
         stored = {s.reference: declared(table[column(s.reference)], s.dtype, s.reference) for s in view.sources}
         made = view.run(view.arguments(given, stored), table.num_rows)
     else:
-        names = {name: name for name in request} | {name: column(s.reference) for s in view.sources for name in s.names}
-        answer = view.function(pa.table({name: table[c] for name, c in names.items()}))
+        known = {name: name for name in request} | {name: column(s.reference) for s in view.sources for name in s.names}
+        answer = view.function(pa.table({name: table[c] for name, c in known.items()}))
         found = {name: _answer(answer, name, view) for name in view.wanted}
         made = {name: declared(values, view.outputs[name], name) for name, values in found.items()}
-    for name in view.wanted:
-        table = table.append_column(called(name), to_arrow(made[name], view.outputs[name]))
+    for name, column_of in zip(view.wanted, names, strict=True):
+        table = table.append_column(column_of, to_arrow(made[name], view.outputs[name]))
     return table
+
+
+def append_each(table: pa.Table, view: Transformation, column: Callable[[str], str], called: Callable[[str], str]) -> pa.Table:
+    """`append`, where a row on which the function fails is no reason to have none: its features are null.
+
+    Raises:
+        JoinError: a column is not there.
+    """
+    try:
+        return append(table, view, column, called)
+    except OnDemandError:
+        found: dict[str, list[Any]] = {name: [] for name in view.wanted}
+        for row in range(table.num_rows):
+            try:
+                one = append(table.slice(row, 1), view, column, called)
+            except OnDemandError:
+                one = None
+            for name, values in found.items():
+                values.append(None if one is None else one[called(name)][0].as_py())
+        for name, values in found.items():
+            table = table.append_column(called(name), to_arrow(values, view.outputs[name]))
+        return table
 
 
 def _other_mode(view: Any) -> Callable[[pa.Table], dict[str, pa.ChunkedArray]]:

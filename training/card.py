@@ -144,6 +144,9 @@ class Card:
             f"Training set `{str(data['hash'])[:16]}`: {data['rows']:,} rows, those without a label included. "
             "Splits are apart in time, ends not included; a label trained on was known by the end of its split."
         ]
+        if late := {name: n for name, n in data.get("late_labels", {}).items() if n}:
+            left = " and ".join(f"{n:,} of {name}" for name, n in late.items())
+            text.append(f"Left out, as their labels became known only after the end of their split: {left}.")
         checked = [f"{f.severity}: {f.text}" for f in made.validation] or ["The checks of the data found nothing."]
         return Section("Data", text, tables=[Table(["split", "from", "to", "labelled rows", "base rate"], spans)], points=checked)
 

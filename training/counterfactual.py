@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from feature_repo import contract
 from feature_repo.contract import Contract
+from feature_repo.prediction import rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +41,7 @@ class Scored:
         return onnxruntime.InferenceSession(str(self.folder / contract.MODEL), options, providers=["CPUExecutionProvider"])
 
     def matrix(self, table: pa.Table) -> Floats:
-        """The version's inputs `[n, inputs]`, nulls by its own null policies; what was served stale reached the model as null.
+        """The version's inputs `[n, inputs]` as it gets them (`Contract.model_inputs`).
 
         Raises:
             NotComparable: a column is not there.
@@ -53,32 +54,27 @@ class Scored:
             some = ", ".join(absent[:4]) + (f" and {len(absent) - 4} more" if len(absent) > 4 else "")
             raise NotComparable(f"version {self.contract.version} reads {some}, which these rows do not have")
         out = np.empty((table.num_rows, len(self.contract.inputs)))
-        stale = self._stale(table)
         for n, one in enumerate(self.contract.inputs):
             out[:, n] = pc.fill_null(table[one.name].cast(pa.float64(), safe=False), np.nan).to_numpy()
-            if one.name in stale:
-                out[stale[one.name], n] = np.nan
-            if one.null.action == "default":
-                out[np.isnan(out[:, n]), n] = one.null.value
-        return out
+        return self.contract.model_inputs(out, self._statuses(table))
 
-    def _stale(self, table: pa.Table) -> dict[str, NDArray[np.bool_]]:
-        """Rows of each input that was served stale, where the table is of archived predictions of versions with the same inputs."""
+    def _statuses(self, table: pa.Table) -> NDArray[np.uint8] | None:
+        """What each input was served as, where the table is of archived predictions of versions with the same inputs."""
         if "statuses" not in table.column_names:
-            return {}
-        found: dict[str, NDArray[np.bool_]] = {}
-        letters = table["statuses"].to_pylist()
-        versions = np.array(table["model_version"].to_pylist())
+            return None
+        found = np.full((table.num_rows, len(self.contract.inputs)), ord("r"), dtype=np.uint8)
+        place = {name: n for n, name in enumerate(self.contract.names)}
+        letters, versions = table["statuses"].to_pylist(), np.array(table["model_version"].to_pylist())
         for version in set(versions.tolist()):
             try:
                 names = contract.load(self.folder.parent / str(version)).names
             except contract.ContractError:
                 continue
-            rows = np.flatnonzero((versions == version) & np.array(["s" in text for text in letters], dtype=bool))
-            for i in rows.tolist():
-                for name, letter in zip(names, letters[i], strict=False):
-                    if letter == "s":
-                        found.setdefault(name, np.zeros(len(letters), bool))[i] = True
+            own = np.flatnonzero(versions == version)
+            codes = rows([], [letters[i] or "" for i in own], len(names))[1]
+            for n, name in enumerate(names):
+                if name in place:
+                    found[own, place[name]] = codes[:, n]
         return found
 
     def score(self, table: pa.Table) -> Floats:
@@ -87,11 +83,11 @@ class Scored:
         Raises:
             NotComparable: a column is not there.
         """
-        rows = self.matrix(table)
-        if not len(rows):
+        given = self.matrix(table)
+        if not len(given):
             return np.zeros(0)
         name = self._session.get_inputs()[0].name
-        parts = [self._session.run(None, {name: rows[i : i + 20_000]})[0] for i in range(0, len(rows), 20_000)]
+        parts = [self._session.run(None, {name: given[i : i + 20_000]})[0] for i in range(0, len(given), 20_000)]
         return np.concatenate([np.asarray(p, dtype=np.float64).reshape(len(p), -1)[:, -1] for p in parts])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import Input
+from feature_repo.contract import Input, Policy
 from feature_repo.use_case import ModelSpec, Span
 from training import calibrate
 
@@ -30,11 +30,13 @@ class FitError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """One split: float64 `[n, inputs]`, labels 0/1 `[n]`, and the rows of the training set they are."""
+    """One split: float64 `[n, inputs]`, labels 0/1 `[n]`, the rows of the training set they are, and how many were left out, their labels
+    being known only after the split's end."""
 
     matrix: NDArray[np.float64]
     label: NDArray[np.float64]
     table: pa.Table
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,8 @@ def matrix(table: pa.Table, inputs: list[Input]) -> NDArray[np.float64]:
 
     out = np.empty((table.num_rows, len(inputs)))
     for i, one in enumerate(inputs):
-        default = one.null.value if one.null.action == "default" else np.nan
         out[:, i] = pc.fill_null(table[one.name].cast(pa.float64(), safe=False), np.nan).to_numpy()
-        if one.null.action == "default":
-            out[np.isnan(out[:, i]), i] = default
-    return out
+    return Policy(inputs)(out)
 
 
 def _within(table: pa.Table, column: str, span: Span) -> Any:
@@ -73,7 +72,7 @@ def _within(table: pa.Table, column: str, span: Span) -> Any:
 
 
 def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
-    """The examples of each split that have a label. Of the training split, only those whose label was known by its end.
+    """The examples of each split that have a label. Of train and valid, only those whose label was known by the split's end.
 
     Raises:
         FitError: a split has no examples, or of one class only.
@@ -89,16 +88,20 @@ def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
         if span is None:
             continue
         keep = _within(table, spec.spine.timestamp, span)
-        if name == "train":
+        late = 0
+        if name != "test":
+            # valid ends the boosting and calibrates: with labels of the test's time, test would be no test
             known = table[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-            keep &= pc.fill_null(known, 2**62).to_numpy() < round(span.bounds()[1].timestamp() * 1e6)
+            by_then = pc.fill_null(known, 2**62).to_numpy() < round(span.bounds()[1].timestamp() * 1e6)
+            late = int((keep & ~by_then).sum())
+            keep &= by_then
         rows = table.filter(pa.array(keep))
         label = rows[spec.spine.label].cast(pa.float64()).to_numpy()
         if len(np.unique(label)) < 2:
             raise FitError(
                 f"model {spec.name!r}: the {name} split ({span.start} to {span.end}) has {len(label)} examples, not of both classes"
             )
-        parts[name] = Part(matrix(rows, training_set.inputs), label, rows)
+        parts[name] = Part(matrix(rows, training_set.inputs), label, rows, late)
     return parts
 
 

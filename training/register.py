@@ -126,6 +126,7 @@ def train_and_register(
                 "path": training_set.path.name,
                 "identity": training_set.identity,
                 "known_upto_us": training_set.known_upto_us,
+                "late_labels": {name: parts[name].late for name in ("train", "valid")},
             },
             parameters={**spec.parameters, "rounds": fitted.booster.best_iteration or fitted.booster.current_iteration()},
             metrics=_defined(measured.metrics),

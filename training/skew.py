@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from feature_repo.contract import Contract
+from feature_repo.contract import Contract, known
 from feature_repo.definition import definitions
-from feature_repo.prediction import Prediction, stream_key
+from feature_repo.prediction import Prediction, rows, stream_key
 from streaming.join import HIDDEN, NOW, column_name, floats
+from streaming.on_demand import transformations
 from streaming.point_in_time import NEVER
 from streaming.recompute import plan, recompute
-from training.skew_cause import STALE_AFTER_S, causes, differ
+from streaming.view import projections
+from training.skew_cause import STALE_AFTER_S, Floats, causes, differ
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import redis
     from pyspark.sql import SparkSession
 
@@ -142,7 +145,7 @@ def prove(
     log: Sequence[Prediction],
     stale_after_s: float = STALE_AFTER_S,
 ) -> SkewResult:
-    """Recompute the stored features of logged predictions and compare them with what was served.
+    """Recompute every feature of logged predictions, on-demand ones as training computes them, and compare them with what was served.
 
     Args:
         spark: gives a session; called only where the tables are too large for this process.
@@ -155,29 +158,31 @@ def prove(
     if not log:
         raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
     applied = definitions(use_case.store, contract.feature_service)
-    views_read = plan(use_case.store, contract.feature_service, {i.source for i in contract.inputs if i.kind == "feature"})
-    table = recompute(spark, settings, views_read, log)
-    at_us = np.array([p.at_us for p in log], dtype=np.int64)
-    served = np.array([[np.nan if v is None else v for v in p.values] for p in log], dtype=np.float64)
-    # a stale value reached the model as null, whatever the log shows of it
-    letters = np.array([list(p.statuses) for p in log])
-    served[letters == "s"] = np.nan
+    store, service = use_case.store, contract.feature_service
+    on_demand = transformations(store, service, projections(store, service))
     place = {i.source: n for n, i in enumerate(contract.inputs)}
+    read = plan(store, service, place.keys() | {s.reference for view in on_demand for s in view.sources})
+    table = recompute(spark, settings, read, log, contract.request, on_demand)
+    shown, codes = rows([p.values for p in log], [p.statuses for p in log], len(contract.inputs))
+    served, letters = known(shown, codes), codes.view("S1").astype("U1")
+    lags = {p.alias: _lag_s(table, p.alias, log) for p in read}
+    listed = [(p.alias, p.features, lags[p.alias], False) for p in read]
+    for view in on_demand:  # as late as the latest of what it is made of
+        of = [lags[s.reference.partition(":")[0]] for s in view.sources]
+        listed.append((view.alias, view.wanted, np.fmax.reduce(of) if of else np.full(len(log), np.nan), True))
     views: list[ViewSkew] = []
     examples: list[Difference] = []
-    for projection in views_read:
-        result = ViewSkew(projection.alias)
-        hidden = table[HIDDEN + projection.alias]
-        first = np.array([NEVER if v is None else v for v in hidden.to_pylist()], dtype=np.int64)
-        lag_s = np.where(first > NEVER, (at_us - first) / 1e6, np.nan)
+    for alias, names, lag_s, computed in listed:
+        result = ViewSkew(alias)
         behind = np.zeros(len(log), dtype=bool)
-        for name in projection.features:
-            reference = f"{projection.alias}:{name}"
-            column = column_name(projection.alias, name)
+        for name in names:
+            reference, column = f"{alias}:{name}", column_name(alias, name)
+            if reference not in place:  # only a function reads it
+                continue
             same_events, now = floats(table[column]), floats(table[NOW + column])
             value = served[:, place[reference]]
             redefined = contract.definitions.get(reference) != applied.get(reference)
-            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s)
+            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed)
             wrong = differ(value, same_events)
             late = ~wrong & (found != "")
             result.cells += len(log)
@@ -188,8 +193,16 @@ def prove(
             for i in np.flatnonzero(wrong)[: max(0, 20 - len(examples))]:
                 examples.append(Difference(log[i].id, reference, _number(value[i]), _number(same_events[i]), str(found[i])))
         result.lags_s = lag_s[behind & ~np.isnan(lag_s)].tolist()
-        views.append(result)
+        if result.cells:
+            views.append(result)
     return SkewResult(len(log), views, examples)
+
+
+def _lag_s(table: pa.Table, alias: str, log: Sequence[Prediction]) -> Floats:
+    """How long the first event that a view's mark hides had been known, seconds `[n]`; NaN where it hides none."""
+    first = np.array([NEVER if v is None else v for v in table[HIDDEN + alias].to_pylist()], dtype=np.int64)
+    at_us = np.array([p.at_us for p in log], dtype=np.int64)
+    return np.where(first > NEVER, (at_us - first) / 1e6, np.nan)
 
 
 def _number(value: float) -> float | None:

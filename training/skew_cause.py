@@ -7,6 +7,7 @@
 | missing row | the store had no row of the entity, though one was known |
 | ttl | served as stale, so null, where the definitions give a value |
 | definition version | the feature's definition is not the one that the version was trained on |
+| on-demand | a function gave another value: it saw other inputs than the join gives it, or does not answer the same twice |
 | cast | the right value, rounded to float32 or to a whole number |
 | wrong | none of these |
 """
@@ -20,17 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-LATE, STALE, MISSING, TTL, DEFINITION, CAST, WRONG = CAUSES = (
+LATE, STALE, MISSING, TTL, DEFINITION, ON_DEMAND, CAST, WRONG = CAUSES = (
     "late data",
     "stale materialization",
     "missing row",
     "ttl",
     "definition version",
+    "on-demand",
     "cast",
     "wrong",
 )
 STALE_AFTER_S = 4 * 3600.0
-BUDGET: Mapping[str, float] = {LATE: 1.0, STALE: 0.05, MISSING: 0.05, TTL: 0.0, DEFINITION: 0.0, CAST: 0.0, WRONG: 0.0}
+BUDGET: Mapping[str, float] = {LATE: 1.0, STALE: 0.05, MISSING: 0.05, TTL: 0.0, DEFINITION: 0.0, ON_DEMAND: 0.0, CAST: 0.0, WRONG: 0.0}
 """Share of the cells that may have each cause, where the spec says nothing else."""
 
 
@@ -47,6 +49,7 @@ def causes(
     lag_s: Floats,
     redefined: bool,
     stale_after_s: float = STALE_AFTER_S,
+    computed: bool = False,
 ) -> NDArray[np.object_]:
     """The cause of each cell of one feature, `[n]`; an empty text where there is no difference.
 
@@ -55,6 +58,7 @@ def causes(
         letters: the statuses it was served with.
         same_events: recomputed from the events that it was made of; `now`: from all that were known.
         lag_s: how long the first event that had not been applied was known; NaN where there is none.
+        computed: whether an on-demand view gives it.
         redefined: whether the feature's definition has changed since the version was trained.
     """
     wrong = differ(served, same_events)
@@ -72,6 +76,8 @@ def causes(
     found[wrong] = WRONG
     found[wrong & rounded] = CAST
     found[wrong & (letters == "s")] = TTL
+    if computed:
+        found[wrong] = ON_DEMAND
     if redefined:
         found[wrong] = DEFINITION
     return found

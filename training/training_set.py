@@ -14,6 +14,7 @@ from feature_repo.definition import DefinitionError, definition_hash, definition
 from feature_repo.use_case import ModelSpec, UseCase
 from streaming.extent import extent
 from streaming.join import column_name
+from streaming.on_demand import serveable, transformations
 from streaming.view import NUMERIC, dtype_of, projections
 from training import manifest
 
@@ -86,9 +87,11 @@ def model_inputs(store: Any, spec: ModelSpec) -> list[Input]:
 
     Raises:
         DefinitionError: a feature is not numeric, or a null policy names no input.
+        OnDemandError: an on-demand view could not be served.
     """
     from feast.on_demand_feature_view import OnDemandFeatureView
 
+    serveable(transformations(store, spec.feature_service, projections(store, spec.feature_service)))
     found: list[Input] = []
     for projection in service_projections(store, spec.feature_service):
         view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,8 @@ import numpy as np
 from feature_repo import contract
 from feature_repo.definition import DefinitionError
 from feature_repo.prediction import Prediction, stream_key
-from streaming.event import moment_us
+from streaming.join import floats
+from streaming.recompute import sent
 from streaming.view import projections
 from training.tree_ensemble import INPUT, OUTPUT
 
@@ -90,42 +90,26 @@ def _rank(a: Any, b: Any) -> float:
 def _spine(made: Contract, case: UseCase, log: Sequence[Prediction]) -> pa.Table:
     import pyarrow as pa
 
-    types = {
-        "string": pa.string(),
-        "int64": pa.int64(),
-        "int32": pa.int32(),
-        "float64": pa.float64(),
-        "float32": pa.float32(),
-        "bool": pa.bool_(),
-    }
     columns: dict[str, pa.Array] = {_AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC"))}
     fields = {f.name: f.dtype for f in made.request}
     for projection in projections(case.store, made.feature_service):
         for column in projection.spine_keys:
             fields.setdefault(column, "string")
-    for name, dtype in fields.items():
-        values = [p.request.get(name) for p in log]
-        if dtype == "timestamp":
-            moments = [None if v is None else datetime.fromtimestamp(moment_us(v, name) / 1e6, UTC) for v in values]
-            columns[name] = pa.array(moments, pa.timestamp("us", "UTC"))
-        else:
-            columns[name] = pa.array(values, types[dtype])
-    return pa.table(columns)
+    return pa.table(columns | {name: sent(log, name, dtype) for name, dtype in fields.items()})
 
 
 def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:
     """float64 `[requests, inputs]` in the contract's order, null policies applied."""
     store = case.store
     service = store.get_feature_service(made.feature_service)
-    job = store.get_historical_features(entity_df=_spine(made, case, log).to_pandas(), features=service, full_feature_names=True)
+    job = store.get_historical_features(entity_df=_spine(made, case, log), features=service, full_feature_names=True)
     table = job.to_arrow()
     matrix = np.empty((len(log), len(made.inputs)))
     for i, one in enumerate(made.inputs):
         if one.name not in table.column_names:
             raise KeyError(one.name)
-        values = table[one.name].cast("float64", safe=False).fill_null(np.nan).to_numpy()
-        matrix[:, i] = np.where(np.isnan(values), one.null.value, values) if one.null.action == "default" else values
-    return matrix
+        matrix[:, i] = floats(table[one.name])
+    return made.model_inputs(matrix)
 
 
 def _scorer(settings: Settings, made: Contract) -> Any:

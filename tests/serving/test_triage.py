@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from feature_repo.contract import Input
 from serving.calibration import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
 from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_detector
 from serving.evidence import Seen
+from serving.judgement import Row, Window
 from serving.relation import BOND
 from serving.triage import triage
 from serving.verdict import Triage
+from tests.serving.shop import make_contract
 
 NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]
 VIEWS = ["sky", "sky", "road", "road", "shop", "shop", "when"]
@@ -138,9 +143,20 @@ def test_a_stale_view_is_told_from_one_that_is_null(detector: DriftDetector) -> 
     matrix, moments = window()
     statuses = letters(matrix)
     hit = np.arange(len(matrix)) % 4 == 0
-    matrix[np.ix_(hit, [2, 3])] = np.nan
     statuses[np.ix_(hit, [2, 3])] = b"s"
-    found = said(detector, matrix, moments, statuses)
+    served = matrix[:, :-1].copy()
+    served[np.ix_(hit, [2, 3])] = np.nan  # what the model got, and scored
+    # what the log holds is the old value itself, and a letter that says so
+    matrix[np.ix_(hit, [2, 3])] = matrix[np.ix_(np.roll(hit, 400), [2, 3])][: hit.sum()]
+    matrix[:, -1] = Linear().score(served)
+    made = make_contract(inputs=[Input(n, f"{v}:{n}", "feature", "float64") for n, v in zip(NAMES, VIEWS, strict=True)])
+    entries = [
+        (str(i), Row(str(i), "m", 1, int(at), [None if v != v else v for v in row[:-1]], row[-1], statuses=letters_of.tobytes().decode()))
+        for i, (row, at, letters_of) in enumerate(zip(matrix.tolist(), moments, statuses, strict=True))
+    ]
+    watched = Window(SimpleNamespace(contract=made), len(entries), entries)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(watched.matrix()[:, :-1], served)
+    found = said(detector, watched.matrix(), moments, watched.statuses())
     assert found is not None
     assert (found.cause, found.views) == ("pipeline fault", ["road"])
     assert "stale in 25%" in found.detail

@@ -203,6 +203,20 @@ def test_training_sees_only_labels_known_by_its_end(made: TrainingSet) -> None:
     assert min(parts["valid"].table["event_timestamp"].to_pylist()) >= datetime(2020, 1, 21, tzinfo=UTC)
 
 
+def test_no_split_that_is_fitted_on_knows_what_became_known_after_its_end(made: TrainingSet) -> None:
+    parts = split(spec(), made)
+    table = pq.read_table(made.path)
+    for name, span in (("train", spec().split.train), ("valid", spec().split.valid)):
+        start, end = span.bounds()
+        inside = [
+            known < end
+            for at, known, label in zip(*(table[c].to_pylist() for c in ("event_timestamp", "known", "label")), strict=True)
+            if start <= at < end and label is not None
+        ]
+        assert len(parts[name].label) == sum(inside)
+        assert parts[name].late == len(inside) - sum(inside) > 0
+
+
 def test_an_empty_split_is_named(made: TrainingSet) -> None:
     with pytest.raises(FitError, match="valid split"):
         split(spec(split={**SPEC["split"], "valid": {"start": "2021-01-01", "end": "2021-02-01"}}), made)  # type: ignore[dict-item]
