@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from serving.reply import FRESH
+from serving.reply import STALE
 from streaming.declared import Convert, converter, from_floats
 from streaming.on_demand import OnDemandError, Transformation, serveable, transformations
 from streaming.view import NUMERIC, Projection
@@ -69,7 +69,7 @@ class OnDemand:
 
         Args:
             request: each of `fields` → value per row; timestamps as aware datetimes; None is null.
-            rows: what was read; what is not fresh there is null.
+            rows: what was read; what is stale there is null.
 
         Returns:
             `view:feature` → value per row, as it is declared; None is null.
@@ -106,5 +106,6 @@ def _column(rows: FeatureRows, place: int, feature: str, dtype: str, convert: Co
         values = [convert(extra[feature]) if feature in extra else v for v, extra in zip(values, rows.extras, strict=True)]
     else:
         values = [convert(extra.get(feature)) for extra in rows.extras]
-    fresh = rows.statuses[:, place] == FRESH
-    return values if fresh.all() else [v if good else None for v, good in zip(values, fresh.tolist(), strict=True)]
+    # as for the model, stale is null; what is missing is null already, and the windows of an entity without events are empty
+    stale = rows.statuses[:, place] == STALE
+    return [None if old else v for v, old in zip(values, stale.tolist(), strict=True)] if stale.any() else values
