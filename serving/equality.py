@@ -21,6 +21,8 @@ from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from streaming import layout, tile
 from streaming.finisher import Finisher
+from streaming.on_demand import Transformation, transformations
+from streaming.recompute import sent
 from streaming.view import Projection, projections
 from streaming.window import declared
 
@@ -95,7 +97,28 @@ class Equality:
                 feast = read[f"{projection.alias}__{name}"][0]
                 if not _same(ours, feast):
                     unequal.append(Unequal(prediction.id, f"{projection.alias}:{name}", ours, feast))
+        unmoved = {p.alias for p, blob in zip(plan, blobs, strict=True) if blob is not None and _as_served(prediction, p, blob)}
+        for view in transformations(self._case.store, contract.feature_service, plan):
+            if {s.reference.partition(":")[0] for s in view.sources} <= unmoved:
+                for name, feast in self._computed(prediction, contract, view, keys).items():
+                    ours = prediction.values[place[f"{view.alias}:{name}"]]
+                    compared += 1
+                    if not _same(ours, feast):
+                        unequal.append(Unequal(prediction.id, f"{view.alias}:{name}", ours, feast))
         return compared, unequal
+
+    def _computed(self, prediction: Prediction, contract: Contract, view: Transformation, keys: dict[str, Any]) -> dict[str, Any]:
+        """What stock Feast makes of an on-demand view's features that are inputs, by name."""
+        assert self._case is not None
+        names = [n for n in view.wanted if f"{view.alias}:{n}" in {i.source for i in contract.inputs}]
+        if not names:
+            return {}
+        dtypes = {f.name: f.dtype for f in contract.request}
+        request = {name: sent([prediction], name, dtypes[name])[0].as_py() for name in view.request if name in dtypes}
+        # by short names: with full ones Feast leaves out what a function in Python mode gives
+        features = [f"{view.name}:{name}" for name in names]
+        read = self._case.store.get_online_features(features=features, entity_rows=[keys | request]).to_dict()
+        return {name: read[name][0] for name in names if name in read}
 
     def _plan(self, version: int) -> tuple[Contract, list[Projection]]:
         if self._case is None:
@@ -132,9 +155,21 @@ class Equality:
         return {name: prediction.values[at] for name, at in served.items() if at is not None}
 
 
-def _stored(value: float, dtype: str) -> float | None:
+def _as_served(prediction: Prediction, projection: Projection, blob: bytes) -> bool:
+    """Whether what lies there of a latest-value view is what was served, and was fresh: Feast has no ttl."""
+    header, mark = tile.read_header(blob), prediction.marks.get(projection.alias)
+    if projection.view.layout is not None or mark is None:
+        return False
+    ttl_us, known = projection.view.ttl_us, (mark.known_us, mark.ties, mark.event_us)
+    return known == (header.mark_us, header.ties, header.event_us) and not 0 < ttl_us < prediction.at_us - header.event_us
+
+
+def _stored(value: float, dtype: str) -> Any:
+    """A window's value as Feast has it: of the declared type, None where that cannot hold it."""
     number = float(declared(np.array([value]), dtype)[0])
-    return None if number != number else number
+    if number != number:
+        return None
+    return int(number) if dtype in ("int64", "int32") else number
 
 
 def _same(ours: Any, feast: Any) -> bool:

@@ -204,6 +204,30 @@ def test_a_replayed_prediction_goes_the_way_of_training(meters: Meters, monkeypa
     assert cell.name == "alone__next_count"
 
 
+def test_the_equality_check_covers_functions_of_what_has_not_moved(meters: Meters) -> None:
+    from serving.equality import Equality
+
+    log = logged(meters)
+    check = Equality(connect(meters.settings.redis()), meters.settings, "meters", "bursts", 1.0)
+    first = log[0]  # of a meter that was read within the ttl
+    compared, unequal = check.check(first)
+    assert unequal == []
+    place = meters.contract.names.index("sorts__digits")
+    forged = list(first.values)
+    forged[place] = (forged[place] or 0.0) + 2  # `len("7.0")`
+    again, (wrong,) = check.check(msgspec.structs.replace(first, values=forged))
+    assert again == compared
+    assert (wrong.feature, wrong.feast) == ("sorts:digits", 1)
+
+
+def test_the_leakage_check_asks_for_every_feature_of_functions(meters: Meters) -> None:
+    from training.leakage import check
+
+    checked = check(meters.case, meters.settings, moments=1, examples=20)
+    assert not checked.leaks
+    assert {"sorts__beyond", "alone__next_count", "seen__stored"} <= checked.features
+
+
 def test_batch_scores_see_the_same_types(meters: Meters, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

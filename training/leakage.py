@@ -296,7 +296,7 @@ def _features(use_case: UseCase, spec: ModelSpec, compiled: dict[str, View], spi
     store = use_case.store
     with _rooted(store, root):
         service = store.get_feature_service(spec.feature_service)
-        job = store.get_historical_features(entity_df=spine.to_pandas(), features=service, full_feature_names=True)
+        job = store.get_historical_features(entity_df=spine, features=service, full_feature_names=True)
         table = job.to_arrow()
     found = {name: table[name].to_pylist() for name in table.column_names if name not in spine.column_names}
     rest = [
