@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.prediction import STALE
-
 from infra import files
 
 CONTRACT = "contract.json"
