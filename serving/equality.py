@@ -139,7 +139,7 @@ class Equality:
 
     def _ours(self, prediction: Prediction, projection: Projection, blob: bytes, place: dict[str, int]) -> dict[str, Any]:
         """What should lie there for Feast, of the features that can be told."""
-        header, view = tile.read_header(blob), projection.view
+        header, view = tile.read_header(tile.unseal(blob)), projection.view
         dtypes = {f.name: f.dtype for f in view.features}
         if view.layout is not None:
             layouts = {view.fingerprint: view.layout} | view.former

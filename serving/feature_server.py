@@ -312,5 +312,9 @@ def _plain(value: Any) -> Any:
     return str(value) if type(value).__name__ in ("Decimal", "UUID") else value
 
 
+_LAST_US = 253_402_300_799_000_000
+"""9999-12-31T23:59:59Z."""
+
+
 def _moment(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(min(max(us, -_LAST_US // 5), _LAST_US) / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -5,6 +5,7 @@ The hot path adds to plain numbers and lists; they become samples at a scrape.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from feature_repo.tally import Count
+from infra import files
 from serving.prediction_log import PredictionLog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+log = logging.getLogger(__name__)
 LATENCY_MS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 50, 100, 250, 500, 1000, 2500)
 FRESHNESS_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 _FOLD = 256
@@ -239,11 +242,11 @@ class Metrics(Collector):
             for model, counts in self.equality.items():
                 family.add_metric([model], counts[place])
             yield family
-        yield from _drift(self.verdicts)
-        yield from _quality(self.quality)
+        yield from drift_gauges(self.verdicts)
+        yield from quality_gauges(self.quality)
 
 
-def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
+def drift_gauges(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
     """Gauges of the watch's verdicts; a member a verdict does not have gives no sample."""
 
     def gauge(name: str, text: str, labels: list[str], samples: Callable[[dict[str, Any]], Iterable[tuple[list[str], Any]]]) -> Metric:
@@ -282,7 +285,7 @@ def _drift(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
     yield gauge("headrace_outlier_alarm", "1 where outliers raise an alarm.", [], lambda v: [([], v.get("outliers", {}).get("alarm"))])
 
 
-def _quality(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:
+def quality_gauges(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:
     """Gauges of live quality: each metric's estimate and both ends of its interval, and what it rests on."""
     value = GaugeMetricFamily(
         "headrace_live_quality", "Quality by the truths that came in.", labels=["model", "version", "role", "metric", "bound"]
@@ -302,3 +305,21 @@ def _quality(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:
         for quantile, seconds in (found.get("delay_s") or {}).items():
             delay.add_metric([model, f"0.{quantile[1:]}"], seconds)
     yield from (value, rows, delay)
+
+
+def readable(
+    names: Sequence[str], found: Sequence[bytes | None], gauges: Callable[[dict[str, dict[str, Any]]], Iterable[Metric]]
+) -> dict[str, dict[str, Any]]:
+    """What others have written of models, as far as gauges can be made of it: one that is broken costs itself and not the scrape."""
+    good = {}
+    for name, raw in zip(names, found, strict=True):
+        if raw is None:
+            continue
+        try:
+            said = files.parse(raw, dict[str, Any])
+            list(gauges({name: said}))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            log.warning("model %s: what Redis holds of its drift or quality is broken and left out: %s", name, error)
+            continue
+        good[name] = said
+    return good

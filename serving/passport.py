@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
 from feature_repo.prediction import Mark, Prediction, Truths, id_ms, rows, stream_key
+from infra import files
 from serving.schema import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
@@ -31,7 +33,7 @@ async def find(client: Any, project: str, number: str, retries: tuple[float, ...
         retries: seconds to wait before each look.
         number: a prediction id (`serving.prediction_id`).
     """
-    at_ms, wanted, decoder = id_ms(number), f'"{number}"'.encode(), msgspec.json.Decoder(Prediction)
+    at_ms, wanted = id_ms(number), f'"{number}"'.encode()
     for pause in retries:
         await asyncio.sleep(pause)
         for before, after in _LOOK_MS:
@@ -40,8 +42,11 @@ async def find(client: Any, project: str, number: str, retries: tuple[float, ...
                 entries = await client.xrange(stream_key(project), start, f"{at_ms + after}", count=_PAGE)
                 for _, fields in entries:
                     # the id of the answer stands first; a shadow's entry names it too, and is not it
-                    if wanted in fields[b"p"] and (found := decoder.decode(fields[b"p"])).id == number:
-                        return found
+                    if wanted not in fields.get(b"p", b""):
+                        continue
+                    with contextlib.suppress(ValueError):  # an entry that is broken is not the one
+                        if (found := files.parse(fields[b"p"], Prediction)).id == number:
+                            return found
                 if len(entries) < _PAGE:
                     break
                 start = b"(" + entries[-1][0]

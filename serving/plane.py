@@ -27,7 +27,7 @@ from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
 from serving.limits import Limits, natural
-from serving.metrics import Metrics
+from serving.metrics import Metrics, drift_gauges, quality_gauges, readable
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.open_inference import Inference
 from serving.passport import find, passport
@@ -271,9 +271,9 @@ class DataPlane:
         names = [entry.name for entry in self.models.entries]
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             verdicts = await self._redis.mget([drift_key(self._project, name) for name in names]) if names else []
-            self.metrics.verdicts = {n: msgspec.json.decode(v) for n, v in zip(names, verdicts, strict=True) if v is not None}
+            self.metrics.verdicts = readable(names, verdicts, drift_gauges)
             measured = await self._redis.mget([quality_key(self._project, name) for name in names]) if names else []
-            self.metrics.quality = {n: msgspec.json.decode(q) for n, q in zip(names, measured, strict=True) if q is not None}
+            self.metrics.quality = readable(names, measured, quality_gauges)
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
                 self.metrics.equality[name] = tuple(int(n or 0) for n in counts)

@@ -7,7 +7,9 @@ latest-value view the packed row (`streaming.row`) is read; the features' own fi
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from feature_repo.prediction import Mark
 from serving.connection import Connection, Pipelines, client
-from serving.reply import Answer, Entity, Part, latest, loose, make_part, windowed
+from serving.reply import Answer, Entity, Part, broken, latest, loose, make_part, unknown, windowed
 from serving.window_cache import WindowCache
 from streaming import layout, tile
 from streaming.compilation import refuse_offline
@@ -28,6 +30,12 @@ from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+
+_BROKEN = (ValueError, IndexError, TypeError, OverflowError, struct.error)
+"""What decoding bytes that nobody of ours wrote may raise."""
+_TELL_S = 10.0
+log = logging.getLogger(__name__)
 
 
 class OnlineStoreUnavailable(RuntimeError):
@@ -81,11 +89,13 @@ class OnlineReader:
         features: `view:feature`, the columns of `FeatureRows.values` (features that are no numbers are NaN there and stand in `extras`).
         views: aliases, the columns of `FeatureRows.ages`.
         view_of: per feature, its view's column there.
+        broken: stored views of entities that could not be decoded, so far.
         join_keys: request column → dtype (`string`, `int64`, `int32`, `bytes`, `timestamp`).
     """
 
     def __init__(self, plan: Sequence[Projection], redis_url: str, timeout_s: float, cache_bytes: int = 0) -> None:
         self._cache = WindowCache(cache_bytes)
+        self.broken, self._told = 0, -_TELL_S
         self.url, self.timeout_s = redis_url, timeout_s
         self.features: list[str] = []
         self.views: list[str] = []
@@ -215,16 +225,37 @@ class OnlineReader:
         """Rows that are not packed, or were written by stock Feast since: from the features' own fields."""
         replies = await self._ask([(b"HMGET", s.key, *s.part.own_fields) for s in strangers], timeout_s)
         for stranger, reply in zip(strangers, replies, strict=True):
-            loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
+            try:
+                loose(stranger.part, stranger.blob, reply, now_us, stranger.answer)
+            except _BROKEN as error:  # Feast's own format has no checksum: what cannot be decoded is seen, no more
+                unknown(stranger.part, stranger.answer)
+                self._tell(stranger.key, stranger.part, error)
 
     def _decode(self, entity: Entity, reply: Sequence[bytes | None], now_us: int, strangers: list[_Stranger], key: bytes = b"") -> Answer:
         answer = Answer()
         for part in entity.parts:
-            if part.finisher is not None:
-                windowed(part, part.finisher, reply[part.first], now_us, answer, self._cache, key)
-            elif not latest(part, reply, now_us, answer):
-                strangers.append(_Stranger(key, part, reply[part.first], answer))
+            try:
+                if part.finisher is not None:
+                    windowed(part, part.finisher, reply[part.first], now_us, answer, self._cache, key)
+                elif not latest(part, reply, now_us, answer):
+                    strangers.append(_Stranger(key, part, reply[part.first], answer))
+            except tile.OtherDefinitionError:
+                raise
+            except _BROKEN as error:
+                broken(part, answer)
+                self._tell(key, part, error)
         return answer
+
+    def _tell(self, key: bytes, part: Part, error: Exception) -> None:
+        """Name what is broken, though not more often than anyone reads it."""
+        self.broken += 1
+        if time.monotonic() - self._told > _TELL_S:
+            self._told = time.monotonic()
+            view = part.projection.view.name
+            log.error(
+                "feature view %r: what is stored of entity %r is broken and counts as missing (%s); %d so far. "
+                "Run `headrace backfill --view %s`", view, key, error, self.broken, view
+            )  # fmt: skip
 
     def _assemble(self, lookup: Sequence[Sequence[int]], answers: Sequence[Answer]) -> FeatureRows:
         n, unknown = len(lookup), self._unknown

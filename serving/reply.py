@@ -132,10 +132,11 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
         answer.ages.append(_NAN)
         answer.marks.append(_NO_MARK)
         return
+    blob = tile.unseal(blob)
     fingerprint, mark_us, ties, event_us = _head(blob)
     if fingerprint != part.fingerprint:
         if fingerprint not in part.former:
-            raise tile.TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
+            raise tile.OtherDefinitionError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
         finisher = part.former[fingerprint]
     if now_us < event_us - finisher.hop_us:
         # asked for a moment the store has moved on from: the tiles that far back are gone, and an empty window would be a guess
@@ -157,6 +158,7 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
 def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answer) -> bool:
     """Decode a packed row; False where the features' own fields must be read (the answer then says missing)."""
     blob, time = reply[part.first], reply[part.first + 1]
+    blob = tile.unseal(blob) if blob is not None else None
     numbers = part.unpack(blob, time) if blob is not None else None
     if numbers is None or blob is None:
         answer.values += [_NAN] * part.width
@@ -188,10 +190,26 @@ def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answe
     return True
 
 
+def broken(part: Part, answer: Answer) -> None:
+    """What is answered of a view whose stored bytes are not what was written: nothing is known of it."""
+    answer.values += [_NAN] * part.width
+    answer.letters += part.letters["m"]
+    answer.ages.append(_NAN)
+    answer.marks.append(_NO_MARK)
+
+
+def unknown(part: Part, answer: Answer) -> None:
+    """The same of a view that has its place in the answer already."""
+    letters = bytearray(answer.letters)
+    for column, name in enumerate(part.projection.features, part.at):
+        letters[column], answer.values[column] = MISSING, _NAN
+        answer.extras.pop(f"{part.projection.alias}:{name}", None)
+    answer.letters = bytes(letters)
+    answer.ages[part.number], answer.marks[part.number] = _NAN, _NO_MARK
+
+
 def _head(blob: bytes) -> tuple[int, int, int, int]:
-    """Fingerprint, high-water mark, its ties, newest event: of a header all that is served."""
-    if len(blob) < tile.HEADER_SIZE or blob[:2] != tile.MAGIC:
-        raise tile.TileError("not a Headrace tile field: it was written by something else, or cut short")
+    """Fingerprint, high-water mark, its ties, newest event: of an unsealed field's header all that is served."""
     found: tuple[int, int, int, int] = _SERVED.unpack_from(blob)
     return found
 
@@ -222,7 +240,7 @@ def loose(part: Part, blob: bytes | None, reply: Sequence[bytes | None], now_us:
             answer.extras[f"{alias}:{name}"] = value
     answer.letters = bytes(letters)
     answer.ages[part.number] = age_us / 1e6
-    header = tile.read_header(blob) if blob else None
+    header = tile.read_header(tile.unseal(blob)) if blob else None
     ours = header is not None and header.event_us == event_us and header.mark_us > NEVER
     # written by stock Feast: what is known of the row is its own time
     answer.marks[part.number] = Mark(header.mark_us, header.ties, event_us) if ours and header else Mark(event_us, 1, event_us)

@@ -6,6 +6,7 @@ Both lie in Redis, with what they speak about.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from streaming.view import View
 
 LEASE_S = 30
+log = logging.getLogger(__name__)
 KEPT_S = 86_400
 """How long an unfinished backfill can be gone on with."""
 
@@ -135,7 +137,15 @@ def note(client: redis.Redis, key: str, index: str, bucket: int, rows: int, enti
 def unfinished(client: redis.Redis, view: View) -> Journal | None:
     """The backfill of a view that was killed, if there is one of the same definition."""
     said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
-    if not said or not view.holds(int(said["fingerprint"])):
+    try:
+        return _told(view, said) if said else None
+    except (KeyError, ValueError) as error:
+        log.warning("feature view %r: what is noted of a killed backfill is broken, and it begins anew (%r)", view.name, error)
+        return None
+
+
+def _told(view: View, said: dict[str, str]) -> Journal | None:
+    if not view.holds(int(said["fingerprint"])):
         return None
     done = {}
     for name, value in said.items():

@@ -117,8 +117,10 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         result |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return result, at
+            return result & 0xFFFFFFFFFFFFFFFF, at
         shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")
 
 
 _NUMBERS = {
@@ -280,8 +282,16 @@ def _varints(tag: bytes, numbers: NDArray[np.int64]) -> list[bytes]:
     return found
 
 
+_MOST_S = 300_000_000_000
+"""Protobuf's own bound is the year 9999: 253,402,300,799 seconds."""
+
+
 def decode_timestamp(data: bytes | None) -> int | None:
-    """Microseconds since the epoch; None where the field is absent."""
+    """Microseconds since the epoch; None where the field is absent.
+
+    Raises:
+        ValueError, IndexError: it is no protobuf Timestamp.
+    """
     if data is None:
         return None
     seconds = nanos = at = 0
@@ -293,4 +303,6 @@ def decode_timestamp(data: bytes | None) -> int | None:
             seconds = number
         elif tag == 0x10:
             nanos = number
+    if abs(seconds) > _MOST_S:
+        raise ValueError(f"{seconds} seconds are no moment")
     return seconds * 1_000_000 + nanos // 1000

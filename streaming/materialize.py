@@ -42,7 +42,7 @@ class _State:
 
     def blob(self, i: int, header: tile.Header) -> bytes:
         """The tile field of entity `i`."""
-        return tile.encode(header, self.tiles[i]) + self.packed[i]
+        return tile.seal(tile.encode(header, self.tiles[i]) + self.packed[i])
 
 
 def _windows(view: View, entities: Grouped, newest: Ints, stored: Sequence[Any] | None = None) -> _State:
@@ -136,7 +136,7 @@ def snapshot(view: View, entities: Grouped, seam_us: int, position: Position = (
     rows = entities.newest_rows()
     state = _latest(view, entities, rows, newest)
     first = tile.pack_headers(view.fingerprint, mark, ties, newest, entities.known_us[rows], seam_us, position)
-    blobs = [bulk(h + packed) for h, packed in zip(first, state.packed, strict=True)]
+    blobs = [bulk(tile.seal(h + packed)) for h, packed in zip(first, state.packed, strict=True)]
     return Rows(entities.keys, view_fields(view), [blobs, [bulk(t) for t in state.times], *state.columns])
 
 
@@ -157,7 +157,7 @@ def _ours(view: View, blob: bytes | None) -> tile.Header | None:
     if not blob:
         return None
     try:
-        header = tile.read_header(blob)
+        header = tile.read_header(tile.unseal(blob))
     except tile.TileError:
         return None
     return header if view.holds(header.fingerprint) else None
@@ -209,7 +209,7 @@ def _apply_once(view: View, store: OnlineStore, entities: Grouped) -> tuple[Any,
     """Whether each entity is done, and how many were written."""
     fields = view_fields(view)
     blobs = store.read(entities.keys, fields[0])
-    headers = [tile.read_header(b) if b else tile.Header(view.fingerprint) for b in blobs]
+    headers = [tile.read_header(tile.unseal(b)) if b else tile.Header(view.fingerprint) for b in blobs]
     if not all(view.holds(h.fingerprint) for h in headers):
         raise tile.OtherDefinitionError(
             f"feature view {view.name!r} holds tiles of another definition: run `headrace backfill --view {view.name}`"
@@ -265,7 +265,7 @@ def _merge(view: View, store: OnlineStore, new: Grouped, headers: Sequence[tile.
         return np.array(swapped), sum(swapped)
     state = _latest(view, new, rows, newest)
     full = _rows(view, new.keys, after, state)
-    moved = [bulk(h.pack(0) + (b or b"")[tile.HEADER_SIZE :]) for h, b in zip(after, blobs, strict=True)]
+    moved = [bulk(tile.seal(h.pack(0) + (tile.unseal(b) if b else b"")[tile.HEADER_SIZE :])) for h, b in zip(after, blobs, strict=True)]
     won = np.zeros(len(new.keys), dtype=bool)
     for chosen, rows_ in ((current, full), (~current, Rows(full.keys, fields[:1], [moved]))):
         # an older row than the one stored: only the header moves

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
 from streaming import sketch
 from streaming.point_in_time import NEVER
@@ -29,6 +30,9 @@ from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
 HEADER = struct.Struct("<2sHIqIQIIqqq")
 HEADER_SIZE = HEADER.size
 MAGIC = b"H2"
+SEALED = b"HC"
+"""What a field begins with that ends in a checksum; one that begins with `MAGIC` was written before there were any."""
+_CHECKSUM = struct.Struct("<Q")
 COUNT = struct.Struct("<I")
 
 
@@ -92,8 +96,30 @@ def pack_headers(
     return [raw[i : i + HEADER_SIZE] for i in range(0, len(raw), HEADER_SIZE)]
 
 
+def seal(blob: bytes) -> bytes:
+    """A tile field with its checksum: XXH3 (64 bits) of all of it, at its end."""
+    whole = SEALED + blob[2:]
+    return whole + _CHECKSUM.pack(xxhash.xxh3_64_intdigest(whole))
+
+
+def unseal(blob: bytes) -> bytes:
+    """A tile field as it was before it was sealed, but for its first two bytes; one that was never sealed as it is.
+
+    Raises:
+        TileError: it is not what was written.
+    """
+    if blob[:2] != SEALED:
+        if len(blob) < HEADER_SIZE or blob[:2] != MAGIC:
+            raise TileError("not a Headrace tile field: it was written by something else, or cut short")
+        return blob
+    whole = blob[:-8]
+    if len(whole) < HEADER_SIZE or _CHECKSUM.pack(xxhash.xxh3_64_intdigest(whole)) != blob[-8:]:
+        raise TileError("its checksum is not that of its bytes: backfill the view again")
+    return whole
+
+
 def read_header(blob: bytes) -> Header:
-    if len(blob) < HEADER_SIZE or blob[:2] != MAGIC:
+    if len(blob) < HEADER_SIZE or blob[:2] not in (MAGIC, SEALED):
         raise TileError("not a Headrace tile field: it was written by something else, or cut short")
     _, _, fingerprint, mark, ties, ms, seq, revision, event, known, seam = HEADER.unpack_from(blob)
     return Header(fingerprint, mark, ties, (ms, seq), revision, event, known, seam)
@@ -291,26 +317,30 @@ def decode(
     Raises:
         TileError: another definition's tiles, or no tiles.
     """
+    blob = unseal(blob)
     header = read_header(blob)
     if header.fingerprint in former and header.fingerprint != expected:
         before = levels_of(former[header.fingerprint])
         _, parts = decode(blob, before, header.fingerprint)
         return header, [relaid(now.layout, then.layout, part) for now, then, part in zip(levels, before, parts, strict=True)]
     if header.fingerprint != expected:
-        raise TileError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
+        raise OtherDefinitionError("the stored tiles belong to another definition of this view: run `headrace backfill` for it")
     at, found = HEADER_SIZE, []
-    for level in levels:
-        (n,) = COUNT.unpack_from(blob, at)
-        rows = 1 + level.layout.size
-        matrix = np.frombuffer(blob, dtype="<f8", count=rows * n, offset=at + 4).reshape(rows, n)
-        at += 4 + 8 * rows * n
-        sketches: tuple[Ragged, ...] = ()
-        for _ in level.layout.sketches:
-            (m,) = COUNT.unpack_from(blob, at)
-            counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at + 4).astype(np.int64)
-            at += 4 + 4 * n
-            items, weights = np.frombuffer(blob, "<i8", m, at), np.frombuffer(blob, "<f8", m, at + 8 * m)
-            sketches = (*sketches, Ragged(counts, items, weights))
-            at += 16 * m
-        found.append(Part(matrix[0], matrix[1:], sketches))
+    try:
+        for level in levels:
+            (n,) = COUNT.unpack_from(blob, at)
+            rows = 1 + level.layout.size
+            matrix = np.frombuffer(blob, dtype="<f8", count=rows * n, offset=at + 4).reshape(rows, n)
+            at += 4 + 8 * rows * n
+            sketches: tuple[Ragged, ...] = ()
+            for _ in level.layout.sketches:
+                (m,) = COUNT.unpack_from(blob, at)
+                counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at + 4).astype(np.int64)
+                at += 4 + 4 * n
+                items, weights = np.frombuffer(blob, "<i8", m, at), np.frombuffer(blob, "<f8", m, at + 8 * m)
+                sketches = (*sketches, Ragged(counts, items, weights))
+                at += 16 * m
+            found.append(Part(matrix[0], matrix[1:], sketches))
+    except (struct.error, ValueError) as error:  # of before there were checksums
+        raise TileError(f"the tiles are cut short ({error}): backfill the view again") from None
     return header, found
