@@ -17,6 +17,8 @@ from feature_repo.tally import Tally, tallies_key
 from serving.metrics import LATENCY_MS, Metrics
 
 EVERY_S = 1.0
+CLOSE_S = 2.0
+"""How long the end waits for a write that is under way."""
 KEEP_US = 90 * 86_400_000_000
 """A start that wrote nothing for so long is removed: no stage lasts as long."""
 
@@ -32,6 +34,7 @@ class TallyWriter:
         self._redis, self._key, self._metrics, self._clock, self._every_s = client, tallies_key(project), metrics, clock, every_s
         self.start_id = secrets.token_hex(8)
         self._replica, self._started_us = f"{socket.gethostname()}/{os.getpid()}", clock()
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -39,10 +42,11 @@ class TallyWriter:
 
     async def close(self) -> None:
         """Write a last time."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        self._closing.set()
+        if self._task is not None:  # a client that is cancelled in mid-command may take that for a timeout: the task is told, not cancelled
+            _, late = await asyncio.wait({self._task}, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self.write()
 
@@ -57,10 +61,11 @@ class TallyWriter:
     async def _run(self) -> None:
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             await self._sweep()
-        while True:
+        while not self._closing.is_set():
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await self.write()
-            await asyncio.sleep(self._every_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._every_s)
 
     async def _sweep(self) -> None:
         """Remove starts of long ago, and what is no tally."""

@@ -122,8 +122,18 @@ def test_now_is_refused_elsewhere(tmp_path: Path, redis_url: str) -> None:
     assert problem(server.post(PREDICT, {"instances": [INSTANCE], "now": 1}), 422)["errors"][0]["field"] == "now"
 
 
-def test_the_content_type_does_not_matter(server: Server) -> None:
-    assert server.post(PREDICT, {"instances": [INSTANCE]}, content_type="text/plain").status_code == 200
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [("application/json", 200), ("application/json; charset=utf-8", 200), ("application/vnd.shop+json", 200), ("text/plain", 415)],
+)
+def test_json_is_taken_under_its_own_content_types_and_not_as_a_page_would_send_it(server: Server, content: str, status: int) -> None:
+    assert server.post(PREDICT, {"instances": [INSTANCE]}, content_type=content).status_code == status
+
+
+@pytest.mark.parametrize(("name", "value", "status"), [("origin", "http://evil.example", 403), ("host", "evil.example", 421)])
+def test_a_page_of_another_site_is_refused_at_every_door(server: Server, name: str, value: str, status: int) -> None:
+    for path in (PREDICT, "/push", "/get-online-features", "/v1/models/sells_out/feedback", "/v2/models/sells_out/infer"):
+        problem(server.post(path, {"instances": [INSTANCE]}, **{name: value}), status)
 
 
 @pytest.mark.parametrize(
