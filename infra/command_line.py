@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from infra import private
 from infra.cause import cause
 from infra.settings import ROOT, Settings, settings
 
@@ -51,6 +52,7 @@ def run(app: typer.Typer) -> None:
 
     A closed terminal or a SIGTERM ends a command as Ctrl-C does: it stops what it started.
     """
+    os.umask(private.UMASK)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
             signal.signal(number, lambda got, _: sys.exit(128 + got))

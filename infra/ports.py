@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from infra import files
+from infra import files, private
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -57,8 +57,7 @@ def claims_folder() -> Path:
 @contextlib.contextmanager
 def _claims() -> Iterator[dict[str, str]]:
     """Port → state folder of every checkout of this user, locked; what is changed is kept, claims of folders that are gone are not."""
-    folder = claims_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private.folder(claims_folder())
     path = folder / "claims.json"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -10,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra import redis_client
+from infra import private, redis_client
 from infra.ports import port
-from infra.process import ServiceError, alive, start, tail
+from infra.process import ServiceError, alive, start, stop, tail
 from infra.settings import Settings
 
 NAME = "redis"
@@ -74,21 +75,51 @@ def unreachable(settings: Settings) -> str | None:
     return None
 
 
+_OURS = {
+    "bind": "127.0.0.1",
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory-policy": "noeviction",
+    "daemonize": "no",
+}
+_SINCE_7 = {"enable-protected-configs": "no", "enable-debug-command": "no", "enable-module-command": "no"}
+"""`CONFIG SET dir` and its like, DEBUG and MODULE are refused, also to who knows the password."""
+_NEVER = ("REPLICAOF", "SLAVEOF", "MIGRATE", "PSYNC", "SYNC", "FAILOVER")
+"""Commands with which a server takes another's data, or gives its own away."""
+_NEVER_BEFORE_7 = ("CONFIG", "DEBUG", "MODULE", "REPLICAOF", "SLAVEOF", "MIGRATE", "PSYNC", "SYNC")
+
+
 def argv(settings: Settings, number: int) -> list[str]:
-    """The server's command line: loopback only, every write on disk within a second, refuse rather than evict when full."""
-    folder = settings.state / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    options = {
-        "port": number,
-        "bind": "127.0.0.1",
-        "dir": folder,
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": "",
-        "maxmemory-policy": "noeviction",
-        "daemonize": "no",
-    }
-    return [str(binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    """The server's command line; the rest is in a file, since command lines can be read by everyone.
+
+    Loopback only and with a password; every write on disk within a second; refuse rather than evict when full; no command that writes
+    outside its folder.
+    """
+    chosen = binary()
+    path = _configuration(settings)
+    private.folder(path.parent)
+    options = [("port", str(number)), ("requirepass", password(settings)), *_OURS.items()]
+    modern = (_version(chosen) or MINIMUM) >= (7, 0)
+    options += list(_SINCE_7.items()) if modern else []
+    lines = [f'{name} "{value}"' for name, value in options]
+    lines += [f'rename-command {name} ""' for name in (_NEVER if modern else _NEVER_BEFORE_7)]
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write("\n".join(lines) + "\n")
+    partial.replace(path)
+    # included from within the folder: the server reads a path as a pattern, and one that fits nothing would leave it without a password
+    return [str(chosen), "--dir", str(path.parent), "--include", path.name]
+
+
+def _configuration(settings: Settings) -> Path:
+    return settings.state / "redis" / "redis.conf"
+
+
+def password(settings: Settings) -> str:
+    """Of the embedded server: in a file of its user's own, made on first use."""
+    settings.state.mkdir(parents=True, exist_ok=True)
+    return private.secret(private.folder(settings.state / "redis") / "password")
 
 
 def up(settings: Settings) -> None:
@@ -102,6 +133,9 @@ def up(settings: Settings) -> None:
         if reason is not None:
             raise ServiceError(f"HEADRACE_REDIS_URL is set, but no Redis answers there as it should. {reason}; or unset it")
         return
+    running = alive(settings, NAME)
+    if running is not None and _configuration(settings).name not in running.argv:
+        stop(settings, NAME)  # started by a version before, without a password
     # a port is claimed only where no server of ours is there or on its way: it would be found taken, and given up for another
     start(settings, NAME, (), lambda: _ours(settings), timeout_s=120, before=lambda: argv(settings, port(settings, NAME, claim=True)))
     deadline = time.monotonic() + 120

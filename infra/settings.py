@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
     host: str = Field(default="127.0.0.1", description="address the servers bind")
     hosts: str = Field(default="", description="names that clients ask for (Host), comma-separated, beside loopback's and `host`")
+    grpc: bool = Field(default=False, description="answer the Open Inference Protocol over gRPC as well, on `host`")
     redis_url: str = Field(default="", description="see infra/redis_client.py; empty: the embedded server")
     registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
@@ -127,13 +128,14 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """URL of the online store.
 
-        Embedded: the port that `infra.ports` gave this checkout's own server.
+        Embedded: the port that `infra.ports` gave this checkout's own server, and its password. Not for logs.
         """
         if self.redis_url:
             return self.redis_url
         from infra.ports import port
+        from infra.redis_server import password
 
-        return f"redis://127.0.0.1:{port(self, 'redis')}/0"
+        return f"redis://default:{password(self)}@127.0.0.1:{port(self, 'redis')}/0"
 
     def environment(self) -> dict[str, str]:
         """The `HEADRACE_*` variables with which another process has these very settings."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from infra import private
 from infra.launch import MARK, Record, read_record, write
 from infra.settings import ROOT, Settings
 
@@ -50,7 +51,6 @@ chmod=0600
 [supervisord]
 nodaemon=true
 silent=true
-umask=077
 logfile=../../log/supervisor.log
 logfile_maxbytes=1MB
 logfile_backups=1
@@ -234,6 +234,7 @@ class Supervisor:
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
+                umask=private.UMASK,  # its own option is heeded by a daemon only
                 cwd=self.folder,
                 env=environment,
             )

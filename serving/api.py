@@ -24,6 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serving import problem
 from serving.body import read_body
 from serving.metrics import CONTENT_TYPE
+from serving.open_inference_grpc import listening
 from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
 from serving.origin import Origins
 from serving.plane import GONE, DataPlane
@@ -145,7 +146,8 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await plane.start()
         try:
-            yield
+            async with listening(plane):
+                yield
         finally:
             await plane.stop()
 

@@ -13,12 +13,13 @@ import csv
 import fcntl
 import hashlib
 import io
+import ipaddress
 import logging
 import math
 import os
-import secrets
 import shutil
 import signal
+import socket
 import sys
 import time
 import urllib.error
@@ -30,13 +31,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
+from infra import private
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
 from serving import ingress
 
 if TYPE_CHECKING:
     from serving.api import Front
-    from serving.plane import DataPlane
 
 NAME = "headrace"
 START_S = 120.0
@@ -67,16 +68,15 @@ def configure(settings: Settings) -> Path:
         the scratch folder.
 
     Raises:
-        ServeError: Ray was imported already, so that it would not see this; or the scratch folder is not ours.
+        ServeError: Ray was imported already, so that it would not see this.
+        NotOursError: the scratch folder is another user's.
     """
     if "ray" in sys.modules:
         raise ServeError("ray was imported before serving.app.configure(): its settings are read at import")
     folder = scratch(settings)
     haproxy = folder / "h"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ServeError(f"{folder} belongs to another user: remove it, or set HEADRACE_STATE to another folder")
-    haproxy.mkdir(exist_ok=True)
+    private.folder(folder)
+    private.folder(haproxy)
     settings.export()
     own = int(hashlib.sha256(str(settings.state).encode()).hexdigest(), 16)
     replicas = 20_000 + 64 * (own % 150)  # below the kernel's ephemeral ports; Serve takes the next where one is in use
@@ -107,10 +107,17 @@ def configure(settings: Settings) -> Path:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(_token(settings)),
         "RAY_DEDUP_LOGS": "0",
+        # Ray's own metrics servers ask nobody for a token, and two of them bind every interface; a port below 0 is not opened
+        "RAY_enable_metrics_collection": "0",
+        "AUTOSCALER_METRIC_PORT": "-1",
+        "DASHBOARD_METRIC_PORT": "-1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])),
     }
+    if ipaddress.ip_address(socket.gethostbyname(settings.host)).is_loopback:
+        # Ray turns a loopback address into the machine's own, and listens everywhere, unless it is told that there is no cluster
+        environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.update(settings.environment() | environment | {"HEADRACE_REDIS_URL": settings.redis()})
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_SERVE_DEFAULT_HTTP_HOST"):
         os.environ.pop(name, None)
@@ -121,9 +128,7 @@ def _token(settings: Settings) -> Path:
     """A secret of this checkout's own: no other local process may run code in its Ray."""
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     path = settings.run_dir / "ray-token"
-    if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    private.secret(path)
     return path
 
 
@@ -144,11 +149,8 @@ def application(settings: Settings) -> Any:
     from ray import serve
     from ray.serve.config import BackpressureConfig
 
-    from serving.open_inference_grpc import InferenceCalls
-
-    class Headrace(InferenceCalls):
-        def plane(self) -> DataPlane:
-            return self.app.plane  # type: ignore[attr-defined]
+    class Headrace:
+        pass
 
     return serve.deployment(
         name=NAME,
@@ -195,7 +197,9 @@ def run(settings: Settings) -> None:
         except OSError:
             raise ServeError(f"this checkout serves already on http://{settings.host}:{port(settings, 'http')}; stop that first") from None
         _end(_leftovers(settings))
-        shutil.rmtree(scratch(settings) / "r", ignore_errors=True)  # sessions of runs before; the last one's logs stay until now
+        shutil.rmtree(
+            private.folder(scratch(settings)) / "r", ignore_errors=True
+        )  # sessions of runs before; the last one's logs stay until now
         stopping = Event()
         pid_file = settings.run_dir / "serve.pid"
         pid_file.write_text(str(os.getpid()))
@@ -207,13 +211,13 @@ def run(settings: Settings) -> None:
 
 def _serve(settings: Settings, stopping: Event) -> None:
     port(settings, "http", claim=True)
+    if settings.grpc:
+        port(settings, "grpc", claim=True)
     folder = configure(settings)
     import ray
     from ray import serve
-    from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+    from ray.serve.config import HTTPOptions, ProxyLocation
     from ray.serve.schema import LoggingConfig
-
-    from serving.open_inference_grpc import SERVICERS
 
     started: set[psutil.Process] = set()
     try:
@@ -233,7 +237,6 @@ def _serve(settings: Settings, stopping: Event) -> None:
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=settings.host, port=port(settings, "http")),
-            grpc_options=gRPCOptions(port=port(settings, "grpc"), grpc_servicer_functions=SERVICERS, enable_reflection=False),
             logging_config=quiet,
         )
         serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
@@ -367,6 +370,7 @@ def stop(settings: Settings) -> bool:
 
 
 if __name__ == "__main__":
+    os.umask(private.UMASK)
     from serving.app import run as _run  # not __main__'s: Serve pickles `build` by the name of its module
 
     _run(settings())

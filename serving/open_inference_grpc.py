@@ -1,12 +1,14 @@
-"""The Open Inference Protocol over gRPC: the calls that Ray Serve hands to the deployment, in terms of the data plane."""
+"""The Open Inference Protocol over gRPC: a server of our own in each replica, in terms of the data plane."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
+import grpc.aio
 import numpy as np
 
 from serving import open_inference
@@ -18,7 +20,6 @@ from serving.problem import Invalid, Malformed, NotFound, Problem, TooLarge, Una
 
 pb: Any = _generated
 log = logging.getLogger(__name__)
-SERVICERS = ["serving.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"]
 TIMEOUT = "x-request-timeout-ms"
 _CODES: dict[type[Problem], Any] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -34,30 +35,69 @@ _CONTENTS = {
 }  # fmt: skip
 
 
+@contextlib.asynccontextmanager
+async def listening(plane: DataPlane) -> AsyncIterator[None]:
+    """Answer gRPC as well, where `HEADRACE_GRPC` asks for it.
+
+    A server of our own in each replica: Ray's binds every interface and knows no admission. The replicas of a checkout share the port
+    (SO_REUSEPORT, which the kernel grants to processes of one user only), and the kernel spreads connections over them.
+
+    Raises:
+        OSError: the port is taken by another program.
+    """
+    own = plane.settings
+    if not own.grpc:
+        yield
+        return
+    import importlib
+
+    from infra.ports import port
+
+    generated = importlib.import_module("serving.open_inference_pb2_grpc")  # which has no types
+    # longer messages than a body may be are refused before they are decoded
+    limits = [("grpc.max_receive_message_length", plane.limits.body), ("grpc.so_reuseport", 1)]
+    server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=4 * own.max_at_once)
+    generated.add_GRPCInferenceServiceServicer_to_server(InferenceCalls(plane), server)
+    host = f"[{own.host}]" if ":" in own.host else own.host
+    try:
+        server.add_insecure_port(f"{host}:{port(own, 'grpc')}")
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {host}:{port(own, 'grpc')}: {error}") from None
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(grace=5)
+
+
 class InferenceCalls:
-    """The service's calls; a deployment inherits them and says what its data plane is."""
+    """The service's calls, in terms of a data plane."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        self._at_work = 0
 
     def plane(self) -> DataPlane:
-        raise NotImplementedError  # pragma: no cover
+        return self._plane
 
-    async def ServerLive(self, request: Any) -> Any:
+    async def ServerLive(self, request: Any, _: Any = None) -> Any:
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request: Any) -> Any:
+    async def ServerReady(self, request: Any, _: Any = None) -> Any:
         try:
             await self.plane().ready()
         except Problem:
             return pb.ServerReadyResponse(ready=False)
         return pb.ServerReadyResponse(ready=True)
 
-    async def ModelReady(self, request: Any) -> Any:
+    async def ModelReady(self, request: Any, _: Any = None) -> Any:
         try:
             self.plane().tensors(request.name, request.version or None)
         except Problem:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=True)
 
-    async def ServerMetadata(self, request: Any) -> Any:
+    async def ServerMetadata(self, request: Any, _: Any = None) -> Any:
         return pb.ServerMetadataResponse(name="headrace", version="1", extensions=open_inference.EXTENSIONS)
 
     async def ModelMetadata(self, request: Any, grpc_context: Any) -> Any:
@@ -72,7 +112,10 @@ class InferenceCalls:
     async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:
         started = time.perf_counter()
         plane, code = self.plane(), grpc.StatusCode.CANCELLED
+        self._at_work += 1
         try:
+            if self._at_work > plane.settings.max_at_once:  # as HAProxy says it over HTTP; what has been accepted keeps its latency
+                raise Unavailable("The replica is busy; come back in a second.")
             response = await self._infer(plane, request, _timeout(grpc_context), started)
             code = grpc.StatusCode.OK
         except Problem as problem:
@@ -82,6 +125,7 @@ class InferenceCalls:
             failure = Problem("The server failed on this request; its log says why.")
             code, response = _code(failure), _refuse(grpc_context, failure, pb.ModelInferResponse())
         finally:
+            self._at_work -= 1
             plane.metrics.answered("grpc infer", code.name)
         return response
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from infra import redis_server
+from infra.redis_client import for_feast
 from infra.settings import Settings
 from streaming import layout
 from streaming.backfill import backfill
@@ -26,15 +27,15 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
     write_table(root, "wide", rows, entities, FEATURES)
     redis_server.up(own)
     url = own.redis()
-    host = url.removeprefix("redis://").removesuffix("/0")
+    server = url.removesuffix("/0")
     client = connect(url)
     spark = session(own)
     table, view = str(root / "wide"), latest_view("wide", FEATURES)
     told("starting the peers")
     peers = {
-        "Feast's Spark engine": Peer(own, "feast_materialize", "spark", table, str(FEATURES), f"{host},db=1"),
-        "Feast's local engine": Peer(own, "feast_materialize", "local", table, str(FEATURES), f"{host},db=2"),
-        "vectorised writer": Peer(own, "writer", table, str(FEATURES), f"redis://{host}/3"),
+        "Feast's Spark engine": Peer(own, "feast_materialize", "spark", table, str(FEATURES), for_feast(f"{server}/1")),
+        "Feast's local engine": Peer(own, "feast_materialize", "local", table, str(FEATURES), for_feast(f"{server}/2")),
+        "vectorised writer": Peer(own, "writer", table, str(FEATURES), f"{server}/3"),
     }
     wrote: dict[str, list[float]] = {"ours": [], "vectorised writer": []}
     keys = 0
@@ -56,7 +57,7 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
     def theirs(name: str) -> Callable[[], float]:
         def one() -> float:
             for db in (1, 2, 3):
-                connect(f"redis://{host}/{db}").flushdb()
+                connect(f"{server}/{db}").flushdb()
             found = peers[name]()
             if "write" in found:
                 wrote[name].append(found["keys"] / found["write"])

@@ -14,6 +14,7 @@ from feature_repo.apply import apply
 from feature_repo.contract import Contract, Input, Parity, RequestField
 from feature_repo.definition import definitions
 from feature_repo.use_case import UseCase
+from infra.redis_client import for_feast
 from infra.settings import Settings
 from streaming.join import EVENT, KNOWN, canonical
 from streaming.materialize import overwrite
@@ -54,8 +55,7 @@ wide = FeatureService(name="wide", features=[w0, w1, w2, w3, w4])
 
 def write_repo(folder: Path, own: Settings, offline: str) -> Path:
     folder.mkdir(parents=True)
-    host = own.redis().removeprefix("redis://").removesuffix("/0")
-    (folder / "feature_store.yaml").write_text(_YAML.format(registry=own.registry_url, redis=f"{host},db=0", offline=offline))
+    (folder / "feature_store.yaml").write_text(_YAML.format(registry=own.registry_url, redis=for_feast(own.redis()), offline=offline))
     return folder
 
 

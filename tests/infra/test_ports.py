@@ -6,6 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from infra import redis_server
 from infra.ports import port
 from infra.settings import Settings
 
@@ -34,4 +35,4 @@ def test_two_states_do_not_share_a_port_in_use(tmp_path: Path) -> None:
 
 def test_the_online_stores_url_names_this_checkouts_own_port(tmp_path: Path) -> None:
     own = Settings(state=tmp_path)
-    assert own.redis() == f"redis://127.0.0.1:{port(own, 'redis')}/0"
+    assert own.redis() == f"redis://default:{redis_server.password(own)}@127.0.0.1:{port(own, 'redis')}/0"

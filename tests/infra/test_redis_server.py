@@ -136,3 +136,64 @@ def test_a_strangers_redis_on_our_port_is_not_taken_for_ours(own: Settings, tmp_
     finally:
         process.stop(own, redis_server.NAME)
         process.stop(other, redis_server.NAME)
+
+
+@pytest.mark.integration
+def test_a_stranger_cannot_write_as_us_and_nor_can_who_knows_the_password(own: Settings) -> None:
+    redis_server.up(own)
+    running = process.alive(own, redis_server.NAME)
+    assert running is not None
+    secret = redis_server.password(own)
+    for place in ([*running.argv, own.log_dir / "redis.log"], psutil.Process(running.pid).cmdline()):
+        assert not any(secret in str(part) for part in place)
+    for path in [own.state / "redis", *(own.state / "redis").rglob("*"), own.log_dir / "redis.log"]:
+        assert path.lstat().st_mode & 0o077 == 0, path
+    dangerous = [
+        ["CONFIG", "SET", "dir", "/tmp"], ["CONFIG", "SET", "dbfilename", "x"], ["DEBUG", "JMAP"], ["MODULE", "LOAD", "/x.so"],
+        ["REPLICAOF", "127.0.0.1", "1"], ["SLAVEOF", "127.0.0.1", "1"], ["MIGRATE", "127.0.0.1", "1", "k", "0", "9"],
+    ]  # fmt: skip
+    stranger = redis.Redis(port=port(own, "redis"))
+    for command in [["PING"], ["SET", "k", "v"], ["SHUTDOWN", "NOSAVE"], *dangerous]:
+        with pytest.raises(redis.AuthenticationError):
+            stranger.execute_command(*command)
+    with redis.Redis.from_url(own.redis()) as client:
+        for command in dangerous:
+            with pytest.raises(redis.ResponseError):
+                client.execute_command(*command)
+
+
+@pytest.mark.integration
+def test_what_an_older_server_wrote_is_read(own: Settings) -> None:
+    """Up to 6.2 there was one `appendonly.aof`; a state folder of then goes on, and its looser modes are tightened."""
+    folder = own.state / "redis"
+    folder.mkdir(parents=True, mode=0o755)
+    entries = [["SELECT", "0"], ["SET", "kept", "1"], ["HSET", "entity", "field", "value"], ["XADD", "events", "1-1", "data", "{}"]]
+    (folder / "appendonly.aof").write_bytes(
+        b"".join(b"*%d\r\n" % len(e) + b"".join(b"$%d\r\n%b\r\n" % (len(p), p.encode()) for p in e) for e in entries)
+    )
+    redis_server.up(own)
+    assert folder.stat().st_mode & 0o077 == 0
+    with redis.Redis.from_url(own.redis()) as client:
+        assert (client.get("kept"), client.hget("entity", "field"), client.xlen("events")) == (b"1", b"value", 1)
+
+
+@pytest.mark.integration
+def test_a_server_that_a_version_before_started_is_replaced_and_its_data_kept(own: Settings) -> None:
+    number, folder = port(own, "redis"), own.state / "redis"
+    folder.mkdir(parents=True)
+    old = [str(redis_server.binary()), "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
+    stranger = redis.Redis(port=number)
+
+    def answers() -> bool:
+        try:
+            return bool(stranger.ping())
+        except redis.RedisError:
+            return False
+
+    process.start(own, redis_server.NAME, old, answers)
+    stranger.set("kept", "1")
+    redis_server.up(own)
+    with redis.Redis.from_url(own.redis()) as client:
+        assert client.get("kept") == b"1"
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=port(own, "redis")).ping()

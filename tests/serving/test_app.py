@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import ipaddress
 import os
 import shutil
 import signal
@@ -11,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import msgspec
 import numpy as np
@@ -29,10 +32,12 @@ from feature_repo.contract import Input
 from feature_repo.prediction import Prediction, labels_key, stream_key
 from infra.ports import port
 from infra.settings import ROOT, Settings
+from serving import open_inference_pb2 as _generated
 from serving.app import ServeError, configure, run, scratch
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version
 
 pytestmark = pytest.mark.integration
+pb: Any = _generated
 
 REPO = Path(__file__).parent / "shop_repo"
 INPUTS = [
@@ -93,7 +98,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         definitions = apply_and_fill()
         write_version(settings.model_root, 1, booster=True, inputs=INPUTS, definitions=definitions)
         release.promote(settings.model_root, "sells_out", 1)
-        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_GRPC": "true", "PYTHONPATH": str(ROOT)}
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -193,6 +198,53 @@ def test_tritons_grpc_client(served: Served, client_python: Path) -> None:
     assert "INVALID_ARGUMENT" in seen["refusal"][0]
     assert "is missing" in seen["refusal"][1]
     assert "NOT_FOUND" in seen["unknown"][0]
+
+
+def test_whatever_listens_is_on_loopback_or_asks_for_the_token(served: Served) -> None:
+    """Every listening socket of the whole process tree. docs/operations.md lists the one that is not on loopback."""
+    root = psutil.Process(served.process.pid)
+    open_to_all, guarded = set(), set()
+    for process in [root, *root.children(recursive=True)]:
+        for one in process.net_connections("inet"):
+            if one.status != psutil.CONN_LISTEN:
+                continue
+            address = ipaddress.ip_address(one.laddr.ip)
+            mapped = getattr(address, "ipv4_mapped", None) or address
+            if not mapped.is_loopback:
+                open_to_all.add((process.name(), one.laddr.port))
+            if "ServeReplica" in process.name():
+                guarded.add(one.laddr.port)
+    assert {name[:17] for name, _ in open_to_all} <= {"ray::ServeReplica"}, open_to_all
+    for _, number in open_to_all:
+        with grpc.insecure_channel(f"127.0.0.1:{number}") as stranger:
+            call = stranger.unary_unary("/ray.serve.ASGIService/HandleRequestWithRejection")
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=20)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, refused.value.details()
+
+
+def test_grpc_is_admitted_like_http(served: Served) -> None:
+    """Redis stands still for a moment: what comes meanwhile over gRPC is taken up to the limit, and refused beyond it."""
+    request = pb.ModelInferRequest(model_name="sells_out")
+    for name, datatype, contents in [
+        ("product", "BYTES", {"bytes_contents": [b"tea"]}),
+        ("store", "INT64", {"int64_contents": [7]}),
+        ("price", "FP64", {"fp64_contents": [2.5]}),
+        ("asked_at", "BYTES", {"bytes_contents": [INSTANCE["asked_at"].encode()]}),
+    ]:
+        tensor = request.inputs.add(name=name, datatype=datatype, shape=[1])
+        for kind, values in contents.items():
+            getattr(tensor.contents, kind).extend(values)
+    served.redis.client_pause(400)
+    with grpc.insecure_channel(f"127.0.0.1:{port(served.settings, 'grpc')}") as channel:
+        call = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
+        )
+        waiting = [call.future(request, timeout=30) for _ in range(200)]
+        codes = Counter(one.code() for one in waiting)  # waits
+    assert codes[grpc.StatusCode.OK] >= served.settings.max_at_once / 2, codes
+    assert codes[grpc.StatusCode.UNAVAILABLE] > 0, codes
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
 def test_more_than_can_be_in_flight_is_refused_by_the_ingress_at_once(served: Served) -> None:

@@ -178,12 +178,8 @@ def inferences(draw: st.DrawFn) -> Any:
 @fuzzed
 @given(inferences(), st.dictionaries(st.just("x-request-timeout-ms"), st.sampled_from(["5000", "²", "", b"\xff", "nan"])))
 def test_fuzz_any_inference_over_grpc_is_answered_or_refused_and_counted(shop: House, request_: Any, metadata: dict[str, Any]) -> None:
-    class Calls(InferenceCalls):
-        def plane(self) -> DataPlane:
-            return shop.plane
-
     context, before = _Context(metadata), shop.counted(door="grpc infer")
-    shop.loop.run_until_complete(Calls().ModelInfer(request_, context))
+    shop.loop.run_until_complete(InferenceCalls(shop.plane).ModelInfer(request_, context))
     wanted = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
     assert context.code in wanted, context.details
     assert (context.code is grpc.StatusCode.OK) == (not context.details)
