@@ -103,7 +103,7 @@ def seal(blob: bytes) -> bytes:
 
 
 def unseal(blob: bytes) -> bytes:
-    """A tile field as it was before it was sealed, but for its first two bytes; one that was never sealed as it is.
+    """A tile field as it was before it was sealed; one that was never sealed as it is.
 
     Raises:
         TileError: it is not what was written.
@@ -115,7 +115,7 @@ def unseal(blob: bytes) -> bytes:
     whole = blob[:-8]
     if len(whole) < HEADER_SIZE or _CHECKSUM.pack(xxhash.xxh3_64_intdigest(whole)) != blob[-8:]:
         raise TileError("its checksum is not that of its bytes: backfill the view again")
-    return whole
+    return MAGIC + whole[2:]
 
 
 def read_header(blob: bytes) -> Header:

@@ -123,6 +123,11 @@ def test_one_flipped_bit_is_seen_and_costs_that_view_of_that_entity(view: View, 
     assert repr(view.name) in caplog.text
 
 
+def test_what_was_sealed_comes_back_as_it_was() -> None:
+    plain = good(sealed=False)[layout.tile_field("w")]
+    assert tile.unseal(tile.seal(plain)) == plain == tile.unseal(plain)
+
+
 def test_tiles_of_another_definition_are_no_broken_entity() -> None:
     field = layout.tile_field("w")
     other = tile.seal(tile.Header(WINDOWED.fingerprint + 1).pack(0))
