@@ -55,7 +55,7 @@ class Meters:
             plane = DataPlane(self.settings, lambda: NOW_US)
             app = build_app(plane)
             transport = httpx.ASGITransport(Front(app, plane))
-            async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://meters") as client:
+            async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 answer = await client.post(path, content=msgspec.json.encode(body), headers={"X-Request-Timeout-Ms": "30000"})
                 assert answer.status_code == 200, answer.text
                 return answer.json()
