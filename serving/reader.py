@@ -24,7 +24,6 @@ from serving.reply import Answer, Entity, Part, broken, latest, loose, make_part
 from serving.window_cache import WindowCache
 from streaming import layout, tile
 from streaming.compilation import refuse_offline
-from streaming.declared import numbers
 from streaming.resp import bulk
 from streaming.view import Projection, projections
 
@@ -102,7 +101,6 @@ class OnlineReader:
         self.view_of: list[int] = []
         self.join_keys: dict[str, str] = {}
         self._entities = self._compile(plan)
-        self._cast = _narrower(plan, self.features)
         # what an entity with a null key gets; depends on nothing
         self._unknown = [self._decode(entity, [None] * len(entity.fields), 0, []) for entity in self._entities]
         self._client: Connection | Pipelines = client(redis_url, timeout_s)
@@ -277,11 +275,8 @@ class OnlineReader:
                     other |= answer.extras
             marks.append(dict(zip(self.views, mine, strict=True)))
             extras.append(other)
-        matrix = np.array(values).reshape(n, -1)
-        for place, dtype in self._cast:
-            matrix[:, place] = numbers(matrix[:, place], dtype)
         return FeatureRows(
-            matrix,
+            np.array(values).reshape(n, -1),
             np.frombuffer(b"".join(letters), dtype=np.uint8).reshape(n, -1),
             np.array(ages).reshape(n, -1),
             marks,
@@ -298,20 +293,6 @@ class OnlineReader:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-def _narrower(plan: Sequence[Projection], columns: Sequence[str]) -> list[tuple[int, str]]:
-    """Columns of windows that are finished as float64 and declared to be less: their place, and the type."""
-    found = []
-    for projection in plan:
-        if projection.view.layout is None:
-            continue
-        dtypes = {f.name: f.dtype for f in projection.view.features}
-        for one in projection.view.layout.aggregations:
-            whole = one.function in ("count", "count_distinct") and dtypes[one.name] == "int64"
-            if one.name in projection.features and dtypes[one.name] != "double" and not whole:
-                found.append((columns.index(f"{projection.alias}:{one.name}"), dtypes[one.name]))
-    return found
 
 
 class _Cluster(Exception):

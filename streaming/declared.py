@@ -173,23 +173,6 @@ def from_floats(column: NDArray[np.float64], dtype: str) -> list[Any]:
     return [None if v != v else min(max(int(v), low), high) for v in column.tolist()]
 
 
-def numbers(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
-    """Finished windows as numbers of the type that is declared of them, as the join casts them; NaN stays null.
-
-    Args:
-        values: float64, of any shape.
-        dtype: of a number.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        if dtype == "float":
-            return values.astype(np.float32).astype(np.float64)
-        if dtype == "bool":
-            return np.where(np.isnan(values), np.nan, values != 0.0)
-        if dtype in ("int64", "int32"):
-            return np.where(np.isnan(values), np.nan, values.astype(dtype).astype(np.float64))
-    return values
-
-
 def from_arrow(column: pa.ChunkedArray, dtype: str) -> list[Any]:
     """A column of the offline store or of the examples as its type declares it.
 

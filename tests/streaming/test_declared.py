@@ -13,9 +13,10 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from streaming import layout
-from streaming.declared import converter, from_arrow, from_floats, numbers, to_arrow
+from streaming.declared import converter, from_arrow, from_floats, to_arrow
 from streaming.join import ARROW_TYPES
 from streaming.join import to_arrow as finished
+from streaming.window import declared
 
 _MOMENTS = st.datetimes(datetime(1950, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 _SCALARS: dict[str, st.SearchStrategy[Any]] = {
@@ -65,7 +66,7 @@ def test_a_number_out_of_the_readers_matrix_is_the_object_of_the_offline_table(d
 def test_a_finished_window_is_the_number_that_the_join_declares(dtype: str, values: list[float]) -> None:
     column = np.array(values)
     joined = pa.chunked_array([finished(column, ARROW_TYPES[dtype])])
-    assert exactly(from_floats(numbers(column, dtype), dtype)) == exactly(from_arrow(joined, dtype))
+    assert exactly(from_floats(declared(column, dtype), dtype)) == exactly(from_arrow(joined, dtype))
 
 
 @pytest.mark.parametrize(
