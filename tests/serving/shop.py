@@ -174,8 +174,10 @@ class Rows:
     async def read(self, instances: list[dict[str, Any]], now_us: int, timeout_s: float | None = None) -> FeatureRows:
         self.timeouts.append(timeout_s)
         await asyncio.sleep(self.delay_s if timeout_s is None else min(self.delay_s, timeout_s))
-        if self.down or (timeout_s is not None and self.delay_s > timeout_s):
-            raise OnlineStoreUnavailable("no")
+        if self.down:
+            raise OnlineStoreUnavailable("the online store cannot be read: connection refused")
+        if timeout_s is not None and self.delay_s > timeout_s:
+            raise OnlineStoreUnavailable(f"the online store did not answer within {timeout_s * 1000:.0f} ms")
         missing: list[tuple[float | None, str, float | None]] = [(None, "m", None)] * len(FEATURES)
         rows = [self.products.get(i["product"], missing) for i in instances]
         number = lambda x: np.nan if x is None else x  # noqa: E731
