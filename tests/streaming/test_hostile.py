@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from streaming import layout, live, rejected, sink
+from streaming import layout, live, rejected, sink, tile
 from streaming.group import key_function
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch
@@ -167,8 +167,8 @@ def test_a_view_of_another_definition_waits_for_its_backfill_and_one_entity_left
     windows = compiled[1]
     apply_batch(compiled, OnlineStore(client), batch([encoded(1)]), now_us=NOW_US)
     key, field = key_function(windows)([1]), layout.tile_field("windows")
-    stored = client.hget(key, field)
-    client.hset(key, field, stored[:4] + b"\x00\x00\x00\x00" + stored[8:])
+    stored = tile.unseal(client.hget(key, field))
+    client.hset(key, field, tile.seal(stored[:4] + b"\x00\x00\x00\x00" + stored[8:]))
     rows = batch([encoded(1), encoded(2)], first_ms=FIRST_MS + 10)
     with pytest.raises(OtherDefinitionError, match="headrace backfill --view windows"):
         apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
