@@ -20,6 +20,7 @@ import pytest
 
 from feature_repo import contract
 from feature_repo.definition import definitions
+from infra.redis_client import for_feast
 from infra.settings import ROOT
 from serving.prediction_id import PredictionIds
 from serving.reader import OnlineReader, OnlineStoreUnavailable
@@ -277,7 +278,7 @@ def test_stock_feast_reads_the_same_values_without_any_code_of_ours(bikes: Bikes
     bikes.backfill()
     instances = [{"station": s} for s in sorted({e["station"] for e in entities(bikes)})]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"REGISTRY": bikes.settings.registry_url, "REDIS": bikes.settings.redis().removeprefix("redis://").replace("/", ",db=")}
+    environment |= {"REGISTRY": bikes.settings.registry_url, "REDIS": for_feast(bikes.settings.redis())}
     done = subprocess.run(
         [sys.executable, "-c", STOCK],
         input=json.dumps(instances),
