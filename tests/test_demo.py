@@ -74,7 +74,7 @@ def test_another_use_case_lives_on_autopilot_and_every_number_is_right(tmp_path:
         assert said["failed"] == said["wrong"] == 0
         assert said["cells"] > 1000
         assert said["versions"] >= 2
-        steps = [e["step"] for e in said["journal"]]
+        steps = [e["step"] for e in said["journal"] if e["step"] != "waits"]  # on a busy machine it waits for 300 latencies, and says so
         assert steps[:5] == ["triggered", "trained", "shadow", "canary", "promoted"], said["journal"]
         assert {p["name"] for p in said["policies"]} == {"never", "monthly", "on drift", "on quality"}
         assert (Path(state) / "year.html").read_text().count("<svg") == 2

@@ -75,7 +75,7 @@ def _examples(folder: Path) -> None:
         "word": pa.array([r["word"] for r in asked], pa.string()),
         "share": pa.array([r["share"] for r in asked], pa.float64()),
         "near": pa.array([r["near"] for r in asked], pa.float64()),  # likewise
-        "when": pa.array([None if r["when"] is None else datetime.fromisoformat(r["when"]) for r in asked], _US),
+        "when": pa.array([None if r["when"] is None else datetime.fromisoformat(r["when"]).astimezone(UTC) for r in asked], _US),
         "burst": pa.array([i % 2 for i in range(n)], pa.int64()),
         "burst_at": pa.array([NOW + timedelta(hours=1)] * n, _US),
     }
