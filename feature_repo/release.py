@@ -94,6 +94,19 @@ def load(root: Path, model: str, version: int, released: Release | None) -> cont
     return contract.load(root / model / str(version), released.contracts.get(version) if released else None)
 
 
+def verified(root: Path, model: str, version: int) -> contract.Contract:
+    """As `load`, by the release as it stands now.
+
+    Raises:
+        ContractError: its folder does not verify, or the release, which may hold its hash, cannot be read.
+    """
+    try:
+        released = read(root, model)
+    except ReleaseError as error:
+        raise contract.ContractError(f"version {version} of {model} cannot be verified: {error}") from None
+    return load(root, model, version, released)
+
+
 def champion_if_any(root: Path, model: str) -> int | None:
     """The live version of a model; None where there is none, or where the release cannot be read, which is then said in the log."""
     try:

@@ -70,7 +70,7 @@ class Certificate(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        return all(p.passed for p in self.probes.values())
+        return bool(self.probes) and all(p.passed for p in self.probes.values())
 
     @property
     def failed(self) -> dict[str, Probe]:

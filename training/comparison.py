@@ -58,10 +58,12 @@ class SliceComparison(msgspec.Struct, frozen=True):
     value: str
     rows: int
     measured: Comparison | None
-    """None where the metric is not defined (AUC of one class)."""
+    """None where the slice cannot be compared (AUC of one class, rows of a single day); `unknown` says why."""
     p: float
     """Of a challenger that is no worse than the margin here, how probable a difference as bad as this is; Holm-adjusted over all slices."""
     passed: bool
+    """Never where it is unknown."""
+    unknown: str = ""
 
     @property
     def difference(self) -> float:
@@ -218,7 +220,7 @@ def slices(
         smallest: values with fewer rows are pooled as `other`, which is left out if it is smaller still.
 
     Returns:
-        By column and value; where the metric is not defined (one class only), passed and not measured.
+        By column and value. One that cannot be compared (one class only, say) is neither measured nor passed, and says why.
 
     Raises:
         ComparisonError: as `compare`, or a column of another length, or a negative margin.
@@ -227,7 +229,7 @@ def slices(
     if margin < 0:
         raise ComparisonError(f"the margin is how much worse a slice may be: {margin} must not be negative")
     grouped = None if groups is None else np.asarray(groups).reshape(-1)
-    found: list[tuple[str, str, int, Comparison | None]] = []
+    found: list[tuple[str, str, int, Comparison | str]] = []
     for column, values in columns.items():
         text = np.asarray(values).reshape(-1).astype(str)
         if len(text) != len(y):
@@ -239,20 +241,21 @@ def slices(
             rows = int(keep.sum())
             if rows < smallest:
                 continue
-            measured = None
-            if metric != "auc" or 0 < y[keep].sum() < rows:
-                part: Any = None if grouped is None else grouped[keep]
-                measured = compare(y[keep], a[keep], b[keep], metric, part, draws, seed)
-            found.append((column, name, rows, measured))
-    adjusted = _holm([_p(m, margin) for *_, m in found])
-    return [SliceComparison(c, v, n, m, p, p > ALPHA) for (c, v, n, m), p in zip(found, adjusted, strict=True)]
+            part: Any = None if grouped is None else grouped[keep]
+            try:
+                found.append((column, name, rows, compare(y[keep], a[keep], b[keep], metric, part, draws, seed)))
+            except ComparisonError as error:
+                found.append((column, name, rows, str(error)))
+    adjusted = iter(_holm([_p(m, margin) for *_, m in found if isinstance(m, Comparison)]))
+    return [
+        SliceComparison(c, v, n, None, 1.0, False, m) if isinstance(m, str) else SliceComparison(c, v, n, m, p := next(adjusted), p > ALPHA)
+        for c, v, n, m in found
+    ]
 
 
-def _p(measured: Comparison | None, margin: float) -> float:
+def _p(measured: Comparison, margin: float) -> float:
     from scipy.stats import norm
 
-    if measured is None:
-        return 1.0
     beyond = measured.difference + margin
     if measured.standard_error == 0:
         return float(beyond >= 0)

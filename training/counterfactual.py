@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import contract
+from feature_repo import contract, release
 from feature_repo.contract import Contract
 from feature_repo.prediction import rows
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 class NotComparable(ValueError):
-    """The rows lack inputs that the version reads; names them."""
+    """The rows lack inputs that the version reads, or do not say what was stale; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scored:
         """The version's inputs `[n, inputs]` as it gets them (`Contract.model_inputs`).
 
         Raises:
-            NotComparable: a column is not there.
+            NotComparable: a column is not there, or a version that answered some of the rows cannot be read.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -67,9 +67,9 @@ class Scored:
         letters, versions = table["statuses"].to_pylist(), np.array(table["model_version"].to_pylist())
         for version in set(versions.tolist()):
             try:
-                names = contract.load(self.folder.parent / str(version)).names
-            except contract.ContractError:
-                continue
+                names = release.verified(self.folder.parent.parent, self.folder.parent.name, version).names
+            except contract.ContractError as error:
+                raise NotComparable(f"what was stale in the answers of version {version} is not known: {error}") from None
             own = np.flatnonzero(versions == version)
             codes = rows([], [letters[i] or "" for i in own], len(names))[1]
             for n, name in enumerate(names):
@@ -81,7 +81,7 @@ class Scored:
         """Probabilities `[n]`.
 
         Raises:
-            NotComparable: a column is not there.
+            NotComparable: as `matrix`.
         """
         given = self.matrix(table)
         if not len(given):
@@ -96,5 +96,4 @@ def scored(root: Path, model: str, version: int) -> Scored:
     Raises:
         ContractError: the folder does not verify.
     """
-    folder = root / model / str(version)
-    return Scored(contract.load(folder), folder)
+    return Scored(release.verified(root, model, version), root / model / str(version))

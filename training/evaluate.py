@@ -40,7 +40,7 @@ def metrics(label: Floats, score: Floats) -> dict[str, float]:
         score: probabilities `[n]`.
 
     Returns:
-        By name; a metric that is undefined (one class only) is NaN.
+        By name; a metric that is undefined (one class only, no rows) is NaN.
     """
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
@@ -50,7 +50,7 @@ def metrics(label: Floats, score: Floats) -> dict[str, float]:
         "auc": float(roc_auc_score(label, score)) if both else float("nan"),
         "log_loss": float(log_loss(label, score, labels=[0, 1])) if len(label) else float("nan"),
         "brier": float(brier_score_loss(label, score, pos_label=1)) if both else float("nan"),
-        "calibration_error": float(error),
+        "calibration_error": float(error) if len(label) else float("nan"),
         "base_rate": float(label.mean()) if len(label) else float("nan"),
         "rows": float(len(label)),
     }
@@ -136,7 +136,7 @@ def measure(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, Floats], names
         slices[name], disparities[name] = {}, {}
         for column in spec.slices:
             group = groups(part.table, column)
-            found = fairness.measure(part.label, score, group, spec.threshold)
+            found = fairness.measure(part.label, score, group, spec.threshold, SMALLEST_SLICE)
             slices[name][column] = {
                 value: metrics | {"auc_low": low, "auc_high": high} | found.rates[value]
                 for value, metrics in by_slice(part.table, column, part.label, score).items()

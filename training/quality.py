@@ -312,6 +312,8 @@ def by_days(label: Floats, score: Floats, at_us: NDArray[np.int64], metric: str)
     without = np.array([evaluate.metrics(label[day != d], score[day != d])[metric] for d in days])
     n = len(days)
     spread = float(t.ppf(0.975, n - 1)) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    if not np.isfinite(spread):  # without one of the days there is one class only
+        return None
     return Estimate(float(value), float(value) - spread, float(value) + spread)
 
 

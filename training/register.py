@@ -81,8 +81,8 @@ def train_and_register(
         FitError, CalibrationError, ExportError: the model cannot be made.
         GateError: a gate failed; nothing is registered.
     """
-    parent, former = _former(settings.model_root, spec.name)
-    parts, findings = _validated(spec, training_set, former, force)
+    parent, former, unknown = _former(settings.model_root, spec.name)
+    parts, findings = _validated(spec, training_set, former, unknown, force)
     names = [i.name for i in training_set.inputs]
     record: dict[str, Any] = {}
     if tune:
@@ -160,24 +160,30 @@ def train_and_register(
     return made
 
 
-def _former(root: Path, model: str) -> tuple[int, Contract | None]:
-    """The version that is live (0: none), and what to hold new data against: its contract, or the newest version's where none is live."""
+def _former(root: Path, model: str) -> tuple[int, Contract | None, list[Finding]]:
+    """The version that is live (0: none), and what to hold new data against: its contract, or the newest version's where none is live.
+
+    Where that cannot be read, nothing is known of the new data: a finding that refuses it.
+    """
     champion = release.champion(root, model) or 0
     folder = root / model
     newest = max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) if folder.is_dir() else 0
+    wanted = champion or newest
     try:
-        return champion, contract.load(folder / str(champion or newest)) if champion or newest else None
-    except ContractError:
-        return champion, None  # serving and `headrace doctor` say what is wrong with it; there is nothing to compare with
+        return champion, release.verified(root, model, wanted) if wanted else None, []
+    except ContractError as error:
+        which = f"version {wanted}, which is live" if champion else f"version {wanted}, the newest"
+        text = f"the new data cannot be held against what {which}, was trained on: {error}. Or promote another version"
+        return champion, None, [Finding("former", "error", "", None, None, text)]
 
 
 def _validated(
-    spec: ModelSpec, training_set: TrainingSet, former: Contract | None, force: bool
+    spec: ModelSpec, training_set: TrainingSet, former: Contract | None, unknown: list[Finding], force: bool
 ) -> tuple[Mapping[str, Part], list[Finding]]:
     """The splits, and what the checks of the data found. Raises DataError."""
     import pyarrow.parquet as pq
 
-    findings = validation.check(spec, pq.read_table(training_set.path), training_set.inputs)
+    findings = [*unknown, *validation.check(spec, pq.read_table(training_set.path), training_set.inputs)]
     validation.require(spec, findings, force)
     parts = split(spec, training_set)
     if former is not None:

@@ -7,7 +7,7 @@ was fitted on. What the gates found lies beside the loop's journal (`gates-<vers
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from feature_repo import contract, release
-from feature_repo.contract import Contract
+from feature_repo.contract import Contract, ContractError
 from feature_repo.use_case import ModelSpec, Span, Split, UseCase
 from infra import files
 from training.counterfactual import NotComparable, Scored, scored
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
     from training.certificate import Certificate
+    from training.comparison import SliceComparison
 
 TRIGGER = "trigger"
 """Key of a contract's provenance: the id of what asked for the training."""
@@ -158,23 +159,30 @@ def write_gates(settings: Settings, model: str, gates: Gates) -> None:
 def challenge(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, version: int) -> Gates:
     """Every gate between a registered version and its first request: certificate, budgets, the champion, slices, skew, the log.
 
+    What cannot be looked at does not pass. Only where nothing is live yet there is nothing to compare with, and the gates say that.
+
     Raises:
         ContractError: the version's folder does not verify.
     """
-    made = contract.load(settings.model_root / spec.name / str(version))
+    made = release.verified(settings.model_root, spec.name, version)
     champion = release.champion(settings.model_root, spec.name)
     checks = [Checked(str(g["metric"]), bool(g["passed"]), f"at registration, on {g['on']}: {g['measured']}") for g in made.gates]
     challenger = scored(settings.model_root, spec.name, version)
     held_out = _held_out(settings, spec, made)
     checks += _export(settings, spec, made, held_out, challenger)
     varies = None
-    if champion is not None and champion != version:
+    if champion is None:
+        checks.append(Checked("champion", True, "no version is live yet: there is none to compare with"))
+        checks.append(Checked("skew", True, "no version is live yet: nothing was served"))
+    elif champion == version:
+        checks.append(Checked("champion", True, "this version is live itself"))
+    else:
         try:
             found, varies = _against(spec, held_out, challenger, scored(settings.model_root, spec.name, champion))
             checks += found
-        except NotComparable as error:
-            checks.append(Checked("champion", False, str(error)))
-        checks += _skew(spark, case, settings, spec, champion)
+        except (NotComparable, ContractError) as error:
+            checks.append(Checked("champion", False, f"not known: {error}"))
+        checks.append(_skew(spark, case, settings, spec, champion))
     checks.append(_on_the_log(settings, case, spec, challenger))
     return Gates(version, champion, checks, spread=varies)
 
@@ -251,58 +259,80 @@ def _against(spec: ModelSpec, held_out: pa.Table, challenger: Scored, champion: 
         checks.append(Checked("slices", False, f"not known: the held-out rows have no column {', '.join(absent)}"))
     columns = {c: np.array([str(v) for v in held_out[c].to_pylist()]) for c in spec.slices if c in held_out.column_names}
     if columns:
-        parts = slices(label, theirs, ours, columns, asked.slice_margin, metric=asked.metric, groups=day)
-        bad, seen = [s for s in parts if not s.passed], [s for s in parts if s.measured is not None]
-        named = "; ".join(f"{s.column} {s.value}: {s.difference:+.4f}" for s in bad[:5])
-        text = f"none of {len(seen)} is surely worse by more than {asked.slice_margin:g}"
-        text += f"; {len(parts) - len(seen)} of one class only are not measured" if len(parts) > len(seen) else ""
-        checks.append(Checked("slices", not bad, named or text))
+        checks.append(_slices(slices(label, theirs, ours, columns, asked.slice_margin, metric=asked.metric, groups=day), columns, spec))
     return checks, spread(gains(label, theirs, ours), day)
 
 
-def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, champion: int) -> list[Checked]:
+def _slices(parts: Sequence[SliceComparison], columns: Collection[str], spec: ModelSpec) -> Checked:
+    """No slice is surely worse; one that cannot be compared is not known to be no worse, and a column of which none can be looked at neither."""
+    from training.comparison import SMALLEST
+
+    asked = spec.learning.challenge
+    named = [f"{s.column} {s.value}: {s.difference:+.4f}" for s in parts if s.measured is not None and not s.passed]
+    named += [f"{s.column} {s.value} is not known: {s.unknown} (`challenge.metric` is {asked.metric})" for s in parts if s.measured is None]
+    unseen = sorted(set(columns) - {s.column for s in parts})
+    named += [f"{c} is not known: none of its values has {SMALLEST} held-out rows (`retraining.test_days`)" for c in unseen]
+    text = f"none of {len(parts)} is surely worse by more than {asked.slice_margin:g}"
+    return Checked("slices", not named, "; ".join(named[:5]) or text)
+
+
+def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, champion: int) -> Checked:
     """The champion's newest logged vectors, recomputed: a challenger trained on other numbers than those served would prove nothing."""
     from streaming.archive import of
-    from training.skew import prove
+    from training.skew import SkewError, prove
     from training.skew_cause import over_budget
 
     asked = spec.learning.challenge.skew_rows
+    if not asked:
+        return Checked("skew", True, "left out by the spec (`challenge.skew_rows` is 0)")
     archive = of(settings, case.project)
     rows = archive.predictions(spec.name)
     keep = [v == champion and r != "shadow" for v, r in zip(rows["model_version"].to_pylist(), rows["role"].to_pylist(), strict=True)]
     rows = rows.filter(np.array(keep, dtype=bool)) if rows.num_rows else rows
-    if not asked or not rows.num_rows:
-        return [
-            Checked("skew", True, "no prediction of the live version is archived: nothing to compare" if asked else "left out by the spec")
-        ]
-    log = archive.restore(spec.name, rows.slice(max(0, rows.num_rows - asked)))
-    made = contract.load(settings.model_root / spec.name / str(champion))
-    found = prove(spark, case, settings, made, log, spec.learning.challenge.stale_after_s)
+    if not rows.num_rows:
+        text = (
+            f"not known: no prediction of version {champion}, which is live, is archived. Let it answer requests first (`headrace archive`)"
+        )
+        return Checked("skew", False, f"{text}, or leave the check out (`challenge.skew_rows: 0`)")
+    try:
+        log = archive.restore(spec.name, rows.slice(max(0, rows.num_rows - asked)))
+        made = release.verified(settings.model_root, spec.name, champion)
+        found = prove(spark, case, settings, made, log, spec.learning.challenge.stale_after_s)
+    except (ContractError, SkewError) as error:
+        return Checked("skew", False, f"not known: {error}")
+    if not found.cells:
+        stored = [i.name for i in made.inputs if i.kind != "request"]
+        text = f"not known: no value of {', '.join(stored[:3])} could be recomputed" if stored else "the live version reads no feature"
+        return Checked("skew", not stored, text)
     over = over_budget(found.causes, found.cells, {str(c): share for c, share in spec.learning.challenge.skew_budget.items()})
     counted = ", ".join(f"{cause} {n:,}" for cause, n in found.causes.items()) or "no difference"
     text = f"{found.cells:,} cells of {found.predictions:,} predictions: {counted}"
     if over:
         text += f"; over budget: {'; '.join(f'{cause}: {said}' for cause, said in over.items())}"
-    return [Checked("skew", not over, text)]
+    return Checked("skew", not over, text)
 
 
 def _on_the_log(settings: Settings, case: UseCase, spec: ModelSpec, challenger: Scored) -> Checked:
-    """The first shadow: yesterday's requests, as they were answered, scored by the challenger. Nobody waits for it."""
+    """The first shadow: yesterday's requests, as they were answered, scored by the challenger. Nobody waits for it.
+
+    Where there are none that it can be asked, the live shadow asks it, before it answers anyone.
+    """
     from streaming.archive import of
 
     rows = of(settings, case.project).predictions(spec.name)
+    rows = rows.filter(np.array([r != "shadow" for r in rows["role"].to_pylist()], dtype=bool)) if rows.num_rows else rows
     if not rows.num_rows:
-        return Checked("log", True, "no prediction is archived: nothing to score")
-    newest = micros(rows, "event_timestamp")
-    answered = np.array([r != "shadow" for r in rows["role"].to_pylist()])
-    rows = rows.filter((newest >= newest.max() - DAY_US) & answered)
+        return Checked("log", True, "no answered request is archived: the live shadow will show it")
+    at = micros(rows, "event_timestamp")
+    rows = rows.filter(at >= at.max() - DAY_US)
     try:
         mine = challenger.score(rows)
     except NotComparable as error:
         return Checked("log", True, f"{error}: the live shadow will show it")
     theirs = rows["score"].to_numpy()
-    broken = int((~np.isfinite(mine)).sum())
-    text = f"{len(mine):,} requests of the last day: scores move by {np.abs(mine - theirs).mean():.4f} on average, {broken} are no numbers"
+    broken = int((~((mine >= 0) & (mine <= 1))).sum())
+    moved = np.abs(mine - theirs).mean()
+    text = f"{len(mine):,} requests of the last day: scores move by {moved:.4f} on average, {broken} are no probabilities"
     return Checked("log", broken == 0, text)
 
 

@@ -66,7 +66,7 @@ class Evidence:
         traffic: challenger's and the other version's requests since the stage began; in shadow the challenger's are the instances that it
             followed. Otherwise the reason, in words, why this is not known.
         unpaired: why there is no comparison, if so.
-        broken: of the challenger's labelled scores those that are no probabilities.
+        broken: of the challenger's scores those that are no probabilities.
         phase: the stage.
     """
 
@@ -130,7 +130,8 @@ def evidence(
     both = np.isfinite(theirs) & sound
     day = paired.at_us[both] // DAY_US
     scores = paired.label[both], paired.score[both], theirs[both]
-    return Evidence(len(found.score), hours, *scores, day, spread, traffic, why, int((~sound).sum()), phase)
+    broken = int((~((found.score >= 0) & (found.score <= 1))).sum())
+    return Evidence(len(found.score), hours, *scores, day, spread, traffic, why, broken, phase)
 
 
 def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +52,12 @@ class Rule:
         """As a Pandera check: it fails from the first bound on."""
         from pandera.pandas import Check
 
-        return Check(lambda values: not self.measure(values) > self.bounds[0], name=self.name, error=self.name, ignore_na=False)
+        return Check(lambda values: self.measure(values) <= self.bounds[0], name=self.name, error=self.name, ignore_na=False)
 
     def finding(self, column: str, values: Any) -> Finding:
         measured = float(self.measure(values))
         warned, refused_from = self.bounds
-        refused = refused_from is not None and measured > refused_from
+        refused = refused_from is not None and not measured <= refused_from  # what is no number is beyond every bound
         bound = refused_from if refused else warned
         text = self.text.format(measured=measured, bound=bound)
         return Finding(self.name, "error" if refused else "warning", column, measured, bound, f"{column}: {text}")
@@ -112,13 +112,16 @@ def _shares(present: Floats, edges: Any) -> Floats:
 
 
 def stability_index(values: Floats, former: Histogram) -> float:
-    """Population stability index of values, float64 `[n]` with NaN for null, against a former profile; 0 where that has no values."""
-    if not former.edges:
+    """Population stability index of values, float64 `[n]` with NaN for null, against a former profile.
+
+    One without edges had no values (its only bins are: a number, null), or is of a contract that does not say how they were distributed: 0.
+    """
+    if not former.edges and former.minimum is not None:
         return 0.0
     present = values[~np.isnan(values)]
     filled = len(present) / max(len(values), 1)
     new = np.append(_shares(present, former.edges) * filled, 1 - filled)
-    old = np.append(np.asarray(former.shares) * (1 - former.null_rate), former.null_rate)
+    old = np.append(np.asarray(former.shares or [1.0]) * (1 - former.null_rate), former.null_rate)
     new, old = np.maximum(new, SMALLEST_SHARE), np.maximum(old, SMALLEST_SHARE)
     return float(np.sum((new - old) * np.log(new / old)))
 
@@ -215,6 +218,7 @@ def compare(spec: ModelSpec, parts: Mapping[str, Part], inputs: list[Input], for
     columns = {name: Column(checks=[rule.check() for rule in mine.values()], nullable=True) for name, mine in rules.items()}
     frame = pd.DataFrame(values)
     found = [rules[column][name].finding(column, frame[column]) for column, name in _failures(DataFrameSchema(columns), frame)]
+    found += _unknown(former, [one.name for one in inputs if one.name in former.names and one.name not in rules], not rules, then)
     label = spec.spine.label
     if "base_rate" in then:
         text = f"base rate {part.label.mean():.3f}, formerly {then['base_rate']:.3f}: {{measured:.3f}} apart, allowed {{bound:g}}"
@@ -222,6 +226,18 @@ def compare(spec: ModelSpec, parts: Mapping[str, Part], inputs: list[Input], for
     if "rows" in then:
         text = f"{rows:,} labelled rows to train on, formerly {then['rows']:,.0f}: {{measured:.0%}} fewer, allowed {{bound:.0%}}"
         found += _one(Rule("rows", lambda v: 1 - len(v) / max(then["rows"], 1), bounds.shrink, text), label, part.label)
+    return found
+
+
+def _unknown(former: Contract, inputs: list[str], nothing: bool, then: Mapping[str, float]) -> list[Finding]:
+    """What the former contract does not say, so that nothing can be held against it: a warning, and an error where that is all of it."""
+    severity: Literal["error", "warning"] = "error" if nothing else "warning"
+    said = f"version {former.version} does not say how it was distributed: not compared"
+    found = [Finding("unknown", severity, name, None, None, f"{name}: {said}") for name in inputs]
+    for name in sorted({"base_rate", "rows"} - then.keys()):
+        found.append(
+            Finding("unknown", "warning", name, None, None, f"{name}: not in the metrics of version {former.version}: not compared")
+        )
     return found
 
 
@@ -247,7 +263,7 @@ def _from_reference(former: Contract) -> dict[str, Histogram]:
 
 
 def _one(rule: Rule, column: str, values: Any) -> list[Finding]:
-    return [rule.finding(column, values)] if rule.measure(values) > rule.bounds[0] else []
+    return [] if rule.measure(values) <= rule.bounds[0] else [rule.finding(column, values)]
 
 
 def require(spec: ModelSpec, findings: list[Finding], force: bool = False) -> None:

@@ -141,13 +141,14 @@ def test_many_slices_without_harm_rarely_fail() -> None:
     assert failed <= 6  # 5 % of 40 are 2; unadjusted it would be 35
 
 
-def test_a_slice_of_one_class_is_passed_and_not_measured() -> None:
+def test_a_slice_of_one_class_is_not_known_and_does_not_pass() -> None:
     label, a, b = scored(np.random.default_rng(15), 1200)
     kind = np.where(label == 1, "always", "mixed")
     kind[:600] = "mixed"
     found = {s.value: s for s in slices(label, a, b, {"kind": kind}, 0.0, smallest=100, draws=50)}
     assert found["always"].measured is None
-    assert found["always"].passed
+    assert not found["always"].passed
+    assert "one class" in found["always"].unknown
     assert np.isnan(found["always"].difference)
     assert found["mixed"].measured is not None
 

@@ -25,7 +25,7 @@ REASON = Reason("request", "the test", AT_US)
 LEARNING = """
 learning:
   retraining: {valid_days: 2, test_days: 2}
-  challenge: {metric: brier, margin: 1, slice_margin: 1}
+  challenge: {metric: brier, margin: 1, slice_margin: 1, skew_rows: 0}
 """
 
 
