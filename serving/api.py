@@ -28,7 +28,7 @@ from serving.open_inference_grpc import listening
 from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
 from serving.origin import Origins
 from serving.plane import GONE, DataPlane
-from serving.problem import FieldError, Invalid, Problem
+from serving.problem import FieldError, Invalid, Problem, Unavailable
 from serving.protocols import add_routes
 
 log = logging.getLogger(__name__)
@@ -202,10 +202,13 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def healthz() -> Response:
         return Response(b'{"status":"ok"}', media_type=JSON)
 
-    @app.get("/readyz", summary="Models are loaded and Redis answers", tags=["operation"], responses=problems(503))
-    async def readyz() -> Response:
-        await plane.ready()
-        return Response(b'{"status":"ready"}', media_type=JSON)
+    @app.get("/readyz", summary="Models are loaded and Redis answers; what else is degraded", tags=["operation"], responses=problems(503))
+    async def readyz(strict: str | None = None) -> Response:
+        degraded = await plane.ready()
+        if degraded and strict is not None and strict.lower() not in ("0", "false", "no"):
+            said = "; ".join(f"{one['part']}: {one['detail']}" for one in degraded)
+            raise Unavailable(f"Predictions are made, but not everything works: {said}.", retry_after_s=5, degraded=degraded)
+        return Response(msgspec.json.encode({"status": "ready", "degraded": degraded}), media_type=JSON)
 
     @app.get("/metrics", summary="Prometheus metrics of this replica", tags=["operation"], response_class=PlainTextResponse)
     async def metrics() -> Response:

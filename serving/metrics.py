@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from feature_repo.tally import Count
 from infra import files
+from infra.beat import Part
+from serving.liveness import part_metrics
 from serving.prediction_log import PredictionLog
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -112,6 +114,7 @@ class Metrics(Collector):
         verdicts: the watch's latest verdict per model, as read just before a scrape.
         quality: live quality per model, as JSON objects, likewise.
         equality: values compared with stock Feast, and those that were not the same, per model, likewise.
+        parts, restarts: how the platform's parts fare, and how often each was started again, likewise.
     """
 
     def __init__(self) -> None:
@@ -128,6 +131,8 @@ class Metrics(Collector):
         self._log: PredictionLog | None = None
         self.verdicts: dict[str, dict[str, Any]] = {}
         self.equality: dict[str, tuple[int, ...]] = {}
+        self.parts: list[Part] = []
+        self.restarts: dict[str, int] = {}
         self.quality: dict[str, dict[str, Any]] = {}
         self.registry.register(self)
 
@@ -244,6 +249,7 @@ class Metrics(Collector):
             yield family
         yield from drift_gauges(self.verdicts)
         yield from quality_gauges(self.quality)
+        yield from part_metrics(self.parts, self.restarts)
 
 
 def drift_gauges(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:

@@ -20,9 +20,10 @@ from starlette.requests import ClientDisconnect
 from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, equality_key, is_prediction_id, labels_key, quality_key, stream_key
 from feature_repo.use_case import UseCase
-from infra import redis_client
+from infra import beat, redis_client
+from infra.beat import Part
 from infra.settings import Settings
-from serving import open_inference
+from serving import liveness, open_inference
 from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
@@ -82,7 +83,7 @@ class DataPlane:
             capacity_bytes=int(settings.log_buffer_mb * 2**20),
         )
         self.metrics.watch_log(self._log)
-        self._tally = TallyWriter(self._redis, self._project, self.metrics, wall_clock)
+        self._tally = TallyWriter(self._redis, self._project, self.metrics, wall_clock, trouble=self._trouble)
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
         self.features = FeatureServer(settings, self._redis, clock)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
@@ -249,8 +250,11 @@ class DataPlane:
         contract, explain = await self.models.version(prediction.model, prediction.version)
         return msgspec.json.encode(await passport(prediction, contract, label, explain))
 
-    async def ready(self) -> None:
+    async def ready(self) -> list[dict[str, str]]:
         """
+        Returns:
+            the parts of the platform that do not do their work, and why: predictions are made without them.
+
         Raises:
             Unavailable: no model answers, or Redis does not; the reason says which.
         """
@@ -261,14 +265,22 @@ class DataPlane:
             raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
         try:
             async with asyncio.timeout(self.settings.redis_timeout_s):
-                await self._redis.ping()
+                said = await self._redis.eval(beat.READ, 1, beat.parts_key(self._project))
         except (RedisError, OSError, TimeoutError):
             raise Unavailable("The online store does not answer.") from None
+        return liveness.degraded(self._parts(said, await asyncio.to_thread(liveness.kept, self.settings)))
+
+    def _parts(self, said: Any, kept: liveness.Kept) -> list[Part]:
+        found = liveness.parts(*beat.parse(said), kept)
+        refusal = self._tally.refused
+        return [*found, Part("redis", "failing", f"it takes no writes: {refusal}") if refusal else Part("redis", "well")]
 
     async def scrape(self) -> bytes:
-        """Metrics in Prometheus' text format; verdicts are left out while Redis is away."""
+        """Metrics in Prometheus' text format; verdicts, and how the parts fare, are left out while Redis is away."""
         self.metrics.verdicts, self.metrics.equality, self.metrics.quality = {}, {}, {}
         names = [entry.name for entry in self.models.entries]
+        kept = await asyncio.to_thread(liveness.kept, self.settings)
+        self.metrics.parts, self.metrics.restarts = [Part("redis", "silent")], kept.restarts
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             verdicts = await self._redis.mget([drift_key(self._project, name) for name in names]) if names else []
             self.metrics.verdicts = readable(names, verdicts, drift_gauges)
@@ -277,7 +289,12 @@ class DataPlane:
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
                 self.metrics.equality[name] = tuple(int(n or 0) for n in counts)
+            self.metrics.parts = self._parts(await self._redis.eval(beat.READ, 1, beat.parts_key(self._project)), kept)
         return self.metrics.text()
+
+    def _trouble(self) -> str:
+        """Which models do not answer as they should, in one line; empty: all do."""
+        return "; ".join(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)
 
     def now_us(self) -> int:
         """The server's clock, microseconds since the epoch."""

@@ -26,6 +26,7 @@ import redis
 
 from feature_repo import contract, prediction, release
 from infra import redis_client
+from infra.beat import Pulse
 from infra.settings import Settings
 from serving.equality import Equality
 from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
@@ -75,7 +76,8 @@ class Watch:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         self.windows: dict[int, Window] = {}
-        self._unreadable: dict[int, float] = {}
+        self._unreadable: dict[int, tuple[float, str]] = {}
+        """Versions that cannot be judged: when it is tried again, and why."""
         state = cast(dict[bytes, bytes], self.client.hgetall(state_key(self.project, self.model)))
         self.cursors = {int(k[7:]): v.decode() for k, v in state.items() if k.startswith(b"cursor:")}
         self.skipped = int(state.get(b"skipped", 0))
@@ -178,6 +180,11 @@ class Watch:
         self.counts["predictions"] += 1
         return row
 
+    @property
+    def trouble(self) -> str:
+        """Why some of what comes in is not judged, in one line; empty: all is."""
+        return "; ".join(" ".join(why.split()) for _, why in self._unreadable.values())
+
     def _skip(self, identity: str, reason: str) -> None:
         self.skipped += 1
         _say("skipped", level=logging.WARNING, entry=identity, reason=reason)
@@ -186,15 +193,16 @@ class Watch:
         """The version's window, opened on first use; None (counted) while its contract cannot be read: tried again every minute."""
         if version in self.windows:
             return self.windows[version]
-        if time.monotonic() < self._unreadable.get(version, 0.0):
+        if time.monotonic() < self._unreadable.get(version, (0.0, ""))[0]:
             self.skipped += 1
             return None
         try:
             reference = Reference(self.settings.model_root / self.model / str(version), self.settings.drift_detector)
         except (contract.ContractError, ReferenceError, ValueError) as error:
-            self._unreadable[version] = time.monotonic() + RETRY_S
+            self._unreadable[version] = (time.monotonic() + RETRY_S, f"version {version} is not judged: {error}")
             self._skip(f"version {version}", str(error))
             return None
+        self._unreadable.pop(version, None)
         cursor = self.cursors.get(version)
         window = Window(reference, self.rows, self._before(version, cursor, len(reference.names) - 1) if cursor else [])
         window.judged = cursor is not None
@@ -257,7 +265,7 @@ def _lock(settings: Settings, model: str) -> IO[str]:
     return file
 
 
-def _patiently(step: Callable[[], bool], watch: Watch, stop: threading.Event) -> bool:
+def _patiently(step: Callable[[], bool], watch: Watch, stop: threading.Event, beat: Callable[[str], None]) -> bool:
     """One step; where Redis is away, wait (1 s doubling to 10 s) and take up the work again from what Redis knows."""
     wait = 0.0
     while not stop.is_set():
@@ -272,6 +280,7 @@ def _patiently(step: Callable[[], bool], watch: Watch, stop: threading.Event) ->
                 raise
             problem = str(error)
         wait = min(max(1.0, 2 * wait), 10.0)
+        beat(f"Redis: {problem}")
         _say("redis", level=logging.WARNING, problem=problem, again_in_s=wait)
         stop.wait(wait)
     return False
@@ -317,8 +326,10 @@ def run(
             if not stop.is_set():
                 watch.finish()
         else:
-            while not stop.is_set():
-                _patiently(lambda: watch.poll(BLOCK_MS), watch, stop)
+            with Pulse(settings.redis(), project, f"watch-{model}") as pulse:
+                while not stop.is_set():
+                    _patiently(lambda: watch.poll(BLOCK_MS), watch, stop, pulse.beat)
+                    pulse.beat(watch.trouble)
         return {"predictions": 0, "verdicts": 0, "drift": 0, **watch.counts, "skipped": watch.skipped}
     finally:
         for number, handler in previous.items():

@@ -21,6 +21,8 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
 from pyspark.sql.types import StructType
 
+from infra.beat import Pulse, span
+from infra.cause import cause
 from infra.redis_client import without_password
 from streaming import live
 from streaming.clock import TOLERANCE_S
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
 KEEP_S = 172_800.0
 """Applied events stay on the stream for two days: a backfill to an earlier moment catches up from them."""
 SWEEP_S = 600.0
+STUCK_S = 180.0
+"""A micro-batch that does not end for so long is said to stand still."""
 _BACKOFF_S = (1.0, 30.0)
+_LOOK_S = 1.0
 
 
 class _Range(InputPartition):
@@ -148,28 +153,59 @@ def start(
 
 
 class _Supervised:
-    """A query that is started again when it has failed (a worker killed, Redis away), ever more slowly."""
+    """A query that is started again when it has failed (a worker killed, Redis away), ever more slowly.
+
+    Attributes:
+        trouble: why it does not do its work, in one line; empty: it does. A query that was started again has shown nothing yet: the trouble
+            goes when a micro-batch has ended, or when there is none to be done.
+    """
 
     def __init__(self, name: str, starter: Callable[[], StreamingQuery]) -> None:
         self.name, self.starter = name, starter
         self.query = starter()
         self.began = time.monotonic()
         self.pause, self.resumes = _BACKOFF_S[0], 0.0
+        self.trouble = ""
+        self._looked, self._moved, self._batch = 0.0, self.began, -1
 
     def check(self) -> None:
         now = time.monotonic()
         if self.query.isActive:
             if now - self.began > 60:
                 self.pause = _BACKOFF_S[0]
+            if now - self._looked > _LOOK_S:
+                self._looked = now
+                self._look(now)
             return
         if not self.resumes:
             self.resumes = now + self.pause
-            print(f"{self.name} failed, next try in {self.pause:.0f} s: {_reason(self.query.exception())}", file=sys.stderr, flush=True)
-            self.pause = min(2 * self.pause, _BACKOFF_S[1])
+            self._failed(cause(failure) if (failure := self.query.exception()) is not None else "it ended by itself")
         elif now >= self.resumes:
             self.began, self.resumes = now, 0.0
-            with contextlib.suppress(Exception):  # the next check says why, and tries again
+            try:
                 self.query = self.starter()
+                self._moved, self._batch = now, -1
+            except Exception as error:
+                self.resumes = now + self.pause
+                self._failed(cause(error))
+
+    def _failed(self, why: str) -> None:
+        self.trouble = f"{self.name} failed: {why[:300]}"
+        print(f"{self.name} failed, next try in {self.pause:.0f} s: {why[:300]}", file=sys.stderr, flush=True)
+        self.pause = min(2 * self.pause, _BACKOFF_S[1])
+
+    def _look(self, now: float) -> None:
+        """Whether it gets on: micro-batches end, or there is none to be done."""
+        said, last = self.query.status, self.query.lastProgress
+        batch = -1 if last is None else int(last["batchId"])
+        if batch != self._batch or _idle(said):
+            self._moved, self._batch, self.trouble = now, batch, ""
+        elif now - self._moved > STUCK_S:
+            self.trouble = f"{self.name} stands still: {said['message']}, for {span(now - self._moved)}"
+
+
+def _idle(status: dict[str, Any]) -> bool:
+    return not status["isTriggerActive"] and not status["isDataAvailable"] and status["message"].startswith("Waiting")
 
 
 def run(
@@ -179,7 +215,7 @@ def run(
     ready: Callable[[], None] = lambda: None,
     most: float = SHARE,
 ) -> None:
-    """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost.
+    """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost. How they fare is in the part's beat.
 
     Args:
         starters: by name, what starts each query (`start`, `streaming.bridge`).
@@ -192,17 +228,21 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    queries = [_Supervised(name, starter) for name, starter in starters.items()]
-    ready()
-    swept = time.monotonic()
-    while not stop.wait(0.2):
+    if not views:
+        raise ValueError("no feature view is applied: there is nothing to stream")
+    with Pulse(redis_url, views[0].project, "stream") as pulse:
+        queries = [_Supervised(name, starter) for name, starter in starters.items()]
+        ready()
+        swept, sweeping = time.monotonic(), ""
+        while not stop.wait(0.2):
+            for query in queries:
+                query.check()
+            if time.monotonic() - swept > SWEEP_S:
+                swept = time.monotonic()
+                sweeping = _sweep(redis_url, views, most)
+            pulse.beat("; ".join(filter(None, [*(query.trouble for query in queries), sweeping])))
         for query in queries:
-            query.check()
-        if time.monotonic() - swept > SWEEP_S:
-            swept = time.monotonic()
-            _sweep(redis_url, views, most)
-    for query in queries:
-        _finish(query.query)
+            _finish(query.query)
 
 
 def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
@@ -213,7 +253,8 @@ def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
     query.stop()
 
 
-def _sweep(redis_url: str, views: Sequence[View], most: float) -> None:
+def _sweep(redis_url: str, views: Sequence[View], most: float) -> str:
+    """Why it failed, in one line; empty: it did not."""
     try:
         with contextlib.closing(connect(redis_url)) as client:
             swept = sweep(client, [v for v in views if v.stream], most)
@@ -222,10 +263,8 @@ def _sweep(redis_url: str, views: Sequence[View], most: float) -> None:
         for one in swept:
             if one.refused:
                 print(f"{one}, too many to forget at once by itself: `headrace sweep --allow-most` does it", file=sys.stderr, flush=True)
+        return ""
     except Exception as error:  # the stream goes on; the next sweep tries again
-        print(f"the sweep failed: {error}", file=sys.stderr, flush=True)
-
-
-def _reason(failure: Any) -> str:
-    lines = [line.strip() for line in str(failure).splitlines() if "Error" in line and not line.strip().startswith(("at ", "File "))]
-    return (lines or [str(failure)])[-1][:300]
+        said = f"the sweep failed: {cause(error)}"
+        print(said, file=sys.stderr, flush=True)
+        return said

@@ -44,6 +44,8 @@ from training.trigger import Facts, Reason
 if TYPE_CHECKING:
     import redis
 
+ROUND_S = 60.0
+"""A step without a training ends at least so often: one that archives and measures a great deal takes its time."""
 log = logging.getLogger("headrace.autopilot")
 _NUMBERS = re.compile(r"[\d,.]+ ?")
 """What changes from step to step in a reason to wait: it is told once."""
@@ -408,16 +410,23 @@ class Autopilot:
             log.info("%s", msgspec.json.encode({"event": step, "version": version, "text": text}).decode())
 
 
-def run(autopilot: Autopilot, every_s: float, stop: threading.Event) -> None:
-    """Take steps until told to stop; where Redis is away, go on when it is back."""
+def run(autopilot: Autopilot, every_s: float, stop: threading.Event, beat: Callable[[str], None] = lambda _: None) -> None:
+    """Take steps until told to stop; where Redis is away, go on when it is back.
+
+    Args:
+        beat: told after each step why it did not do its work; empty: it did.
+    """
     import redis
 
     said = ""
     while not stop.is_set():
         try:
             text = autopilot.step()
+            state = autopilot.state
+            beat(text if state.phase == "training" and state.attempts else "")
         except (redis.RedisError, OSError) as error:
             text = f"Redis does not answer: {error}; nothing is lost, the next step follows"
+            beat(text)
         if text != said:
             log.info("%s", msgspec.json.encode({"event": "step", "text": text}).decode())
         said = text

@@ -160,24 +160,27 @@ def autopilot(
     import threading
 
     from feature_repo.use_case import UseCase
+    from infra.beat import Pulse
     from streaming.store import connect
-    from training.autopilot import Autopilot, run
+    from training.autopilot import ROUND_S, Autopilot, run
     from training.trainer import Trainer
 
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, model)
     stop = threading.Event()
+    pulse = Pulse(own.redis(), case.project, f"autopilot-{name}", max(every, ROUND_S))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop))
+    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop, waiting=pulse.touch))
     if once:
         console.print(pilot.step())
         return
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("headrace").setLevel(logging.INFO)
     print(f"autopilot of {name}: a step every {every:g} s", flush=True)
-    run(pilot, every, stop)
+    with pulse:
+        run(pilot, every, stop, pulse.beat)
 
 
 def compare(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +24,13 @@ class Trainer:
     Args:
         stop: ends a training that is under way.
         timeout_s: a training that takes longer is ended; the autopilot tries again.
+        waiting: called now and then while a training is under way.
     """
 
-    def __init__(self, settings: Settings, model: str, stop: threading.Event, timeout_s: float = 3600) -> None:
-        self.settings, self.model, self.stop, self.timeout_s = settings, model, stop, timeout_s
+    def __init__(
+        self, settings: Settings, model: str, stop: threading.Event, timeout_s: float = 3600, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        self.settings, self.model, self.stop, self.timeout_s, self.waiting = settings, model, stop, timeout_s, waiting
 
     @property
     def log(self) -> Path:
@@ -58,6 +62,7 @@ class Trainer:
     def _wait(self, child: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.timeout_s
         while child.poll() is None and not self.stop.is_set() and time.monotonic() < deadline:
+            self.waiting()
             self.stop.wait(0.2)
 
 
