@@ -94,13 +94,23 @@ def names(settings: Settings) -> list[str]:
     return [n for n in order if n in known] + sorted(known - set(order))
 
 
-def stop_all(settings: Settings, told: Callable[[str], None] = lambda _: None) -> list[str]:
-    """Stop everything this checkout has started, last started first. Returns what was running."""
-    stopped = []
-    for name in reversed(names(settings)):
+def stop_all(
+    settings: Settings, told: Callable[[str], None] = lambda _: None, ended: Callable[[list[str]], None] = lambda _: None
+) -> list[str]:
+    """Stop everything this checkout has started, last started first: Redis at the end. Returns what was running.
+
+    Args:
+        told: called with each service before it is told to end.
+        ended: called when all have ended but Redis.
+    """
+    stopped, known = [], names(settings)
+    others = [name for name in known if name != redis_server.NAME]
+    for name in reversed(known):
         told(name)
         if process.stop(settings, name, grace_s=40):
             stopped.append(name)
+        if others and name == others[0]:
+            ended(others)
     return stopped
 
 

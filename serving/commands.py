@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ import typer
 from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from infra.services import Service
     from infra.settings import Settings
 
@@ -21,7 +25,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the local services in the background: Redis; then serving, stream and watch as far as there is something for them."""
-    from infra import redis_server, services
+    from infra import beat, redis_server, services
     from infra.doctor import LICENCES
 
     own = own_settings()
@@ -34,6 +38,7 @@ def up(
             console.print(f"drift is judged by {LICENCES[own.drift_detector]}")
         with console.status("starting redis"):
             redis_server.up(own)
+        _quietly(own, beat.tidy)  # who hangs or died, and is not started now, is missed by nobody
         for service in wanted:
             if service.command[0] not in (without or ()):
                 with console.status(f"starting {service.name}"):
@@ -64,13 +69,31 @@ def _wanted(own: Settings) -> tuple[list[Service], list[str]]:
     return wanted, live
 
 
+def _quietly(own: Settings, change: Callable[[Redis, str], None]) -> None:
+    """Change what parts say of themselves, where a Redis answers: no reason for `up` or `down` to fail."""
+    import contextlib
+
+    from feature_repo.use_case import UseCase
+    from infra import redis_client
+
+    with contextlib.suppress(Exception), contextlib.closing(redis_client.connect(own.redis(), 2.0)) as client:
+        change(client, UseCase(own.repo).project)
+
+
+def _forget(own: Settings, stopped: list[str]) -> None:
+    """Services were stopped: also one that had to be killed is stopped on purpose."""
+    from infra import beat
+
+    _quietly(own, lambda client, project: beat.forget(client, project, stopped))
+
+
 def down() -> None:
     """Stop everything this checkout has started."""
     from infra import services
 
     own = own_settings()
     with services.alone(own, lambda: console.print("waiting for another `up` or `down` to end")), console.status("stopping") as status:
-        stopped = services.stop_all(own, lambda name: status.update(f"stopping {name}"))
+        stopped = services.stop_all(own, lambda name: status.update(f"stopping {name}"), partial(_forget, own))
     console.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 

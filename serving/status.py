@@ -17,6 +17,7 @@ from feature_repo.prediction import quality_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra import files
+from infra.beat import Part
 from infra.settings import Settings
 
 
@@ -25,18 +26,39 @@ def print_status(own: Settings, console: Console) -> None:
     from infra import redis_server, services
 
     table = Table("service", "state", "pid", "up", "memory", "port", "restarts", "ended last", box=None)
-    rows = services.status(own)
+    rows, answers = services.status(own), redis_server.ping(own)
+    fares = {part.name: part for part in _parts(own)} if answers else {}
+    unwatched = any(row["state"] == "unwatched" for row in rows)
     for row in rows:
+        part = fares.get(str(row["name"]))
+        if row["running"] and part is not None and part.degraded:  # a process that runs is not yet a part that works
+            row["state"] = part.state
         age = f"{(time.time() - float(str(row['started']))) / 60:.0f} min" if row["started"] else ""
         color = {"running": "green", "starting": "yellow", "unwatched": "yellow"}.get(str(row["state"]), "red")
         memory = f"{row['memory_mb']:.0f} MB" if row["running"] else ""
         shown = [str(row[n] or "") for n in ("pid", "port", "restarts", "last_end")]
         table.add_row(str(row["name"]), f"[{color}]{row['state']}[/{color}]", shown[0], age, memory, *shown[1:])
+    for name in sorted(fares.keys() - {str(row["name"]) for row in rows}):  # started otherwise than by `up`
+        table.add_row(name, "[green]running[/green]" if not fares[name].degraded else f"[red]{fares[name].state}[/red]")
     console.print(table if table.row_count else "no service has been started")
-    if any(row["state"] == "unwatched" for row in rows):
+    for part in fares.values():
+        if part.degraded:
+            console.print(f"[red]{part.name}: {escape(part.detail)}[/red]")
+    if unwatched:
         console.print("[yellow]the supervisor does not run: what ends now stays down; `headrace up` brings it back[/yellow]")
-    if redis_server.ping(own):
+    if answers:
         _print_views(own, console)
+
+
+def _parts(own: Settings) -> list[Part]:
+    """How the parts fare; the supervisor has a line of its own."""
+    from infra import beat
+    from serving.liveness import SUPERVISOR, kept, parts
+    from streaming.store import connect
+
+    with contextlib.closing(connect(own.redis())) as client:
+        found = parts(*beat.read(client, UseCase(own.repo).project), kept(own))
+    return [part for part in found if part.name != SUPERVISOR]
 
 
 def _print_views(own: Settings, console: Console) -> None:

@@ -1,0 +1,69 @@
+"""`headrace status`: a process that runs is not yet a part that works."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from infra import beat, redis_client
+from infra.beat import parts_key
+from infra.settings import Settings
+from serving import commands
+from serving.status import print_status
+from tests.serving.test_liveness import record
+
+
+@pytest.fixture
+def own(tmp_path: Path, redis_url: str) -> Any:
+    (tmp_path / "repo").mkdir()
+    project = f"status_{secrets.token_hex(4)}"
+    (tmp_path / "repo" / "feature_store.yaml").write_text(f"project: {project}\nregistry: {tmp_path / 'registry.db'}\n")
+    yield Settings(repo=tmp_path / "repo", state=tmp_path / "state", redis_url=redis_url), project
+    redis_client.client(redis_url).delete(parts_key(project))
+
+
+def say(own: Settings, project: str, field: str, ago_s: float = 0.0, failing: str = "") -> None:
+    redis_client.client(own.redis()).eval(beat.WRITE, 1, parts_key(project), field, beat.encode(5.0, 1000.0, failing), round(ago_s * 1e6))
+
+
+def shown(own: Settings) -> list[str]:
+    out = StringIO()
+    print_status(own, Console(file=out, width=200))
+    return out.getvalue().splitlines()
+
+
+def test_status_says_who_fails_and_why_though_its_process_runs(own: tuple[Settings, str]) -> None:
+    settings, project = own
+    for name in ("serve", "stream", "watch-m"):
+        record(settings, name, os.getpid())
+    say(settings, project, "serve/a")
+    say(settings, project, "stream", 1, "the stream failed: no [room]")
+    say(settings, project, "watch-m", 40)
+    say(settings, project, "autopilot-m", 1)
+    lines = shown(settings)
+    states = {line.split()[0]: line.split()[1] for line in lines[1:5]}
+    assert states == {"serve": "unwatched", "stream": "failing", "watch-m": "silent", "autopilot-m": "running"}
+    assert any("the supervisor does not run" in line for line in lines)
+    assert "stream: failing: the stream failed: no [room]" in lines
+    assert "watch-m: silent for 40 s" in lines
+    assert not any(line.startswith(("serve:", "autopilot-m:")) for line in lines)
+
+
+def test_a_stopped_service_is_forgotten_however_it_ended(own: tuple[Settings, str]) -> None:
+    settings, project = own
+    for field in ("serve/a", "serve/b", "stream"):
+        say(settings, project, field, 40)
+    commands._forget(settings, ["serve"])
+    assert list(beat.read(redis_client.client(settings.redis()), project)[1]) == ["stream"]
+    commands._quietly(settings, beat.tidy)
+    assert beat.read(redis_client.client(settings.redis()), project)[1] == {}
+
+
+def test_what_parts_say_is_no_reason_for_a_stop_to_fail(tmp_path: Path) -> None:
+    commands._forget(Settings(repo=tmp_path / "none", state=tmp_path, redis_url="redis://127.0.0.1:1"), ["serve"])
