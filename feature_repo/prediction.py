@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from infra import files
 
 STALE = b"s"
 """The letter of a value past its view's ttl: shown, logged, and null to the model."""
 
 MODEL = re.compile(r"[a-z][a-z0-9_]*")
 """What a model may be called: it is part of keys and of folders."""
+Moment = Annotated[int, msgspec.Meta(ge=-62_135_596_800_000_000, le=253_402_300_799_999_999)]
+"""Microseconds since the epoch (UTC), of the years 1 to 9999: what is beyond is no moment, and an entry that says so is none."""
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Kind = TypeVar("Kind")
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -42,9 +49,9 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
         event_us: event time of the latest-value row served; None for windowed views.
     """
 
-    known_us: int | None
-    ties: int
-    event_us: int | None
+    known_us: Whole | None
+    ties: Whole
+    event_us: Whole | None
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -62,9 +69,9 @@ class Prediction(msgspec.Struct, frozen=True):
 
     id: str
     model: str
-    version: int
-    at_us: int
-    wall_us: int
+    version: Whole
+    at_us: Moment
+    wall_us: Moment
     request: dict[str, str | int | float | bool | None]
     values: list[float | None]
     statuses: str
@@ -94,9 +101,9 @@ class Truths(msgspec.Struct, frozen=True, omit_defaults=True):
         before: what was known earlier, `(label, at_us)`, oldest first.
     """
 
-    label: int
-    at_us: int
-    before: tuple[tuple[int, int], ...] = ()
+    label: Annotated[int, msgspec.Meta(ge=0, le=1)]
+    at_us: Moment
+    before: tuple[tuple[int, Moment], ...] = ()
 
     @property
     def all(self) -> tuple[tuple[int, int], ...]:
@@ -111,6 +118,23 @@ class Truths(msgspec.Struct, frozen=True, omit_defaults=True):
         """With another truth, in its place by time."""
         *before, (last, last_us) = sorted((*self.all, (label, at_us)), key=lambda one: one[1])
         return Truths(last, last_us, tuple(before))
+
+
+def logged(fields: Mapping[bytes, bytes], kind: type[Kind]) -> Kind:
+    """What an entry of the prediction log says, as a `Prediction` or as a part of one.
+
+    Raises:
+        ValueError: it is none, whatever it is; who reads the log goes on with the next.
+    """
+    return files.parse(fields.get(b"p", b""), kind)
+
+
+def known_truths(raw: bytes | None) -> Truths | None:
+    """What Redis holds of one prediction's truths; None where there is nothing, or something else."""
+    try:
+        return files.parse(raw, Truths) if raw else None
+    except ValueError:
+        return None
 
 
 def rows(some: Sequence[Sequence[float | None]], letters: Sequence[str], width: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:

@@ -39,7 +39,7 @@ def _read(tag: str) -> Order:
     try:
         found: list[list[str]] = json.loads(tag) if tag else []
         return [(str(then), str(now)) for then, now in found]
-    except (ValueError, TypeError):  # not ours
+    except (ValueError, TypeError, RecursionError):  # not ours
         return []
 
 

@@ -45,7 +45,7 @@ class Record:
             # the kernel reckons start times from a boot time that it may correct by a second; so 2 s, and the same session
             same = abs(process.create_time() - self.created) < 2.0 and os.getsid(self.pid) == self.session
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except (ProcessLookupError, psutil.Error):
+        except (ProcessLookupError, psutil.Error, OverflowError):
             return False
 
 
@@ -55,7 +55,7 @@ def read_record(path: Path) -> Record | None:
         said: dict[str, Any] = json.loads(path.read_bytes())
         pid = int(said["pid"])  # a record of a version before had no supervisor: each service led its own session
         return Record(pid, float(said["created"]), list(said["argv"]), int(said.get("session", pid)), int(said.get("starts", 1)))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -185,6 +185,15 @@ def for_feast(url: str) -> str:
     return ",".join(parts)
 
 
+def whole(raw: bytes | str | None) -> int | None:
+    """A whole number (64 bits) that a key or a field of ours holds; None where there is nothing, or something else."""
+    try:
+        number = int(raw or "")
+    except ValueError:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
+
+
 def _value(text: str) -> str:
     """A text that Feast reads as that text: neither as a number nor cut at a comma, and YAML sees nothing in it."""
     if _PLAIN.fullmatch(text) and not text.endswith(":"):

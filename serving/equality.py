@@ -16,7 +16,7 @@ import numpy as np
 
 from feature_repo import contract as contracts
 from feature_repo.contract import Contract
-from feature_repo.prediction import Prediction, equality_key
+from feature_repo.prediction import Prediction, equality_key, logged
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from streaming import layout, tile
@@ -60,7 +60,7 @@ class Equality:
             return
         self._next = time.monotonic() + self.every_s
         try:
-            prediction = msgspec.json.decode(entry.get(b"p", b""), type=Prediction)
+            prediction = logged(entry, Prediction)
             if prediction.model != self.model:
                 return
             compared, unequal = self.check(prediction)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import RedisError
 
-from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, label_log_key, labels_key
+from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths, label_log_key, labels_key
 from serving.body import read_json
 from serving.passport import find
 from serving.prediction_id import PredictionIds
@@ -67,10 +67,7 @@ class _Before(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, raw: bytes | None) -> _Before:
-        try:
-            return cls(raw or b"", msgspec.json.decode(raw, type=Truths) if raw else None)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return cls(raw or b"", None)  # garbage is written over
+        return cls(raw or b"", known_truths(raw))  # garbage is written over
 
 
 class Feedback:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from feature_repo import contract
-from feature_repo.prediction import Mark, rows
+from feature_repo.prediction import Mark, Moment, Whole, rows
 from serving.calibration import Matrix, Moments
 from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
 from serving.evidence import Seen
@@ -41,8 +41,8 @@ class Row(msgspec.Struct, frozen=True):
 
     id: str
     model: str
-    version: int
-    at_us: int
+    version: Whole
+    at_us: Moment
     values: list[float | None]
     score: float
     of: str | None = None

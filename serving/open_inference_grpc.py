@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc.aio
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from serving import open_inference
 from serving import open_inference_pb2 as _generated
@@ -49,15 +50,12 @@ async def listening(plane: DataPlane) -> AsyncIterator[None]:
     if not own.grpc:
         yield
         return
-    import importlib
-
     from infra.ports import port
 
-    generated = importlib.import_module("serving.open_inference_pb2_grpc")  # which has no types
     # longer messages than a body may be are refused before they are decoded
     limits = [("grpc.max_receive_message_length", plane.limits.body), ("grpc.so_reuseport", 1)]
     server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=4 * own.max_at_once)
-    generated.add_GRPCInferenceServiceServicer_to_server(InferenceCalls(plane), server)
+    server.add_generic_rpc_handlers((handlers(InferenceCalls(plane)),))
     host = f"[{own.host}]" if ":" in own.host else own.host
     try:
         server.add_insecure_port(f"{host}:{port(own, 'grpc')}")
@@ -68,6 +66,45 @@ async def listening(plane: DataPlane) -> AsyncIterator[None]:
         yield
     finally:
         await server.stop(grace=5)
+
+
+class _Unreadable:
+    """Stands for a message that is none."""
+
+
+def handlers(calls: InferenceCalls) -> Any:
+    """The service's calls as gRPC takes them. Bytes that are no such message are refused as everything else is, and counted: gRPC itself
+    would call them a fault of the server, and write a traceback."""
+
+    def parser(kind: Any) -> Callable[[bytes], Any]:
+        def parse(raw: bytes) -> Any:
+            try:
+                return kind.FromString(raw)
+            except DecodeError:
+                return _Unreadable()
+
+        return parse
+
+    def guarded(name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        call, answer = getattr(calls, name), getattr(pb, f"{name}Response")
+
+        async def answered(request: Any, context: Any) -> Any:
+            if not isinstance(request, _Unreadable):
+                return await call(request, context)
+            problem = Malformed(f"The bytes are no {name}Request.")
+            if name == "ModelInfer":
+                calls.plane().metrics.answered("grpc infer", _code(problem).name)
+            return _refuse(context, problem, answer())
+
+        return answered
+
+    made = {
+        name: grpc.unary_unary_rpc_method_handler(
+            guarded(name), request_deserializer=parser(getattr(pb, f"{name}Request")), response_serializer=lambda m: m.SerializeToString()
+        )
+        for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+    }
+    return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", made)
 
 
 class InferenceCalls:

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import Mark, Prediction, Truths, id_ms, rows, stream_key
-from infra import files
+from feature_repo.prediction import Mark, Prediction, id_ms, known_truths, logged, rows, stream_key
 from serving.schema import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
@@ -45,7 +44,7 @@ async def find(client: Any, project: str, number: str, retries: tuple[float, ...
                     if wanted not in fields.get(b"p", b""):
                         continue
                     with contextlib.suppress(ValueError):  # an entry that is broken is not the one
-                        if (found := files.parse(fields[b"p"], Prediction)).id == number:
+                        if (found := logged(fields, Prediction)).id == number:
                             return found
                 if len(entries) < _PAGE:
                     break
@@ -70,7 +69,14 @@ async def passport(
         contract: of the version that made it.
         label: as it was kept (JSON), where it is known.
         explain: gives contributions, where the version carries them.
+
+    Raises:
+        ValueError: the entry is not one of that version.
     """
+    if not len(prediction.values) == len(prediction.statuses) == len(contract.inputs) or not set(prediction.statuses) <= set(STATUS):
+        raise ValueError(
+            f"{len(prediction.values)} values with statuses {prediction.statuses[:40]!r} are none of version {contract.version}"
+        )
     vector = served(contract, prediction)
     of_input = {i.name: i for i in contract.inputs}
     features = {}
@@ -86,7 +92,7 @@ async def passport(
             "definition": contract.definitions.get(asked.source),
         }
     contributions = (await explain(vector))[0] if explain is not None else None
-    truth = None if label is None else msgspec.json.decode(label, type=Truths)
+    truth = known_truths(label)
     return {
         "prediction_id": prediction.id,
         "model": prediction.model,

@@ -22,6 +22,7 @@ from feature_repo.prediction import drift_key, equality_key, is_prediction_id, l
 from feature_repo.use_case import UseCase
 from infra import beat, redis_client
 from infra.beat import Part
+from infra.redis_client import whole
 from infra.settings import Settings
 from serving import liveness, open_inference
 from serving.connection import client
@@ -248,7 +249,10 @@ class DataPlane:
         except (RedisError, OSError, TimeoutError):
             raise Unavailable("The prediction log does not answer.") from None
         contract, explain = await self.models.version(prediction.model, prediction.version)
-        return msgspec.json.encode(await passport(prediction, contract, label, explain))
+        try:
+            return msgspec.json.encode(await passport(prediction, contract, label, explain))
+        except ValueError as error:
+            raise NotFound(f"What the log holds of prediction {number} is broken: {error}.") from None
 
     async def ready(self) -> list[dict[str, str]]:
         """
@@ -288,7 +292,7 @@ class DataPlane:
             self.metrics.quality = readable(names, measured, quality_gauges)
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
-                self.metrics.equality[name] = tuple(int(n or 0) for n in counts)
+                self.metrics.equality[name] = tuple(whole(n) or 0 for n in counts)
             self.metrics.parts = self._parts(await self._redis.eval(beat.READ, 1, beat.parts_key(self._project)), kept)
         return self.metrics.text()
 

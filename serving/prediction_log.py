@@ -19,6 +19,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from feature_repo.prediction import Prediction
+from infra import files
 from serving.connection import StoreClient
 from serving.spool import Spool
 
@@ -166,7 +167,7 @@ class PredictionLog:
 
 def _is_prediction(entry: bytes) -> bool:
     try:
-        msgspec.json.decode(entry, type=Prediction)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        files.parse(entry, Prediction)
+    except ValueError:
         return False
     return True

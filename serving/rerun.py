@@ -5,16 +5,16 @@ It goes the way of training, on-demand features included, not the way of serving
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo import contract as contracts
 from feature_repo.contract import Input
-from feature_repo.prediction import Prediction, id_ms, is_prediction_id, rows, stream_key
+from feature_repo.prediction import Prediction, id_ms, is_prediction_id, logged, rows, stream_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.scorer import Scorer
@@ -74,12 +74,13 @@ def find(client: redis.Redis, project: str, number: str) -> Prediction:
     """
     if not is_prediction_id(number):
         raise RerunError(f"{number!r} is no prediction_id: give one as a prediction carried it")
-    at_ms, decoder = id_ms(number), msgspec.json.Decoder(Prediction)
-    after = f"{max(at_ms - 5_000, 0)}-0"
+    after = f"{max(id_ms(number) - 5_000, 0)}-0"
     while entries := client.xrange(stream_key(project), after, "+", count=2000):
         for _, fields in entries:  # type: ignore[union-attr]
-            if number.encode() in fields[b"p"] and (found := decoder.decode(fields[b"p"])).id == number:
-                return found
+            if number.encode() in fields.get(b"p", b""):
+                with contextlib.suppress(ValueError):  # an entry that is broken is not the one
+                    if (found := logged(fields, Prediction)).id == number:
+                        return found
         after = "(" + entries[-1][0].decode()  # type: ignore[index]
     raise RerunError(f"the log has no prediction {number} (any more)")
 

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
 
 import msgspec
@@ -27,10 +27,12 @@ import redis
 from feature_repo import contract, prediction, release
 from infra import redis_client
 from infra.beat import Pulse
+from infra.redis_client import whole
 from infra.settings import Settings
 from serving.equality import Equality
 from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
 from serving.verdict import Verdict, history, history_path
+from streaming.store import noted_id
 
 log = logging.getLogger("headrace.watch")
 
@@ -65,7 +67,6 @@ class Watch:
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
         self._checked = (0, 0)
-        self._decoder = msgspec.json.Decoder(Row)
         self.join()
 
     def join(self) -> None:
@@ -79,8 +80,8 @@ class Watch:
         self._unreadable: dict[int, tuple[float, str]] = {}
         """Versions that cannot be judged: when it is tried again, and why."""
         state = cast(dict[bytes, bytes], self.client.hgetall(state_key(self.project, self.model)))
-        self.cursors = {int(k[7:]): v.decode() for k, v in state.items() if k.startswith(b"cursor:")}
-        self.skipped = int(state.get(b"skipped", 0))
+        self.cursors = _cursors(state)
+        self.skipped = whole(state.get(b"skipped")) or 0
         self._again: str | None = "0"
         """Stream id up to which unacknowledged entries have been taken again; None once there are no more, and new ones are read."""
         self._open_history()
@@ -151,12 +152,13 @@ class Watch:
     def _truths(self, ids: list[str]) -> dict[str, float]:
         """Those known by now; a truth comes later than its prediction, so a window's newest have none yet."""
         found = cast(list[bytes | None], self.client.hmget(prediction.labels_key(self.project, self.model), ids))
-        return {n: float(msgspec.json.decode(raw)["label"]) for n, raw in zip(ids, found, strict=True) if raw}
+        known = ((number, prediction.known_truths(raw)) for number, raw in zip(ids, found, strict=True))
+        return {number: float(truths.label) for number, truths in known if truths is not None}
 
     def _unequal(self) -> tuple[int, int]:
         """What the equality check has found since the last verdict: values compared, and of these not equal."""
         found = cast(list[bytes | None], self.client.hmget(prediction.equality_key(self.project, self.model), ["compared", "unequal"]))
-        before, self._checked = self._checked, (int(found[0] or 0), int(found[1] or 0))
+        before, self._checked = self._checked, (whole(found[0]) or 0, whole(found[1]) or 0)
         return max(self._checked[0] - before[0], 0), max(self._checked[1] - before[1], 0)
 
     def finish(self) -> None:
@@ -171,8 +173,8 @@ class Watch:
             self._skip(identity, "trimmed from the log before it was judged")
             return None
         try:
-            row = self._decoder.decode(fields.get(b"p", b""))
-        except msgspec.DecodeError as error:
+            row = prediction.logged(fields, Row)
+        except ValueError as error:
             self._skip(identity, f"not a prediction: {error}")
             return None
         if row.model != self.model:
@@ -226,8 +228,8 @@ class Watch:
             page = cast(list[tuple[bytes, dict[bytes, bytes]]], self.client.xrevrange(self.stream, max=newest, count=BATCH))
             for raw, fields in page:
                 try:
-                    row = self._decoder.decode(fields.get(b"p", b""))
-                except msgspec.DecodeError:
+                    row = prediction.logged(fields, Row)
+                except ValueError:
                     continue
                 if row.model == self.model and row.version == version and len(row.values) == inputs:
                     found.append((raw.decode(), row))
@@ -247,6 +249,12 @@ class Watch:
             with path.open("r+b") as file:
                 file.truncate(whole)
         self._written = {verdict.id for verdict in history(self.settings, self.model)}
+
+
+def _cursors(state: Mapping[bytes, bytes]) -> dict[int, str]:
+    """By version, as far as what lies in Redis is one; a version without begins with what comes next."""
+    found = {whole(k[7:]): noted_id(v) for k, v in state.items() if k.startswith(b"cursor:")}
+    return {version: f"{at[0]}-{at[1]}" for version, at in found.items() if version is not None and at is not None}
 
 
 def _say(event: str, level: int = logging.INFO, **facts: object) -> None:

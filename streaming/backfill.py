@@ -8,6 +8,7 @@ beside the stream; running it twice changes nothing; and one that was killed goe
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from infra.redis_client import without_password
+from infra.redis_client import whole, without_password
 from streaming import clock, journal, live, tile
 from streaming.clock import TOLERANCE_S
 from streaming.extent import Extent, extent
@@ -35,6 +36,7 @@ from streaming.store import (
     view_key,
     watermark,
 )
+from streaming.types import FIRST_US
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -126,11 +128,12 @@ def _plan(
         return Planned(view.name, end_us, from_us or 0, error=why), None
     if lookback_us is not None:
         # a changed definition has to be done in full
-        known = view.holds(int(said.get("fingerprint", -1))) and "seam_us" in said
-        from_us = max(int(said["seam_us"]) - lookback_us, 1) if known else None
+        fingerprint, seam_us = whole(said.get("fingerprint")), whole(said.get("seam_us"))
+        known = fingerprint is not None and view.holds(fingerprint) and seam_us is not None and FIRST_US <= seam_us <= now
+        from_us = max((seam_us or 0) - lookback_us, 1) if known else None
     try:
-        whole = extent(view, root, None, None)
-        reaches = now if whole.known_us is None else min(now, whole.known_us)
+        all_of_it = extent(view, root, None, None)
+        reaches = now if all_of_it.known_us is None else min(now, all_of_it.known_us)
         old = journal.unfinished(client, view)
         if old is not None and (end_us not in (None, old.end_us) or (from_us or 0) != old.from_us):
             old = None
@@ -139,10 +142,19 @@ def _plan(
     except (TableError, OSError, pa.ArrowInvalid) as error:
         return Planned(view.name, end_us or now, from_us or 0, error=str(error)), None
     buckets = old.buckets if old else max(4, -(-size.rows // ROWS_PER_BUCKET))
-    rate = float(said["rows"]) / float(said["seconds"]) if float(said.get("seconds", 0)) > 0 and int(said["rows"]) else _RATE
+    rate = _rate(said)
     left = 1 - len(old.done) / buckets if old else 1.0
     done = len(old.done) if old else 0
     return Planned(view.name, end, from_us or 0, size.days, size.rows, buckets, done, size.rows * left / rate + 0.3), old
+
+
+def _rate(said: dict[str, str]) -> float:
+    """Rows a second of the last run, where it is told."""
+    try:
+        rate = float(said["rows"]) / float(said["seconds"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return _RATE
+    return rate if 0 < rate < math.inf else _RATE
 
 
 def backfill(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from infra import redis_client
 from streaming.store import clock_key
 
 if TYPE_CHECKING:
@@ -48,7 +49,16 @@ def set_rehearsal(client: redis.Redis, project: str, moment_us: int) -> None:
 
 
 def now_us(client: redis.Redis, project: str) -> int:
-    """The clock that whatever deletes counts from: a rehearsal's where there is one, and never ahead of the wall clock."""
+    """The clock that whatever deletes counts from: a rehearsal's where there is one, and never ahead of the wall clock.
+
+    Raises:
+        ValueError: what Redis holds of a rehearsal is no moment; nothing is to be deleted by another clock.
+    """
     said: Any = client.get(clock_key(project))
     now = wall_us()
-    return min(int(said), now) if said is not None else now
+    if said is None:
+        return now
+    moment = redis_client.whole(said)
+    if moment is None:
+        raise ValueError(f"what lies in Redis under {clock_key(project)} is no moment: remove it, and the wall clock counts")
+    return min(moment, now)

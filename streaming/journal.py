@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streaming.store import fields_of, journal_key, keys_key, lease_key
+from streaming.store import fields_of, journal_key, keys_key, lease_key, noted_id
+from streaming.types import FIRST_US, LAST_US
 
 if TYPE_CHECKING:
     import redis
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LEASE_S = 30
 log = logging.getLogger(__name__)
+_MOST_BUCKETS = 1_000_000
 KEPT_S = 86_400
 """How long an unfinished backfill can be gone on with."""
 
@@ -48,7 +50,7 @@ def _gone(holder: str) -> bool:
         return False
     try:
         return abs(psutil.Process(int(pid)).create_time() - float(created)) > 0.1
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OverflowError):
         return True
 
 
@@ -57,13 +59,18 @@ def lease(client: redis.Redis, view: View) -> Iterator[None]:
     """Hold a view: one backfill at a time. The lease is renewed while the block runs and runs out by itself after a kill.
 
     Raises:
-        HeldError: another one holds it.
+        HeldError: another one holds it, or something that is no backfill lies in its place.
     """
     key, me = lease_key(view.project, view.name), _me()
     if not client.set(key, me, nx=True, ex=LEASE_S):
-        holder: Any = client.get(key)
-        if holder is not None and not _gone(holder.decode()):
-            host, pid, *_ = holder.decode().split("/")
+        found: Any = client.get(key)
+        holder = (found or b"").decode(errors="replace")
+        try:
+            held = found is not None and not _gone(holder)
+        except ValueError:
+            raise HeldError(f"what lies in Redis under {key} is no backfill's ({holder[:60]!r}): remove it") from None
+        if held:
+            host, pid, *_ = holder.split("/")
             raise HeldError(f"feature view {view.name!r} is being backfilled by process {pid} on {host}; try again when it has ended")
         client.set(key, me, ex=LEASE_S)
     ended = threading.Event()
@@ -148,9 +155,13 @@ def _told(view: View, said: dict[str, str]) -> Journal | None:
     if not view.holds(int(said["fingerprint"])):
         return None
     done = {}
+    end_us, from_us, buckets, position = int(said["end_us"]), int(said["from_us"]), int(said["buckets"]), said["position"]
     for name, value in said.items():
         if name.startswith("done:"):
             rows, entities, newest = value.split()
             done[int(name[5:])] = (int(rows), int(entities), int(newest))
-    head = (int(said["end_us"]), int(said["from_us"]), int(said["buckets"]), said["position"])
-    return Journal(view, *head, done, resumed=bool(done))
+    if not 0 < buckets <= _MOST_BUCKETS or not set(done) <= set(range(buckets)) or noted_id(position) is None:
+        raise ValueError(f"{buckets} buckets, position {position[:40]!r}")
+    if not 0 <= from_us <= LAST_US or not FIRST_US <= end_us <= LAST_US:
+        raise ValueError(f"from {from_us} to {end_us}")
+    return Journal(view, end_us, from_us, buckets, position, done, resumed=bool(done))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streaming.store import events_key, rejected_key, set_aside_key, stream_id
+from streaming.store import events_key, noted_id, rejected_key, set_aside_key, stream_id
 
 if TYPE_CHECKING:
     import redis
@@ -73,8 +73,9 @@ def set_aside(client: redis.Redis, project: str, first: tuple[int, int], last: t
     found: dict[tuple[int, int], set[str]] = {}
     some: Any = client.zrangebyscore(set_aside_key(project), first[0], last[0])
     for member in some:
-        position, _, view = member.decode().partition(" ")
-        found.setdefault(stream_id(position), set()).add(view)
+        name, _, view = member.decode(errors="replace").partition(" ")
+        if position := noted_id(name):  # what is none of ours says nothing of an event
+            found.setdefault(position, set()).add(view)
     return found
 
 
@@ -95,9 +96,10 @@ def read(client: redis.Redis, project: str, limit: int | None = None) -> Iterato
         if not entries:
             return
         for name, fields in entries:
-            why = {view: fields[b"why"].decode() for view in fields[b"views"].decode().split(",")}
+            source, views, said = (fields.get(f, b"").decode(errors="replace") for f in (b"source", b"views", b"why"))
             # entries of older versions have no field `id`: theirs is the entry's own
-            yield Rejected(stream_id(fields.get(b"id", name)), fields[b"source"].decode(), fields[b"data"], why, name.decode())
+            position = noted_id(fields.get(b"id", name)) or stream_id(name)
+            yield Rejected(position, source, fields.get(b"data", b""), dict.fromkeys(views.split(","), said), name.decode())
         after = "(" + entries[-1][0].decode()
         left = None if left is None else left - len(entries)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyspark.sql.datasource import DataSource, DataSourceStreamArrowWriter, WriterCommitMessage
 from pyspark.sql.types import StructType
 
+from infra.redis_client import whole
 from streaming import clock, event, rejected
 from streaming.clock import TOLERANCE_S
 from streaming.join import EVENT
@@ -32,16 +33,16 @@ from streaming.view import View
 
 # KEYS[1] the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
 _ADVANCE = """
-local ms, seq = string.match(redis.call('HGET', KEYS[1], 'id') or '0-0', '(%d+)-(%d+)')
-ms, seq = tonumber(ms), tonumber(seq)
+local ms, seq = string.match(redis.call('HGET', KEYS[1], 'id') or '0-0', '^(%d+)-(%d+)$')
+ms, seq = tonumber(ms or '0'), tonumber(seq or '0')
 local to_ms, to_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], 'wall_us', ARGV[3])
 if to_ms < ms or (to_ms == ms and to_seq <= seq) then return 0 end
 redis.call('HSET', KEYS[1], 'id', ARGV[1] .. '-' .. ARGV[2])
-redis.call('HINCRBY', KEYS[1], 'events', ARGV[4])
+if type(redis.pcall('HINCRBY', KEYS[1], 'events', ARGV[4])) == 'table' then redis.call('HSET', KEYS[1], 'events', ARGV[4]) end
 for i = 5, #ARGV, 2 do
   local before = redis.call('HGET', KEYS[1], ARGV[i])
-  if not before or tonumber(before) < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  if not tonumber(before or '') or tonumber(before) < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 end
 return 1
 """
@@ -137,7 +138,8 @@ def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
 
     if isinstance(error, OtherDefinitionError):
         # the view waits for its backfill; where it has had that, one entity was left behind, and the others need not wait for it
-        return not view.holds(int(cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")) or -1))
+        backfilled = whole(cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")))
+        return backfilled is None or not view.holds(backfilled)
     return not isinstance(error, ForeignKeyError) and isinstance(
         error, OnlineStoreError | BusyError | redis.RedisError | OSError | MemoryError
     )

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from infra.redis_client import whole
 from streaming import rejected
 from streaming.group import view_fields
 from streaming.journal import unfinished
 from streaming.sink import newest_field
-from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, stream_id, view_key
+from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, noted_id, stream_id, view_key
+from streaming.types import FIRST_US, LAST_US
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -74,16 +76,16 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
     said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
     index = keys_key(view.project, view.name)
     entities = int(client.scard(index))  # type: ignore[arg-type]
-    newest = max(int(said.get("newest_us", 0)), int(live.get(newest_field(view.name), 0)))
+    newest = max(whole(said.get("newest_us")) or 0, whole(live.get(newest_field(view.name))) or 0)
     run = unfinished(client, view)
     return ViewState(
         view.name,
         entities,
-        int(said.get("rows", 0)),
-        int(said["seam_us"]) if "seam_us" in said else None,
-        newest or None,
+        whole(said.get("rows")) or 0,
+        _moment(said.get("seam_us")),
+        _moment(str(newest)) if newest else None,
         size(client, view, entities),
-        int(said.get("failures", 0)),
+        whole(said.get("failures")) or 0,
         said.get("error", ""),
         f"{len(run.done)} of {run.buckets}" if run else "",
     )
@@ -108,13 +110,20 @@ def stream_state(client: redis.Redis, project: str) -> StreamState:
     """How far the live stream has got."""
     said = fields_of(client.hgetall(applied_key(project)))  # type: ignore[arg-type]
     key, done = events_key(project), said.get("id", "0-0")
+    done = done if noted_id(done) else "0-0"
     waiting, behind = 0, 0.0
     first: Any = client.xrange(key, f"({done}", "+", count=1)
     if first:
         behind = max(0.0, time.time() - stream_id(first[0][0])[0] / 1000)
         waiting = _count_after(client, key, done)
-    wall = int(said["wall_us"]) if "wall_us" in said else None
-    return StreamState(int(said.get("events", 0)), waiting, behind, rejected.count(client, project), wall)
+    wall = _moment(said.get("wall_us"))
+    return StreamState(whole(said.get("events")) or 0, waiting, behind, rejected.count(client, project), wall)
+
+
+def _moment(said: str | None) -> int | None:
+    """A moment that Redis holds, as far as a calendar has it."""
+    us = whole(said)
+    return us if us is not None and FIRST_US <= us <= LAST_US else None
 
 
 def _count_after(client: redis.Redis, key: str, after: str, most: int = 200_000) -> int:

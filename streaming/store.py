@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from streaming.tile import HEADER_SIZE
 if TYPE_CHECKING:
     import redis
 
+_STREAM_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # KEYS[1] the entity; ARGV: expected header ('' for none), tile field, then its value, then field, value, ...
 _SWAP = f"""
 local now = redis.call('HGET', KEYS[1], ARGV[2])
@@ -296,6 +298,12 @@ def stream_id(text: bytes | str) -> tuple[int, int]:
     return int(ms), int(seq or 0)
 
 
+def noted_id(text: bytes | str) -> tuple[int, int] | None:
+    """A stream id that somebody has noted down; None where something else lies there."""
+    found = _STREAM_ID.fullmatch(text.decode(errors="replace") if isinstance(text, bytes) else text)
+    return (int(found[1]), int(found[2])) if found and max(int(found[1]), int(found[2])) < 2**64 else None
+
+
 def fields_of(blobs: Mapping[bytes, bytes]) -> dict[str, str]:
     """A hash of ours as text."""
-    return {k.decode(): v.decode() for k, v in blobs.items()}
+    return {k.decode(errors="replace"): v.decode(errors="replace") for k, v in blobs.items()}

@@ -27,7 +27,7 @@ from infra.redis_client import without_password
 from streaming import live
 from streaming.clock import TOLERANCE_S
 from streaming.sink import sink
-from streaming.store import applied_key, connect, events_key, stream_id, watermark
+from streaming.store import applied_key, connect, events_key, noted_id, stream_id, watermark
 from streaming.sweep import SHARE, sweep
 from streaming.view import View
 
@@ -69,8 +69,9 @@ class EventReader(DataSourceStreamReader):
         return self.__dict__ | {"_client": None}
 
     def initialOffset(self) -> dict[str, str]:
-        done = self._redis().hget(applied_key(self.project), "id")
-        return {"id": done.decode() if done else "0-0"}
+        done = noted_id(self._redis().hget(applied_key(self.project), "id") or b"")
+        # where it is broken all is read again: what was applied before is passed over
+        return {"id": live.text(done) if done else "0-0"}
 
     def latestOffset(self, start: dict[str, str], limit: ReadLimit) -> dict[str, str]:
         key = events_key(self.project)

@@ -1,10 +1,57 @@
-"""How many inputs a fuzz test draws: some hundreds in CI, and as many as `HEADRACE_FUZZ` says (`HEADRACE_FUZZ=100000 pytest -k fuzz`)."""
+"""How many inputs a fuzz test draws: some hundreds in CI, and as many as `HEADRACE_FUZZ` says (`HEADRACE_FUZZ=100000 pytest -k fuzz`).
+
+Inputs are valid ones with something changed (`spoilt`, `tests.serving.hostile.bodies`, `tests.oracle.hostile.events`), and bytes of any kind.
+Which decoder has which test is in docs/testing.md.
+"""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 INPUTS = int(os.environ.get("HEADRACE_FUZZ", "400"))
 fuzzed = settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+NUMBERS = st.sampled_from(
+    [
+        b"",
+        b"0",
+        b"-1",
+        b"1.5",
+        b"nan",
+        b"inf",
+        b"1e999",
+        b"x",
+        b"\xff",
+        b" 7 ",
+        b"1_000",
+        b"\xc2\xb2",
+        b"9" * 19,
+        b"9" * 5000,
+        b"7-",
+        b"7-1",
+        b"-",
+    ]
+)
+"""What may lie where a number was written."""
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, raw: bytes) -> bytes:
+    """Bytes that were written, with some of them exchanged, cut off, doubled or added; or bytes of any kind."""
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        return draw(st.binary(max_size=100))
+    if kind == 1:
+        return raw[: draw(st.integers(0, len(raw)))]
+    if kind == 2:
+        return raw + draw(st.binary(min_size=1, max_size=20))
+    if kind == 3:
+        first, last = sorted(draw(st.tuples(st.integers(0, len(raw)), st.integers(0, len(raw)))))
+        return raw[:last] + raw[first:]
+    found = bytearray(raw)
+    for _ in range(draw(st.integers(1, 4))):
+        if found:
+            found[draw(st.integers(0, len(found) - 1))] = draw(st.integers(0, 255))
+    return bytes(found)

@@ -1,0 +1,243 @@
+"""Whatever lies in Redis of a view's materialization, of the stream and of the clock: it is what was written, or it is taken for nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming import clock, journal, live, rejected, state, tile
+from streaming.backfill import _RATE, _rate
+from streaming.finisher import Finisher
+from streaming.journal import HeldError, Journal
+from streaming.layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
+from streaming.sink import _ADVANCE
+from streaming.store import (
+    applied_key,
+    clock_key,
+    connect,
+    events_key,
+    fields_of,
+    journal_key,
+    lease_key,
+    rejected_key,
+    set_aside_key,
+    view_key,
+)
+from streaming.stream import EventReader
+from streaming.tile import TileError
+from streaming.types import FIRST_US, LAST_US
+from tests.fuzz import NUMBERS, fuzzed, spoilt
+from tests.oracle.hostile import NOW_US, TYPES, views
+from tests.serving.test_stored_bytes import LAYOUT, LEVELS, WINDOWED
+from tests.serving.test_stored_bytes import good as stored
+
+PROJECT = "stored"
+LATEST, WINDOWS = views(PROJECT)
+HEAD = {"fingerprint": str(WINDOWS.fingerprint), "end_us": str(NOW_US), "from_us": "0", "buckets": "4", "position": "5-1"}
+NOTED = HEAD | {"done:0": "5 3 1700", "done:3": "7 2 1800", "at": "1700000000"}
+
+
+class Hash:
+    """A Redis in which one hash lies."""
+
+    def __init__(self, fields: dict[bytes, bytes]) -> None:
+        self.fields = fields
+
+    def hgetall(self, _: str) -> dict[bytes, bytes]:
+        return self.fields
+
+
+@st.composite
+def noted(draw: st.DrawFn) -> dict[bytes, bytes]:
+    found = {k.encode(): v.encode() for k, v in NOTED.items()}
+    for name in draw(st.sets(st.sampled_from([*found, b"done:x", b"done:9", b"\xff"]), max_size=3)):
+        found[name] = draw(NUMBERS | spoilt(found.get(name, b"1 2 3")))
+    for name in draw(st.sets(st.sampled_from(sorted(found)), max_size=1)):
+        del found[name]
+    return found
+
+
+@fuzzed
+@given(noted())
+def test_fuzz_a_killed_backfill_is_gone_on_with_or_begun_anew(fields: dict[bytes, bytes]) -> None:
+    found = journal.unfinished(Hash(fields), WINDOWS)  # type: ignore[arg-type]
+    if found is None:
+        return
+    assert isinstance(found, Journal)
+    assert sorted([*found.done, *found.remaining()]) == list(range(found.buckets))
+    assert live.text(journal.noted_id(found.position) or (0, 0))
+    assert FIRST_US <= found.end_us <= LAST_US
+
+
+def test_what_was_noted_of_a_killed_backfill_is_gone_on_with() -> None:
+    found = journal.unfinished(Hash({k.encode(): v.encode() for k, v in NOTED.items()}), WINDOWS)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.done == {0: (5, 3, 1700), 3: (7, 2, 1800)}
+
+
+@fuzzed
+@given(st.dictionaries(st.sampled_from(["rows", "seconds"]), NUMBERS.map(lambda raw: raw.decode(errors="replace"))))
+def test_fuzz_the_rate_of_the_last_backfill_is_a_number(said: dict[str, str]) -> None:
+    assert 0 < _rate(said) < float("inf")
+    assert _rate({"rows": "10", "seconds": "2"}) == 5 != _RATE
+
+
+@pytest.fixture(scope="module")
+def client(redis_url: str) -> Any:
+    made = connect(redis_url)
+    yield made
+    _clear(made)
+    made.close()
+
+
+def _clear(client: Any) -> None:
+    keys = [view_key(PROJECT, v.name) for v in (LATEST, WINDOWS)] + [journal_key(PROJECT, v.name) for v in (LATEST, WINDOWS)]
+    of_project = [f(PROJECT) for f in (applied_key, clock_key, rejected_key, set_aside_key, events_key)]
+    client.delete(*keys, *of_project, lease_key(PROJECT, "latest"))
+
+
+_TOLD = ("rows", "seam_us", "newest_us", "failures", "error", "id", "events", "wall_us", "newest:windows", "fingerprint", "seconds")
+
+
+@fuzzed
+@given(said=st.dictionaries(st.sampled_from(_TOLD), NUMBERS | st.binary(max_size=30), min_size=1))
+def test_fuzz_the_state_is_told_whatever_lies_there(client: Any, said: dict[str, bytes]) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        for key in (view_key(PROJECT, "windows"), journal_key(PROJECT, "windows"), applied_key(PROJECT)):
+            pipe.delete(key)
+            pipe.hset(key, mapping=said)
+        pipe.execute()
+    (found,) = state.view_states(client, [WINDOWS])
+    assert all(us is None or FIRST_US <= us <= LAST_US for us in (found.seam_us, found.newest_us))
+    stream = state.stream_state(client, PROJECT)
+    assert stream.waiting == 0
+    reader = EventReader({"url": "redis://nowhere", "project": PROJECT})
+    reader._client = client
+    assert live.text(journal.noted_id(reader.initialOffset()["id"]) or (0, 0)) == reader.initialOffset()["id"]
+    assert client.eval(_ADVANCE, 1, applied_key(PROJECT), 2**41, 1, 7, 3, "newest:windows", 5) in (0, 1)
+
+
+@fuzzed
+@given(NUMBERS | st.binary(max_size=30))
+def test_fuzz_the_clock_of_a_rehearsal_is_a_moment_or_refused(client: Any, raw: bytes) -> None:
+    client.set(clock_key(PROJECT), raw)
+    with contextlib.suppress(ValueError):
+        assert clock.now_us(client, PROJECT) <= time.time_ns() // 1000
+        assert int(raw) == clock.now_us(client, PROJECT) or int(raw) > NOW_US
+
+
+def test_a_clock_that_is_none_stops_what_deletes_and_is_named(client: Any) -> None:
+    client.set(clock_key(PROJECT), b"noon")
+    with pytest.raises(ValueError, match=r"headrace:\{stored\}:clock is no moment: remove it"):
+        clock.now_us(client, PROJECT)
+    client.delete(clock_key(PROJECT))
+
+
+_LETTER = {b"id": b"7-1", b"source": b"things", b"data": b"{}", b"views": b"windows", b"why": b"windows: no"}
+
+
+@fuzzed
+@given(st.dictionaries(st.sampled_from([*_LETTER, b"\xff"]), NUMBERS | st.binary(max_size=20), min_size=1), st.binary(max_size=20))
+def test_fuzz_rejected_events_are_read_whatever_they_are(client: Any, changed: dict[bytes, bytes], member: bytes) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        pipe.delete(rejected_key(PROJECT), set_aside_key(PROJECT))
+        pipe.xadd(rejected_key(PROJECT), _LETTER | changed)
+        pipe.xadd(rejected_key(PROJECT), changed)
+        pipe.zadd(set_aside_key(PROJECT), {member: 7, b"7-1 windows": 7})
+        pipe.execute()
+    assert len(list(rejected.read(client, PROJECT))) == 2
+    assert "windows" in rejected.set_aside(client, PROJECT, (0, 0), (9, 0))[7, 1]
+
+
+@pytest.mark.parametrize("holder", [b"somebody", b"\xff", b"", b"a/b", f"{socket.gethostname()}/x/1.0/y".encode()])
+def test_a_lease_that_is_no_backfills_is_named(client: Any, holder: bytes) -> None:
+    client.set(lease_key(PROJECT, "latest"), holder)
+    with pytest.raises(HeldError, match=r"no backfill's .*remove it"), journal.lease(client, LATEST):
+        raise AssertionError
+    client.delete(lease_key(PROJECT, "latest"))
+
+
+@fuzzed
+@given(st.dictionaries(st.sampled_from([b"source", b"data", b"only", b"\xff"]), st.binary(max_size=30) | st.just(b"things"), min_size=1))
+def test_fuzz_an_entry_of_the_event_stream_is_a_row_of_the_batch(client: Any, fields: dict[bytes, bytes]) -> None:
+    with client.pipeline(transaction=False) as pipe:
+        pipe.delete(events_key(PROJECT), rejected_key(PROJECT), set_aside_key(PROJECT))
+        pipe.xadd(events_key(PROJECT), fields)
+        pipe.execute()
+    (batch,) = live.entries(client, events_key(PROJECT), "0-0", "+")
+    assert batch.num_rows == 1
+    assert len(live.since(client, WINDOWS, 0, 300)((0, 0))[0]) == 0
+
+
+SEALED, PLAIN = (stored(sealed)[b"_hr:w"] for sealed in (True, False))
+
+
+@fuzzed
+@given(st.sampled_from([SEALED, PLAIN]), st.data())
+def test_fuzz_tiles_are_tiles_or_refused(whole: bytes, data: st.DataObject) -> None:
+    """As the stream reads them before it merges into them."""
+    raw = data.draw(spoilt(whole))
+    try:
+        header, parts = tile.decode(raw, LEVELS, WINDOWED.fingerprint)
+    except TileError:
+        return
+    assert tile.read_header(tile.unseal(raw)) == header
+    assert len(parts) == len(LEVELS)
+
+
+@fuzzed
+@given(spoilt(SEALED))
+def test_fuzz_sealed_tiles_are_as_they_were_written_or_refused(raw: bytes) -> None:
+    finisher = Finisher(LAYOUT)
+    with contextlib.suppress(TileError):
+        plain = tile.unseal(raw)
+        if raw[:2] == tile.SEALED:
+            assert raw == SEALED
+            assert len(finisher(plain, 10**11)) == len(LAYOUT.aggregations)
+
+
+_SCALARS: dict[str, Any] = {
+    "double": 1.5, "float": 2.5, "int64": 3, "int32": -4, "bool": True, "string": "text", "bytes": b"\x00\x01", "timestamp": 1_700_000_000,
+    "json": "{}", "uuid": "0192f0c1-7a3e-7c5b-9d2e-5f1a2b3c4d5e", "timeuuid": "0192f0c1-7a3e-1c5b-9d2e-5f1a2b3c4d5e", "decimal": "1.50",
+}  # fmt: skip
+VALUES = [encode_value(_SCALARS[t] if t in _SCALARS else [_SCALARS[t[6:-1]]] * 2, t) for t in TYPES]
+NO_VALUE = (ValueError, IndexError, OverflowError, struct.error)
+
+
+@fuzzed
+@given(st.sampled_from(VALUES), st.data())
+def test_fuzz_a_value_in_feasts_layout_is_one_or_refused(whole: bytes, data: st.DataObject) -> None:
+    with contextlib.suppress(*NO_VALUE):
+        decode_value(data.draw(spoilt(whole)))
+
+
+@fuzzed
+@given(spoilt(encode_timestamp(NOW_US)))
+def test_fuzz_a_timestamp_in_feasts_layout_is_one_or_refused(raw: bytes) -> None:
+    with contextlib.suppress(ValueError, IndexError):
+        found = decode_timestamp(raw)
+        assert found is not None
+        assert abs(found) < 2**63
+
+
+KEY = b"\x01\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00k\x04\x00\x00\x00\x08\x00\x00\x00" + bytes(8) + b"stored"
+
+
+@fuzzed
+@given(spoilt(KEY))
+def test_fuzz_a_redis_key_is_an_entity_of_a_view_or_none(raw: bytes) -> None:
+    matches = key_matcher("stored", [("k", "int64")])
+    assert matches(KEY)
+    if matches(raw):
+        assert (len(raw), raw[:21], raw[29:]) == (len(KEY), KEY[:21], KEY[29:])
+
+
+def test_a_hash_of_any_bytes_is_text() -> None:
+    assert fields_of({b"\xff": b"\xfe", b"a": b"b"}) == {"\ufffd": "\ufffd", "a": "b"}
