@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from infra import outlet
+
 MARK = "HEADRACE_SERVICE"
 """Environment variable that every process of a service inherits: what is left of a dead service is found by it."""
 
@@ -106,6 +108,9 @@ def main(run_folder: str, name: str) -> None:
     starts = before.starts + 1 if before is not None else 1
     created = psutil.Process().create_time()
     write(path, {"pid": os.getpid(), "created": created, "argv": wanted["argv"], "session": os.getsid(0), "starts": starts})
+    if log := wanted.get("log"):  # a service that was started by a version before has none
+        with suppress(OSError):
+            outlet.open_beside(os.getppid(), log["path"], log["bytes"], log["files"])
     os.chdir(wanted["cwd"])
     try:
         os.execvpe(wanted["argv"][0], wanted["argv"], wanted["env"])

@@ -35,13 +35,26 @@ START_S = 60.0
 _TIMEOUT_S = 15.0
 _SOCKET = "s"
 
+LONGEST_PAUSE_S = 30
+"""The pause before the next try of a service that ends soon after each start: it grows by a second each time, up to this."""
+
 _MAIN = """
-from supervisor import loggers, supervisord
+from supervisor import loggers, process, supervisord
+from supervisor.states import ProcessStates
+
 loggers.Handler.handleError = lambda self: None
+
+class Patient(process.Subprocess):
+    def change_state(self, new_state, expected=True):
+        if new_state == ProcessStates.BACKOFF:
+            self.backoff = min(self.backoff, {longest} - 1)
+        return super().change_state(new_state, expected)
+
+process.Subprocess = Patient
 supervisord.main()
 """
 """What a full disk does not take is not logged. As shipped, supervisord says so on a stderr that may lie on the same disk, fails at that, and
-never again reads what the service prints: the service then stands still at its next line."""
+never again reads what the service prints: the service then stands still at its next line. And its pauses would grow without end."""
 
 # paths are relative to the folder it runs in: whatever characters the checkout's path has, no file here has to quote them
 _CONFIG = f"""\
@@ -185,13 +198,14 @@ class Supervisor:
 
         Args:
             env: its whole environment.
-            settles_s: one that ends sooner than this after its start is started again after a pause that grows by a second each time.
+            settles_s: one that ends sooner than this after its start is started again after a pause that grows (`LONGEST_PAUSE_S`).
 
         Raises:
             SupervisorError: see `_start`.
         """
         with self.alone():
-            write(self.folder / f"{name}.service", {"argv": argv, "env": env, "cwd": str(ROOT)})
+            log = {"path": str(self.settings.log_dir / f"{name}.log"), "bytes": LOG_BYTES, "files": LOG_FILES}
+            write(self.folder / f"{name}.service", {"argv": argv, "env": env, "cwd": str(ROOT), "log": log})
             if self.record is None:
                 self._start()
             with self._call() as call:
@@ -229,7 +243,7 @@ class Supervisor:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {MARK: f"{self.settings.state}:supervisor"}
         with open(self.folder / "supervisord.err", "wb") as said:
             child = subprocess.Popen(
-                [sys.executable, "-c", _MAIN, "-c", "supervisord.conf"],
+                [sys.executable, "-c", _MAIN.format(longest=LONGEST_PAUSE_S), "-c", "supervisord.conf"],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from infra import process, redis_server, services
+from infra import process, redis_server, services, supervisor
 from infra.launch import marked
 from infra.ports import port
 from infra.settings import Settings
@@ -80,6 +80,23 @@ def test_one_that_ends_at_once_is_tried_ever_more_slowly_and_says_so(own: Settin
     assert within(60, lambda: process.alive(own, "sleeper") and row(own)["state"] == "running")
 
 
+def test_the_pause_between_two_tries_grows_and_has_an_end(own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE_S", 2)
+    flag, tries = tmp_path / "broken", tmp_path / "tries"
+    code = f"import pathlib, sys, time; p = pathlib.Path({str(tries)!r}); p.open('a').write(f'{{time.time()}}\\n'); sys.exit(7) if pathlib.Path({str(flag)!r}).exists() else time.sleep(600)"
+    running = start(own, argv=[sys.executable, "-c", code])
+    within(30, lambda: tries.exists() and tries.read_text())
+    flag.touch()
+    psutil.Process(running.pid).kill()
+    within(60, lambda: len(tries.read_text().split()) >= 7)
+    states = {row(own)["state"] for _ in range(5)}
+    assert states <= {"failing", "starting", "running"}
+    times = [float(t) for t in tries.read_text().split()][2:]
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert min(pauses[1:]) > 1.9, pauses
+    assert max(pauses) < 5, pauses
+
+
 def test_starting_one_that_pauses_between_two_tries_tries_now(own: Settings, tmp_path: Path) -> None:
     flag = tmp_path / "broken"
     code = f"import pathlib, sys, time; sys.exit(7) if pathlib.Path({str(flag)!r}).exists() else time.sleep(600)"
@@ -115,6 +132,33 @@ def test_a_killed_supervisor_costs_no_service_and_the_next_start_takes_all_over(
         within(30, lambda name=name, before=before: (again := process.alive(own, name)) and again.pid != before.pid)  # type: ignore[misc]
     assert process.stop(own, "second")
     assert process.alive(own, "second") is None
+
+
+def test_a_service_that_prints_outlives_its_supervisor_and_nothing_it_says_is_lost(own: Settings) -> None:
+    code = f"import itertools, sys, time\nfor n in itertools.count():\n  print(n, {'x' * 2000!r}, file=[sys.stdout, sys.stderr][n % 2], flush=True); time.sleep(0.005)"
+    first, log = start(own, argv=[sys.executable, "-c", code]), process.log_path(own, "sleeper")
+
+    def count() -> int:
+        return int(log.read_text().rstrip("\n").rpartition("\n")[2].split()[0]) if log.exists() and log.read_text() else 0
+
+    within(30, lambda: count() > 50)
+    keeper(own).kill()
+    within(30, lambda: Supervisor(own).record is None)
+    before = count()
+    within(60, lambda: count() > before + 100)  # many times what a pipe holds
+    assert start(own, "second").pid
+    assert start(own) == first, "the next start finds it, and leaves it as it is"
+    before = count()
+    within(60, lambda: count() > before + 100)
+    numbers = [int(line.split()[0]) for line in log.read_text().splitlines()[:-1]]
+    assert numbers == list(range(len(numbers)))
+    readers = [p for p in psutil.Process(first.pid).children() if "outlet.py" in " ".join(p.cmdline())]
+    assert len(readers) == 1
+    psutil.Process(first.pid).kill()
+    again = within(30, lambda: (found := process.alive(own, "sleeper")) and found.pid != first.pid and found)
+    assert not psutil.wait_procs(readers, timeout=10)[1], "it ends with its service"
+    assert process.stop(own, "sleeper")
+    assert not psutil.pid_exists(again.pid)
 
 
 def test_what_a_killed_supervisor_left_is_stopped_to_the_last_process(own: Settings) -> None:
