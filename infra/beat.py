@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from infra import redis_client
 from infra.cause import cause
@@ -52,10 +53,10 @@ class Beat(msgspec.Struct, frozen=True):
         failing: why that round did not do its work, in one line; empty: it did.
     """
 
-    at_us: int
+    at_us: Annotated[int, Meta(ge=0, le=2**53)]
     pid: int
-    every_s: float
-    up_s: float
+    every_s: Annotated[float, Meta(gt=0, le=1e9)]
+    up_s: Annotated[float, Meta(ge=0, le=1e12)]
     failing: str = ""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from starlette.requests import ClientDisconnect
 
 from feature_repo.contract import Contract
@@ -269,12 +269,21 @@ class DataPlane:
             raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
         try:
             async with asyncio.timeout(self.settings.redis_timeout_s):
-                said = await self._redis.eval(beat.READ, 1, beat.parts_key(self._project))
+                said = await self._said()
         except (RedisError, OSError, TimeoutError):
             raise Unavailable("The online store does not answer.") from None
         return liveness.degraded(self._parts(said, await asyncio.to_thread(liveness.kept, self.settings)))
 
+    async def _said(self) -> Any:
+        """What parts say of themselves, as Redis has it; its refusal, where something else lies there."""
+        try:
+            return await self._redis.eval(beat.READ, 1, beat.parts_key(self._project))
+        except ResponseError as error:
+            return error
+
     def _parts(self, said: Any, kept: liveness.Kept) -> list[Part]:
+        if isinstance(said, ResponseError):
+            return [Part("redis", "failing", f"how the parts fare cannot be read: {said}")]
         found = liveness.parts(*beat.parse(said), kept)
         refusal = self._tally.refused
         return [*found, Part("redis", "failing", f"it takes no writes: {refusal}") if refusal else Part("redis", "well")]
@@ -293,7 +302,7 @@ class DataPlane:
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
                 self.metrics.equality[name] = tuple(whole(n) or 0 for n in counts)
-            self.metrics.parts = self._parts(await self._redis.eval(beat.READ, 1, beat.parts_key(self._project)), kept)
+            self.metrics.parts = self._parts(await self._said(), kept)
         return self.metrics.text()
 
     def _trouble(self) -> str:

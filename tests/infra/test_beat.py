@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -76,10 +77,17 @@ def test_every_part_is_judged_and_only_those_in_time_are_well(beats: dict[str, B
         assert bool(part.detail) == part.degraded
 
 
-@given(st.one_of(st.binary(max_size=60), st.just(msgspec.json.encode(said(1)))))
-def test_what_is_no_beat_is_passed_over(raw: bytes) -> None:
-    _, beats = beat.parse([b"1", [b"a", raw, b"b", msgspec.json.encode(said(1)), b"\xff", b"{}"]])
+NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([10**400, 2**53, 2**63, 1e308, -1e308, "1"]))
+
+
+@given(
+    st.one_of(st.binary(max_size=60), st.fixed_dictionaries(dict.fromkeys(("at_us", "pid", "every_s", "up_s"), NUMBERS)).map(json.dumps))
+)
+def test_what_is_no_beat_is_passed_over(raw: bytes | str) -> None:
+    content = raw if isinstance(raw, bytes) else raw.encode()
+    now_us, beats = beat.parse([str(NOW).encode(), [b"a", content, b"a/b", content, b"b", msgspec.json.encode(said(1)), b"\xff", b"{}"]])
     assert "b" in beats
+    assert {p.name for p in judge(now_us, beats)} == {f.partition("/")[0] for f in beats}
 
 
 @pytest.fixture

@@ -135,6 +135,14 @@ def test_a_model_that_is_refused_is_degraded_while_another_answers(server: Serve
     assert "release.json cannot be read" in found["detail"]
 
 
+def test_what_else_lies_where_the_parts_speak_costs_no_readiness(server: Server) -> None:
+    server.redis.set(parts_key(server.project), "junk")
+    plain, strict, *_ = server.run(asked)
+    assert (plain.status_code, strict.status_code) == (200, 503)
+    assert plain.json()["degraded"][0]["detail"].startswith("how the parts fare cannot be read: WRONGTYPE")
+    assert server.get("/metrics").status_code == 200
+
+
 def test_a_redis_that_answers_and_takes_no_writes_is_degraded(tmp_path: Path) -> None:
     from infra import process, redis_server
 
