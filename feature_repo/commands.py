@@ -66,7 +66,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     """Why this version is live: every step of its release, the data, the run and the gates behind it."""
     from rich.table import Table
 
-    from feature_repo import contract, release
+    from feature_repo import release
     from feature_repo.decision import Journal
     from feature_repo.use_case import UseCase
 
@@ -75,7 +75,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     now = release.read(own.model_root, name)
     if now is None:
         raise release.ReleaseError(f"no version of {name} is live: train and promote one")
-    made = contract.load(own.model_root / name / str(now.champion))
+    made = release.load(own.model_root, name, now.champion, now)
     console.print(f"{name} version {now.champion} is live")
     steps = Table("when", "step", "why", box=None, pad_edge=False)
     for step in now.history:

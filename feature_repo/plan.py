@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo import contract, release
+from feature_repo import release
 from feature_repo.definition import DefinitionError, definitions
 from feature_repo.use_case import UseCase
 
@@ -233,7 +233,7 @@ def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan, 
     for folder in sorted(settings.model_root.glob(f"*/{release.RELEASE}")) if settings.model_root.is_dir() else []:
         name = folder.parent.name
         number = release.champion(settings.model_root, name)
-        made = contract.load(settings.model_root / name / str(number))
+        made = release.verified(settings.model_root, name, number or 0)
         if made.project != use_case.project:
             continue
         try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from feature_repo import contract as contracts
+from feature_repo import release
 from feature_repo.contract import Contract
 from feature_repo.prediction import Prediction, equality_key, logged
 from feature_repo.use_case import UseCase
@@ -124,7 +124,7 @@ class Equality:
         if self._case is None:
             self._case = UseCase(self.settings.repo)
         if version not in self._plans:
-            contract = contracts.load(self.settings.model_root / self.model / str(version))
+            contract = release.verified(self.settings.model_root, self.model, version)
             self._plans[version] = contract, projections(self._case.store, contract.feature_service)
         return self._plans[version]
 

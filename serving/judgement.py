@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_repo import contract
+from feature_repo import contract, release
 from feature_repo.prediction import Mark, Moment, Whole, rows
 from serving.calibration import Matrix, Moments
 from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
@@ -59,13 +59,13 @@ class Reference:
     timestamp); without moments, verdicts are not calibrated.
 
     Raises:
-        ContractError: the contract's folder does not verify.
+        ContractError: the contract's folder does not verify, or is not the one that was released.
         ReferenceError: its reference is missing, or lacks columns.
     """
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
-        self.contract = contract.load(folder)
-        self.folder = folder
+    def __init__(self, root: Path, model: str, version: int, kind: Kind) -> None:
+        self.contract = release.verified(root, model, version)
+        self.folder = folder = root / model / str(version)
         path = folder / contract.REFERENCE
         if not path.is_file():
             raise ReferenceError(f"{folder} has no {contract.REFERENCE}: train and register the model again")

@@ -148,7 +148,7 @@ class ModelRepository:
             return loaded.contract, loaded.explain
         folder = self._settings.model_root / model / str(version)
         try:
-            contract = await asyncio.to_thread(contracts.load, folder)
+            contract = await asyncio.to_thread(release.verified, self._settings.model_root, model, version)
         except ContractError as error:
             raise NotFound(f"Version {version} of {model!r} cannot be read: {error}") from None
 

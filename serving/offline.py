@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo import contract as contracts
+from feature_repo import release
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand
 from serving.predict import Predictor
@@ -41,14 +42,14 @@ class _Columns:
         return None
 
 
-def offline_predictor(store: FeatureStore, folder: Path) -> tuple[Predictor, list[Projection]]:
+def offline_predictor(store: FeatureStore, root: Path, model: str, version: int) -> tuple[Predictor, list[Projection]]:
     """A version that takes joined rows, and what must be joined for it.
 
     Raises:
-        ContractError: the version is gone or altered.
+        ContractError: the version is gone or altered, or is not the one that was released.
         DefinitionError, OnDemandError, WiringError: the definitions are not what it was trained on.
     """
-    contract = contracts.load(folder)
+    contract, folder = release.verified(root, model, version), root / model / str(version)
     joined = projections(store, contract.feature_service)
     on_demand = transformations(store, contract.feature_service, joined)
     needed = {i.source for i in contract.inputs if i.kind == "feature"} | {s.reference for view in on_demand for s in view.sources}

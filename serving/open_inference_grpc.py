@@ -112,7 +112,6 @@ class InferenceCalls:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._at_work = 0
 
     def plane(self) -> DataPlane:
         return self._plane
@@ -149,10 +148,7 @@ class InferenceCalls:
     async def ModelInfer(self, request: Any, grpc_context: Any) -> Any:
         started = time.perf_counter()
         plane, code = self.plane(), grpc.StatusCode.CANCELLED
-        self._at_work += 1
         try:
-            if self._at_work > plane.settings.max_at_once:  # as HAProxy says it over HTTP; what has been accepted keeps its latency
-                raise Unavailable("The replica is busy; come back in a second.")
             response = await self._infer(plane, request, _timeout(grpc_context), started)
             code = grpc.StatusCode.OK
         except Problem as problem:
@@ -162,7 +158,6 @@ class InferenceCalls:
             failure = Problem("The server failed on this request; its log says why.")
             code, response = _code(failure), _refuse(grpc_context, failure, pb.ModelInferResponse())
         finally:
-            self._at_work -= 1
             plane.metrics.answered("grpc infer", code.name)
         return response
 

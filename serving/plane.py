@@ -25,6 +25,7 @@ from infra.beat import Part
 from infra.redis_client import whole
 from infra.settings import Settings
 from serving import liveness, open_inference
+from serving.admission import Admission
 from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
@@ -74,6 +75,7 @@ class DataPlane:
         timeout = settings.redis_timeout_s
         self._redis: Any = redis_client.asynchronous(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
         self.limits = Limits.of(settings)
+        self.admission = Admission(settings.max_at_once)
         self.metrics = Metrics()
         self._log = PredictionLog(
             client(settings.redis(), timeout),
@@ -124,13 +126,14 @@ class DataPlane:
         """
         predictor, role = None, "champion"
         try:
-            entry, predictor = self.models.predictor(model)
-            deadline_s = _deadline_s(timeout_ms, predictor.contract)
-            question = predictor.schema.decode(body)
-            if entry.canary is not None:  # it takes the same request
-                champion = predictor
-                predictor, role = entry.answering(champion, lambda: route or champion.schema.route_key(question))
-            return msgspec.json.encode(await self._answer(entry, predictor, question, deadline_s, started, role))
+            with self.admission:
+                entry, predictor = self.models.predictor(model)
+                deadline_s = _deadline_s(timeout_ms, predictor.contract)
+                question = predictor.schema.decode(body)
+                if entry.canary is not None:  # it takes the same request
+                    champion = predictor
+                    predictor, role = entry.answering(champion, lambda: route or champion.schema.route_key(question))
+                return msgspec.json.encode(await self._answer(entry, predictor, question, deadline_s, started, role))
         except BaseException as error:
             self.failed(model, error, predictor)
             raise
@@ -162,12 +165,13 @@ class DataPlane:
         """
         predictor = None
         try:
-            entry, predictor = self._loaded(model, version)
-            asked = read(predictor.contract)
-            question = predictor.schema.decode(msgspec.json.encode({"instances": asked.instances}))
-            role = entry.release.versions.get(predictor.contract.version, "champion") if entry.release else "champion"
-            deadline_s = _deadline_s(timeout_ms, predictor.contract)
-            return await self._answer(entry, predictor, question, deadline_s, started, role), asked
+            with self.admission:
+                entry, predictor = self._loaded(model, version)
+                asked = read(predictor.contract)
+                question = predictor.schema.decode(msgspec.json.encode({"instances": asked.instances}))
+                role = entry.release.versions.get(predictor.contract.version, "champion") if entry.release else "champion"
+                deadline_s = _deadline_s(timeout_ms, predictor.contract)
+                return await self._answer(entry, predictor, question, deadline_s, started, role), asked
         except BaseException as error:
             self.failed(model, error, predictor)
             raise

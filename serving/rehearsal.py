@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from feature_repo import contract, release
+from feature_repo import release
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.ports import port
 from infra.settings import Settings
@@ -41,7 +41,7 @@ def rehearse(
     number = release.champion(settings.model_root, spec.name)
     if number is None:
         raise ReplayError(f"no version of {spec.name} is live: run `headrace train` first")
-    made = contract.load(settings.model_root / spec.name / str(number))
+    made = release.verified(settings.model_root, spec.name, number)
     compiled = list(views(case.store).values())
     _check_seam(settings, case, [v.name for v in compiled if v.stream], first_us)
     with console.status("reading history"):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo import contract as contracts
+from feature_repo import release
 from feature_repo.contract import Input
 from feature_repo.prediction import Prediction, id_ms, is_prediction_id, logged, rows, stream_key
 from feature_repo.use_case import UseCase
@@ -94,7 +95,7 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
         DefinitionError, JoinError: features are not what they were, or the offline store has no such table.
     """
     folder = settings.model_root / prediction.model / str(prediction.version)
-    contract, store = contracts.load(folder), use_case.store
+    contract, store = release.verified(settings.model_root, prediction.model, prediction.version), use_case.store
     on_demand = transformations(store, contract.feature_service, projections(store, contract.feature_service))
     needed = {i.source for i in contract.inputs} | {s.reference for view in on_demand for s in view.sources}
     wanted = plan(store, contract.feature_service, needed)

@@ -72,8 +72,7 @@ def score(
         ContractError, DefinitionError: the version cannot be served as it is.
     """
     check_target(target)
-    folder = settings.model_root / model / str(version)
-    predictor, wanted = offline_predictor(use_case.store, folder)
+    predictor, wanted = offline_predictor(use_case.store, settings.model_root, model, version)
     frame = _read(spark, source, predictor.contract.request, at)
     own = [c for c in frame.columns if c not in (SCORE, VERSION, ERROR)]
     joined = point_in_time_join(spark, frame.select(own), AT, wanted, settings.offline_root, settings.shuffle_partitions)
@@ -82,7 +81,7 @@ def score(
     )
     partial = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
-        joined.mapInArrow(_scorer(settings, folder, own), schema).write.mode("overwrite").parquet(str(partial))
+        joined.mapInArrow(_scorer(settings, model, version, own), schema).write.mode("overwrite").parquet(str(partial))
         (partial / MARKER).write_text(f'{{"model": "{model}", "version": {version}}}\n')
         _put(partial, target)
     finally:
@@ -142,19 +141,20 @@ def _read(spark: SparkSession, source: Path, fields: list[RequestField], at: dat
     return frame.withColumn(AT, f.coalesce(f.col(AT).cast("timestamp"), moment))
 
 
-_loaded: dict[Path, tuple[Predictor, list[Projection]]] = {}
+_loaded: dict[tuple[Path, str, int], tuple[Predictor, list[Projection]]] = {}
 
 
-def _scorer(settings: Settings, folder: Path, own: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _scorer(settings: Settings, model: str, version: int, own: list[str]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """What runs in Spark's workers; a worker loads the version once."""
 
     def batches(some: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         settings.export()
-        if folder not in _loaded:
-            _loaded[folder] = offline_predictor(UseCase(settings.repo).store, folder)
-        predictor, wanted = _loaded[folder]
+        place = settings.model_root, model, version
+        if place not in _loaded:
+            _loaded[place] = offline_predictor(UseCase(settings.repo).store, *place)
+        predictor, wanted = _loaded[place]
         for batch in some:
             table = pa.Table.from_batches([batch])
             scores, errors = _scores(predictor, table, wanted)

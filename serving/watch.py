@@ -199,7 +199,7 @@ class Watch:
             self.skipped += 1
             return None
         try:
-            reference = Reference(self.settings.model_root / self.model / str(version), self.settings.drift_detector)
+            reference = Reference(self.settings.model_root, self.model, version, self.settings.drift_detector)
         except (contract.ContractError, ReferenceError, ValueError) as error:
             self._unreadable[version] = (time.monotonic() + RETRY_S, f"version {version} is not judged: {error}")
             self._skip(f"version {version}", str(error))

@@ -15,8 +15,6 @@ deleted is counted from a clock, never from the data, and most of a table never 
 from __future__ import annotations
 
 import fcntl
-import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +27,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
@@ -46,9 +42,8 @@ from feature_repo.prediction import (
     truths_table,
 )
 from infra import files
-from streaming import clock
+from streaming import clock, hours
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
-from streaming.extent import day_of
 from streaming.sweep import SHARE
 from streaming.types import FIRST_US, LAST_US
 
@@ -58,9 +53,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 PAGE = 5000
-_HOUR_US = 3_600_000_000
-_DAY_US = 24 * _HOUR_US
-log = logging.getLogger(__name__)
+_DAY_US = 24 * hours.HOUR_US
 
 
 class ArchiveError(RuntimeError):
@@ -190,12 +183,12 @@ class Archive:
             except ValueError:
                 done.unreadable += 1
                 continue
-            by_file[one.model, one.at_us // _HOUR_US].append(one)
+            by_file[one.model, one.at_us // hours.HOUR_US].append(one)
         for (model, hour), found in by_file.items():
             table = self._table(model, found, done)
             if table is None:
                 continue
-            new = self._merge(_file(self.root / predictions_table(model), hour), table)
+            new = hours.add(hours.path_of(self.root / predictions_table(model), hour), table)
             done.predictions += new
             done.models[model] = done.models.get(model, 0) + new
 
@@ -219,33 +212,13 @@ class Archive:
                 made_us = id_ms(one.prediction_id) * 1000
                 if not MODEL.fullmatch(one.model) or made_us > latest_us or not FIRST_US <= one.at_us <= LAST_US or one.label not in (0, 1):
                     raise ValueError("no truth of a prediction that there can be")
-                hour = made_us // _HOUR_US
+                hour = made_us // hours.HOUR_US
             except ValueError:
                 done.unreadable += 1
                 continue
             by_file[one.model, hour].append(one)
         for (model, hour), found in by_file.items():
-            done.labels += self._merge(_file(self.root / truths_table(model), hour), truths_of(found))
-
-    def _merge(self, path: Path, rows: pa.Table) -> int:
-        """Add rows that the file does not hold: predictions by their id, truths by all they say. Returns how many were new."""
-        table = _first(rows)
-        before = None
-        if path.exists():
-            try:
-                before = pq.read_table(path, partitioning=None)
-            except _BROKEN as error:  # an hour that cannot be read is lost; what comes in is not
-                files.put_aside(path, f"{path} cannot be read ({_first_line(error)})", hidden=True)
-        if before is not None:
-            table = table.filter(pc.invert(pc.is_in(_identity(table), _identity(before))))
-            if not table.num_rows:
-                return 0
-        merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(merged, partial, compression="zstd")
-        partial.replace(path)
-        return int(table.num_rows)
+            done.labels += hours.add(hours.path_of(self.root / truths_table(model), hour), truths_of(found))
 
     def _load(self, model: str, version: int) -> Contract | None:
         try:
@@ -315,13 +288,9 @@ class Archive:
 
     def newest_us(self, model: str) -> int | None:
         """The newest archived prediction's own moment; None where there is none."""
-        for path in sorted(self.root.glob(f"{predictions_table(model)}/day=*/*.parquet"), reverse=True):
-            try:
-                moments = pq.read_table(path, columns=["event_timestamp"], partitioning=None)["event_timestamp"]
-            except _BROKEN as error:
-                _left_out(path, error)
-                continue
-            return int(pc.max(moments.cast(pa.int64())).as_py())
+        for path in reversed(hours.paths(self.root / predictions_table(model))):
+            if (rows := hours.read(path, ["event_timestamp"])) is not None:
+                return int(pc.max(rows["event_timestamp"].cast(pa.int64())).as_py())
         return None
 
     def labels(self, model: str) -> pa.Table:
@@ -337,14 +306,7 @@ class Archive:
         upto_us: int | None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        paths = sorted(self.root.glob(f"{name}/day=*/*.parquet"))
-        if from_us is not None or upto_us is not None:
-            first, last = (None if us is None else day_of(us).isoformat() for us in (from_us, upto_us))
-            paths = [f for f in paths if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
-        try:
-            table = _table(paths, schema, columns)
-        except _BROKEN:
-            table = _table([path for path in paths if _whole(path)], schema, columns)
+        table = hours.table(hours.paths(self.root / name, from_us, upto_us), schema, columns)
         moments = table[column].cast(pa.int64())
         if from_us is not None:
             table, moments = (c.filter(pc.greater_equal(moments, from_us)) for c in (table, moments))
@@ -357,58 +319,9 @@ class Archive:
         return predictions_of(model, table, self._contract)
 
 
-_BROKEN = (pa.ArrowException, OSError)
-
-
-def _table(paths: list[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
-    if not paths:
-        return schema.empty_table()
-    # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
-    schemas = [pq.read_schema(path) for path in (paths if columns is None else {paths[0], paths[-1]})]
-    unified = pa.unify_schemas(schemas, promote_options="permissive")
-    wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
-    return ds.dataset(paths, schema=unified, format="parquet").to_table(columns=wanted)
-
-
-def _whole(path: Path) -> bool:
-    """Whether an hour can be read; one that cannot is left out and named."""
-    try:
-        pq.read_table(path, partitioning=None)
-    except _BROKEN as error:
-        _left_out(path, error)
-        return False
-    return True
-
-
-def _left_out(path: Path, error: Exception) -> None:
-    log.warning("%s cannot be read and is left out (%s): put it back from a copy, or move it away", path, _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0]
-
-
 def of(settings: Settings, project: str) -> Archive:
     """The archive of this checkout."""
     return Archive(settings.offline_root, settings.model_root, settings.state / "archive", project)
-
-
-def _file(folder: Path, hour: int) -> Path:
-    return folder / f"day={day_of(hour * _HOUR_US).isoformat()}" / f"{hour % 24:02}.parquet"
-
-
-def _identity(table: pa.Table) -> pa.Array:
-    """What makes a row the same as another: a prediction's id; of a truth everything it says."""
-    if "known_at" not in table.column_names:
-        return table["prediction_id"].combine_chunks()
-    columns = (table[name].cast(pa.int64()).cast(pa.string()) for name in ("label", "known_at"))
-    return pc.binary_join_element_wise(table["prediction_id"], *columns, " ").combine_chunks()
-
-
-def _first(table: pa.Table) -> pa.Table:
-    """The first of rows that are the same."""
-    _, rows = np.unique(_identity(table).to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    return table if len(rows) == table.num_rows else table.take(pa.array(np.sort(rows)))
 
 
 def _made_before(number: bytes, us: int) -> bool:

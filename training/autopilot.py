@@ -18,28 +18,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from feature_repo import contract, release
+from feature_repo import release
+from feature_repo.contract import ContractError
 from feature_repo.decision import Decision, Journal
-from feature_repo.prediction import drift_key
-from feature_repo.release import Release
+from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase
 from infra import files
 from infra.settings import Settings
 from streaming.archive import of
-from training import quality, trigger
+from training import facts, loop_state, quality, trigger
 from training.counterfactual import scored
-from training.moments import micros
+from training.loop_state import State
 from training.quality import Labelled
 from training.retrain import Gates, find, read_gates
 from training.stages import Phase, Ruling, Traffic, evidence, rule
-from training.traffic import Counted, Counters, Unknown, since, summed
-from training.trigger import Facts, Reason
+from training.traffic import Counted, Counters, Unknown, from_mark, marked, since, summed
+from training.trigger import Reason
 
 if TYPE_CHECKING:
     import redis
@@ -59,32 +57,6 @@ class AutopilotError(RuntimeError):
 
 class TrainingStopped(Exception):
     """The training was ended with the autopilot; it is not one that failed."""
-
-
-class State(msgspec.Struct):
-    """Where the loop stands with one model.
-
-    Attributes:
-        phase: `idle`, `training`, or the stage of the challenger.
-        other: the version that the challenger is compared with: the champion, in probation the one before.
-        since_us: the stage's beginning, in the predictions' time.
-        trained_us: moments of the trainings that nobody asked for.
-        counted: what each replica had counted when the stage began, by its start and version; None: it was not known then.
-        as_of_us: what the training may know of; 0: all up to its reason's moment.
-        verdict: id of the watch's newest verdict that was seen, and how many in a row called for a training.
-    """
-
-    phase: str = "idle"
-    reason: Reason | None = None
-    attempts: int = 0
-    challenger: int | None = None
-    other: int | None = None
-    since_us: int = 0
-    trained_us: list[int] = []
-    counted: Counted | None = None
-    as_of_us: int = 0
-    verdict: str = ""
-    calls: int = 0
 
 
 def wall_clock() -> int:
@@ -123,19 +95,13 @@ class Autopilot:
         Raises:
             AutopilotError: the file is none.
         """
-        path = self.home / "state.json"
         try:
-            return files.read_json(path, State)
-        except FileNotFoundError:
-            return State()
+            return loop_state.read(self.home)
         except files.FileError as error:
             raise AutopilotError(f"{error}: remove it; what answers stays as it is") from None
 
     def save(self, state: State) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        partial = self.home / ".state.new"
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=1))
-        partial.replace(self.home / "state.json")
+        loop_state.write(self.home, state)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -165,7 +131,7 @@ class Autopilot:
             newest = self.archive.newest_us(self.spec.name)
             from_us = None if newest is None else newest - quality.DAYS * trigger.DAY_US
             rows = quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
-            now_us = self._now(rows)
+            now_us = facts.moment(self.settings, self.spec, rows, self.clock())
             if (measured := quality.measured(rows, self.spec)) is not None:
                 quality.publish(self.client, self.case.project, measured)
             if state.phase in ("shadow", "canary", "probation"):
@@ -174,25 +140,16 @@ class Autopilot:
                 return self._train(state, live, now_us)
             return self._idle(state, live, rows, now_us)
 
-    def _now(self, rows: Labelled) -> int:
-        """The data's own time: the newest prediction's; where nothing was asked yet, the newest truth's, as far as there is one.
-
-        Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks.
-        """
-        wall_us = self.clock()
-        if not len(rows.at_us):
-            newest = self._truths_known(wall_us)
-            return int(newest.max()) if len(newest) else wall_us
-        now_us = int(rows.at_us.max())
-        return now_us if self.settings.allows_request_now else max(now_us, wall_us)
-
     # triggers
 
     def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
         drift = self._drift(state)
-        known = self._truths_known(now_us)
-        facts = self._facts(state, live, rows, now_us, drift, known)
-        reason = trigger.due(self.spec.learning.triggers, facts)
+        known = facts.truths_known(self.settings, self.spec, now_us)
+        request = self.request_path.read_text(errors="replace").strip() if self.request_path.is_file() else None
+        made = release.load(self.root, self.spec.name, live.champion, live)
+        found = facts.facts(self.spec, made, rows, now_us, known)
+        found = msgspec.structs.replace(found, drift=drift, request=request, trained_us=state.trained_us)
+        reason = trigger.due(self.spec.learning.triggers, found)
         if reason is None:
             return "nothing to do"
         if reason.held:
@@ -215,61 +172,13 @@ class Autopilot:
         """Where a person's request waits: its text is the reason."""
         return self.home / "request"
 
-    def _facts(self, state: State, live: Release, rows: Labelled, now_us: int, drift: str, known: NDArray[np.int64]) -> Facts:
-        made = contract.load(self.root / self.spec.name / str(live.champion))
-        asked = self.spec.learning.triggers
-        stated: Any = made.training_set.get("known_upto_us")
-        known_upto_us = None if stated is None else int(stated)
-        truths = [int(n.max()) for n in (known, rows.known_us[(rows.known_us >= 0) & (rows.known_us <= now_us)]) if len(n)]
-        mine = rows.where((rows.version == live.champion) & (rows.role != "shadow") & ~np.isnan(rows.label))
-        estimate = baseline = None
-        if asked.quality is not None and len(mine.label) >= asked.quality.window:
-            recent = slice(len(mine.label) - asked.quality.window, None)
-            estimate = quality.by_days(mine.label[recent], mine.score[recent], mine.at_us[recent], asked.quality.metric)
-            held_out = made.metrics.get("test") or made.metrics.get("valid", {})
-            baseline = held_out.get(asked.quality.metric)
-        return Facts(
-            now_us=now_us,
-            known_upto_us=known_upto_us,
-            labelled_us=max(truths, default=None),
-            new_labels=0 if known_upto_us is None else int((known > known_upto_us).sum()),
-            live=estimate,
-            baseline=baseline,
-            drift=drift,
-            request=self.request_path.read_text(errors="replace").strip() if self.request_path.is_file() else None,
-            trained_us=state.trained_us,
-        )
-
-    def _truths_known(self, now_us: int) -> NDArray[np.int64]:
-        """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now."""
-        import pyarrow.compute as pc
-        import pyarrow.dataset as ds
-
-        folder, spine = self.settings.offline_root / self.spec.spine.table, self.spec.spine
-        if not folder.is_dir():
-            return np.zeros(0, np.int64)
-        table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
-        table = table.filter(pc.and_(pc.is_valid(table[spine.label]), pc.is_valid(table[spine.label_timestamp])))
-        known = micros(table, spine.label_timestamp)
-        return known[known <= now_us]
-
     def _drift(self, state: State) -> str:
         """What changed, where so many verdicts in a row called for a training; a single one is too often the beginning of a fault."""
-        identity, text = self._verdict()
+        identity, text = facts.verdict(self.client, self.case.project, self.spec.name)
         if identity != state.verdict:
             state.verdict, state.calls = identity, state.calls + 1 if text else 0
             self.save(state)
         return text if state.calls >= self.spec.learning.triggers.drift_verdicts else ""
-
-    def _verdict(self) -> tuple[str, str]:
-        """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not)."""
-        raw: Any = self.client.get(drift_key(self.case.project, self.spec.name))
-        verdict = msgspec.json.decode(raw) if raw else {}
-        triage = verdict.get("triage") or {}
-        if not triage.get("retrain"):
-            return str(verdict.get("id", "")), ""
-        names = [f["name"] for f in verdict.get("features", []) if f.get("drift")]
-        return str(verdict.get("id", "")), f"{triage.get('cause', 'population change')}: {', '.join(names[:5]) or 'the score'}"
 
     # training
 
@@ -291,13 +200,16 @@ class Autopilot:
                 return "the training was stopped; the next step takes it up again"
             if gates is None:
                 return f"training failed, attempt {state.attempts} of {ATTEMPTS}"
-        facts = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
-        self._say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, facts)
+        checks = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
+        self._say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, checks)
         if not (gates.passed or gates.forced):
             failed = "; ".join(f"{c.name}: {c.text}" for c in gates.checks if not c.passed)
             return self._end(state, now_us, "refused", f"gates failed: {failed}", gates.version)
         if live.champion == gates.version:
             return self._end(state, now_us, "ended", "a person promoted it meanwhile", gates.version)
+        if gates.champion != live.champion and not gates.forced:  # the gates know nothing of the one that is live now
+            text = f"a person made version {live.champion} live meanwhile: the gates compared it with {gates.champion or 'none'}"
+            return self._end(state, now_us, "ended", text, gates.version)
         why = f"{reason.kind}: {reason.text}"
         if live.shadow != gates.version:
             release.shadow(self.root, self.spec.name, gates.version, why)
@@ -309,8 +221,12 @@ class Autopilot:
     def _begin(self, state: State, phase: Phase, now_us: int, why: str) -> str:
         state.phase, state.since_us = phase, 1 + (now_us if self.settings.allows_request_now else max(now_us, self.clock()))
         with contextlib.suppress(Unknown):
-            state.counted = None
-            state.counted, _ = self.counters.read(self.clock())
+            state.counted, state.counted_us = None, self.clock()
+            state.counted, _ = self.counters.read(state.counted_us)
+            if phase == "shadow":
+                state.marks = []
+            if phase != "probation":
+                self._mark(state, state.counted)
         assert state.reason is not None
         self._say(f"{state.reason.id}/{phase}", now_us, phase, why, state.challenger)
         self.save(state)
@@ -394,14 +310,26 @@ class Autopilot:
         try:
             now, bounds = self.counters.read(self.clock())
             if state.counted is None:  # nobody answered when the stage began: it is counted from here
-                state.counted = now
+                state.counted, state.counted_us = now, self.clock()
                 self.save(state)
             added = since(now, state.counted)
             mine = summed(added.values(), state.challenger, bounds, phase == "shadow")
-            # in probation the other answers nothing: what it did before is what it is compared with
-            return mine, summed((state.counted if phase == "probation" else added).values(), state.other, bounds)
+            if phase != "probation":
+                if self._mark(state, now):
+                    self.save(state)
+                return mine, summed(added.values(), state.other, bounds)
+            # the other answers nothing now: it is held to what it did in a time as long, just before
+            began_us = state.counted_us - (self.clock() - state.counted_us)
+            return mine, summed(from_mark(state.marks, state.counted, state.other, began_us).values(), state.other, bounds)
         except Unknown as error:
             return f"how the replicas fare: {error}"
+
+    def _mark(self, state: State, counted: Counted) -> bool:
+        """Keep what the version that answers has counted by now, once an hour; whether it was time."""
+        assert state.other is not None
+        marks = marked(state.marks, self.clock(), counted, state.other)
+        changed, state.marks = marks is not state.marks, marks
+        return changed
 
     def _say(
         self, identity: str, at_us: int, step: str, text: str, version: int | None = None, facts: dict[str, str] | None = None
@@ -426,6 +354,9 @@ def run(autopilot: Autopilot, every_s: float, stop: threading.Event, beat: Calla
             beat(text if state.phase == "training" and state.attempts else "")
         except (redis.RedisError, OSError) as error:
             text = f"Redis does not answer: {error}; nothing is lost, the next step follows"
+            beat(text)
+        except (ContractError, ReleaseError) as error:  # what answers stays as it is, until a person has put it right
+            text = f"not known, so it waits: {error}"
             beat(text)
         if text != said:
             log.info("%s", msgspec.json.encode({"event": "step", "text": text}).decode())

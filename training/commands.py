@@ -61,7 +61,7 @@ def plan(
     report: Report = None,
 ) -> None:
     """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
-    from feature_repo import contract, release
+    from feature_repo import release
     from feature_repo.plan import applied, proposed
     from feature_repo.plan import plan as compare
     from feature_repo.use_case import UseCase
@@ -91,7 +91,7 @@ def plan(
         moved = {}
         for model in found.readers if found.changes and requests else []:
             status.update(f"scoring logged requests of {model}")
-            made = contract.load(own.model_root / model / str(release.champion(own.model_root, model)))
+            made = release.verified(own.model_root, model, release.champion(own.model_root, model) or 0)
             moved[model] = whatif.compare(case, after, own, made, whatif.last_requests(client, case.project, model, requests))
     for fault in unusable.values():
         console.print(f"[yellow]is applied, and cannot be used:[/yellow] {escape(fault)}")
@@ -174,7 +174,7 @@ def check(
 
 
 def _check_training_set(case: UseCase, own: Settings, which: str, report: Path | None) -> None:
-    from feature_repo import contract, release
+    from feature_repo import release
     from streaming.session import session
     from training import manifest
     from training.training_set import rebuild
@@ -184,7 +184,7 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
         number = release.champion(own.model_root, which)
         if number is None:
             raise ValueError(f"no version of {which} is live: give the path of a training set")
-        made = contract.load(own.model_root / which / str(number))
+        made = release.verified(own.model_root, which, number)
         path = own.state / "training_sets" / which / f"{made.training_set['hash'][:16]}.parquet"
     if not path.exists():
         raise FileNotFoundError(f"no training set at {path}; models with one: {', '.join(case.models)}")
@@ -210,7 +210,7 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
 
 def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the live one.")] = 0, report: Report = None) -> None:
     """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
-    from feature_repo import contract, release
+    from feature_repo import release
     from feature_repo.use_case import UseCase
     from streaming.archive import of
     from streaming.session import session
@@ -222,7 +222,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     case = UseCase(own.repo)
     name = model_name(case, model)
     number = version or release.champion(own.model_root, name) or 0
-    made = contract.load(own.model_root / name / str(number))
+    made = release.verified(own.model_root, name, number)
     log = read_log(connect(own.redis()), case.project, name, number, of(own, case.project))
     with console.status(f"recomputing {len(log):,} predictions"):
         spark = session(own)
@@ -249,14 +249,14 @@ def reproduce(
     import contextlib
     from typing import Any
 
-    from feature_repo import contract
+    from feature_repo import release
     from feature_repo.use_case import UseCase
     from streaming.session import session
     from training.reproduce import reproduce as again
 
     own = own_settings()
     case = UseCase(own.repo)
-    made = contract.load(own.model_root / model_name(case, model) / str(version))
+    made = release.verified(own.model_root, model_name(case, model), version)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("starting"))
         sessions: list[Any] = []

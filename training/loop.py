@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from feature_repo import contract
+from feature_repo import release
 from feature_repo.use_case import Span, Split, UseCase
 from training.autopilot import Autopilot
 from training.policies import Drift, Outcome, compare
@@ -45,7 +45,7 @@ class Loop:
         from streaming.archive import of
         from streaming.store import connect
 
-        made = contract.load(self.settings.model_root / model / str(version))
+        made = release.verified(self.settings.model_root, model, version)
         log = read_log(connect(self.settings.redis()), case.project, model, version, of(self.settings, case.project))
         with _Spark(self.settings) as spark:
             return prove(spark, case, self.settings, made, log)

@@ -64,7 +64,7 @@ class Evidence:
         day: of the paired ones, days since the epoch `[n]`: rows of a day share their circumstances.
         spread: of the challenger's gain between days, where the gates compared the two.
         traffic: challenger's and the other version's requests since the stage began; in shadow the challenger's are the instances that it
-            followed. Otherwise the reason, in words, why this is not known.
+            followed, in probation the other's are of a time as long, just before. Otherwise the reason, in words, why this is not known.
         unpaired: why there is no comparison, if so.
         broken: of the challenger's scores those that are no probabilities.
         phase: the stage.

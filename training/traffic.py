@@ -6,7 +6,7 @@ why (`Unknown`). Nothing here takes silence for success.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,16 @@ FRESH_S = 60.0
 """Of all replicas the newest word must not be older: below it lie dozens of writes."""
 Counted = dict[str, dict[int, Count]]
 """Each start of a replica -> version -> what it had counted of one model."""
+HOUR_US = 3_600_000_000
+MARKS = 24 * 30
+"""Kept at most."""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What one version had been counted for at a moment of the wall's clock, by the replicas' starts."""
+
+    at_us: int
+    counts: dict[str, Count]
 
 
 class Unknown(Exception):
@@ -77,6 +87,28 @@ def since(now: Counted, before: Counted) -> Counted:
         for start, mine in now.items()
         for was in (before.get(start, {}),)
     }
+
+
+def marked(marks: Sequence[Mark], at_us: int, now: Counted, version: int) -> list[Mark]:
+    """The marks with one of this moment, where the last is an hour old; else the very same list."""
+    if marks and at_us - marks[-1].at_us < HOUR_US:
+        return marks if isinstance(marks, list) else list(marks)
+    return [*marks, Mark(at_us, {start: mine[version] for start, mine in now.items() if version in mine})][-MARKS:]
+
+
+def from_mark(marks: Sequence[Mark], now: Counted, version: int, from_us: int) -> Counted:
+    """What a version added from a moment on, up to `now`: from the last mark before it, or the first there is.
+
+    A mark of counters that have vanished since is passed over; without any the version is not known to have answered anything.
+    """
+    mine = {start: {version: counted[version]} for start, counted in now.items() if version in counted}
+    first = max((n for n, mark in enumerate(marks) if mark.at_us <= from_us), default=0)
+    for mark in marks[first:]:
+        try:
+            return since(mine, {start: {version: count} for start, count in mark.counts.items()})
+        except Unknown:
+            continue
+    return {}
 
 
 def _less(now: Count, before: Count, start: str) -> Count:

@@ -20,12 +20,15 @@ from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra import files, ports
 from infra.settings import Settings
+from serving.judgement import Reference
+from serving.offline import offline_predictor
 from serving.verdict import Verdict
 from streaming.archive import Archive, Cursor
 from tests.fuzz import fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.shop import make_contract, write_version
-from training.autopilot import State
+from training.counterfactual import scored
+from training.loop_state import State
 from training.manifest import Manifest
 from training.retrain import Gates, gates_path, read_gates
 
@@ -100,6 +103,27 @@ def test_a_contract_exchanged_together_with_its_model_is_not_what_was_released(t
             step(tmp_path, "sells_out", 2)
     assert release.load(tmp_path, "sells_out", 1, now).version == 1
     assert release.promote(tmp_path, "sells_out", 1) == now
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "training": lambda root: scored(root, "sells_out", 1),
+    "the watch": lambda root: Reference(root, "sells_out", 1, "scipy"),
+    "batch scoring": lambda root: offline_predictor(None, root, "sells_out", 1),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_everyone_who_reads_a_version_asks_the_release_which_contract_it_is(tmp_path: Path, reader: str) -> None:
+    folder = write_version(tmp_path, 1)
+    release.promote(tmp_path, "sells_out", 1)
+    files_of = contract.load(folder).files
+    contract.write(folder, make_contract(1, files=files_of, deadline_ms=77))
+    assert contract.load(folder).deadline_ms == 77, "the folder agrees with itself"
+    with pytest.raises(ContractError, match="not the contract that was released"):
+        READERS[reader](tmp_path)
+    (tmp_path / "sells_out" / release.RELEASE).write_bytes(b"{")
+    with pytest.raises(ContractError, match=r"cannot be verified: .*release\.json"):
+        READERS[reader](tmp_path)
 
 
 def test_a_release_of_before_hashes_were_kept_goes_on_and_takes_them_with_its_next_step(tmp_path: Path) -> None:

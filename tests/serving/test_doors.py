@@ -154,6 +154,7 @@ class _Context:
 
 
 _CONTENTS = ["bool_contents", "int_contents", "int64_contents", "uint64_contents", "fp32_contents", "fp64_contents", "bytes_contents"]
+_CONTENTS_OF = {"BYTES": "bytes_contents", "INT64": "int64_contents", "FP64": "fp64_contents"}
 _VALUES = {
     "bool_contents": st.booleans(), "int_contents": st.integers(-(2**31), 2**31 - 1), "int64_contents": st.integers(-(2**63), 2**63 - 1),
     "uint64_contents": st.integers(0, 2**64 - 1), "fp32_contents": st.floats(width=32), "fp64_contents": st.floats(), "bytes_contents": st.binary(max_size=9),
@@ -189,6 +190,44 @@ def test_fuzz_any_inference_over_grpc_is_answered_or_refused_and_counted(shop: H
     assert context.code in wanted, context.details
     assert (context.code is grpc.StatusCode.OK) == (not context.details)
     assert shop.calls("grpc infer") == before + 1
+
+
+def asked() -> Any:
+    request = pb.ModelInferRequest(model_name="sells_out")
+    for tensor in TENSORS["inputs"]:
+        given = request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        data = [v.encode() if isinstance(v, str) else v for v in tensor["data"]]
+        getattr(given.contents, _CONTENTS_OF[tensor["datatype"]]).extend(data)
+    return request
+
+
+def test_predictions_over_http_and_grpc_are_admitted_from_one_budget(shop: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many at once, however they are shared out between the doors; then 503 and UNAVAILABLE, and each place is given back."""
+    monkeypatch.setattr(shop.plane.admission, "most", 3)
+    body = msgspec.json.encode({"instances": [INSTANCE]})
+
+    async def over_http(path: str, body: bytes) -> int:
+        transport = httpx.ASGITransport(shop.front, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.post(path, content=body)
+            assert answer.status_code != 503 or answer.headers["retry-after"] == "1"
+            return answer.status_code
+
+    async def over_grpc() -> int:
+        context = _Context({})
+        await InferenceCalls(shop.plane).ModelInfer(asked(), context)
+        return {grpc.StatusCode.OK: 200, grpc.StatusCode.UNAVAILABLE: 503}[context.code]
+
+    async def all_at_once() -> list[int]:
+        doors = [over_http(PREDICT, body), over_grpc(), over_http(INFER, msgspec.json.encode(TENSORS))]
+        return await asyncio.gather(*doors, *(over_grpc() for _ in range(4)), *(over_http(PREDICT, body) for _ in range(4)))
+
+    found = shop.loop.run_until_complete(all_at_once())
+    assert sorted(found) == [200] * 3 + [503] * 8
+    assert shop.plane.admission.at_work == 0
+    for call in (over_grpc(), over_http(PREDICT, body), over_http(PREDICT, b"{"), over_http(INFER, b"{}")):
+        assert shop.loop.run_until_complete(call) in (200, 400, 422)
+        assert shop.plane.admission.at_work == 0
 
 
 @pytest.mark.parametrize(

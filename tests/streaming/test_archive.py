@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, stream_key
 from streaming import archive as archives
+from streaming import hours
 from streaming.archive import Archive, ArchiveError
 from streaming.store import connect
 from tests.fuzz import fuzzed
@@ -100,7 +101,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
 
     choose = random.Random(seed)
     monkeypatch.setattr(archives, "PAGE", 17)
-    merge, note = Archive._merge, Archive._note
+    add, note = hours.add, Archive._note
 
     def sometimes(step: Any) -> Any:
         def run(*arguments: Any) -> Any:
@@ -113,7 +114,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
 
         return run
 
-    monkeypatch.setattr(Archive, "_merge", sometimes(merge))
+    monkeypatch.setattr(hours, "add", sometimes(add))
     monkeypatch.setattr(Archive, "_note", sometimes(note))
     sent, kills = 0, 0
     while sent < 300 or kills < 5:
@@ -126,7 +127,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
             archive.run(client)
         except Killed:
             kills += 1
-    monkeypatch.setattr(Archive, "_merge", merge)
+    monkeypatch.setattr(hours, "add", add)
     monkeypatch.setattr(Archive, "_note", note)
     archive.run(client)
     assert ids(archive) == [number(i) for i in range(sent)]

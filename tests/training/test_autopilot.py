@@ -26,8 +26,9 @@ from feature_repo.use_case import UseCase
 from streaming.store import connect
 from tests.bikes.platform import Bikes
 from training import autopilot as pilots
-from training.autopilot import Autopilot, AutopilotError, State
+from training.autopilot import Autopilot, AutopilotError
 from training.counterfactual import scored
+from training.loop_state import State
 from training.retrain import TRIGGER, Checked, Gates, find, write_gates
 from training.traffic import Counters, since, summed
 from training.trigger import DAY_US, Reason
@@ -86,9 +87,15 @@ class World:
             shutil.copytree(root / "1", partial)
             contract.write(partial, msgspec.structs.replace(made, version=version, provenance={TRIGGER: reason.id}))
             partial.rename(root / str(version))
-        gates = Gates(version, 1, [Checked("champion", self.gates_pass, "by the test")])
+        gates = Gates(version, self.live(), [Checked("champion", self.gates_pass, "by the test")])
         write_gates(self.settings, MODEL, gates)
         return gates
+
+    def rewrite(self, made: contract.Contract) -> None:
+        """The first version anew, and live."""
+        contract.write(self.settings.model_root / MODEL / "1", made)
+        (self.settings.model_root / MODEL / release.RELEASE).unlink()
+        release.promote(self.settings.model_root, MODEL, 1)
 
     def drift(self, retrain: bool = True, number: str = "v1") -> None:
         verdict = {
@@ -270,6 +277,68 @@ def test_without_the_replicas_counters_a_stage_waits_and_says_so(world: World, p
     world.until({"shadow": "canary", "canary": "promoted", "probation": "kept"}[phase])
 
 
+def test_in_probation_failures_of_long_ago_excuse_none_of_today(world: World) -> None:
+    world.serve()
+    world.counted[1] |= {"ok": 2000, "failed": 1900}  # an outage before there was a challenger
+    world.drift()
+    world.until("probation")
+    world.serve()
+    world.counted[2]["failed"] += 60
+    world.tell()
+    assert "fails more often: 60 of" in world.pilot().step()
+    assert (world.steps()[-1], world.live()) == ("rolled back", 1)
+
+
+def test_an_outage_of_both_versions_ends_no_probation(world: World) -> None:
+    world.serve()
+    world.drift()
+    world.until("canary")
+    world.counted[1]["failed"] += 40  # in the time just before
+    world.until("probation")
+    world.serve()
+    world.counted[2]["failed"] += 8
+    world.until("kept")
+
+
+def test_gates_that_compared_with_another_version_than_the_live_one_let_nothing_out(world: World) -> None:
+    world.serve()
+    world.drift()
+    trained = world.train
+
+    def train(reason: Reason, as_of_us: int) -> Gates | None:
+        gates = trained(reason, as_of_us)
+        root = world.settings.model_root / MODEL
+        shutil.copytree(root / "1", root / "7")
+        contract.write(root / "7", msgspec.structs.replace(contract.load(root / "1"), version=7))
+        release.promote(world.settings.model_root, MODEL, 7)
+        return gates
+
+    world.train = train  # type: ignore[method-assign]
+    world.pilot().step()
+    del world.train
+    assert "a person made version 7 live meanwhile" in world.pilot().step() or world.steps()[-1] == "ended"
+    assert (world.steps()[-1], world.live()) == ("ended", 7)
+
+
+def test_a_live_version_that_cannot_be_read_is_said_and_the_loop_goes_on(world: World) -> None:
+    world.serve()
+    path = world.settings.model_root / MODEL / "1" / contract.CONTRACT
+    whole, stop, pilot = path.read_bytes(), threading.Event(), world.pilot()
+    real, said = pilot.step, []
+
+    def step() -> str:
+        said.append("")
+        path.write_bytes(b"{" if len(said) == 1 else whole)
+        if len(said) == 2:
+            stop.set()
+        said[-1] = real()
+        return said[-1]
+
+    pilot.step = step  # type: ignore[method-assign]
+    pilots.run(pilot, 0.01, stop)
+    assert said == ["", "nothing to do"], "the first step did nothing, and the process lives"
+
+
 def test_a_restarted_replica_loses_no_fault_and_brings_none(world: World) -> None:
     world.serve()
     world.drift()
@@ -316,7 +385,7 @@ def test_on_historical_data_that_nobody_asked_about_the_loop_waits_in_the_data_s
         world.settings = world.settings.model_copy(update={"profile": allowed})
         live = world.settings.model_root / MODEL / "1"
         made = contract.load(live)
-        contract.write(live, msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us}))
+        world.rewrite(msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us}))
         pilot, stop = world.pilot(), threading.Event()
         real, said = pilot.step, []
 
@@ -331,7 +400,7 @@ def test_on_historical_data_that_nobody_asked_about_the_loop_waits_in_the_data_s
         assert said == ["nothing to do"] * 3
         assert world.trained == []
         # and with truths that the live version does not know, it trains as of the data's own time, on what there is
-        contract.write(live, msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us - 40 * DAY_US}))
+        world.rewrite(msgspec.structs.replace(made, training_set={**made.training_set, "known_upto_us": asked_us - 40 * DAY_US}))
         pilot.save(State(trained_us=[time.time_ns() // 1000]))
         assert "begins its shadow" in real()
         assert [r.at_us for r in world.trained] == [asked_us]

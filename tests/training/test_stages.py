@@ -15,7 +15,7 @@ from feature_repo.learning import Stage, Stages
 from feature_repo.tally import Count
 from training.sequential import gains, spread
 from training.stages import Evidence, Traffic, rule
-from training.traffic import Unknown, since, summed
+from training.traffic import HOUR_US, Mark, Unknown, from_mark, marked, since, summed
 
 STAGE, STAGES = Stage(samples=500, labelled=300, hours=24), Stages(alpha=0.05, latency_ms=5)
 
@@ -159,3 +159,24 @@ def test_what_replicas_added_is_never_a_step_back_nor_another_s(before: dict[str
     if any(any(c) for mine in added.values() for c in mine.values()):  # the other way round something fell or vanished
         with pytest.raises(Unknown):
             since(of(before), of(now))
+
+
+@given(st.lists(st.tuples(counts, counts), min_size=2, max_size=30), st.integers(0, 40), st.booleans())
+def test_what_the_other_version_did_is_counted_over_a_time_as_long(hours: list[tuple[int, int]], long: int, restarts: bool) -> None:
+    """An hour each of requests and faults; at the end it is asked what came in the last so many."""
+    totals: dict[str, dict[int, Count]] = {"ancient": {1: Count(10_000, 10_000, 9_000)}}
+    marks: list[Mark] = []
+    for n, (answered, failed) in enumerate(hours):
+        marks = marked(marks, n * HOUR_US, totals, 1)
+        assert marked(marks, n * HOUR_US + 1, totals, 1) is marks, "one an hour"
+        start = f"start {n // 5}" if restarts else "ancient"
+        was = totals.get(start, {}).get(1, Count())
+        totals = totals | {start: {1: Count(was.answered + answered, was.instances, was.failed + failed), 2: Count(7)}}
+    end = len(hours) * HOUR_US
+    found = summed(from_mark(marks, totals, 1, end - long * HOUR_US).values(), 1, [1.0])
+    last = hours[-long:] if long else []
+    assert (found.answered, found.failed) == (sum(a for a, _ in last), sum(f for _, f in last)) or not long
+    assert found.failed < 9_000 or sum(f for _, f in hours) >= 9_000, "what was before the first mark never counts"
+    gone = {start: mine for start, mine in totals.items() if start != "ancient"}
+    assert summed(from_mark(marks, gone, 1, 0).values(), 1, [1.0]).failed <= sum(f for _, f in hours)
+    assert summed(from_mark([], totals, 1, 0).values(), 1, [1.0]) == Traffic(), "without a mark nothing is known"

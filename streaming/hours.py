@@ -1,0 +1,104 @@
+"""The hours of an archived table: `day=YYYY-MM-DD/HH.parquet` (UTC), each replaced as a whole, and a broken one costs that hour only."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from infra import files
+from streaming.extent import day_of
+
+HOUR_US = 3_600_000_000
+BROKEN = (pa.ArrowException, OSError)
+"""What reading a file raises that is none."""
+log = logging.getLogger(__name__)
+
+
+def path_of(folder: Path, hour: int) -> Path:
+    """Where an hour lies, counted since the epoch."""
+    return folder / f"day={day_of(hour * HOUR_US).isoformat()}" / f"{hour % 24:02}.parquet"
+
+
+def paths(folder: Path, from_us: int | None = None, upto_us: int | None = None) -> list[Path]:
+    """The hours there are, oldest first: those of the days from one moment to another."""
+    found = sorted(folder.glob("day=*/*.parquet"))
+    first, last = (None if us is None else day_of(us).isoformat() for us in (from_us, upto_us))
+    return [f for f in found if (not first or f.parent.name[4:] >= first) and (not last or f.parent.name[4:] <= last)]
+
+
+def add(path: Path, rows: pa.Table) -> int:
+    """Add rows that the file does not hold: predictions by their id, truths by all they say. Returns how many were new."""
+    table = _first(rows)
+    before = None
+    if path.exists():
+        try:
+            before = pq.read_table(path, partitioning=None)
+        except BROKEN as error:  # an hour that cannot be read is lost; what comes in is not
+            files.put_aside(path, f"{path} cannot be read ({_first_line(error)})", hidden=True)
+    if before is not None:
+        table = table.filter(pc.invert(pc.is_in(_identity(table), _identity(before))))
+        if not table.num_rows:
+            return 0
+    merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(merged, partial, compression="zstd")
+    partial.replace(path)
+    return int(table.num_rows)
+
+
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """An hour; None where it cannot be read, which is said."""
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except BROKEN as error:
+        log.warning("%s cannot be read and is left out (%s): put it back from a copy, or move it away", path, _first_line(error))
+        return None
+
+
+def table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    """Hours as one table of all their columns, or those wanted that there are; what cannot be read is left out.
+
+    Args:
+        schema: of the table where there is no hour.
+    """
+    try:
+        return _table(paths, schema, columns)
+    except BROKEN:
+        return _table([path for path in paths if read(path) is not None], schema, columns)
+
+
+def _table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    if not paths:
+        return schema.empty_table()
+    # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
+    schemas = [pq.read_schema(path) for path in (paths if columns is None else {paths[0], paths[-1]})]
+    unified = pa.unify_schemas(schemas, promote_options="permissive")
+    wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
+    return ds.dataset(list(paths), schema=unified, format="parquet").to_table(columns=wanted)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).partition("\n")[0]
+
+
+def _identity(table: pa.Table) -> pa.Array:
+    """What makes a row the same as another: a prediction's id; of a truth everything it says."""
+    if "known_at" not in table.column_names:
+        return table["prediction_id"].combine_chunks()
+    columns = (table[name].cast(pa.int64()).cast(pa.string()) for name in ("label", "known_at"))
+    return pc.binary_join_element_wise(table["prediction_id"], *columns, " ").combine_chunks()
+
+
+def _first(table: pa.Table) -> pa.Table:
+    """The first of rows that are the same."""
+    _, rows = np.unique(_identity(table).to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    return table if len(rows) == table.num_rows else table.take(pa.array(np.sort(rows)))

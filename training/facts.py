@@ -1,0 +1,87 @@
+"""What the triggers look at (`training.trigger.Facts`), gathered from the archive, the offline store and the watch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.contract import Contract
+from feature_repo.prediction import drift_key
+from feature_repo.use_case import ModelSpec
+from training import quality
+from training.moments import micros
+from training.quality import Labelled
+from training.trigger import Facts
+
+if TYPE_CHECKING:
+    import redis
+
+    from infra.settings import Settings
+
+
+def moment(settings: Settings, spec: ModelSpec, rows: Labelled, wall_us: int) -> int:
+    """The data's own time: the newest prediction's; where nothing was asked yet, the newest truth's, as far as there is one.
+
+    Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks.
+    """
+    if not len(rows.at_us):
+        newest = truths_known(settings, spec, wall_us)
+        return int(newest.max()) if len(newest) else wall_us
+    now_us = int(rows.at_us.max())
+    return now_us if settings.allows_request_now else max(now_us, wall_us)
+
+
+def facts(spec: ModelSpec, live: Contract, rows: Labelled, now_us: int, known: NDArray[np.int64]) -> Facts:
+    """What the data say of the live version.
+
+    Args:
+        rows: the archived predictions.
+        known: from `truths_known`.
+    """
+    asked = spec.learning.triggers
+    stated: Any = live.training_set.get("known_upto_us")
+    known_upto_us = None if stated is None else int(stated)
+    truths = [int(n.max()) for n in (known, rows.known_us[(rows.known_us >= 0) & (rows.known_us <= now_us)]) if len(n)]
+    mine = rows.where((rows.version == live.version) & (rows.role != "shadow") & ~np.isnan(rows.label))
+    estimate = baseline = None
+    if asked.quality is not None and len(mine.label) >= asked.quality.window:
+        recent = slice(len(mine.label) - asked.quality.window, None)
+        estimate = quality.by_days(mine.label[recent], mine.score[recent], mine.at_us[recent], asked.quality.metric)
+        held_out = live.metrics.get("test") or live.metrics.get("valid", {})
+        baseline = held_out.get(asked.quality.metric)
+    return Facts(
+        now_us=now_us,
+        known_upto_us=known_upto_us,
+        labelled_us=max(truths, default=None),
+        new_labels=0 if known_upto_us is None else int((known > known_upto_us).sum()),
+        live=estimate,
+        baseline=baseline,
+    )
+
+
+def truths_known(settings: Settings, spec: ModelSpec, now_us: int) -> NDArray[np.int64]:
+    """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    folder, spine = settings.offline_root / spec.spine.table, spec.spine
+    if not folder.is_dir():
+        return np.zeros(0, np.int64)
+    table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
+    table = table.filter(pc.and_(pc.is_valid(table[spine.label]), pc.is_valid(table[spine.label_timestamp])))
+    known = micros(table, spine.label_timestamp)
+    return known[known <= now_us]
+
+
+def verdict(client: redis.Redis, project: str, model: str) -> tuple[str, str]:
+    """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not)."""
+    raw: Any = client.get(drift_key(project, model))
+    found = msgspec.json.decode(raw) if raw else {}
+    triage = found.get("triage") or {}
+    if not triage.get("retrain"):
+        return str(found.get("id", "")), ""
+    names = [f["name"] for f in found.get("features", []) if f.get("drift")]
+    return str(found.get("id", "")), f"{triage.get('cause', 'population change')}: {', '.join(names[:5]) or 'the score'}"
