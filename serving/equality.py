@@ -18,6 +18,7 @@ from feature_repo import release
 from feature_repo.contract import Contract
 from feature_repo.prediction import Prediction, equality_key, logged
 from feature_repo.use_case import UseCase
+from infra.cause import cause
 from infra.settings import Settings
 from streaming import layout, tile
 from streaming.finisher import Finisher
@@ -29,6 +30,7 @@ from streaming.window import declared
 if TYPE_CHECKING:
     import redis
 
+RECENT_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,7 @@ class Equality:
     def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, every_s: float) -> None:
         self.client, self.settings, self.project, self.model, self.every_s = client, settings, project, model, every_s
         self._next = time.monotonic()
+        self._failure: tuple[float, str] | None = None
         self._case: UseCase | None = None
         self._plans: dict[int, tuple[Contract, list[Projection]]] = {}
 
@@ -66,7 +69,9 @@ class Equality:
             compared, unequal = self.check(prediction)
         except Exception as error:  # the check is a guest in the watch's process
             log.warning("equality check failed: %s: %s", type(error).__name__, error)
+            self._failure = (time.monotonic(), f"the equality check failed: {cause(error)}")
             return
+        self._failure = None
         key = equality_key(self.project, self.model)
         with self.client.pipeline(transaction=True) as pipe:
             pipe.hincrby(key, "compared", compared)
@@ -76,6 +81,11 @@ class Equality:
             pipe.execute()
         for one in unequal:
             log.error("%s of %s: served %r, stock Feast reads %r", one.feature, one.prediction, one.ours, one.feast)
+
+    @property
+    def failing(self) -> str:
+        """Why the last check could not be done, in one line; empty: it could, or there was none of late."""
+        return self._failure[1] if self._failure and time.monotonic() < self._failure[0] + RECENT_S else ""
 
     def check(self, prediction: Prediction) -> tuple[int, list[Unequal]]:
         """How many values of a prediction could be compared, and those that are not the same."""

@@ -184,8 +184,11 @@ class Watch:
 
     @property
     def trouble(self) -> str:
-        """Why some of what comes in is not judged, in one line; empty: all is."""
-        return "; ".join(" ".join(why.split()) for _, why in self._unreadable.values())
+        """Why some of what comes in is not judged or compared, in one line; empty: all is."""
+        now = time.monotonic()
+        # of a version that nobody asks any more nothing is tried again, and nothing is missed
+        recent = [" ".join(why.split()) for until, why in self._unreadable.values() if now < until + RETRY_S]
+        return "; ".join([*recent, *([self.equality.failing] if self.equality.failing else [])])
 
     def _skip(self, identity: str, reason: str) -> None:
         self.skipped += 1

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.settings import ROOT, Settings
+from infra.supervisor import LOG_BYTES
 from training.autopilot import TrainingStopped
 from training.retrain import Gates, find, read_gates
 from training.trigger import Reason
@@ -39,6 +40,8 @@ class Trainer:
     def __call__(self, reason: Reason, as_of_us: int) -> Gates | None:
         """None where it failed; the log says why."""
         self.settings.log_dir.mkdir(parents=True, exist_ok=True)
+        if self.log.is_file() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         as_of = datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()
         argv = [sys.executable, str(ROOT / "headrace.py"), "retrain", self.model]
         argv += ["--as-of", as_of, "--trigger", reason.id, "--why", f"{reason.kind}: {reason.text}"]

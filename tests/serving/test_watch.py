@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from feature_repo import contract, prediction, release
+from infra import beat
 from infra.settings import ROOT, Settings
 from serving import verdict_plot, watch
 from serving.calibration import HOUR_US, Matrix, Moments
@@ -378,6 +379,44 @@ def test_a_second_watcher_is_refused(settings: Settings, project: str, log: Log)
         stop.set()
         thread.join(timeout=60)
     assert not thread.is_alive()
+
+
+def test_a_watch_that_cannot_judge_a_version_says_so_until_it_can(
+    settings: Settings, project: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "RETRY_S", 2.0)
+    register(settings, 1, rows(3000, 0))
+    settings = settings.model_copy(update={"equality_every_s": 0})
+    stop = threading.Event()
+    thread = threading.Thread(target=watch.run, args=(settings, project, MODEL), kwargs={"stop": stop, "window": 400, "step": 100})
+    thread.start()
+
+    def until_it_is(state: str) -> beat.Part:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = {p.name: p for p in beat.judge(*beat.read(log.client, project))}.get(f"watch-{MODEL}")
+            if found is not None and found.state == state:
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"it is not {state}")
+
+    try:
+        until_it_is("well")
+        log.write(rows(5, 1), version=2)
+        assert until_it_is("failing").detail.startswith("failing: version 2 is not judged: ")
+        until_it_is("well")  # nobody asks it any more
+        log.write(rows(5, 1), version=2)
+        until_it_is("failing")
+        register(settings, 2, rows(3000, 0))
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            log.write(rows(1, 1), version=2)
+            time.sleep(0.2)
+        until_it_is("well")
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+    assert beat.read(log.client, project)[1] == {}
 
 
 def process(settings: Settings, project: str) -> subprocess.Popen[bytes]:

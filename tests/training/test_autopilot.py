@@ -524,8 +524,26 @@ def test_it_goes_on_when_redis_is_back(world: World) -> None:
 
     world.serve()
     pilot.step = step  # type: ignore[method-assign]
-    pilots.run(pilot, 0.01, stop)
+    beats: list[str] = []
+    pilots.run(pilot, 0.01, stop, beats.append)
     assert len(steps) == 3
+    assert beats == [*["Redis does not answer: away; nothing is lost, the next step follows"] * 2, ""]
+
+
+def test_a_training_that_fails_is_said_until_one_works(world: World) -> None:
+    pilot, stop, texts = world.pilot(), threading.Event(), iter(("training failed, attempt 1 of 3", "trained", "nothing to do"))
+
+    def step() -> str:
+        text = next(texts)
+        pilot.save(State(phase="training", attempts=1) if "failed" in text else State(phase="shadow", attempts=1))
+        if text == "nothing to do":
+            stop.set()
+        return text
+
+    pilot.step = step  # type: ignore[method-assign]
+    beats: list[str] = []
+    pilots.run(pilot, 0.01, stop, beats.append)
+    assert beats == ["training failed, attempt 1 of 3", "", ""]
 
 
 def test_only_the_server_s_faults_are_counted_as_it_counted(world: World) -> None:
