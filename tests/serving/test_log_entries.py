@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo import release
@@ -27,6 +27,7 @@ from feature_repo.prediction import (
     stream_key,
 )
 from feature_repo.tally import Count, Tally
+from infra import beat
 from infra.settings import Settings
 from serving.judgement import Row
 from serving.metrics import drift_gauges, quality_gauges, readable
@@ -57,6 +58,7 @@ PREDICTION = Prediction(
 )
 ENTRY = msgspec.to_builtins(PREDICTION)
 TRUTHS = {"label": 1, "at_us": NOW_US, "before": [[0, NOW_US - 5]]}
+BEAT = {"at_us": NOW_US - 7_000_000, "pid": 7, "every_s": 5.0, "up_s": 60.0, "failing": ""}
 TALLY = msgspec.to_builtins(Tally("here/7", NOW_US, NOW_US, [1.0, 5.0], {"sells_out": {1: Count(5, 6, 1, [3, 4, 6], 2, 1)}}))
 
 
@@ -65,11 +67,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Iterator[H
     folder = tmp_path_factory.mktemp("log")
     (folder / "repo").mkdir()
     (folder / "repo" / "feature_store.yaml").write_text("project: shop_of_entries\n")
-    settings = Settings(repo=folder / "repo", state=folder / "state", redis_url=redis_url, log_retention=1000)
-    write_key(settings.state)
-    write_version(settings.model_root, 1)
-    release.promote(settings.model_root, "sells_out", 1)
-    house = House(settings, loader())
+    own = Settings(repo=folder / "repo", state=folder / "state", redis_url=redis_url, log_retention=1000)
+    write_key(own.state)
+    write_version(own.model_root, 1)
+    release.promote(own.model_root, "sells_out", 1)
+    house = House(own, loader())
     yield house
     house.close()
 
@@ -129,6 +131,14 @@ def test_fuzz_an_entry_is_a_prediction_or_none(raw: bytes) -> None:
 
 
 @fuzzed
+@given(st.dictionaries(st.sampled_from([b"stream", b"watch-m", b"serve/1", b"\xff"]), bodies(BEAT), min_size=1))
+def test_fuzz_parts_are_judged_by_what_is_a_beat(found: dict[bytes, bytes]) -> None:
+    now_us, beats = beat.parse((str(NOW_US).encode(), [part for pair in found.items() for part in pair]))
+    for part in beat.judge(now_us, beats):
+        assert part.state in ("well", "failing", "silent")
+
+
+@fuzzed
 @given(bodies(TRUTHS))
 def test_fuzz_a_truth_is_one_or_none(raw: bytes) -> None:
     found = known_truths(raw)
@@ -183,9 +193,9 @@ def test_fuzz_a_scrape_outlives_whatever_is_said_of_drift_and_quality(raw: bytes
                 float(sample.value)
 
 
-@fuzzed
+@settings(max_examples=50)
 @given(raw=_SAID)
-def test_fuzz_a_scrape_with_whatever_lies_in_redis_is_answered(shop: House, redis: Any, raw: bytes) -> None:
+def test_a_scrape_with_whatever_lies_in_redis_is_answered(shop: House, redis: Any, raw: bytes) -> None:
     with redis.pipeline(transaction=False) as pipe:
         pipe.set(drift_key("shop_of_entries", "sells_out"), raw)
         pipe.set(quality_key("shop_of_entries", "sells_out"), raw)
