@@ -47,7 +47,7 @@ class Record:
             # the kernel reckons start times from a boot time that it may correct by a second; so 2 s, and the same session
             same = abs(process.create_time() - self.created) < 2.0 and os.getsid(self.pid) == self.session
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except (ProcessLookupError, psutil.Error, OverflowError):
+        except (ProcessLookupError, psutil.Error, OverflowError, ValueError):  # as well as of a number that is no pid
             return False
 
 

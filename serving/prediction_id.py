@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TAG = 30
 _NONCE = (1 << 44) - 1
 _FILE = "prediction-ids.key"
+_KEY_BYTES = 32
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ def _of(state: Path) -> PredictionIds:
     for _ in range(2):
         with contextlib.suppress(FileNotFoundError):
             try:
-                key, since = path.read_text().split()
-                return PredictionIds(bytes.fromhex(key), int(since))
+                return PredictionIds(*read_key(path))
             except ValueError:
                 log.error("%s is no key of prediction ids; it is put aside, and truths of predictions before now need the log", path)
                 path.replace(path.with_suffix(".broken"))
@@ -93,12 +93,26 @@ def _of(state: Path) -> PredictionIds:
     raise RuntimeError(f"{path} cannot be read as it was written: is the disk full?")
 
 
+def read_key(path: Path) -> tuple[bytes, int]:
+    """The key of a checkout's ids, and since when there is one (milliseconds since the epoch).
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file holds something else.
+    """
+    text, since = path.read_text().split()
+    key = bytes.fromhex(text)
+    if len(key) != _KEY_BYTES:
+        raise ValueError(f"a key has {_KEY_BYTES} bytes, this one {len(key)}")
+    return key, int(since)
+
+
 def _write(path: Path) -> None:
     """A new key, whole or not at all; of two replicas that begin at once the first is first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"{secrets.token_hex(32)} {time.time_ns() // 1_000_000}\n")
+        file.write(f"{secrets.token_hex(_KEY_BYTES)} {time.time_ns() // 1_000_000}\n")
     with contextlib.suppress(FileExistsError):
         os.link(partial, path)
     partial.unlink()

@@ -289,8 +289,10 @@ class Archive:
     def newest_us(self, model: str) -> int | None:
         """The newest archived prediction's own moment; None where there is none."""
         for path in reversed(hours.paths(self.root / predictions_table(model))):
-            if (rows := hours.read(path, ["event_timestamp"])) is not None:
-                return int(pc.max(rows["event_timestamp"].cast(pa.int64())).as_py())
+            rows = hours.read(path, PREDICTION, ["event_timestamp"])
+            newest = None if rows is None else pc.max(rows["event_timestamp"].cast(pa.int64())).as_py()
+            if newest is not None:
+                return int(newest)
         return None
 
     def labels(self, model: str) -> pa.Table:
@@ -308,6 +310,9 @@ class Archive:
     ) -> pa.Table:
         table = hours.table(hours.paths(self.root / name, from_us, upto_us), schema, columns)
         moments = table[column].cast(pa.int64())
+        sound = pc.fill_null(pc.and_(pc.greater_equal(moments, FIRST_US), pc.less_equal(moments, LAST_US)), False)
+        if not pc.all(sound).as_py():  # an hour of before there were checksums
+            table, moments = table.filter(sound), moments.filter(sound)
         if from_us is not None:
             table, moments = (c.filter(pc.greater_equal(moments, from_us)) for c in (table, moments))
         if upto_us is not None:

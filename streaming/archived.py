@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from feature_repo.contract import Contract
 from feature_repo.prediction import Label, Mark, Prediction
 
+log = logging.getLogger(__name__)
 ContractOf = Callable[[str, int], Contract | None]
 """The contract of a model's version, where it can be read."""
 _UTC_US = pa.timestamp("us", "UTC")
@@ -84,28 +86,48 @@ def table_of(model: str, found: Sequence[Prediction], contract_of: ContractOf) -
 
 
 def predictions_of(model: str, table: pa.Table, contract_of: ContractOf) -> list[Prediction]:
-    """Rows as the predictions they were."""
+    """Rows as the predictions they were; one that is none (of an hour of before there were checksums) is left out and named."""
     found = []
-    for row in (row for batch in table.to_batches(max_chunksize=5000) for row in batch.to_pylist()):
+    for row in (row for batch in table.to_batches(max_chunksize=5000) for row in _rows(batch)):
+        one = _prediction(model, row, contract_of)
+        if one is None:
+            log.warning("model %s: archived prediction %r is broken and left out", model, row["prediction_id"])
+        else:
+            found.append(one)
+    return found
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):  # one of them has a moment that no calendar has, or text that is none
+        if len(batch) == 1:
+            return []
+    half = len(batch) // 2
+    return [*_rows(batch.slice(0, half)), *_rows(batch.slice(half))]
+
+
+def _prediction(model: str, row: dict[str, Any], contract_of: ContractOf) -> Prediction | None:
+    try:
         made = contract_of(model, row["model_version"]) if row["unnamed"] is None else None
         values = row["unnamed"] if made is None else [row[name] for name in made.names]
-        found.append(
-            Prediction(
-                id=row["prediction_id"],
-                model=model,
-                version=row["model_version"],
-                at_us=_us(row["event_timestamp"]),
-                wall_us=_us(row["served_at"]),
-                request=msgspec.json.decode(row["request"]),
-                values=values,
-                statuses=row["statuses"],
-                marks=msgspec.json.decode(row["marks"], type=dict[str, Mark]),
-                score=row["score"],
-                role=row["role"],
-                of=row["shadow_of"],
-            )
-        )
-    return found
+        said = {
+            "id": row["prediction_id"],
+            "model": model,
+            "version": row["model_version"],
+            "at_us": _us(row["event_timestamp"]),
+            "wall_us": _us(row["served_at"]),
+            "request": msgspec.json.decode(row["request"]),
+            "values": values,
+            "statuses": row["statuses"],
+            "marks": msgspec.json.decode(row["marks"], type=dict[str, Mark]),
+            "score": row["score"],
+            "role": row["role"],
+            "of": row["shadow_of"],
+        }
+        return msgspec.convert(said, Prediction)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
 
 
 def truths_of(found: Sequence[Label]) -> pa.Table:

@@ -139,7 +139,7 @@ def _plan(
             old = None
         end = old.end_us if old else reaches if end_us is None else end_us
         size: Extent = extent(view, root, end - view.reach_us, end) if view.layout else extent(view, root, None, end)
-    except (TableError, OSError, pa.ArrowInvalid) as error:
+    except (TableError, OSError, pa.ArrowException) as error:
         return Planned(view.name, end_us or now, from_us or 0, error=str(error)), None
     buckets = old.buckets if old else max(4, -(-size.rows // ROWS_PER_BUCKET))
     rate = _rate(said)

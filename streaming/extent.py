@@ -7,7 +7,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from streaming.parquet import schema, table_path
+import pyarrow as pa
+
+from streaming.parquet import TableError, schema, table_path
 from streaming.view import View
 from streaming.window import DAY
 
@@ -43,6 +45,13 @@ def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> 
 
     path = table_path(view, root)
     schema(path)
+    try:
+        return _extent(ds, view, path, from_us, upto_us)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # a footer may say anything
+        raise TableError(f"the table at {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _extent(ds: Any, view: View, path: str, from_us: int | None, upto_us: int | None) -> Extent:
     files: Any = ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
     backwards = {name: source for source, name in view.mapping}
     column = view.created or view.timestamp

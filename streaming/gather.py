@@ -98,7 +98,10 @@ def read_events_here(view: View, root: Path, from_us: int | None, upto_us: int |
     """
     whole = Projection(view, view.name, tuple(f.name for f in view.features), ())
     table = _read([whole], root, 2**62, (None if from_us is None else from_us + max(view.reach_us, view.ttl_us), upto_us))
-    return _events(view, table[table_path(view, root)], (from_us, upto_us))
+    try:
+        return _events(view, table[table_path(view, root)], (from_us, upto_us))
+    except pa.ArrowException as error:
+        raise NotHere(f"Arrow cannot read {table_path(view, root)}: {error}") from None
 
 
 def _bounds(projection: Projection, at: Any) -> Bounds:
@@ -128,14 +131,17 @@ def _read(projections: Sequence[Projection], root: Path, limit: int, span: Bound
             files: Any = ds.dataset(path, format="parquet", partitioning="hive")
         except TableError as error:
             raise JoinError(f"feature view {view.name!r}: {error}") from error
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise NotHere(f"Arrow cannot read {path}: {error}") from None
         wanted = dict.fromkeys(c for p in using for c in _source_columns(p.view))
         for p in using:
             absent = [c for c in _source_columns(p.view) if c not in files.schema.names]
             if absent:
                 raise JoinError(f"feature view {p.view.name!r}: its table {path} has no column {', '.join(absent)}")
-        found[path] = files.to_table(columns=list(wanted), filter=_days(files.schema, first, span[1]))
+        try:
+            found[path] = files.to_table(columns=list(wanted), filter=_days(files.schema, first, span[1]))
+        except (pa.ArrowException, OSError) as error:
+            raise NotHere(f"Arrow cannot read {path}: {error}") from None
     return found
 
 

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from infra import files
+from streaming.archived import PREDICTION, TRUTH
 from streaming.extent import day_of
 
 HOUR_US = 3_600_000_000
@@ -40,7 +41,7 @@ def add(path: Path, rows: pa.Table) -> int:
     before = None
     if path.exists():
         try:
-            before = pq.read_table(path, partitioning=None)
+            before = _checked(path, TRUTH if "known_at" in rows.column_names else PREDICTION)
         except BROKEN as error:  # an hour that cannot be read is lost; what comes in is not
             files.put_aside(path, f"{path} cannot be read ({_first_line(error)})", hidden=True)
     if before is not None:
@@ -50,15 +51,19 @@ def add(path: Path, rows: pa.Table) -> int:
     merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(merged, partial, compression="zstd")
+    pq.write_table(merged, partial, compression="zstd", write_page_checksum=True)
     partial.replace(path)
     return int(table.num_rows)
 
 
-def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """An hour; None where it cannot be read, which is said."""
+def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """An hour; None where it cannot be read, which is said.
+
+    Args:
+        schema: the columns that every hour of its table has.
+    """
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return _checked(path, schema, columns)
     except BROKEN as error:
         log.warning("%s cannot be read and is left out (%s): put it back from a copy, or move it away", path, _first_line(error))
         return None
@@ -68,22 +73,45 @@ def table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | Non
     """Hours as one table of all their columns, or those wanted that there are; what cannot be read is left out.
 
     Args:
-        schema: of the table where there is no hour.
+        schema: the columns that every hour has.
     """
     try:
         return _table(paths, schema, columns)
     except BROKEN:
-        return _table([path for path in paths if read(path) is not None], schema, columns)
+        return _table([path for path in paths if read(path, schema) is not None], schema, columns)
 
 
 def _table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
     if not paths:
         return schema.empty_table()
     # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
-    schemas = [pq.read_schema(path) for path in (paths if columns is None else {paths[0], paths[-1]})]
+    schemas = [_sound(pq.read_schema(path), schema) for path in (paths if columns is None else {paths[0], paths[-1]})]
     unified = pa.unify_schemas(schemas, promote_options="permissive")
     wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
-    return ds.dataset(list(paths), schema=unified, format="parquet").to_table(columns=wanted)
+    return ds.dataset(list(paths), schema=unified, format=_CHECKED).to_table(columns=wanted)
+
+
+_CHECKED = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
+
+
+def _sound(found: pa.Schema, wanted: pa.Schema) -> pa.Schema:
+    """
+    Raises:
+        pa.ArrowInvalid: an hour lacks a column that every one has, or has it of another type.
+    """
+    for one in wanted:
+        if one.name not in found.names or found.field(one.name).type != one.type:
+            raise pa.ArrowInvalid(f"it has no column {one.name!r} of type {one.type}")
+    return found
+
+
+def _checked(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """
+    Raises:
+        pa.ArrowException, OSError: it is not as it was written: its pages carry checksums.
+    """
+    _sound(pq.read_schema(path), schema)
+    return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -54,7 +54,7 @@ def schema(path: str) -> pa.Schema:
         raise TableError(why)
     try:
         return ds.dataset(path, format="parquet", partitioning="hive").schema
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise TableError(f"the table at {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
