@@ -6,7 +6,13 @@ step back, and a replica that is gone leaves what it had counted.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+from feature_repo.prediction import Moment
+
+Many = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -18,12 +24,12 @@ class Count(msgspec.Struct, frozen=True):
         scored, unscored: instances that the version followed as a shadow, and those that it failed on.
     """
 
-    answered: int = 0
-    instances: int = 0
-    failed: int = 0
-    timed: list[int] = []
-    scored: int = 0
-    unscored: int = 0
+    answered: Many = 0
+    instances: Many = 0
+    failed: Many = 0
+    timed: list[Many] = []
+    scored: Many = 0
+    unscored: Many = 0
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -36,8 +42,8 @@ class Tally(msgspec.Struct, frozen=True):
     """
 
     replica: str
-    started_us: int
-    at_us: int
+    started_us: Moment
+    at_us: Moment
     bounds: list[float]
     models: dict[str, dict[int, Count]]
 

@@ -323,8 +323,10 @@ def readable(
             continue
         try:
             said = files.parse(raw, dict[str, Any])
-            list(gauges({name: said}))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            for family in gauges({name: said}):
+                for sample in family.samples:
+                    float(sample.value)  # what the scrape makes of it
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             log.warning("model %s: what Redis holds of its drift or quality is broken and left out: %s", name, error)
             continue
         good[name] = said

@@ -13,18 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from infra.redis_client import whole, without_password
-from streaming import clock, journal, live, tile
+from streaming import clock, journal, live, rejected_rows, tile
 from streaming.clock import TOLERANCE_S
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
 from streaming.join import EVENT, KNOWN, canonical, read_events
 from streaming.parquet import TableError
+from streaming.rejected_rows import WHY
 from streaming.store import (
     OnlineStore,
     applied_key,
@@ -36,6 +39,7 @@ from streaming.store import (
     view_key,
     watermark,
 )
+from streaming.sweep import SHARE
 from streaming.types import FIRST_US
 from streaming.view import View
 
@@ -49,6 +53,7 @@ ROWS_PER_BUCKET = 250_000
 _RATE = 150_000
 """Rows a second assumed of a view that has never been backfilled."""
 _BUCKET = "__bucket"
+_DONE = ("rows", "entities", "newest", "rejected")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Backfilled:
         entities: entities written.
         newest_us: event time of the newest event, microseconds; None where there was none.
         removed: entities that no longer hold the view.
+        rejected: rows that cannot be stored; they are kept with the reason (`streaming.rejected_rows`).
+        spared: what was not removed, because it is more than the share that goes at once; in words.
         held: another backfill holds the view; nothing was done.
     """
 
@@ -95,6 +102,8 @@ class Backfilled:
     removed: int = 0
     resumed: bool = False
     held: bool = False
+    rejected: int = 0
+    spared: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ def backfill(
     rewind: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     tolerance_s: float = TOLERANCE_S,
+    most: float = SHARE,
 ) -> list[Backfilled]:
     """Write each view's state as of its end into the online store.
 
@@ -178,6 +188,8 @@ def backfill(
             the stream must not be running.
         progress: called as buckets are done.
         tolerance_s: how far ahead of the clock a live event may be dated, as the stream has it.
+        most: the largest share of a view's entities that a full backfill removes, because the offline store does not know them; 1: all of
+            them. A rewind removes all.
 
     Returns:
         One result per view; a view that failed carries its error and does not stop the others.
@@ -194,7 +206,17 @@ def backfill(
         try:
             with journal.lease(client, view):
                 results.append(
-                    _one(spark, view, root, client, without_password(redis_url), (end_us, from_us, lookback_us), progress, tolerance_s)
+                    _one(
+                        spark,
+                        view,
+                        root,
+                        client,
+                        without_password(redis_url),
+                        (end_us, from_us, lookback_us),
+                        progress,
+                        tolerance_s,
+                        1.0 if rewind else most,
+                    )
                 )
         except Exception as error:
             held = isinstance(error, journal.HeldError)
@@ -216,6 +238,7 @@ def _one(
     wanted: tuple[int | None, int | None, int | None],
     progress: Callable[[Progress], None],
     tolerance_s: float,
+    most: float,
 ) -> Backfilled:
     began = time.monotonic()
     planned, run = _plan(view, root, client, *wanted)
@@ -225,6 +248,8 @@ def _one(
         position = live.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
         run = journal.Journal(view, planned.end_us, planned.from_us, planned.buckets, position)
         run.begin(client)
+        if not run.from_us:
+            rejected_rows.forget(client, view)
     ended = threading.Event()
 
     def watch() -> None:
@@ -232,18 +257,18 @@ def _one(
             with contextlib.suppress(Exception):
                 now = journal.unfinished(client, view)
                 if now is not None:
-                    progress(Progress(view.name, len(now.done), now.buckets, sum(r for r, _, _ in now.done.values())))
+                    progress(Progress(view.name, len(now.done), now.buckets, sum(r for r, *_ in now.done.values())))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        for bucket, rows, entities, newest in _write(spark, view, root, url, run, tolerance_s):
-            run.done[bucket] = (rows, entities, newest)
+        for bucket, *done in _write(spark, view, root, url, run, tolerance_s):
+            run.done[bucket] = (done[0], done[1], done[2], done[3])
     finally:
         ended.set()
         watcher.join()
-    removed = _remove_stale(client, view, run)
-    rows, entities = (sum(d[k] for d in run.done.values()) for k in (0, 1))
+    removed, spared = _remove_stale(client, view, run, most)
+    rows, entities, rejected = (sum(d[k] for d in run.done.values()) for k in (0, 1, 3))
     newest_us = max((d[2] for d in run.done.values() if d[0]), default=None)
     seconds = time.monotonic() - began
     said: dict[str, Any] = {"seam_us": run.end_us, "at": int(time.time()), "fingerprint": view.fingerprint}
@@ -256,26 +281,29 @@ def _one(
         pipe.execute()
     run.end(client)
     progress(Progress(view.name, run.buckets, run.buckets, rows))
-    return Backfilled(view.name, rows, entities, newest_us, seconds, None, removed, run.resumed)
+    return Backfilled(view.name, rows, entities, newest_us, seconds, None, removed, run.resumed, False, rejected, spared)
 
 
 def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> DataFrame:
     """What the view's entities are made of: offline events known by the end, live ones known after it."""
     from pyspark.sql import functions as F
 
-    events = read_events(spark, view, root, run.end_us - view.reach_us if view.layout else None, run.end_us).where(
+    events = read_events(spark, view, root, run.end_us - view.reach_us if view.layout else None, run.end_us, WHY).where(
         F.col(KNOWN) <= run.end_us
     )
+    nobodys = events.where(F.col(WHY).isNotNull() & (F.col(KNOWN) > run.from_us))
+    nobodys = nobodys.where(reduce(or_, (F.col(name).isNull() for name in view.key_names)))
     changed = events.where(F.col(KNOWN) > run.from_us).select(*view.key_names).distinct() if run.from_us else None
     if view.stream and run.position != "0-0":
-        events = events.unionByName(live.frame(spark, view, url, run.end_us, run.position, events, tolerance_s))
+        later = live.frame(spark, view, url, run.end_us, run.position, events.drop(WHY), tolerance_s)
+        events = events.unionByName(later.withColumn(WHY, F.lit(None).cast("string")))
     if changed is not None:
-        events = events.join(changed, view.key_names, "left_semi")
+        events = events.join(changed, view.key_names, "left_semi").unionByName(nobodys)
     return events
 
 
-def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> list[tuple[int, int, int, int]]:
-    """Write the buckets that are left; `(bucket, rows, entities, newest event time)` of each that had events."""
+def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> list[tuple[int, ...]]:
+    """Write the buckets that are left; `(bucket, rows, entities, newest event time, rows rejected)` of each that had events."""
     from pyspark.sql import functions as F
 
     events = _events(spark, view, root, url, run, tolerance_s)
@@ -293,13 +321,27 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
         client = connect(url)
         try:
             later = live.since(client, view, end_us, tolerance_s) if view.stream else None
-            ordered = canonical(table.select(names))
-            entities = overwrite(view, OnlineStore(client), ordered, (main, index), end_us, position, later)
-            newest = max(ordered[EVENT].to_pylist())
-            journal.note(client, key, index, bucket, len(table), entities, newest)
+            found = rejected_rows.sort_out(view, table.select(names))
+            ordered, rejected = canonical(found.table), found.rejected
+
+            def put() -> int:
+                return overwrite(view, OnlineStore(client), ordered, (main, index), end_us, position, later)
+
+            try:
+                entities = put()
+            except Exception:
+                found = rejected_rows.culprits(view, ordered)
+                if not found.rejected:  # no row is to blame
+                    raise
+                ordered, rejected = found.table, [*rejected, *found.rejected]
+                entities = put()
+            rejected_rows.put(client, view, rejected)
+            newest = max(ordered[EVENT].to_pylist(), default=0)
+            done = (len(ordered), entities, newest, len(rejected))
+            journal.note(client, key, index, bucket, done)
         finally:
             client.close()
-        yield pa.RecordBatch.from_pydict({"bucket": [bucket], "rows": [len(table)], "entities": [entities], "newest": [newest]})
+        yield pa.RecordBatch.from_pydict({"bucket": [bucket], **{name: [n] for name, n in zip(_DONE, done, strict=True)}})
 
     bucket = F.pmod(F.hash(*view.key_names), F.lit(run.buckets))
     events = events.withColumn(_BUCKET, bucket)
@@ -307,14 +349,17 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
         events = events.where(F.col(_BUCKET).isin(run.remaining()))
     # Spark partitions by the same hash, so that a partition is a bucket
     split = events.repartition(run.buckets, *view.key_names)
-    done = split.mapInArrow(write, "bucket bigint, rows bigint, entities bigint, newest bigint").collect()
-    return [(d.bucket, d.rows, d.entities, d.newest) for d in done]
+    done = split.mapInArrow(write, ", ".join(f"{name} bigint" for name in ("bucket", *_DONE))).collect()
+    return [tuple(d) for d in done]
 
 
-def _remove_stale(client: redis.Redis, view: View, run: Journal) -> int:
-    """Entities that held the view and that neither the offline store nor the stream knows: they lose its fields."""
+def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float) -> tuple[int, str]:
+    """Entities that held the view and that neither the offline store nor the stream knows lose its fields: how many did.
+
+    Where they are more than a share of those that hold it, none does, and a sentence says so.
+    """
     if run.from_us:
-        return 0
+        return 0, ""
     index, store, position = keys_key(view.project, view.name), OnlineStore(client), stream_id(run.position)
 
     def moved_on(header: bytes) -> bool:
@@ -323,7 +368,17 @@ def _remove_stale(client: redis.Redis, view: View, run: Journal) -> int:
         except tile.TileError:
             return False
 
-    return sum(store.drop(index, keys, view_fields(view), moved_on) for keys in store.members(index, run.index) if keys)
+    fields, total, stale = view_fields(view), 0, 0
+    for keys in store.members(index):
+        total += len(keys)
+    going = []
+    for keys in store.members(index, run.index):
+        headers = [(blob or b"")[: tile.HEADER_SIZE] for blob in store.read(keys, fields[0])] if keys else []
+        going += [key for key, header in zip(keys, headers, strict=True) if not moved_on(header)]
+    stale = len(going)
+    if stale > most * total:
+        return 0, f"{stale:,} of {total:,} entities are unknown to the offline store and were kept"
+    return store.drop(index, going, fields, moved_on) if going else 0, ""
 
 
 def _short(error: Exception) -> str:

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
 
 _CHUNK = 500
+_FILES = "path string, modificationTime timestamp, length bigint, content binary"
+_ROWS = pa.schema([("partition", pa.string()), ("offset", pa.int64()), ("source", pa.string()), ("data", pa.binary())])
 # KEYS: event stream, progress; ARGV: name of the partition, then offset, source, row, ... ascending
 _PUT = """
 local done, put = tonumber(redis.call('HGET', KEYS[2], ARGV[1]) or '-1'), 0
+if not done then return redis.error_reply('ERR field ' .. ARGV[1] .. ' of ' .. KEYS[2] .. ' is no offset: set it to the last one taken') end
 for i = 2, #ARGV, 3 do
   if tonumber(ARGV[i]) > done then
     redis.call('XADD', KEYS[1], '*', 'source', ARGV[i + 1], 'data', ARGV[i + 2])
@@ -46,6 +49,22 @@ def put(client: Any, project: str, partition: str, rows: Sequence[tuple[int, str
     return new
 
 
+def take(client: Any, project: str, batch: pa.RecordBatch) -> int:
+    """Put what a connector read on the event stream, whatever its bytes are: what is no row is for the stream to reject.
+
+    Args:
+        batch: `partition`, `offset`, `source`, `data`.
+
+    Returns:
+        Events that were not there before.
+    """
+    rows: dict[str, list[tuple[int, str, bytes]]] = {}
+    columns = (batch[c].to_pylist() for c in ("partition", "offset", "source", "data"))
+    for partition, offset, source, data in zip(*columns, strict=True):
+        rows.setdefault(partition, []).append((offset, source, data))
+    return sum(put(client, project, partition, sorted(some)) for partition, some in rows.items())
+
+
 def _start(frame: DataFrame, url: str, project: str, checkpoint: str, name: str) -> StreamingQuery:
     """Run a frame of `partition string, offset bigint, source string, data binary` onto the stream."""
     plain = without_password(url)
@@ -54,12 +73,7 @@ def _start(frame: DataFrame, url: str, project: str, checkpoint: str, name: str)
         client = connect(plain)
         try:
             for batch in batches:
-                rows: dict[str, list[tuple[int, str, bytes]]] = {}
-                columns = (batch[c].to_pylist() for c in ("partition", "offset", "source", "data"))
-                for partition, offset, source, data in zip(*columns, strict=True):
-                    rows.setdefault(partition, []).append((offset, source, data))
-                total = sum(put(client, project, partition, sorted(some)) for partition, some in rows.items())
-                yield pa.RecordBatch.from_pydict({"events": [total]})
+                yield pa.RecordBatch.from_pydict({"events": [take(client, project, batch)]})
         finally:
             client.close()
 
@@ -75,15 +89,27 @@ def from_files(spark: SparkSession, url: str, project: str, folder: Path, source
 
     for source in sources:
         (folder / source).mkdir(parents=True, exist_ok=True)
-    files = spark.readStream.format("text").option("wholetext", "true").option("maxFilesPerTrigger", "100")
+    # as bytes: Spark's text would put U+FFFD in the place of what is no UTF-8, and that may be a row
+    files = spark.readStream.format("binaryFile").schema(_FILES).option("maxFilesPerTrigger", "100").load(str(folder / "*" / "*.jsonl"))
     path = F.col("_metadata.file_path")
-    lines = (
-        files.load(str(folder / "*" / "*.jsonl"))
-        .select(path.alias("partition"), F.element_at(F.split(path, "/"), -2).alias("source"), F.posexplode(F.split("value", "\n")))
-        .where(F.length(F.trim("col")) > 0)
-        .select("partition", F.col("pos").cast("bigint").alias("offset"), "source", F.col("col").cast("binary").alias("data"))
-    )
-    return _start(lines.coalesce(1), url, project, checkpoint, "headrace-files")
+    whole = files.select(path.alias("partition"), F.element_at(F.split(path, "/"), -2).alias("source"), F.col("content"))
+
+    def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for partition, source, content in zip(*(batch[c].to_pylist() for c in ("partition", "source", "content")), strict=True):
+                lines = [(at, line) for at, line in enumerate(content.split(b"\n")) if line.strip()]
+                yield pa.RecordBatch.from_pydict(
+                    {
+                        "partition": [partition] * len(lines),
+                        "offset": [at for at, _ in lines],
+                        "source": [source] * len(lines),
+                        "data": [line for _, line in lines],
+                    },
+                    schema=_ROWS,
+                )
+
+    rows = whole.coalesce(1).mapInArrow(split, "partition string, offset bigint, source string, data binary")
+    return _start(rows, url, project, checkpoint, "headrace-files")
 
 
 def from_kafka(spark: SparkSession, url: str, project: str, options: Mapping[str, str], checkpoint: str) -> StreamingQuery:

@@ -20,6 +20,23 @@ def cast(table: DataFrame, name: str, sql_type: str, where: str) -> Column:
     column = F.col(f"`{name}`")
     if sql_type not in _FEASTS or table.schema[name].dataType.simpleString() == sql_type:
         return column.cast(sql_type).alias(name)
+    held, said = sorted_out(table, name, sql_type)
+    return F.when(said.isNotNull(), F.raise_error(F.concat(F.lit(f"{where}: "), said))).otherwise(held).cast(sql_type).alias(name)
+
+
+def sorted_out(table: DataFrame, name: str, sql_type: str) -> tuple[Column, Column]:
+    """A column as a type of Spark's, null where the type cannot hold the value, and what is then said of it (null where it can)."""
+    from pyspark.sql import functions as F
+
+    column, here = F.col(f"`{name}`"), table.schema[name].dataType.simpleString()
+    if here == sql_type:
+        return column.alias(name), F.lit(None).cast("string")
     held = column.try_cast(sql_type)
-    said = F.concat(F.lit(f"{where}: column {name!r} has "), column.cast("string"), F.lit(f", which {_FEASTS[sql_type]} cannot hold"))
-    return F.when(column.isNotNull() & held.isNull(), F.raise_error(said)).otherwise(held).cast(sql_type).alias(name)
+    bad = column.isNotNull() & held.isNull()
+    if sql_type.startswith("array<") and here.startswith("array<"):  # one of the elements may have become null
+        nulls = [F.size(F.filter(c, lambda element: element.isNull())) for c in (column, held)]
+        bad = bad | (nulls[0] != nulls[1])
+    shown = F.substring(column.cast("string"), 1, 100)
+    kind = _FEASTS.get(sql_type, sql_type)
+    said = F.concat(F.lit(f"column {name!r} has "), F.coalesce(shown, F.lit("a value")), F.lit(f", which {kind} cannot hold"))
+    return held.alias(name), F.when(bad, said)

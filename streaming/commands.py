@@ -97,13 +97,17 @@ def backfill(
     rewind: Annotated[
         bool, typer.Option("--rewind", help="Forget the live events: set the store back to --to and nothing later (rehearsals).")
     ] = False,
+    allow_most: Annotated[
+        bool, typer.Option("--allow-most", help="Remove entities that the offline store does not know even where they are most of a view.")
+    ] = False,
     report: Report = None,
 ) -> None:
     """Bring the online store to the state of one moment, from the offline store.
 
     Run it as often as you like, beside the stream too: twice changes nothing, and after a kill it goes on with what is left.
+    Rows that cannot be stored are set aside with the reason (`headrace rejected`).
 
-    Exit codes: 0 done, 1 a view failed (the others are done), 2 wrong usage, 75 another backfill holds a view (try again later).
+    Exit codes: 0 done, 1 a view failed (the others are done), or more than HEADRACE_DELETE_SHARE of it would go and was kept, 2 wrong usage, 75 another backfill holds a view (try again later).
     """
     from feature_repo.definition import DefinitionError
     from feature_repo.use_case import UseCase
@@ -144,14 +148,20 @@ def backfill(
         raise typer.Exit(1 if any(p.error for p in planned) else 0)
     with console.status("starting Spark"):
         spark = session(own)
+    most = 1.0 if allow_most else own.delete_share
     with show.progress_bars(console, planned) as progress:
-        done = run(spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress, own.clock_tolerance_s)
+        done = run(
+            spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress, own.clock_tolerance_s, most
+        )
     console.print(show.result_table(done))
     spark.stop()
     write_report(report, done)
     failed = [r for r in done if r.error]
     if failed:
         raise typer.Exit(75 if all(r.held for r in failed) else 1)
+    if any(r.spared for r in done):
+        console.print(f"more than a share of {own.delete_share:g} is not removed at once (--allow-most does it)")
+        raise typer.Exit(1)
 
 
 def stream() -> None:
@@ -194,15 +204,21 @@ def rejected(
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,
     report: Report = None,
 ) -> None:
-    """Show the live events that fitted no schema, and why; or put them back when the reason is gone."""
+    """Show the live events that fitted no schema, and why, or put them back when the reason is gone; and rows that a backfill set aside.
+
+    Rows are not put back: mend the offline table, and run `headrace backfill` again.
+    """
     from feature_repo.use_case import UseCase
     from infra import redis_server
     from streaming import rejected as letters
+    from streaming import rejected_rows
+    from streaming.compilation import usable
     from streaming.store import connect
 
     own = own_settings()
     redis_server.up(own)
-    project = UseCase(own.repo).project
+    case = UseCase(own.repo)
+    project = case.project
     client = connect(own.redis())
     if replay:
         console.print(f"{letters.replay(client, project):,} events put back on the event stream")
@@ -216,6 +232,12 @@ def rejected(
     console.print(table if total else "no event has been rejected")
     if total > len(shown):
         console.print(f"... and {total - len(shown):,} more (--limit)")
+    rows = Table("view", "why", "row of its offline table", box=None)
+    for name in usable(case.store)[0] if case.applied else {}:
+        for one in rejected_rows.read(client, project, name)[:limit]:
+            rows.add_row(name, escape(one.why), escape(one.row[:200]))
+    if rows.row_count:
+        console.print(rows)
     write_report(
         report, [{"id": i.position, "source": i.source, "why": dict(i.why), "data": i.data.decode(errors="replace")} for i in shown]
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.cast import cast
+from streaming.cast import cast, sorted_out
 from streaming.parquet import TableError, read, table_path
 from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
@@ -63,12 +63,15 @@ def column_name(alias: str, feature: str) -> str:
     return f"{alias}__{feature}"
 
 
-def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None) -> DataFrame:
+def read_events(
+    spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None, why: str | None = None
+) -> DataFrame:
     """Events of a view's batch source: its keys, the columns its features need, and `__event`, `__known` (microseconds).
 
     Args:
         root: the offline store, for views whose path is relative.
         from_us, upto_us: bounds on the event time, inclusive; days outside are never read.
+        why: name of another column: why a row is not as declared, in a sentence, null where it is. None: Spark raises at such a row.
 
     Raises:
         JoinError: the table or a column is missing.
@@ -104,9 +107,11 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
     event = F.unix_micros(F.col(view.timestamp))
     known = F.unix_micros(F.coalesce(F.col(view.created), F.col(view.timestamp))) if view.created else event
     columns = dict.fromkeys([*view.key_names, *view.columns])
-    return table.where(F.col(view.timestamp).isNotNull()).select(
-        *(cast(table, c, types[c], f"feature view {view.name!r}") for c in columns), event.alias(EVENT), known.alias(KNOWN)
-    )
+    table = table.where(F.col(view.timestamp).isNotNull())
+    if why is not None:
+        held, said = zip(*(sorted_out(table, c, types[c]) for c in columns), strict=True)
+        return table.select(*held, event.alias(EVENT), known.alias(KNOWN), F.coalesce(*said).alias(why))
+    return table.select(*(cast(table, c, types[c], f"feature view {view.name!r}") for c in columns), event.alias(EVENT), known.alias(KNOWN))
 
 
 def _hash(table: DataFrame, column: str) -> Any:

@@ -93,6 +93,9 @@ def lease(client: redis.Redis, view: View) -> Iterator[None]:
                 client.delete(key)
 
 
+Done = tuple[int, int, int, int]
+
+
 @dataclass
 class Journal:
     """An unfinished backfill of one view.
@@ -101,7 +104,7 @@ class Journal:
         end_us, from_us: what it brings the view to, and since when (0: from the beginning).
         buckets: into how many the entities are split, by hash.
         position: the live stream's last id when it began, `ms-seq`.
-        done: bucket → (rows, entities, newest event time).
+        done: bucket → (rows, entities, newest event time, rows rejected).
         resumed: whether buckets of an earlier, killed run are among them.
     """
 
@@ -110,7 +113,7 @@ class Journal:
     from_us: int
     buckets: int
     position: str
-    done: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    done: dict[int, Done] = field(default_factory=dict)
     resumed: bool = False
 
     @property
@@ -135,9 +138,9 @@ class Journal:
         client.delete(self.key, self.index)
 
 
-def note(client: redis.Redis, key: str, index: str, bucket: int, rows: int, entities: int, newest_us: int) -> None:
+def note(client: redis.Redis, key: str, index: str, bucket: int, done: Done) -> None:
     """A bucket is done: everything of it is in the store."""
-    client.hset(key, f"done:{bucket}", f"{rows} {entities} {newest_us}")
+    client.hset(key, f"done:{bucket}", " ".join(map(str, done)))
     client.expire(index, KEPT_S)
 
 
@@ -158,8 +161,8 @@ def _told(view: View, said: dict[str, str]) -> Journal | None:
     end_us, from_us, buckets, position = int(said["end_us"]), int(said["from_us"]), int(said["buckets"]), said["position"]
     for name, value in said.items():
         if name.startswith("done:"):
-            rows, entities, newest = value.split()
-            done[int(name[5:])] = (int(rows), int(entities), int(newest))
+            rows, entities, newest, *rejected = map(int, value.split())
+            done[int(name[5:])] = (rows, entities, newest, sum(rejected))
     if not 0 < buckets <= _MOST_BUCKETS or not set(done) <= set(range(buckets)) or noted_id(position) is None:
         raise ValueError(f"{buckets} buckets, position {position[:40]!r}")
     if not 0 <= from_us <= LAST_US or not FIRST_US <= end_us <= LAST_US:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from streaming import layout
 from streaming.group import view_fields
 from streaming.journal import lease
-from streaming.store import OnlineStore, journal_key, keys_key, view_key
+from streaming.store import OnlineStore, journal_key, keys_key, rejected_rows_key, view_key
 
 if TYPE_CHECKING:
     import redis
@@ -64,7 +64,7 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
                     entities, gone, batch = entities + found[0], gone + found[1], []
             found = _delete(store, batch, fields)
             entities, gone = entities + found[0], gone + found[1]
-        for name in (view_key(view.project, view.name), journal_key(view.project, view.name), index, index + ":backfill"):
+        for name in (*(f(view.project, view.name) for f in (view_key, journal_key, rejected_rows_key)), index, index + ":backfill"):
             client.delete(name)
     return Removed(view.name, entities, gone)
 

@@ -76,6 +76,9 @@ def result_table(done: Sequence[Backfilled]) -> Table:
         if r.error:
             table.add_row(r.view, "", "", "", "", f"{r.seconds:.1f}", f"[red]{escape(r.error)}[/red]")
             continue
-        note = "went on after a kill" if r.resumed else ""
+        notes = ["went on after a kill"] * r.resumed
+        notes += [f"[yellow]{r.rejected:,} rows rejected (`headrace rejected`)[/yellow]"] * bool(r.rejected)
+        notes += [f"[red]{escape(r.spared)}[/red]"] * bool(r.spared)
+        note = "; ".join(notes)
         table.add_row(r.view, f"{r.rows:,}", f"{r.entities:,}", f"{r.removed:,}", day(r.newest_us), f"{r.seconds:.1f}", note)
     return table

@@ -276,6 +276,11 @@ def rejected_key(project: str) -> str:
     return f"headrace:{{{project}}}:rejected"
 
 
+def rejected_rows_key(project: str, view: str) -> str:
+    """The Redis hash of rows of a view's offline table that no backfill can store: what it says, and why, by a hash of both."""
+    return f"headrace:{{{project}}}:rejected-rows:{view}"
+
+
 def set_aside_key(project: str) -> str:
     """The Redis sorted set of `<stream id> <view>` of events that a view refused, by the id's milliseconds: rejected, or put back since."""
     return f"headrace:{{{project}}}:set-aside"

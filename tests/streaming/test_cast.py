@@ -1,4 +1,5 @@
-"""An offline value that its declared type cannot hold stops the join and the backfill with its name: stock Feast would read another number."""
+"""An offline value that its declared type cannot hold stops the join with its name, and is rejected by a backfill: stock Feast would read
+another number."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streaming import rejected_rows
 from streaming.backfill import backfill
 from streaming.join import read_events
 from streaming.store import connect, keys_key
 from streaming.view import Feature, View
 
 
-def test_a_whole_number_out_of_range_is_named_and_nothing_is_written(spark: Any, redis_url: str, tmp_path: Path) -> None:
+def test_a_whole_number_out_of_range_is_named_and_never_written(spark: Any, redis_url: str, tmp_path: Path) -> None:
     moments = pa.array([1, 2], pa.timestamp("us", "UTC"))
     (tmp_path / "t").mkdir()
     pq.write_table(pa.table({"k": [1, 2], "at": moments, "n": [3_000_000_000, 5], "x": [1.0, None]}), tmp_path / "t" / "part-0.parquet")
@@ -28,7 +30,9 @@ def test_a_whole_number_out_of_range_is_named_and_nothing_is_written(spark: Any,
     with pytest.raises(Exception, match="feature view 'v': column 'n' has 3000000000, which Int32 cannot hold"):
         read_events(spark, narrow, tmp_path).toArrow()
     (done,) = backfill(spark, [narrow], tmp_path, redis_url)
-    assert "column 'n' has 3000000000, which Int32 cannot hold" in str(done.error)
-    assert not connect(redis_url).exists(keys_key(narrow.project, "v"))
+    assert (done.error, done.rows, done.rejected) == (None, 1, 1)
+    client = connect(redis_url)
+    assert [one.why for one in rejected_rows.read(client, narrow.project, "v")] == ["column 'n' has 3000000000, which Int32 cannot hold"]
+    assert client.scard(keys_key(narrow.project, "v")) == 1
     wide = read_events(spark, view(Feature("n", "int64"), Feature("x", "int32")), tmp_path).toArrow()
     assert wide.sort_by("k").select(["n", "x"]).to_pylist() == [{"n": 3_000_000_000, "x": 1}, {"n": 5, "x": None}]

@@ -41,7 +41,7 @@ from tests.serving.test_stored_bytes import good as stored
 PROJECT = "stored"
 LATEST, WINDOWS = views(PROJECT)
 HEAD = {"fingerprint": str(WINDOWS.fingerprint), "end_us": str(NOW_US), "from_us": "0", "buckets": "4", "position": "5-1"}
-NOTED = HEAD | {"done:0": "5 3 1700", "done:3": "7 2 1800", "at": "1700000000"}
+NOTED = HEAD | {"done:0": "5 3 1700", "done:3": "7 2 1800 4", "at": "1700000000"}
 
 
 class Hash:
@@ -79,7 +79,7 @@ def test_fuzz_a_killed_backfill_is_gone_on_with_or_begun_anew(fields: dict[bytes
 def test_what_was_noted_of_a_killed_backfill_is_gone_on_with() -> None:
     found = journal.unfinished(Hash({k.encode(): v.encode() for k, v in NOTED.items()}), WINDOWS)  # type: ignore[arg-type]
     assert found is not None
-    assert found.done == {0: (5, 3, 1700), 3: (7, 2, 1800)}
+    assert found.done == {0: (5, 3, 1700, 0), 3: (7, 2, 1800, 4)}
 
 
 @fuzzed
