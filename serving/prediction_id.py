@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _TAG = 30
 _NONCE = (1 << 44) - 1
+_VARIANT, _LOW = 1 << 63, (1 << 62) - 1
+_DRAWN = 512
+"""Random parts drawn at a time."""
 _FILE = "prediction-ids.key"
 _KEY_BYTES = 32
 
@@ -39,7 +42,7 @@ class PredictionIds:
     """
 
     def __init__(self, key: bytes, since_ms: int = 0) -> None:
-        self._key, self.since_ms = key, since_ms
+        self._keyed, self.since_ms = blake2b(key=key, digest_size=4), since_ms  # copied for each id: the key is taken in once
 
     @classmethod
     def of(cls, settings: Settings) -> PredictionIds:
@@ -52,14 +55,14 @@ class PredictionIds:
         Args:
             wall_us: microseconds since the epoch.
         """
-        ms, noise, head, name = wall_us // 1000, os.urandom(6 * count), _head(wall_us // 1000), model.encode()
-        found = []
-        for at in range(0, 6 * count, 6):
-            nonce = int.from_bytes(noise[at : at + 6]) & _NONCE
+        ms, name = wall_us // 1000, model.encode()
+        head, found = _head(ms), []
+        first = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
+        for _ in range(count):
+            nonce = _nonce()
             free = nonce << _TAG | self._tag(head, nonce, name)
-            found.append(
-                f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{free >> 62:03x}-{0x8000 | free >> 48 & 0x3FFF:04x}-{free & 0xFFFFFFFFFFFF:012x}"
-            )
+            last = f"{free >> 62 << 64 | _VARIANT | free & _LOW:019x}"  # 12 bits, then the variant and 62
+            found.append(f"{first}{last[:3]}-{last[3:7]}-{last[7:]}")
         return found
 
     def answered(self, model: str, number: str) -> bool:
@@ -72,7 +75,22 @@ class PredictionIds:
         return compare_digest(wanted.to_bytes(4), (free & (1 << _TAG) - 1).to_bytes(4))
 
     def _tag(self, head: bytes, nonce: int, name: bytes) -> int:
-        return int.from_bytes(blake2b(head + nonce.to_bytes(6) + name, key=self._key, digest_size=4).digest()) >> 2
+        keyed = self._keyed.copy()
+        keyed.update(head + nonce.to_bytes(6) + name)
+        return int.from_bytes(keyed.digest()) >> 2
+
+
+_pool: list[int] = []
+os.register_at_fork(after_in_child=_pool.clear)  # two processes must not give the same
+
+
+def _nonce() -> int:
+    """44 random bits of the operating system's, which is asked for many at a time; each is given once."""
+    while True:
+        try:
+            return _pool.pop()
+        except IndexError:
+            _pool.extend(number & _NONCE for number in memoryview(os.urandom(8 * _DRAWN)).cast("Q"))
 
 
 def _head(ms: int) -> bytes:

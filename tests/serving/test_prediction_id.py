@@ -66,3 +66,27 @@ def test_a_broken_key_is_put_aside_and_costs_no_replica_its_start(tmp_path: Path
     assert ids.answered("model", ids.make("model", NOW_US)[0])
     assert ids.since_ms > 1_700_000_000_000
     assert path.with_suffix(".broken").read_text() == "garbage"
+
+
+def test_the_random_parts_are_the_operating_systems_each_given_once() -> None:
+    """Drawn many at a time; threads do not get the same, nor does a process that was forked."""
+    with ThreadPoolExecutor(8) as pool:
+        ids = [number for some in pool.map(lambda _: IDS.make("model", NOW_US, 1_000), range(16)) for number in some]
+    assert len(set(ids)) == 16_000
+    bits = [int(number.replace("-", ""), 16) for number in ids]
+    for place in (*range(62), *range(64, 76)):
+        assert abs(sum(n >> place & 1 for n in bits) - 8_000) < 500, place
+    assert all(n >> 62 & 3 == 2 for n in bits), "the variant of RFC 9562"
+    IDS.make("model", NOW_US)
+    mine, (read, write) = set(prediction_id._pool), os.pipe()
+    if not (child := os.fork()):
+        os.write(write, " ".join(IDS.make("model", NOW_US, 50)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(read, 10_000).decode().split()
+    assert len(mine) > 50
+    assert not set(theirs) & set(IDS.make("model", NOW_US, 600))
+
+
+def test_an_id_of_a_version_before_is_known() -> None:
+    assert IDS.answered("model", "018bcfe5-6800-7ef2-9d4a-fad3ceb8c48b")
