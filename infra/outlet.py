@@ -25,8 +25,11 @@ def open_beside(supervisor: int, log: str, max_bytes: int, backups: int) -> None
         return
     end = os.open("/proc/self/fd/1", os.O_RDONLY)
     try:
-        argv = [sys.executable, os.path.abspath(__file__), str(supervisor), log, str(max_bytes), str(backups)]
-        subprocess.Popen(argv, stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        # without this folder on the path: a module in it has the name of the library that is used
+        argv = [sys.executable, "-P", os.path.abspath(__file__), str(supervisor), log, str(max_bytes), str(backups)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}  # it is no process of the supervisor's
+        nothing = subprocess.DEVNULL
+        subprocess.Popen(argv, stdin=end, stdout=nothing, stderr=nothing, start_new_session=True, env=environment)
     finally:
         os.close(end)
 
@@ -35,7 +38,6 @@ def main(supervisor: int, log: str, max_bytes: int, backups: int) -> None:
     """Wait until the service has ended (its end of the pipe is closed), or read it once the supervisor has."""
     with contextlib.suppress(ProcessLookupError):
         _wait(os.pidfd_open(supervisor))
-    del sys.path[0]  # this folder: a module in it has the name of the library
     from supervisor import loggers
 
     loggers.Handler.handleError = lambda self: None  # what a full disk does not take is lost, and the service goes on

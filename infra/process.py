@@ -193,6 +193,7 @@ def _stop(settings: Settings, name: str, grace_s: float = 20.0) -> bool:
         end(set(left))
     end(marked(_mark(settings, name)))
     supervisor.remove(name)
+    end(marked(_mark(settings, name)))  # one that was about to become the service while it was stopped
     _record(settings, name).unlink(missing_ok=True)
     return running is not None
 

@@ -34,6 +34,9 @@ LOG_BYTES, LOG_FILES = 10_000_000, 3
 START_S = 60.0
 _TIMEOUT_S = 15.0
 _SOCKET = "s"
+_DOWN = ("STOPPED", "EXITED", "FATAL")
+_DEAF_S = 1.0
+"""A process that was told to end before it had become itself, between supervisord's fork and exec, has not heard it: after so long it is killed."""
 
 LONGEST_PAUSE_S = 30
 """The pause before the next try of a service that ends soon after each start: it grows by a second each time, up to this."""
@@ -209,9 +212,7 @@ class Supervisor:
             if self.record is None:
                 self._start()
             with self._call() as call:
-                with suppress(xmlrpc.client.Fault):  # it kept one of this name, which has ended
-                    call.stopProcessGroup(name)
-                    call.removeProcessGroup(name)
+                self._drop(call, name)  # it kept one of this name, which has ended
                 (self.folder / f"{name}.ini").write_text(self._program(name, settles_s))
                 self._configure()
                 call.reloadConfig()
@@ -307,19 +308,37 @@ class Supervisor:
         """
         self.signal_stop(name)
         deadline = time.monotonic() + _TIMEOUT_S
-        while any(one.state not in ("STOPPED", "EXITED", "FATAL") for one in self.kept(name)):
+        while any(one.state not in _DOWN for one in self.kept(name)):
             if time.monotonic() > deadline:
                 raise SupervisorError(f"{name} does not end")
             time.sleep(0.05)
+
+    def _drop(self, call: Any, name: str) -> None:
+        """Forget a service, if it keeps it. Who had to end it with patience has done so.
+
+        Raises:
+            SupervisorError: its process does not end.
+        """
+        began = time.monotonic()
+        with suppress(xmlrpc.client.Fault):  # unknown to it
+            while call.getProcessInfo(name)["statename"] not in _DOWN:
+                late = time.monotonic() - began
+                if late > _TIMEOUT_S:
+                    raise SupervisorError(f"{name} does not end")
+                with suppress(xmlrpc.client.Fault):  # it ended this moment, or has been told
+                    call.stopProcess(name, False)
+                if late > _DEAF_S:
+                    with suppress(xmlrpc.client.Fault):
+                        call.signalProcess(name, "KILL")
+                time.sleep(0.05)
+            call.removeProcessGroup(name)
 
     def remove(self, name: str) -> None:
         """Forget a service that has ended; with the last one the supervisor ends too."""
         with self.alone():
             if self.record is not None:
                 with self._call() as call:
-                    with suppress(xmlrpc.client.Fault):
-                        call.stopProcessGroup(name)
-                        call.removeProcessGroup(name)
+                    self._drop(call, name)
                     empty = not call.getAllProcessInfo()
                     if empty:
                         call.shutdown()

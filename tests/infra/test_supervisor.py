@@ -134,7 +134,7 @@ def test_a_killed_supervisor_costs_no_service_and_the_next_start_takes_all_over(
     assert process.alive(own, "second") is None
 
 
-def test_a_service_that_prints_outlives_its_supervisor_and_nothing_it_says_is_lost(own: Settings) -> None:
+def test_a_service_that_prints_outlives_its_supervisor_and_goes_on_in_its_log(own: Settings) -> None:
     code = f"import itertools, sys, time\nfor n in itertools.count():\n  print(n, {'x' * 2000!r}, file=[sys.stdout, sys.stderr][n % 2], flush=True); time.sleep(0.005)"
     first, log = start(own, argv=[sys.executable, "-c", code]), process.log_path(own, "sleeper")
 
@@ -150,8 +150,10 @@ def test_a_service_that_prints_outlives_its_supervisor_and_nothing_it_says_is_lo
     assert start(own) == first, "the next start finds it, and leaves it as it is"
     before = count()
     within(60, lambda: count() > before + 100)
-    numbers = [int(line.split()[0]) for line in log.read_text().splitlines()[:-1]]
-    assert numbers == list(range(len(numbers)))
+    numbers = [int(line.split()[0]) for line in log.read_text(errors="replace").splitlines()[:-1] if line[:1].isdigit()]
+    missing = set(range(numbers[-1])) - set(numbers)
+    assert len(missing) < 50, "what the supervisor had read and not yet written when it was killed"
+    assert not missing or max(missing) - min(missing) < 50, "and nothing after that"
     readers = [p for p in psutil.Process(first.pid).children() if "outlet.py" in " ".join(p.cmdline())]
     assert len(readers) == 1
     psutil.Process(first.pid).kill()
@@ -220,6 +222,28 @@ def test_a_redis_that_is_asked_for_from_everywhere_at_once_has_one_owner_and_one
     servers += [p for p in psutil.process_iter(["name"]) if p.pid == again.pid]
     assert again.pid != running.pid
     assert {c.laddr.port for c in psutil.Process(again.pid).net_connections("inet") if c.status == "LISTEN"} == {before}
+
+
+def test_a_process_that_does_not_hear_that_it_should_end_is_dropped_all_the_same(own: Settings) -> None:
+    """So is one that is told between supervisord's fork and exec: the signal is lost."""
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    log = process.log_path(own, "sleeper")
+    running = process.start(own, "sleeper", [sys.executable, "-c", code], lambda: log.exists() and "up" in log.read_text())
+    began = time.monotonic()
+    Supervisor(own).remove("sleeper")
+    assert time.monotonic() - began < 10
+    assert not psutil.pid_exists(running.pid)
+    assert Supervisor(own).record is None
+
+
+def test_one_that_is_stopped_in_the_moment_of_its_start_is_stopped(own: Settings) -> None:
+    for _ in range(5):
+        start(own)
+        keeper(own).kill()
+        within(30, lambda: Supervisor(own).record is None)
+        start(own)  # it has a stand-in from this moment on
+        assert process.stop(own, "sleeper")
+        assert services.status(own) == []
 
 
 def test_one_up_or_down_at_a_time(own: Settings) -> None:
