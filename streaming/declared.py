@@ -208,6 +208,18 @@ def _moments(column: pa.ChunkedArray) -> list[datetime | None]:
     return [datetime.fromtimestamp(s, UTC) if ok else None for s, ok in zip(seconds, known, strict=True)]
 
 
+def as_stored(values: pa.Array, dtype: str) -> pa.Array:
+    """Values as they are online too: moments in whole seconds (rounded down), lists null where an element is (NaN in one of floats)."""
+    if dtype == "timestamp":
+        us = values.cast(pa.int64())
+        whole = np.floor_divide(pc.fill_null(us, 0).to_numpy(zero_copy_only=False), 1_000_000) * 1_000_000
+        return pa.array(whole, mask=us.is_null().to_numpy(zero_copy_only=False)).cast(values.type)
+    if dtype.startswith("array<"):
+        convert = converter(dtype)
+        return pa.array([convert(v) for v in values.to_pylist()], values.type)
+    return values
+
+
 def to_arrow(values: list[Any], dtype: str) -> pa.Array:
     """Declared values as a column of their type."""
     return pa.array(values, ARROW_TYPES[dtype]) if dtype else pa.array(values)

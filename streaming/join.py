@@ -271,7 +271,10 @@ def _features(view: View, features: Sequence[str], indexed: Events, examples: Sp
         return [to_arrow(declared(values[name], dtypes[name]), types[name]) for name in features]
     row = latest(indexed, examples, view.ttl_us)
     take = pa.array(row, mask=row < 0)
-    return [events[name].combine_chunks().take(take).cast(types[name]) for name in features]
+    from streaming.declared import as_stored  # which is made of this module's types
+
+    dtypes = {f.name: f.dtype for f in view.features}
+    return [as_stored(events[name].combine_chunks().take(take).cast(types[name]), dtypes[name]) for name in features]
 
 
 def to_arrow(values: Floats, dtype: pa.DataType) -> pa.Array:
