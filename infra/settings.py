@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         default=None, description="whether a request may set its own clock; default: only in the embedded profile"
     )
     replicas: int = Field(default=1, ge=1)
+    spare: bool = Field(default=True, description="one replica more than asked for, so that one may die without anybody waiting")
     replicas_max: int = Field(default=0, ge=0, description="replicas are added up to so many under load; 0: none are")
     max_at_once: int = Field(default=64, ge=1, description="predictions a replica works on at once; beyond that the ingress answers 503")
     replica_cpus: float = Field(default=0.5, gt=0)

@@ -34,7 +34,8 @@ import psutil
 from infra import private
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
-from serving import ingress
+from serving.ingress import Ingress, connections, read
+from serving.stand_in import StandIn
 
 if TYPE_CHECKING:
     from serving.api import Front
@@ -84,7 +85,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress.write_launcher(folder, settings.host, f"http-{NAME}", settings.max_at_once)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress(settings).write()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings, "haproxy-metrics")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings, "haproxy-stats")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -94,6 +95,11 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "state"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a log line per request, parsed in Python; replicas measure better
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # a replica that takes no connection is down now, not after its next health check
+        "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine takes its time; Ray's 5 s and 30 s end in a restart
+        "RAY_raylet_start_wait_time_s": "300",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port(settings, "fallback-proxy")),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port(settings, "fallback-proxy-grpc")),
@@ -122,6 +128,12 @@ def configure(settings: Settings) -> Path:
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_SERVE_DEFAULT_HTTP_HOST"):
         os.environ.pop(name, None)
     return folder
+
+
+def ingress(settings: Settings) -> Ingress:
+    """What HAProxy is to do, and where its files are."""
+    spare = settings.spare and settings.replicas == 1 and settings.replicas_max <= 1
+    return Ingress(str(scratch(settings)), settings.host, f"http-{NAME}", settings.max_at_once, spare)
 
 
 def _token(settings: Settings) -> Path:
@@ -168,13 +180,14 @@ def application(settings: Settings) -> Any:
 
 def _replicas(settings: Settings) -> dict[str, Any]:
     """How many replicas: a number, or from the one to the other as the requests that are being answered ask for."""
+    spare = int(settings.spare)
     if settings.replicas_max <= settings.replicas:
-        return {"num_replicas": settings.replicas}
+        return {"num_replicas": settings.replicas + spare}
     return {
         "autoscaling_config": {
-            "min_replicas": settings.replicas,
-            "initial_replicas": settings.replicas,
-            "max_replicas": settings.replicas_max,
+            "min_replicas": settings.replicas + spare,
+            "initial_replicas": settings.replicas + spare,
+            "max_replicas": settings.replicas_max + spare,
             "target_ongoing_requests": settings.max_at_once / 4,
             "upscale_delay_s": 3.0,
             "downscale_delay_s": 60.0,
@@ -182,6 +195,10 @@ def _replicas(settings: Settings) -> dict[str, Any]:
             "look_back_period_s": 3.0,
         }
     }
+
+
+def _most(settings: Settings) -> int:
+    return max(settings.replicas, settings.replicas_max) + int(settings.spare)
 
 
 def run(settings: Settings) -> None:
@@ -223,7 +240,7 @@ def _serve(settings: Settings, stopping: Event) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=max(2, os.cpu_count() or 2, math.ceil(max(settings.replicas, settings.replicas_max) * settings.replica_cpus)),
+            num_cpus=max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
@@ -240,10 +257,11 @@ def _serve(settings: Settings, stopping: Event) -> None:
             logging_config=quiet,
         )
         serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
-        if _await_ready(settings, stopping):
-            print(f"ready http://{settings.host}:{port(settings, 'http')}", flush=True)
-        while not stopping.wait(2.0):
-            _remember(settings, started)
+        with StandIn(read(folder), port(settings, "http")):
+            if _await_ready(settings, stopping):
+                print(f"ready http://{settings.host}:{port(settings, 'http')}", flush=True)
+            while not stopping.wait(2.0):
+                _remember(settings, started)
     finally:
         _remember(settings, started)
         try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from serving.limits import Limits
-from serving.problem import FieldError, Invalid, Malformed, TooLarge, UnknownEncoding
+from serving.problem import FieldError, Invalid, Malformed, TooLarge, TooSlow, UnknownEncoding
 
 _PLAIN = (b"", b"identity")
 _GZIP = (b"gzip", b"x-gzip")
@@ -24,6 +25,7 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
         TooLarge: more than `limits.body` bytes: by its header, as it comes in, or unpacked.
         UnknownEncoding: packed as something else.
         Malformed: not the gzip that it says it is.
+        TooSlow: not here after `limits.body_s` seconds.
         ClientDisconnect: the caller went away.
     """
     size, encoding = 0, b""
@@ -42,17 +44,28 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits) -> bytes:
 
 
 async def _all(receive: Receive, limits: Limits) -> bytes:
+    first = await receive()  # what is short the ingress sends on only when all of it is there
+    if first["type"] == "http.request" and not first.get("more_body", False):
+        return await _chunks(first, receive, limits)
+    try:
+        async with asyncio.timeout(limits.body_s):
+            return await _chunks(first, receive, limits)
+    except TimeoutError:
+        raise TooSlow(f"The body was not here after {limits.body_s:g} s.", headers={"connection": "close"}) from None
+
+
+async def _chunks(message: Message, receive: Receive, limits: Limits) -> bytes:
     size = 0
     chunks: list[bytes] = []
-    while size <= limits.body:
-        message = await receive()
+    while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
         chunks.append(chunk)
-        if not message.get("more_body", False):
+        if size > limits.body or not message.get("more_body", False):
             break
+        message = await receive()
     if size > limits.body:
         raise _too_large(limits)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -16,11 +16,13 @@ class Limits:
         body: bytes of a request's body, after it was unpacked.
         rows: instances of a prediction, entities of a read, events of a push.
         text: characters of one key or text.
+        body_s: seconds that a body may take to come in.
     """
 
     body: int = 4 * 2**20
     rows: int = MAX_INSTANCES
     text: int = 4096
+    body_s: float = 5.0
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:

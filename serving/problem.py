@@ -60,6 +60,10 @@ class NotFound(Problem):
     status, kind, title = 404, "not-found", "Not found"
 
 
+class TooSlow(Problem):
+    status, kind, title = 408, "too-slow", "The request took too long to come in"
+
+
 class Conflict(Problem):
     status, kind, title = 409, "conflict", "In conflict with what is already known"
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import contextlib
 import ipaddress
-import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,102 +18,23 @@ import grpc
 import httpx
 import msgspec
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
-import redis
 
 from feature_repo import release
-from feature_repo.contract import Input
 from feature_repo.prediction import Prediction, labels_key, stream_key
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from serving import open_inference_pb2 as _generated
 from serving.app import ServeError, configure, run, scratch
+from serving.ingress import connections
+from tests.serving.clients import Clients
+from tests.serving.served import INPUTS, NOW, PREDICT, REPO, Served, served
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version
 
 pytestmark = pytest.mark.integration
 pb: Any = _generated
-
-REPO = Path(__file__).parent / "shop_repo"
-INPUTS = [
-    Input("count_1h", "sales:count_1h", "feature", "float64"),
-    Input("stock", "shelf:stock", "feature", "float64"),
-    Input("price_ratio", "pricing:price_ratio", "on_demand", "float64"),
-    Input("mean_price", "sales:mean_price", "feature", "float64"),
-    Input("hour", "pricing:hour", "on_demand", "float64"),
-]
-AT = datetime(2023, 11, 14, 22, 0, tzinfo=UTC)
-NOW = AT + timedelta(minutes=30)
-PREDICT = "/v1/models/sells_out/predict"
-
-
-def apply_and_fill() -> dict[str, str]:
-    """Apply the shop, write its rows with stock Feast, and return its definitions."""
-    from feast import FeatureStore
-
-    from feature_repo.definition import definitions
-
-    spec = importlib.util.spec_from_file_location("shop_features", REPO / "shop_features.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    store = FeatureStore(repo_path=str(REPO))
-    store.apply([module.product, module.store, module.sales, module.shelf, module.pricing, module.sells_out])
-    sales = {"product": ["tea", "salt"], "store": [7, 7], "count_1h": [3, 1], "mean_price": [2.0, 5.0]}
-    times = [AT, AT - timedelta(hours=5)]  # the second is past the view's ttl
-    store.write_to_online_store("sales", pd.DataFrame(sales | {"event_timestamp": times}))
-    shelf = {"product": ["tea", "salt"], "stock": [40.0, None], "event_timestamp": [AT, AT]}
-    store.write_to_online_store("shelf", pd.DataFrame(shelf))
-    return definitions(store, "sells_out")
-
-
-class Served:
-    """A running application."""
-
-    def __init__(self, settings: Settings, process: subprocess.Popen[str], definitions: dict[str, str]) -> None:
-        self.settings = settings
-        self.process = process
-        self.definitions = definitions
-        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=30)
-        self.redis = redis.Redis.from_url(settings.redis())
-
-    def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
-        body = {"instances": list(instances), "now": NOW.isoformat(), **more}
-        return self.client.post(PREDICT, content=msgspec.json.encode(body), headers=headers)
-
-
-@pytest.fixture(scope="module")
-def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    state = tmp_path_factory.mktemp("state")
-    settings = Settings(repo=REPO, state=state, redis_url=redis_url)
-    before = dict(os.environ)
-    settings.export()
-    try:
-        definitions = apply_and_fill()
-        write_version(settings.model_root, 1, booster=True, inputs=INPUTS, definitions=definitions)
-        release.promote(settings.model_root, "sells_out", 1)
-        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_GRPC": "true", "PYTHONPATH": str(ROOT)}
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    command = [sys.executable, "-m", "serving.app"]
-    process = subprocess.Popen(command, env=environment, cwd=state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            if line.startswith("ready"):
-                break
-        else:
-            pytest.fail("the application did not start:\n" + "".join(lines))
-        threading.Thread(target=lambda: list(process.stdout or ()), daemon=True).start()
-        yield Served(settings, process, definitions)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(scratch(settings), ignore_errors=True)
+__all__ = ["served"]
 
 
 def test_a_prediction_goes_through_haproxy_reader_and_model(served: Served) -> None:
@@ -273,6 +190,69 @@ def test_more_than_can_be_in_flight_is_refused_by_the_ingress_at_once(served: Se
         assert answer.json()["type"] == "urn:headrace:problem:unavailable"
     time.sleep(0.2)
     assert served.predict(INSTANCE).status_code == 200
+
+
+def _processes(served: Served, what: str) -> list[psutil.Process]:
+    """Live processes of the run by the start of their title."""
+    found = []
+    for process in psutil.Process(served.process.pid).children(recursive=True) + _orphans(served):
+        with contextlib.suppress(psutil.Error):
+            if (process.cmdline() or [process.name()])[0].rpartition("/")[2].startswith(what) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return sorted(set(found), key=lambda p: p.create_time())
+
+
+def _orphans(served: Served) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if any(f"{scratch(served.settings)}/" in part for part in p.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize("what", ["haproxy", "ray::ServeReplica", "ray::HAProxyManager", "ray::ServeController"])
+def test_what_dies_is_missed_for_at_most_three_seconds_and_answered_for(served: Served, what: str) -> None:
+    """Promptly, with 503 and when to come back: never 404, never 500, and no client hangs."""
+    body = msgspec.json.encode({"instances": [INSTANCE], "now": NOW.isoformat()})
+    for turn in range(2):  # what replaced it, too
+        before = _processes(served, what)
+        with Clients(str(served.client.base_url) + PREDICT, body) as clients:
+            time.sleep(1)
+            since = time.monotonic()
+            for process in before if what == "haproxy" else [before[turn % len(before)]]:
+                with contextlib.suppress(psutil.NoSuchProcess):  # one that was replaced before
+                    process.kill()
+            time.sleep(8)
+        bad = [a for a in clients.answers if a.status != 200]
+        told = Counter((a.status, a.retry_after) for a in bad)
+        assert clients.recovered_s(since) <= 3.0, (told, [(round(a.at - since, 2), a.status, round(a.took_s, 2)) for a in bad])
+        assert {a.status for a in bad} <= {503, 0}, told
+        assert all(a.retry_after for a in bad if a.status == 503), told
+        if what != "haproxy":  # whose death cuts connections
+            assert {a.status for a in bad} <= {503}, told
+        assert max(a.took_s for a in clients.answers) < 2.0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and len(_processes(served, what)) < len(before):
+            time.sleep(0.2)
+        assert len(_processes(served, what)) >= len(before), "nothing took its place"
+
+
+def test_slow_clients_keep_nobody_out(served: Served) -> None:
+    """Thousands of half headers, and more open bodies than predictions are worked on at once: each is told 408, others see nothing."""
+    host, number = served.settings.host, port(served.settings, "http")
+    body = msgspec.json.encode({"instances": [INSTANCE], "now": NOW.isoformat()})
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    full = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1]
+    large = f"{head}Content-Length: 3000000\r\n\r\n".encode() + b" " * 40_000  # more than the ingress waits for: goes on to a replica
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    half = min(4200, connections() - 600)
+    with contextlib.ExitStack() as held:
+        slow = []
+        for begun in [head.encode()] * half + [full] * 200 + [large] * 200:
+            one = held.enter_context(socket.create_connection((host, number), timeout=15))
+            one.sendall(begun)
+            slow.append(one)
+        with Clients(str(served.client.base_url) + PREDICT, body) as clients:
+            told = [one.recv(4096) for one in (slow[0], slow[-201], slow[-1])]
+    assert all(answer.startswith(b"HTTP/1.1 408") and b"application/problem+json" in answer.lower() for answer in told), told
+    assert {a.status for a in clients.answers} == {200}, Counter(a.status for a in clients.answers)
+    assert max(a.took_s for a in clients.answers) < 1.0
 
 
 def test_a_promotion_under_load_fails_no_request(served: Served) -> None:
