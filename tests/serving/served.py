@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import msgspec
 import pandas as pd
+import psutil
 import pytest
 import redis
 
@@ -24,7 +26,9 @@ from feature_repo import release
 from feature_repo.contract import Input
 from infra.ports import port
 from infra.settings import ROOT, Settings
+from serving import descendants
 from serving.app import scratch
+from serving.head import Head
 from tests.serving.shop import write_version
 
 REPO = Path(__file__).parent / "shop_repo"
@@ -64,12 +68,48 @@ def apply_and_fill() -> dict[str, str]:
 class Served:
     """A running application."""
 
-    def __init__(self, settings: Settings, process: subprocess.Popen[str], definitions: dict[str, str]) -> None:
+    process: subprocess.Popen[str]
+
+    def __init__(self, settings: Settings, environment: dict[str, str], definitions: dict[str, str]) -> None:
         self.settings = settings
-        self.process = process
         self.definitions = definitions
+        self._environment = environment
+        self.start()
         self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=30)
         self.redis = redis.Redis.from_url(settings.redis())
+
+    def start(self) -> None:
+        """Start the driver and wait until it says that it is ready."""
+        command = [sys.executable, "-m", "serving.app"]
+        self.process = subprocess.Popen(
+            command, env=self._environment, cwd=self.settings.state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        lines = []
+        for line in self.process.stdout or ():
+            lines.append(line)
+            if line.startswith("ready"):
+                break
+        else:
+            pytest.fail("the application did not start:\n" + "".join(lines))
+        threading.Thread(target=list, args=(self.process.stdout,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Live processes of the run whose title begins so, oldest first."""
+        return sorted((p for p in self.everything() if _title(p).startswith(title)), key=lambda p: p.create_time())
+
+    def everything(self) -> set[psutil.Process]:
+        """The driver, Ray's head, what they have started, and what names the scratch folder."""
+        found = set()
+        with contextlib.suppress(OSError, psutil.Error):
+            head = msgspec.json.decode((self.settings.run_dir / "ray-head").read_bytes(), type=Head)
+            found |= {psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)}
+        with contextlib.suppress(psutil.Error):
+            found |= {psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)}
+        return found | descendants.left(self.settings, scratch(self.settings))
 
     def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         body = {"instances": list(instances), "now": NOW.isoformat(), **more}
@@ -90,19 +130,16 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     finally:
         os.environ.clear()
         os.environ.update(before)
-    command = [sys.executable, "-m", "serving.app"]
-    process = subprocess.Popen(command, env=environment, cwd=state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    made = Served(settings, environment, definitions)
     try:
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            if line.startswith("ready"):
-                break
-        else:
-            pytest.fail("the application did not start:\n" + "".join(lines))
-        threading.Thread(target=lambda: list(process.stdout or ()), daemon=True).start()
-        yield Served(settings, process, definitions)
+        yield made
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        made.stop()
         shutil.rmtree(scratch(settings), ignore_errors=True)
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return (process.cmdline() or [process.name()])[0].rpartition("/")[2]
+    return ""

@@ -105,6 +105,8 @@ class Hand:
         hit = self.parts.find(fault.part)
         if not hit:
             raise NotDone(f"there is no process of {fault.part}")
+        if fault.part == "replica":  # one of them: the one that does the work
+            hit = [max(hit, key=_worked_s)]
         if fault.what == "kill":
             _signal(hit, signal.SIGKILL)
         elif fault.what == "stop":
@@ -142,6 +144,12 @@ def _sleep(seconds: float, running: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while running() and (left := until - time.monotonic()) > 0:
         time.sleep(min(0.2, left))
+
+
+def _worked_s(process: psutil.Process) -> float:
+    with suppress(psutil.Error):
+        return process.cpu_times().user
+    return 0.0
 
 
 def _signal(hit: Sequence[psutil.Process], number: int) -> None:

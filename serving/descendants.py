@@ -1,0 +1,65 @@
+"""The processes that a run of Ray has started: noted down, so that whoever comes after a run that was killed can end what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from infra.settings import Settings
+
+_NAMES = ("raylet", "gcs_server", "haproxy", "python", "ray")
+
+
+def _path(settings: Settings) -> Path:
+    return settings.run_dir / "serve.children"
+
+
+def note(settings: Settings, started: set[psutil.Process], head: int | None) -> None:
+    """Add the descendants of this process and of Ray's head to `started`, and to the file."""
+    now = set(psutil.Process().children(recursive=True))
+    if head is not None:
+        with contextlib.suppress(psutil.Error):
+            whole = psutil.Process(head)
+            now |= {whole, *whole.children(recursive=True)}
+    if now - started:
+        started |= now
+        _path(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
+
+
+def left(settings: Settings, folder: Path) -> set[psutil.Process]:
+    """What a killed run of this checkout left: the processes it noted down, and those whose command line names its scratch folder."""
+    found = set()
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        for pid, created in msgspec.json.decode(_path(settings).read_bytes(), type=list[tuple[int, float]]):
+            with contextlib.suppress(psutil.Error):
+                if abs((process := psutil.Process(pid)).create_time() - created) < 0.01:
+                    found.add(process)
+    mark = f"{folder}/"
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            ours = process.name().startswith(_NAMES) and process.pid != os.getpid()
+            if ours and any(mark in part for part in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def end(settings: Settings, processes: Iterable[psutil.Process]) -> None:
+    """End exactly these: TERM, and KILL after five seconds. Nothing is noted down any more."""
+    for process in (alive := [p for p in processes if p.is_running()]):
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(alive, timeout=5)
+    for process in alive:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=5)
+    _path(settings).unlink(missing_ok=True)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        process.send_signal(number)
