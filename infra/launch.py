@@ -10,6 +10,7 @@ import json
 import os
 import select
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ def write(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(content, file)
+    if path.is_dir():
+        path.rename(path.with_name(f"{path.name}.broken-{time.time_ns()}"))
     partial.replace(path)
 
 
@@ -95,10 +98,21 @@ def _stand_by(pid: int) -> None:
         select.select([os.pidfd_open(pid)], [], [])
 
 
+def _wanted(path: Path) -> dict[str, Any]:
+    """Arguments, environment and working folder of the service; where they cannot be read, that is said and it ends."""
+    try:
+        wanted: dict[str, Any] = json.loads(path.read_bytes())
+        if not (isinstance(wanted["env"][MARK], str) and wanted["argv"] and isinstance(wanted["cwd"], str)):
+            raise ValueError("it lacks arguments")
+        return wanted
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        sys.exit(f"{path} cannot be read ({type(error).__name__}: {error}): `headrace down` and `headrace up` write it anew")
+
+
 def main(run_folder: str, name: str) -> None:
     """Become the service."""
     run = Path(run_folder)
-    wanted: dict[str, Any] = json.loads((run / "supervisor" / f"{name}.service").read_bytes())
+    wanted = _wanted(run / "supervisor" / f"{name}.service")
     path = run / f"{name}.json"
     before = read_record(path)
     if before is not None and before.lives:

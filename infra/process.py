@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from infra.launch import MARK, end, marked, read_record
+from infra import files
+from infra.launch import MARK, Record, end, marked, read_record, write
 from infra.settings import Settings
 from infra.supervisor import Supervisor, SupervisorError
 
@@ -53,15 +54,34 @@ def log_path(settings: Settings, name: str) -> Path:
 
 def alive(settings: Settings, name: str) -> Running | None:
     """The service if the very process we started still runs; a pid that was given to another process is not it."""
-    record = read_record(_record(settings, name))
+    record = _read(settings, name)
     if record is None or not record.lives:
         return None
     return Running(name, record.pid, record.created, record.argv)
 
 
+def _read(settings: Settings, name: str) -> Record | None:
+    """Who runs as the service. A record that is broken is put aside, and written anew from the process that carries the service's mark."""
+    path = _record(settings, name)
+    record = read_record(path)
+    if record is not None or not path.exists():
+        return record
+    with suppress(FileNotFoundError):  # another command did
+        files.put_aside(path, f"{path} cannot be read: who runs as {name} is known by the process itself")
+    family = marked(_mark(settings, name))
+    for process in sorted(family, key=lambda p: p.pid):
+        with suppress(psutil.Error, ProcessLookupError):
+            if process.parent() in family:
+                continue
+            said = {"pid": process.pid, "created": process.create_time(), "argv": process.cmdline(), "session": os.getsid(process.pid)}
+            write(path, said | {"starts": 1})
+            return read_record(path)
+    return None
+
+
 def restarts(settings: Settings, name: str) -> int:
     """How often the supervisor has started the service again since someone asked for it; also of one that is down at this moment."""
-    record = read_record(_record(settings, name))
+    record = _read(settings, name)
     return record.starts - 1 if record is not None else 0
 
 

@@ -145,11 +145,17 @@ def note(client: redis.Redis, key: str, index: str, bucket: int, done: Done) -> 
 
 
 def unfinished(client: redis.Redis, view: View) -> Journal | None:
-    """The backfill of a view that was killed, if there is one of the same definition."""
-    said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
+    """The backfill of a view that was killed, if there is one of the same definition, and what it has written is known."""
+    import redis
+
     try:
-        return _told(view, said) if said else None
-    except (KeyError, ValueError) as error:
+        said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
+        found = _told(view, said) if said else None
+        # what is in no index looks like left over: without it, the end of the backfill would take it for stale
+        if found is not None and any(n for _, n, _ in found.done.values()) and client.type(found.index) != b"set":
+            raise ValueError(f"{found.index} is no set of the entities written so far")
+        return found
+    except (KeyError, ValueError, redis.ResponseError) as error:
         log.warning("feature view %r: what is noted of a killed backfill is broken, and it begins anew (%r)", view.name, error)
         return None
 

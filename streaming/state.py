@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,14 +69,24 @@ def view_states(client: redis.Redis, views: Sequence[View]) -> list[ViewState]:
     """A row per view, whether or not it has ever been materialized."""
     if not views:
         return []
-    live = fields_of(client.hgetall(applied_key(views[0].project)))  # type: ignore[arg-type]
-    return [_view_state(client, view, live) for view in views]
+    import redis
+
+    live: dict[str, str] = {}
+    with contextlib.suppress(redis.ResponseError):  # no hash: `stream_state` says it
+        live = fields_of(client.hgetall(applied_key(views[0].project)))  # type: ignore[arg-type]
+    found = []
+    for view in views:
+        try:
+            found.append(_view_state(client, view, live))
+        except redis.ResponseError as error:  # what is broken of one view costs that view's line
+            why = f"what Redis keeps of it cannot be read ({view_key(view.project, view.name)}): {error}"
+            found.append(ViewState(view.name, 0, 0, None, None, 0, 0, why, ""))
+    return found
 
 
 def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewState:
     said = fields_of(client.hgetall(view_key(view.project, view.name)))  # type: ignore[arg-type]
-    index = keys_key(view.project, view.name)
-    entities = int(client.scard(index))  # type: ignore[arg-type]
+    entities, broken = known_entities(client, view)
     newest = max(whole(said.get("newest_us")) or 0, whole(live.get(newest_field(view.name))) or 0)
     run = unfinished(client, view)
     return ViewState(
@@ -86,9 +97,20 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
         _moment(str(newest)) if newest else None,
         size(client, view, entities),
         whole(said.get("failures")) or 0,
-        said.get("error", ""),
+        said.get("error", "") or broken,
         f"{len(run.done)} of {run.buckets}" if run else "",
     )
+
+
+def known_entities(client: redis.Redis, view: View) -> tuple[int, str]:
+    """How many entities hold the view; and why that is not known, if so."""
+    import redis
+
+    index = keys_key(view.project, view.name)
+    try:
+        return int(client.scard(index)), ""  # type: ignore[arg-type]
+    except redis.ResponseError as error:
+        return 0, f"{index} is no set of entities: {error}"
 
 
 def size(client: redis.Redis, view: View, entities: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from streaming.tile import HEADER_SIZE
 if TYPE_CHECKING:
     import redis
 
+log = logging.getLogger(__name__)
 _STREAM_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 # KEYS[1] the entity; ARGV: expected header ('' for none), tile field, then its value, then field, value, ...
 _SWAP = f"""
@@ -195,30 +198,66 @@ class OnlineStore:
         return dropped
 
     def _note(self, indexes: Sequence[str], keys: Sequence[bytes]) -> None:
+        """Put keys into indexes. What lies in an index's place and is none costs no event: it is put aside, and the index begins anew."""
         import redis
 
         for some in _chunks(keys, self.chunk):
-            try:
-                for index in indexes:
-                    self.client.sadd(index, *some)
-            except redis.ResponseError as error:
-                raise OnlineStoreError(f"Redis refused a write: {error}") from None
+            for index in indexes:
+                try:
+                    try:
+                        self.client.sadd(index, *some)
+                    except redis.ResponseError as error:
+                        if not str(error).startswith("WRONGTYPE"):
+                            raise
+                        self._put_aside(index)
+                        self.client.sadd(index, *some)
+                except redis.ResponseError as error:
+                    raise OnlineStoreError(f"Redis refused a write to {index}: {error}") from None
+
+    def _put_aside(self, index: str) -> None:
+        import redis
+
+        aside = f"{index}:broken"
+        with contextlib.suppress(redis.ResponseError):  # another writer did
+            self.client.rename(index, aside)
+        log.warning(
+            "%s is no set of entities: it lies in %s now. The view goes on; entities that nobody writes again are not in the new one "
+            "(a backfill of the view puts in all that the tables know)",
+            index,
+            aside,
+        )
 
     def members(self, index: str, but: str | None = None) -> Iterator[list[bytes]]:
-        """The entity keys of an index in chunks; those of the index `but` left out."""
+        """The entity keys of an index in chunks; those of the index `but` left out. Of an index that is none there are no members.
+
+        Raises:
+            OnlineStoreError: `but` is no index.
+        """
+        import redis
+
         seen: list[bytes] = []
-        for key in self.client.sscan_iter(index, count=self.chunk):
-            seen.append(key)
-            if len(seen) >= self.chunk:
-                yield self._without(seen, but)
-                seen = []
+        try:
+            for key in self.client.sscan_iter(index, count=self.chunk):
+                seen.append(key)
+                if len(seen) >= self.chunk:
+                    yield self._without(seen, but)
+                    seen = []
+        except redis.ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            log.warning("%s is no set of entities: its members are not known (the view's next write puts it aside)", index)
         if seen:
             yield self._without(seen, but)
 
     def _without(self, keys: list[bytes], but: str | None) -> list[bytes]:
+        import redis
+
         if but is None:
             return keys
-        inside: Any = self.client.smismember(but, keys)
+        try:
+            inside: Any = self.client.smismember(but, keys)
+        except redis.ResponseError as error:
+            raise OnlineStoreError(f"{but} cannot be read: {error}") from None
         return [key for key, there in zip(keys, inside, strict=True) if not there]
 
 

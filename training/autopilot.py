@@ -164,7 +164,8 @@ class Autopilot:
         state.calls = 0
         self._say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}")
         self.save(state)
-        self.request_path.unlink(missing_ok=True)
+        if self.request_path.is_file():
+            self.request_path.unlink(missing_ok=True)
         return self._train(state, live, now_us)
 
     @property
@@ -353,7 +354,8 @@ def run(autopilot: Autopilot, every_s: float, stop: threading.Event, beat: Calla
             state = autopilot.state
             beat(text if state.phase == "training" and state.attempts else "")
         except (redis.RedisError, OSError) as error:
-            text = f"Redis does not answer: {error}; nothing is lost, the next step follows"
+            local = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+            text = f"{'a file is in the way' if local else 'Redis does not answer'}: {error}; nothing is lost, the next step follows"
             beat(text)
         except (ContractError, ReleaseError) as error:  # what answers stays as it is, until a person has put it right
             text = f"not known, so it waits: {error}"

@@ -71,8 +71,8 @@ def plan(
     from streaming.compilation import usable
     from streaming.estimate import estimate
     from streaming.report import backfill_plan_table
-    from streaming.state import size
-    from streaming.store import connect, keys_key
+    from streaming.state import known_entities, size
+    from streaming.store import connect
     from streaming.view import views
     from training import whatif
 
@@ -87,7 +87,7 @@ def plan(
         planned = plan_backfill([new[name] for name in found.backfill], own.offline_root, client, None)
         status.update("measuring")
         sizes = {p.view: estimate(new[p.view], own.offline_root, p) for p in planned}
-        held = {name: size(client, v, int(client.scard(keys_key(v.project, name)))) for name, v in old.items()}  # type: ignore[arg-type]
+        held = {name: size(client, v, known_entities(client, v)[0]) for name, v in old.items()}
         moved = {}
         for model in found.readers if found.changes and requests else []:
             status.update(f"scoring logged requests of {model}")

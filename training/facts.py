@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key
 from feature_repo.use_case import ModelSpec
+from infra import files
 from training import quality
 from training.moments import micros
 from training.quality import Labelled
 from training.trigger import Facts
 
+log = logging.getLogger("headrace.autopilot")
 if TYPE_CHECKING:
     import redis
 
@@ -77,11 +80,38 @@ def truths_known(settings: Settings, spec: ModelSpec, now_us: int) -> NDArray[np
 
 
 def verdict(client: redis.Redis, project: str, model: str) -> tuple[str, str]:
-    """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not)."""
-    raw: Any = client.get(drift_key(project, model))
-    found = msgspec.json.decode(raw) if raw else {}
-    triage = found.get("triage") or {}
-    if not triage.get("retrain"):
-        return str(found.get("id", "")), ""
-    names = [f["name"] for f in found.get("features", []) if f.get("drift")]
-    return str(found.get("id", "")), f"{triage.get('cause', 'population change')}: {', '.join(names[:5]) or 'the score'}"
+    """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not).
+
+    What lies there and is no verdict calls for nothing, and is named.
+    """
+    from redis import ResponseError
+
+    key = drift_key(project, model)
+    try:
+        raw: Any = client.get(key)
+        found = files.parse(raw, _Verdict) if raw else _Verdict()
+    except (ValueError, ResponseError) as error:
+        log.warning("%s is no verdict of the watch and is left out: %s", key, error)
+        return "", ""
+    if found.triage is None or not found.triage.retrain:
+        return found.id, ""
+    names = [f.name for f in found.features if f.drift]
+    return found.id, f"{found.triage.cause}: {', '.join(names[:5]) or 'the score'}"
+
+
+class _Triage(msgspec.Struct):
+    cause: str = "population change"
+    retrain: bool = False
+
+
+class _Feature(msgspec.Struct):
+    name: str
+    drift: bool = False
+
+
+class _Verdict(msgspec.Struct):
+    """What the triggers read of it."""
+
+    id: str = ""
+    triage: _Triage | None = None
+    features: list[_Feature] = []

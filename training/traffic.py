@@ -54,8 +54,14 @@ class Counters:
             Unknown: nobody writes (any more), or something there is no tally.
             redis.RedisError: Redis does not answer.
         """
+        from redis import ResponseError
+
         tallies: dict[str, Tally] = {}
-        for field, raw in self._client.hgetall(self._key).items():
+        try:
+            written = self._client.hgetall(self._key)
+        except ResponseError as error:
+            raise Unknown(f"{self._key} is no hash of tallies ({error}): remove it (DEL)") from None
+        for field, raw in written.items():
             name = field.decode(errors="replace") if isinstance(field, bytes) else str(field)
             try:
                 tallies[name] = msgspec.json.decode(raw, type=Tally)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from feature_repo.contract import Contract, ContractError
 from feature_repo.decision import Decision, Journal
 from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
-from infra import files, ports
+from infra import files, launch, ports, process, services
 from infra.settings import Settings
 from serving.judgement import Reference
 from serving.offline import offline_predictor
@@ -179,6 +180,72 @@ def test_gates_that_cannot_be_read_are_asked_again(tmp_path: Path, how: str) -> 
     BREAKS[how](path)
     assert read_gates(own, "m", 1) is None
     assert not path.exists()
+
+
+RECORDS = BREAKS | {
+    "numbers of another type": lambda path: path.write_bytes(b'{"pid": 1e999, "created": "x", "argv": 5}'),
+    "no such process": lambda path: path.write_bytes(b'{"pid": 99999999999999999999, "created": 1, "argv": []}'),
+    "a list": lambda path: path.write_bytes(b"[]"),
+}
+SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Two services that run."""
+    own = Settings(state=tmp_path_factory.mktemp("services") / "state")
+    for name in ("one", "two"):
+        log = process.log_path(own, name)
+        process.start(own, name, [sys.executable, "-c", SLEEP], lambda log=log: log.exists() and b"up" in log.read_bytes(), 30)  # type: ignore[misc]
+    yield own
+    for name in ("one", "two"):
+        process.stop(own, name, grace_s=5)
+
+
+@pytest.mark.parametrize("how", RECORDS)
+def test_a_broken_record_of_a_service_is_named_and_written_anew_from_the_process(
+    running: Settings, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = [process.alive(running, name) for name in ("one", "two")]
+    assert None not in before
+    path = running.run_dir / "one.json"
+    RECORDS[how](path)
+    if how == "no such process":  # a record as good as any, of a process that is gone
+        assert process.alive(running, "one") is None
+        path.write_bytes(b"{")
+    with caplog.at_level(logging.WARNING):
+        rows = {row["name"]: row for row in services.status(running)}
+    assert (rows["one"]["running"], rows["two"]["running"]) == (True, True)
+    assert f"{path} cannot be read" in caplog.text
+    after = [process.alive(running, name) for name in ("one", "two")]
+    assert [one and (one.name, one.pid) for one in after] == [one and (one.name, one.pid) for one in before]
+    assert process.start(running, "one", ["false"], lambda: True, 5).pid == before[0].pid, "it is not started twice"  # type: ignore[union-attr]
+
+
+@broken
+def test_a_broken_record_of_a_service_that_does_not_run_is_out_of_its_way(tmp_path: Path, how: str) -> None:
+    own = Settings(state=tmp_path / "state")
+    own.run_dir.mkdir(parents=True)
+    path = own.run_dir / "sleeper.json"
+    path.write_bytes(b'{"pid": 1}')
+    BREAKS[how](path)
+    assert process.alive(own, "sleeper") is None
+    assert not path.exists()
+    path.write_bytes(b"{}")
+    BREAKS[how](path)
+    launch.write(path, {"pid": 1, "created": 2.0, "argv": []})  # as the service itself does it
+    assert launch.read_record(path) is not None
+    assert not process.stop(own, "sleeper")
+
+
+@broken
+def test_what_a_service_is_to_be_started_with_is_named_where_it_is_broken(tmp_path: Path, how: str) -> None:
+    (tmp_path / "supervisor").mkdir()
+    path = tmp_path / "supervisor" / "one.service"
+    path.write_bytes(b'{"argv": ["true"], "cwd": "/"}')
+    BREAKS[how](path)
+    with pytest.raises(SystemExit, match=r"one\.service cannot be read .*headrace up"):
+        launch.main(str(tmp_path), "one")
 
 
 def test_a_broken_model_spec_costs_its_own_model(bikes_case: Path, caplog: pytest.LogCaptureFixture) -> None:

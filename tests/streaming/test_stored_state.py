@@ -53,6 +53,9 @@ class Hash:
     def hgetall(self, _: str) -> dict[bytes, bytes]:
         return self.fields
 
+    def type(self, _: str) -> bytes:
+        return b"set"
+
 
 @st.composite
 def noted(draw: st.DrawFn) -> dict[bytes, bytes]:
@@ -241,3 +244,71 @@ def test_fuzz_a_redis_key_is_an_entity_of_a_view_or_none(raw: bytes) -> None:
 
 def test_a_hash_of_any_bytes_is_text() -> None:
     assert fields_of({b"\xff": b"\xfe", b"a": b"b"}) == {"\ufffd": "\ufffd", "a": "b"}
+
+
+OTHER_TYPES: dict[str, Any] = {
+    "a string": lambda client, key: client.set(key, b"x"),
+    "a list": lambda client, key: client.rpush(key, b"x"),
+    "a hash": lambda client, key: client.hset(key, "x", "y"),
+    "a sorted set": lambda client, key: client.zadd(key, {"x": 1}),
+    "a stream": lambda client, key: client.xadd(key, {"x": "y"}),
+}
+
+
+@pytest.mark.parametrize("how", OTHER_TYPES)
+def test_what_is_no_index_of_a_view_is_put_aside_by_the_next_write_and_costs_no_event(
+    client: Any, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise the batch would be tried for ever, and every view of the project would wait for it."""
+    from streaming.state import view_states
+    from streaming.store import OnlineStore, keys_key
+
+    index, store = keys_key(PROJECT, WINDOWS.name), OnlineStore(client)
+    _clear(client)
+    client.delete(index, f"{index}:broken")
+    OTHER_TYPES[how](client, index)
+    assert [keys for keys in store.members(index) if keys] == []
+    mine, other = view_states(client, [WINDOWS, LATEST])
+    assert "is no set of entities" in mine.error
+    assert (mine.entities, other.error) == (0, "")
+    caplog.clear()
+    store._note([index, f"{index}:more"], [b"one", b"two"])
+    assert sorted(key for keys in store.members(index) for key in keys) == [b"one", b"two"]
+    assert client.exists(f"{index}:broken")
+    assert f"{index} is no set of entities: it lies in {index}:broken now" in caplog.text
+    assert view_states(client, [WINDOWS])[0].error == ""
+    client.delete(index, f"{index}:broken", f"{index}:more")
+
+
+@pytest.mark.parametrize("lost", ["gone", *OTHER_TYPES])
+def test_a_killed_backfill_whose_list_of_written_entities_is_lost_begins_anew(client: Any, lost: str) -> None:
+    """Gone on with, its end would take all that it had written before for left over."""
+    key, index = journal_key(PROJECT, WINDOWS.name), Journal(WINDOWS, 0, 0, 4, "0-0").index
+    _clear(client)
+    client.delete(index)
+    client.hset(key, mapping=NOTED)
+    client.sadd(index, "one")
+    found = journal.unfinished(client, WINDOWS)
+    assert found is not None
+    assert found.done
+    client.delete(index)
+    if lost != "gone":
+        OTHER_TYPES[lost](client, index)
+    assert journal.unfinished(client, WINDOWS) is None
+    Journal(WINDOWS, 0, 0, 4, "0-0").begin(client)
+    assert not client.exists(index)
+    client.delete(key)
+
+
+@pytest.mark.parametrize("how", [h for h in OTHER_TYPES if h != "a hash"])
+@pytest.mark.parametrize("of", [view_key, journal_key])
+def test_a_key_of_a_view_that_is_no_hash_costs_that_views_line_only(client: Any, how: str, of: Any) -> None:
+    from streaming.state import view_states
+
+    key = of(PROJECT, WINDOWS.name)
+    _clear(client)
+    OTHER_TYPES[how](client, key)
+    mine, other = view_states(client, [WINDOWS, LATEST])
+    assert ("WRONGTYPE" in mine.error) == (of is view_key)
+    assert other.error == ""
+    client.delete(key)

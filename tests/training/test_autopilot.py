@@ -30,7 +30,7 @@ from training.autopilot import Autopilot, AutopilotError
 from training.counterfactual import scored
 from training.loop_state import State
 from training.retrain import TRIGGER, Checked, Gates, find, write_gates
-from training.traffic import Counters, since, summed
+from training.traffic import Counters, Unknown, since, summed
 from training.trigger import DAY_US, Reason
 
 MODEL = "turned_away"
@@ -337,6 +337,27 @@ def test_a_live_version_that_cannot_be_read_is_said_and_the_loop_goes_on(world: 
     pilot.step = step  # type: ignore[method-assign]
     pilots.run(pilot, 0.01, stop)
     assert said == ["", "nothing to do"], "the first step did nothing, and the process lives"
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[]", b'{"triage": 5}', b"\xff", b"[" * 100_000, None])
+def test_a_verdict_that_is_none_calls_for_nothing_and_is_named(world: World, raw: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
+    key = drift_key(world.project, MODEL)
+    world.serve()
+    if raw is None:
+        world.client.rpush(key, b"x")
+    else:
+        world.client.set(key, raw)
+    assert world.pilot().step() == "nothing to do"
+    assert f"{key} is no verdict" in caplog.text
+    world.client.delete(key)
+    world.drift(number="v2")
+    assert "begins its shadow" in world.pilot().step()
+
+
+def test_tallies_that_are_no_hash_are_not_known(world: World) -> None:
+    world.client.set(tallies_key(world.project), b"x")
+    with pytest.raises(Unknown, match="no hash of tallies"):
+        Counters(world.client, world.project, MODEL).read(time.time_ns() // 1000)
 
 
 def test_a_restarted_replica_loses_no_fault_and_brings_none(world: World) -> None:
