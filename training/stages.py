@@ -127,7 +127,7 @@ def evidence(
         except NotComparable as error:
             theirs, why = np.full(len(paired.score), np.nan), str(error)
     sound = (paired.score >= 0) & (paired.score <= 1)
-    both = np.isfinite(theirs) & sound
+    both = (theirs >= 0) & (theirs <= 1) & sound  # what is no probability is not known, and pairs with nothing
     day = paired.at_us[both] // DAY_US
     scores = paired.label[both], paired.score[both], theirs[both]
     broken = int((~((found.score >= 0) & (found.score <= 1))).sum())

@@ -269,6 +269,18 @@ def test_an_answer_that_is_no_probability_counts_without_its_truth(made: Trainin
     assert evidence("canary", rows, mine, mine, 0, n, None, "").broken == 1
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.5])
+def test_an_answer_of_the_other_that_is_no_probability_is_compared_with_nothing(made: TrainingSet, own: Settings, score: float) -> None:
+    first, second = (registered(made, own, spec()) for _ in range(2))
+    mine, other = (scored(own.model_root, "model", v) for v in (second, first))
+    table = pa.table({"prediction_id": ["a", "b", "c", "d"], "shadow_of": [None, None, "a", "b"]})
+    roles = np.array(["champion", "champion", "shadow", "shadow"], dtype=object)
+    scores, label, known = np.array([0.3, score, 0.4, 0.4]), np.ones(4), np.arange(4)
+    rows = Labelled(table, np.array([first, first, second, second]), roles, np.arange(4), scores, label, known)
+    found = evidence("shadow", rows, mine, other, 0, 4, None, "")
+    assert (found.label.tolist(), found.other.tolist(), found.broken) == ([1.0], [0.3], 0)
+
+
 def test_an_interval_that_is_not_defined_without_one_of_the_days_is_none() -> None:
     day = np.repeat(np.arange(6), 10)
     label = (day == 2).astype(float)

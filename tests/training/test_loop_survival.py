@@ -237,7 +237,7 @@ def _autopilot() -> None:
             changed = {"version": version, "provenance": {TRIGGER: reason.id}, "training_set": training_set}
             contract.write(partial, msgspec.structs.replace(made, **changed))
             partial.rename(root / str(version))
-        gates = Gates(version, None, [Checked("test", True, "by the test")])
+        gates = Gates(version, release.champion(own.model_root, MODEL), [Checked("test", True, "by the test")])
         write_gates(own, MODEL, gates)
         return gates
 
