@@ -152,7 +152,7 @@ def unfinished(client: redis.Redis, view: View) -> Journal | None:
         said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
         found = _told(view, said) if said else None
         # what is in no index looks like left over: without it, the end of the backfill would take it for stale
-        if found is not None and any(n for _, n, _ in found.done.values()) and client.type(found.index) != b"set":
+        if found is not None and any(done[1] for done in found.done.values()) and client.type(found.index) != b"set":
             raise ValueError(f"{found.index} is no set of the entities written so far")
         return found
     except (KeyError, ValueError, redis.ResponseError) as error:
