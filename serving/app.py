@@ -1,7 +1,8 @@
 """The Ray Serve application: a one-node Ray with its HAProxy ingress, of this checkout alone, in the foreground.
 
 `configure` puts everything Ray and Serve read at import time into the environment (so it must run before Ray is imported);
-`run` starts, announces readiness, waits for SIGTERM or SIGINT, and leaves no process behind; `stop` ends a run from outside.
+`run` starts, announces readiness, waits for SIGTERM or SIGINT, and leaves no process behind. Where it is killed, Ray and what runs in it go
+on (`serving.head`), and the next `run` takes them over.
 
 All ports, sockets and files are this checkout's own. Nothing binds another address than `settings.host` (`serving.ingress`).
 """

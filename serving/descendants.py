@@ -29,7 +29,8 @@ def note(settings: Settings, started: set[psutil.Process], head: int | None) -> 
             now |= {whole, *whole.children(recursive=True)}
     if now - started:
         started |= now
-        _path(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
+        with contextlib.suppress(OSError):  # a full disk ends nobody; what names the scratch folder is found without the file
+            _path(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
 
 
 def left(settings: Settings, folder: Path) -> set[psutil.Process]:
@@ -57,7 +58,8 @@ def end(settings: Settings, processes: Iterable[psutil.Process]) -> None:
     for process in alive:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=5)
-    _path(settings).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _path(settings).unlink()
 
 
 def _signal(process: psutil.Process, number: int) -> None:
