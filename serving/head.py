@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from infra.launch import MARK
 from infra.settings import ROOT, Settings
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
@@ -96,7 +97,11 @@ def start(settings: Settings, folder: Path, cpus: int, made_of: str, stopping: E
     path.unlink(missing_ok=True)
     with open(told, "wb") as out:
         argv = [sys.executable, "-m", "serving.head", str(folder / "r"), str(cpus), made_of]
-        process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        # without the service's mark: what carries it is ended before a dead service is started again
+        environment = {name: value for name, value in os.environ.items() if name != MARK}
+        process = subprocess.Popen(
+            argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
     deadline = time.monotonic() + START_S
     while not path.is_file():
         if process.poll() is not None:

@@ -24,6 +24,7 @@ import redis
 
 from feature_repo import release
 from feature_repo.contract import Input
+from infra import launch
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from serving import descendants
@@ -41,6 +42,7 @@ INPUTS = [
 ]
 AT = datetime(2023, 11, 14, 22, 0, tzinfo=UTC)
 NOW = AT + timedelta(minutes=30)
+MARK = f"tests/serving/served.py {os.getpid()}"
 PREDICT = "/v1/models/sells_out/predict"
 
 
@@ -126,7 +128,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         definitions = apply_and_fill()
         write_version(settings.model_root, 1, booster=True, inputs=INPUTS, definitions=definitions)
         release.promote(settings.model_root, "sells_out", 1)
-        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_GRPC": "true", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"HEADRACE_REDIS_URL": redis_url, "HEADRACE_GRPC": "true", "PYTHONPATH": str(ROOT), launch.MARK: MARK}
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -24,13 +24,14 @@ import pytest
 
 from feature_repo import release
 from feature_repo.prediction import Prediction, labels_key, stream_key
+from infra import launch
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from serving import open_inference_pb2 as _generated
 from serving.app import ServeError, configure, run, scratch
 from serving.ingress import connections, read, running
 from tests.serving.clients import Clients
-from tests.serving.served import INPUTS, NOW, PREDICT, REPO, Served, served
+from tests.serving.served import INPUTS, MARK, NOW, PREDICT, REPO, Served, served
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version
 
 pytestmark = pytest.mark.integration
@@ -227,6 +228,7 @@ def test_a_driver_that_dies_takes_nothing_with_it(served: Served) -> None:
     with Clients(str(served.client.base_url) + PREDICT, body) as clients:
         served.process.kill()
         served.process.wait()
+        launch.end(launch.marked(MARK))  # as the supervisor does, before it starts a service again
         began = time.monotonic()
         served.start()
         took_s = time.monotonic() - began
