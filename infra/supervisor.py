@@ -189,12 +189,19 @@ class Supervisor:
         Raises:
             SupervisorError: it runs and does not answer.
         """
+        try:
+            found = self._all()
+        except SupervisorError:
+            with self.alone():  # whoever has ended it with its last service is done by now, and another may have started it again
+                found = self._all()
+        ends = self._ends()  # after the states: an end is written down before it shows
+        return [Kept(i["name"], i["statename"], ends.get(i["name"], "")) for i in found if name in (None, i["name"])]
+
+    def _all(self) -> list[Any]:
         if self.record is None:
             return []
         with self._call() as call:
-            found = call.getAllProcessInfo()
-        ends = self._ends()  # after the states: an end is written down before it shows
-        return [Kept(i["name"], i["statename"], ends.get(i["name"], "")) for i in found if name in (None, i["name"])]
+            return list(call.getAllProcessInfo())
 
     def add(self, name: str, argv: list[str], env: dict[str, str], settles_s: int) -> None:
         """Have a service started, and kept running from now on.

@@ -40,7 +40,7 @@ KEEP_S = 172_800.0
 SWEEP_S = 600.0
 STUCK_S = 180.0
 """A micro-batch that does not end for so long is said to stand still."""
-_BACKOFF_S = (1.0, 30.0)
+_BACKOFF_S = (0.5, 30.0)
 _LOOK_S = 1.0
 
 
@@ -192,7 +192,7 @@ class _Supervised:
 
     def _failed(self, why: str) -> None:
         self.trouble = f"{self.name} failed: {why[:300]}"
-        print(f"{self.name} failed, next try in {self.pause:.0f} s: {why[:300]}", file=sys.stderr, flush=True)
+        print(f"{self.name} failed, next try in {self.pause:g} s: {why[:300]}", file=sys.stderr, flush=True)
         self.pause = min(2 * self.pause, _BACKOFF_S[1])
 
     def _look(self, now: float) -> None:
