@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from infra.settings import ROOT
 from tests.bench.storm import recovery
 from tests.bench.storm.client import REFUSED, TIMEOUT, Answer
 from tests.bench.storm.ground import Ground, ground
@@ -79,3 +85,19 @@ def test_a_full_disk_is_freed_again(place: Ground) -> None:
     assert place.is_full()
     place.free()
     assert not place.is_full()
+
+
+@pytest.mark.integration
+def test_a_short_storm_loses_doubles_and_falsifies_nothing(tmp_path: Path) -> None:
+    """A minute of it, on the whole platform. How fast all works again is a matter of the machine: `headrace bench storm` measures that."""
+    report, words = tmp_path / "storm.json", "replica killed,haproxy killed,ray driver killed,redis killed"
+    argv = [sys.executable, str(ROOT / "headrace.py"), "bench", "storm", "--minutes", "1", "--only", words, "--report", str(report)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert report.is_file(), done.stdout + done.stderr
+    said = json.loads(report.read_text())
+    exact = [row for row in said["rows"] if row["bar"] == 0 and not any(w in row["name"] for w in ("recoveries", "memory", "unexpected"))]
+    assert {"predictions lost", "predictions doubled", "cells wrong", "events lost"} <= {row["name"] for row in exact}
+    assert not [row for row in exact if not row["held"]], done.stdout
+    assert not [told for told in said["examples"] if any(f": {status} after" in told for status in (404, 500, 502))]
+    assert len({fault["what"] for fault in said["faults"]}) >= 3, done.stdout
