@@ -13,6 +13,7 @@ import contextlib
 import csv
 import fcntl
 import hashlib
+import http.client
 import io
 import ipaddress
 import logging
@@ -342,7 +343,7 @@ def _get(url: str) -> tuple[int, bytes]:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):  # cut off in the middle, by what was killed meanwhile
         return 0, b""
 
 
