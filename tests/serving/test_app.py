@@ -207,8 +207,11 @@ def test_what_dies_is_missed_for_at_most_three_seconds_and_answered_for(served: 
             time.sleep(5)
         bad = [(round(a.at - since, 2), a.status, round(a.took_s, 2), a.retry_after) for a in clients.answers if a.status != 200]
         assert clients.recovered_s(since) <= 3.0, bad
-        cut = {0} if what in ("haproxy", "ray::HAProxyManager") else set()  # its death cuts connections
-        assert {status for _, status, _, _ in bad} <= {503} | cut, bad
+        listens = what in ("haproxy", "ray::HAProxyManager")  # its death cuts connections
+        cut = [at for at, status, _, _ in bad if status == 0]
+        # a replica may die after the head of an answer and before its end: that cannot be asked again
+        assert listens or (len(cut) <= 1 and all(at < 0.5 for at in cut)), bad
+        assert {status for _, status, _, _ in bad} <= {503, 0}, bad
         assert all(again for _, status, _, again in bad if status == 503), bad
         assert max(a.took_s for a in clients.answers) < 4.0
         deadline = time.monotonic() + 60

@@ -474,7 +474,8 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(settings: Settings, pr
         second.kill()
         second.wait()
     assert second.returncode == 0
-    assert b"'verdicts': 1" in output
+    # 2: the first died after its verdict could be seen and before it had noted that; the same verdict was given again, and is there once
+    assert b"'verdicts': 1" in output or b"'verdicts': 2" in output
 
 
 def test_a_waiting_watcher_uses_next_to_no_cpu(settings: Settings, project: str, log: Log) -> None:
