@@ -164,16 +164,13 @@ class _Supervised:
     def __init__(self, name: str, starter: Callable[[], StreamingQuery]) -> None:
         self.name, self.starter = name, starter
         self.query = starter()
-        self.began = time.monotonic()
         self.pause, self.resumes = _BACKOFF_S[0], 0.0
         self.trouble = ""
-        self._looked, self._moved, self._batch = 0.0, self.began, -1
+        self._looked, self._moved, self._batch = 0.0, time.monotonic(), -1
 
     def check(self) -> None:
         now = time.monotonic()
         if self.query.isActive:
-            if now - self.began > 60:
-                self.pause = _BACKOFF_S[0]
             if now - self._looked > _LOOK_S:
                 self._looked = now
                 self._look(now)
@@ -182,7 +179,7 @@ class _Supervised:
             self.resumes = now + self.pause
             self._failed(cause(failure) if (failure := self.query.exception()) is not None else "it ended by itself")
         elif now >= self.resumes:
-            self.began, self.resumes = now, 0.0
+            self.resumes = 0.0
             try:
                 self.query = self.starter()
                 self._moved, self._batch = now, -1
@@ -199,6 +196,8 @@ class _Supervised:
         """Whether it gets on: micro-batches end, or there is none to be done."""
         said, last = self.query.status, self.query.lastProgress
         batch = -1 if last is None else int(last["batchId"])
+        if batch > self._batch:  # it did its work: the next failure is a new one
+            self.pause = _BACKOFF_S[0]
         if batch != self._batch or _idle(said):
             self._moved, self._batch, self.trouble = now, batch, ""
         elif now - self._moved > STUCK_S:
