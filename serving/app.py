@@ -239,7 +239,6 @@ def _serve(settings: Settings, stopping: Event) -> None:
         if stopping.is_set():
             return
         print(f"not up yet: {error}; once more, from the start", flush=True)
-        clear(settings)
         try:
             _deploy(settings, folder, made, stopping)
         except (head.HeadError, _DeployError) as again:

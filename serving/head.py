@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from infra import files
 from infra.launch import MARK
 from infra.settings import ROOT, Settings
 
@@ -149,10 +150,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     me = psutil.Process()
-    path = _path(own)
-    new = path.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(Head(me.pid, me.create_time(), context.address_info["gcs_address"], made)))
-    new.replace(path)
+    files.replace(_path(own), msgspec.json.encode(Head(me.pid, me.create_time(), context.address_info["gcs_address"], made)))
     stopping.wait()
     ray.shutdown()
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from infra import files
 from serving.problem import Unavailable, encode
 
 REQUEST_S, CLIENT_S, SERVER_S = 5, 30, 60
@@ -241,7 +241,7 @@ def _launch(ingress: Ingress, arguments: list[str]) -> list[str]:
     config = Path(arguments[arguments.index("-f") + 1])
     text = ingress.corrected(config.read_text())
     if ingress.knows_replicas(text):
-        _replace(ingress.last, text)
+        files.replace(ingress.last, text.encode())
     elif ingress.last.is_file():
         text = ingress.last.read_text()
     config.write_text(text)
@@ -253,13 +253,7 @@ def _launch(ingress: Ingress, arguments: list[str]) -> list[str]:
 
 def note(ingress: Ingress, pid: int, path: str) -> None:
     """Note down who serves from now on."""
-    _replace(ingress.current, f"{pid} {path}")
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    shutil.move(new, path)
+    files.replace(ingress.current, f"{pid} {path}".encode())
 
 
 if __name__ == "__main__":
