@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from feature_repo import commands as releasing
-from infra.command_line import Commands, Report, console, microseconds, model_name, moment, own_settings, write_report
+from infra.command_line import Commands, Report, console, model_name, moment, own_settings, write_report
 from infra.command_line import run as run_app
+from infra.moment import microseconds
 from infra.settings import ROOT, Settings, settings
 from serving import commands as serving
 from streaming import commands as streaming

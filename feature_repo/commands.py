@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from infra.command_line import console, model_name, own_settings
+from infra.moment import moment_at
 
 if TYPE_CHECKING:
     from feature_repo.decision import Decision
@@ -114,7 +114,7 @@ def _chain(decisions: list[Decision]) -> None:
         return
     table = Table("in the predictions' time", "decision", "why", box=None, pad_edge=False)
     for one in decisions:
-        at = f"{datetime.fromtimestamp(one.at_us / 1e6, UTC):%Y-%m-%d %H:%M}"
+        at = f"{moment_at(one.at_us):%Y-%m-%d %H:%M}"
         table.add_row(at, one.step, escape(one.text))
         for name, text in one.facts.items():
             table.add_row("", f"[dim]{name}[/dim]", f"[dim]{escape(text)}[/dim]")

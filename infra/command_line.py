@@ -146,11 +146,6 @@ def moment(text: str) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def microseconds(when: datetime) -> int:
-    """Since the epoch."""
-    return round(when.timestamp() * 1_000_000)
-
-
 def write_report(path: Path | None, result: Any) -> None:
     """Write a command's result as JSON, if the user asked for it."""
     if path is not None:

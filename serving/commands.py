@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+from infra.command_line import Model, Report, console, errors, model_name, moment, own_settings, write_report
+from infra.moment import microseconds, moment_at
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -175,7 +176,7 @@ def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a pr
     case = UseCase(own.repo)
     prediction = find(connect(own.redis()), case.project, prediction_id)
     found = rerun(case, own, prediction)
-    what = f"{prediction.model} version {prediction.version}, {datetime.fromtimestamp(prediction.at_us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+    what = f"{prediction.model} version {prediction.version}, {moment_at(prediction.at_us):%Y-%m-%d %H:%M:%S}"
     write_report(report, found.summary())
     for cell in found.cells:
         if not cell.same:
@@ -201,7 +202,7 @@ def replay(
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
     first = moment(start) if start else (spec.split.test or spec.split.valid).bounds()[0]
-    last = moment(to) if to else datetime.fromtimestamp(first.timestamp() + 86_400, UTC)
+    last = moment(to) if to else first + timedelta(days=1)
     tally = rehearse(own, case, spec, microseconds(first), microseconds(last), step, console)
     write_report(report, tally)
     if tally.failed:

@@ -20,6 +20,7 @@ import numpy as np
 from feature_repo import release
 from feature_repo.use_case import UseCase
 from infra import process, redis_server, services
+from infra.moment import microseconds, moment_at
 from infra.settings import ROOT, Settings
 from serving.course import Course, StageFailed
 from serving.replay import Replayed
@@ -49,7 +50,7 @@ class Demo:
         self.course = Course(console)
         self.problems: list[str] = []
         start = (self.spec.split.test or self.spec.split.valid).bounds()[0]
-        self.first_us = round(start.timestamp() * 1e6)
+        self.first_us = microseconds(start)
         self.last_us = self.first_us + days * 86_400_000_000
         self.rows: dict[str, int] = {}
         self.made: Any = None
@@ -322,4 +323,4 @@ def _by_day(at: Any, label: Any, score: Any) -> list[tuple[str, int, float | Non
 
 
 def _day(us: float) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"
+    return f"{moment_at(us):%Y-%m-%d}"

@@ -19,6 +19,7 @@ import msgspec
 
 from feature_repo.definition import DefinitionError
 from feature_repo.use_case import UseCase
+from infra.moment import whole_seconds
 from infra.settings import Settings
 from serving.body import check_values, read_json
 from serving.limits import Limits
@@ -306,7 +307,7 @@ def _field(value: Any, dtype: str, name: str) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
-        return int(value.timestamp())
+        return whole_seconds(value)
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return str(value) if type(value).__name__ in ("Decimal", "UUID") else value

@@ -7,18 +7,18 @@ the moment at which it became known; the latest holds. The same truth again chan
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.exceptions import RedisError
 
 from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths, label_log_key, labels_key
+from infra.moment import microseconds, moment_at
 from serving.body import read_json
 from serving.passport import find
 from serving.prediction_id import PredictionIds
 from serving.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
-from serving.schema import micros, moment
+from serving.schema import moment
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -193,11 +193,9 @@ class Feedback:
     def _moment(self, at: Any, now_us: int) -> int:
         if isinstance(at, bool) or not isinstance(at, str | int | float):
             raise ValueError("must be ISO 8601 or seconds since the epoch")
-        at_us = micros(moment(at))
+        at_us = microseconds(moment(at))
         if at_us > now_us + self._tolerance_us:
-            raise ValueError(
-                f"lies ahead of the clock, which says {datetime.fromtimestamp(now_us / 1e6, UTC).isoformat(timespec='seconds')}"
-            )
+            raise ValueError(f"lies ahead of the clock, which says {moment_at(now_us).isoformat(timespec='seconds')}")
         return at_us
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
 from feature_repo.prediction import Mark, Prediction, id_ms, known_truths, logged, rows, stream_key
+from infra.moment import moment_at
 from serving.schema import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
@@ -122,4 +122,4 @@ def _age_s(mark: Mark | None, at_us: int) -> float | None:
 
 
 def _iso(us: int) -> str:
-    return datetime.fromtimestamp(us / 1e6, UTC).isoformat()
+    return moment_at(us).isoformat()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from feature_repo import release
 from feature_repo.use_case import ModelSpec, UseCase
+from infra.moment import moment_at
 from infra.ports import port
 from infra.settings import Settings
 from serving.replay import Replayed, ReplayError, events_of, play, requests_of
@@ -55,7 +55,7 @@ def rehearse(
             recent = sorted(tally.latency_ms[-1000:])
             p50 = recent[len(recent) // 2] if recent else 0.0
             status.update(
-                f"replaying {datetime.fromtimestamp(at_us / 1e6, UTC):%a %d %b %H:%M}: {tally.events:,} events, "
+                f"replaying {moment_at(at_us):%a %d %b %H:%M}: {tally.events:,} events, "
                 f"{tally.predictions:,} predictions (p50 {p50:.1f} ms), {tally.labels:,} labels, {tally.failed} failed"
             )
             between(at_us, tally, status.update)
@@ -76,7 +76,7 @@ def rehearse(
 
 
 def _day(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}"
+    return f"{moment_at(us):%Y-%m-%d %H:%M}"
 
 
 def _check_seam(settings: Settings, case: UseCase, names: list[str], first_us: int) -> None:

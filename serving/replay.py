@@ -12,11 +12,12 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.use_case import ModelSpec
+from infra.moment import moment_at
 from streaming import event
 from streaming.clock import set_rehearsal
 from streaming.parquet import fault
@@ -75,9 +76,7 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     if why := fault(str(folder)):
         raise ReplayError(why)
     day = 86_400 * SECOND
-    low, high = (
-        str(datetime.fromtimestamp((us + d * day) / SECOND, UTC).date()) for us, d in ((first_us, -slack_days), (last_us, slack_days))
-    )
+    low, high = (str(moment_at(us + d * day).date()) for us, d in ((first_us, -slack_days), (last_us, slack_days)))
     partitioning = ds.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
     table = ds.dataset(folder, format="parquet", partitioning=partitioning).to_table(
         filter=(pc.field("day") >= low) & (pc.field("day") <= high)
@@ -211,7 +210,7 @@ async def play(
 
         async def ask(moment: int, item: tuple[dict[str, Any], int | None, int | None]) -> None:
             instance, label, known = item
-            body = json.dumps({"instances": [instance], "now": datetime.fromtimestamp(moment / SECOND, UTC).isoformat()})
+            body = json.dumps({"instances": [instance], "now": moment_at(moment).isoformat()})
             async with gate:
                 start = time.perf_counter()
                 try:
@@ -270,10 +269,7 @@ async def _feedback(client: Any, model: str, waiting: list[tuple[int, str, int]]
     due = [w for w in waiting if now_us is None or w[0] <= now_us]
     waiting[:] = [w for w in waiting if now_us is not None and w[0] > now_us]
     for i in range(0, len(due), 500):
-        items = [
-            {"prediction_id": number, "label": label, "at": datetime.fromtimestamp(known / SECOND, UTC).isoformat()}
-            for known, number, label in due[i : i + 500]
-        ]
+        items = [{"prediction_id": number, "label": label, "at": moment_at(known).isoformat()} for known, number, label in due[i : i + 500]]
         answer = await client.post(f"/v1/models/{model}/feedback", json={"items": items})
         if answer.status_code != 200:
             _failed(tally, f"feedback: HTTP {answer.status_code}: {answer.text[:300]}")

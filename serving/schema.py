@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from feature_repo.contract import Contract, RequestField
+from infra.moment import EPOCH, microseconds
 from serving.body import malformed, read_json
 from serving.limits import Limits
 from serving.problem import FieldError, Invalid, Malformed, TooLarge
@@ -24,7 +25,6 @@ from serving.problem import FieldError, Invalid, Malformed, TooLarge
 _FAULTS = 1000
 """Faults looked for at most: a body is not searched through for the sake of a list that nobody reads."""
 _INT32, _INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLACE = re.compile(r"`\$\.instances\[(\d+)\](?:\.(.+))?`$")
 
 Scalar = str | int | float | bool | None
@@ -107,7 +107,7 @@ def moment(value: str | int | float) -> datetime:
         if isinstance(value, str):
             parsed = datetime.fromisoformat(value)
             return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-        return _EPOCH + timedelta(seconds=value)
+        return EPOCH + timedelta(seconds=value)
     except (ValueError, OverflowError):
         raise ValueError(f"{shown(value)} is no moment: give ISO 8601 (2013-10-01T12:00:00Z) or seconds since the epoch") from None
 
@@ -116,11 +116,6 @@ def shown(value: Any) -> str:
     """A caller's value as a sentence may show it: cut, where it is long."""
     text = repr(value[:80]) if isinstance(value, str | bytes) else repr(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
-def micros(at: datetime) -> int:
-    """Microseconds since the epoch of an aware datetime."""
-    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _integer(low: int, high: int) -> Callable[[Any], str | None]:
@@ -242,7 +237,7 @@ class RequestSchema:
         names, astuple = self.names, msgspec.structs.astuple
         instances = [dict(zip(names, astuple(instance), strict=True)) for instance in asked.instances]
         try:
-            now_us = None if asked.now is None else micros(moment(asked.now))
+            now_us = None if asked.now is None else microseconds(moment(asked.now))
             moments = {f: [None if i[f] is None else moment(i[f]) for i in instances] for f in self._times}
         except ValueError as error:
             raise self._explain(body, error) from None

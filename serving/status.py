@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +17,7 @@ from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra import files
 from infra.beat import Part
+from infra.moment import moment_at
 from infra.settings import Settings
 
 
@@ -79,9 +79,7 @@ def _print_views(own: Settings, console: Console) -> None:
         if state.unfinished:
             note = f"[yellow]unfinished backfill: {state.unfinished} parts done[/yellow] {note}"
         size = f"{state.bytes / 1e6:.1f} MB" if state.entities else ""
-        seam, newest = (
-            "-" if us is None else f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}" for us in (state.seam_us, state.newest_us)
-        )
+        seam, newest = ("-" if us is None else f"{moment_at(us):%Y-%m-%d %H:%M}" for us in (state.seam_us, state.newest_us))
         table.add_row(state.view, seam, f"{state.rows:,}", f"{state.entities:,}", newest, age, size, str(state.failures or ""), note)
     if table.row_count:
         console.print(table)

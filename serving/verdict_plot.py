@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from markupsafe import Markup
 
 from infra.canvas import GRID, MUTED, SERIES, Canvas
+from infra.moment import moment_at
 from serving.verdict import FeatureVerdict, Verdict
 
 SHOWN = 14
@@ -17,7 +16,7 @@ def effects(verdict: Verdict) -> Markup:
     """SVG of a verdict's effects, in the report's style: a bar per input, its colour where it drifted, and a mark at what is usual."""
     inputs = sorted(verdict.features, key=lambda f: (-f.drift, -f.size, f.name))[: SHOWN - 1]
     rows = [*inputs, verdict.score, *([verdict.label] if verdict.label else [])][::-1]
-    label = f"Effects of the window up to {datetime.fromtimestamp(verdict.window.to_us / 1e6, UTC):%d %b %Y %H:%M} UTC"
+    label = f"Effects of the window up to {moment_at(verdict.window.to_us):%d %b %Y %H:%M} UTC"
     with Canvas(f"effects_{verdict.id}", label, width=12.6, height=0.9 + 0.3 * len(rows)) as canvas:
         ax = canvas.axes
         places = range(len(rows))

@@ -8,7 +8,6 @@ same stream. Training is handed in by the front door, since serving does not imp
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +17,7 @@ from feature_repo import release
 from feature_repo.decision import Decision, Journal
 from feature_repo.use_case import UseCase
 from infra import process, redis_client, redis_server, services
+from infra.moment import moment_at
 from infra.settings import Settings
 from serving.course import Course, StageFailed
 from serving.replay import Replayed
@@ -192,4 +192,4 @@ class Year:
 
 
 def _day(us: float) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"
+    return f"{moment_at(us):%Y-%m-%d}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from infra.moment import moment_at
 from serving import plot
 
 if TYPE_CHECKING:
@@ -209,4 +210,4 @@ def summary(data: YearData) -> RenderableType:
 
 
 def _day(us: float) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"
+    return f"{moment_at(us):%Y-%m-%d}"

@@ -8,7 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from infra.command_line import Report, console, microseconds, moment, own_settings, write_report
+from infra.command_line import Report, console, moment, own_settings, write_report
+from infra.moment import microseconds
 
 
 def ingest() -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -16,12 +15,12 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
+from infra.moment import microseconds
 from infra.settings import settings
 from streaming.backfill import backfill
 from streaming.session import session
 from streaming.store import OnlineStoreError
 from streaming.view import compile_view
-from streaming.window import SECOND
 
 
 class HeadraceComputeEngineConfig(FeastConfigBaseModel):
@@ -74,11 +73,5 @@ class HeadraceComputeEngine(ComputeEngine):
         view = compile_view(task.feature_view, store)
         own = settings()
         folder = getattr(self.repo_config.offline_store, "folder", own.offline_root)
-        (result,) = backfill(session(own), [view], folder, own.redis(), microsecond(task.end_time), max(microsecond(task.start_time), 0))
+        (result,) = backfill(session(own), [view], folder, own.redis(), microseconds(task.end_time), max(microseconds(task.start_time), 0))
         return HeadraceMaterializationJob(task, OnlineStoreError(result.error) if result.error else None)
-
-
-def microsecond(moment: datetime) -> int:
-    """Microseconds since the epoch; a naive moment is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round((aware - datetime.fromtimestamp(0, UTC)).total_seconds() * SECOND)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from infra.moment import EPOCH, whole_seconds
 from streaming.join import ARROW_TYPES, TEXT
 
 Convert = Callable[[Any], Any]
@@ -140,7 +141,7 @@ def _timestamp(value: Any) -> datetime | None:
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):
         at = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return datetime.fromtimestamp(math.floor(at.timestamp()), UTC)
+        return EPOCH + timedelta(seconds=whole_seconds(at))
     try:
         return datetime.fromtimestamp(math.floor(value), UTC)
     except (TypeError, ValueError, OverflowError, OSError):

@@ -10,13 +10,14 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from reprlib import Repr
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
+from infra.moment import microseconds, moment_at
 from streaming.join import EVENT, KNOWN
 from streaming.layout import element_of
 from streaming.sketch import hash_of
@@ -27,7 +28,6 @@ from streaming.window import HASHED
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 MAX_BYTES = 256 * 1024
 """Of one event; a larger one is rejected."""
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _ARROW: dict[str, pa.DataType] = {
     "double": pa.float64(),
     "float": pa.float64(),
@@ -84,7 +84,7 @@ def moment_us(value: Any, name: str) -> int:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {_shown(value)}, not an ISO 8601 moment") from None
-    us = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    us = microseconds(moment)
     if not FIRST_US <= us <= LAST_US:
         raise ValueError(f"{name} is {_shown(value)}: in UTC that is no moment of the years 1 to 9999")
     return us
@@ -94,7 +94,7 @@ def _dated(value: Any, name: str, latest_us: int) -> int:
     """A moment that the clock has reached."""
     us = moment_us(value, name)
     if us > latest_us:
-        at, latest = (_EPOCH + timedelta(microseconds=m) for m in (us, latest_us))
+        at, latest = (moment_at(m) for m in (us, latest_us))
         raise ValueError(
             f"{name} is {at.isoformat()}, ahead of the clock: at most {latest.isoformat(timespec='seconds')} is taken (clock_tolerance_s)"
         )

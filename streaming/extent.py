@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from infra.moment import microseconds
 from streaming.parquet import TableError, schema, table_path
 from streaming.view import View
 from streaming.window import DAY
@@ -88,6 +89,5 @@ def _maxima(metadata: Any, column: str) -> list[int]:
             if chunk.path_in_schema == column and chunk.statistics is not None and chunk.statistics.has_min_max:
                 newest = chunk.statistics.max
                 if isinstance(newest, datetime):
-                    aware = newest if newest.tzinfo else newest.replace(tzinfo=UTC)
-                    found.append(round(aware.timestamp() * 1e6))
+                    found.append(microseconds(newest))
     return found

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import mmh3
 import numpy as np
 from numpy.typing import NDArray
+
+from infra.moment import EPOCH, whole_seconds
 
 _KEY_TYPES = {"bytes": 1, "string": 2, "int32": 3, "int64": 4, "timestamp": 8}
 
@@ -141,7 +143,7 @@ def _tag(number: int, wire: int) -> bytes:
 
 
 def _seconds(value: Any) -> int:
-    return math.floor(value.timestamp()) if isinstance(value, datetime) else int(value)
+    return whole_seconds(value) if isinstance(value, datetime) else int(value)
 
 
 def _scalar(value: Any, dtype: str) -> bytes:
@@ -221,7 +223,7 @@ def _decode_scalar(data: bytes, at: int, dtype: str) -> tuple[Any, int]:
     number, at = _read_varint(data, at)
     if dtype in ("int64", "int32", "timestamp"):
         number = number - (1 << 64) if number >= 1 << 63 else number
-        return (datetime.fromtimestamp(0, UTC) + timedelta(seconds=number) if dtype == "timestamp" else number), at
+        return (EPOCH + timedelta(seconds=number) if dtype == "timestamp" else number), at
     if dtype == "bool":
         return number != 0, at
     raw = data[at : at + number]

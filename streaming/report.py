@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from infra.moment import moment_at
 
 if TYPE_CHECKING:
     from streaming.backfill import Backfilled, Planned, Progress
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def day(us: int | None) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}" if us else "-"
+    return f"{moment_at(us):%Y-%m-%d %H:%M}" if us else "-"
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

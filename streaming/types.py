@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from uuid import UUID
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
-FIRST_US = int((datetime.min.replace(tzinfo=UTC) - _EPOCH).total_seconds()) * 1_000_000
-LAST_US = (int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds()) + 1) * 1_000_000 - 1
+from infra.moment import microseconds
+
+FIRST_US = microseconds(datetime.min)
+LAST_US = microseconds(datetime.max)
 """The first and the last moment that a `datetime` can name, microseconds since the epoch."""
 INTEGERS = {"int32": (-(2**31), 2**31 - 1), "int64": (-(2**63), 2**63 - 1)}
 """Least and greatest value of the whole numbers."""

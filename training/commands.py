@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+from infra.command_line import Model, Report, console, errors, model_name, moment, own_settings, write_report
+from infra.moment import microseconds
 
 if TYPE_CHECKING:
     from feature_repo.use_case import UseCase

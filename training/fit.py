@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Input, Policy
 from feature_repo.use_case import ModelSpec, Span
+from infra.moment import microseconds
 from training import calibrate
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _within(table: pa.Table, column: str, span: Span) -> Any:
     import pyarrow as pa
 
     us = table[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    first, last = (round(b.timestamp() * 1e6) for b in span.bounds())
+    first, last = (microseconds(b) for b in span.bounds())
     return (us >= first) & (us < last)
 
 
@@ -92,7 +93,7 @@ def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
         if name != "test":
             # valid ends the boosting and calibrates: with labels of the test's time, test would be no test
             known = table[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-            by_then = pc.fill_null(known, 2**62).to_numpy() < round(span.bounds()[1].timestamp() * 1e6)
+            by_then = pc.fill_null(known, 2**62).to_numpy() < microseconds(span.bounds()[1])
             late = int((keep & ~by_then).sum())
             keep &= by_then
         rows = table.filter(pa.array(keep))

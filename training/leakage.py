@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.use_case import ModelSpec, UseCase
+from infra.moment import moment_at
 from streaming.gather import gather
 from streaming.join import column_name
 from streaming.parquet import fault, table_path
@@ -137,7 +138,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _text(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+    return f"{moment_at(us):%Y-%m-%d %H:%M:%S}"
 
 
 def _read(path: Path, columns: list[str] | None = None, days: Any = None) -> pa.Table:
@@ -217,7 +218,7 @@ def _window(use_case: UseCase, path: str, root: Path, using: list[View], moment:
     if "day" not in ds.dataset(Path(root) / path, format="parquet", partitioning="hive").schema.names:
         return None
     day = pc.field("day").cast(pa.string())
-    at = datetime.fromtimestamp(moment / 1e6, UTC)
+    at = moment_at(moment)
     chosen = day <= str((at + AFTER).date())
     reaches = [v.reach_us or v.ttl_us for v in using]
     if all(reaches):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from feature_repo import release
 from feature_repo.use_case import Span, Split, UseCase
+from infra.moment import moment_at
 from training.autopilot import Autopilot
 from training.policies import Drift, Outcome, compare
 from training.retrain import TRIGGER, retrain
@@ -83,4 +84,4 @@ class _Spark:
 
 
 def _date(us: int) -> date:
-    return datetime.fromtimestamp(us / 1e6, UTC).date()
+    return moment_at(us).date()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.command_line import Model, Report, console, errors, microseconds, model_name, moment, own_settings, write_report
+from infra.command_line import Model, Report, console, errors, model_name, moment, own_settings, write_report
+from infra.moment import microseconds
 
 if TYPE_CHECKING:
     from infra.settings import Settings

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from rich.markup import escape
 from rich.table import Table
 
+from infra.moment import moment_at
 from training.head_to_head import HeadToHead
 from training.quality import Day, Measured, Quality
 from training.retrain import Gates
@@ -52,7 +51,7 @@ def gates_table(gates: Gates) -> Table:
 
 
 def moment_text(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{moment_at(us):%Y-%m-%d %H:%M} UTC"
 
 
 def comparison_table(found: HeadToHead) -> Table:

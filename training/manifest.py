@@ -11,13 +11,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from infra import files
+from infra.moment import moment_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,4 +180,4 @@ def _by_id(table: pa.Table, ids: Sequence[str]) -> dict[tuple[Any, ...], dict[st
 
 
 def moment(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return f"{moment_at(us):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.learning import QualityDrop, Triggers
 from feature_repo.use_case import ModelSpec
+from infra.moment import moment_at
 from training import evaluate, quality, trigger
 from training.fit import THREADS, FitError, Part, fit, matrix
 from training.moments import micros
@@ -267,7 +267,7 @@ def _challenge(spec: ModelSpec, live: Model, now: int, model: Callable[[int], Mo
 
 def _sum_up(outcome: Outcome, stream: _Stream, score: Floats, start_us: int, end_us: int) -> None:
     span = stream.rows(start_us, end_us)
-    month = np.array([f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m}" for us in (stream.at_us[span] // DAY_US * DAY_US).tolist()])
+    month = np.array([f"{moment_at(us):%Y-%m}" for us in (stream.at_us[span] // DAY_US * DAY_US).tolist()])
     label, scored = stream.label[span], score[span]
     for name in sorted(set(month.tolist())):
         rows = month == name
@@ -277,4 +277,4 @@ def _sum_up(outcome: Outcome, stream: _Stream, score: Floats, start_us: int, end
 
 
 def _day(us: int) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d}"
+    return f"{moment_at(us):%Y-%m-%d}"

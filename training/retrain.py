@@ -20,6 +20,7 @@ from feature_repo import contract, release
 from feature_repo.contract import Contract, ContractError
 from feature_repo.use_case import ModelSpec, Span, Split, UseCase
 from infra import files
+from infra.moment import microseconds, moment_at
 from training.counterfactual import NotComparable, Scored, scored
 from training.moments import micros
 from training.trigger import DAY_US
@@ -68,7 +69,7 @@ def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
         ValueError: nothing is left to train on.
     """
     asked = spec.learning.retraining
-    end = datetime.fromtimestamp(now_us / 1e6, UTC).date()
+    end = moment_at(now_us).date()
     test = end - timedelta(days=asked.test_days)
     valid = test - timedelta(days=asked.valid_days)
     start = spec.split.train.start if asked.train_days is None else valid - timedelta(days=asked.train_days)
@@ -197,7 +198,7 @@ def _held_out(settings: Settings, spec: ModelSpec, made: Contract) -> pa.Table:
     table = pq.read_table(path)
     start, end = made.split.get("test", made.split["valid"])
     at = micros(table, spec.spine.timestamp)
-    first, last = (round(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1e6) for day in (start, end))
+    first, last = (microseconds(datetime.fromisoformat(day).replace(tzinfo=UTC)) for day in (start, end))
     return table.filter(pc.and_(pa.array((at >= first) & (at < last)), pc.is_valid(table[spec.spine.label])))
 
 

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
+from infra.moment import moment_at
 from infra.settings import ROOT, Settings
 from infra.supervisor import LOG_BYTES
 from training.autopilot import TrainingStopped
@@ -42,7 +42,7 @@ class Trainer:
         self.settings.log_dir.mkdir(parents=True, exist_ok=True)
         if self.log.is_file() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
-        as_of = datetime.fromtimestamp(as_of_us / 1e6, UTC).isoformat()
+        as_of = moment_at(as_of_us).isoformat()
         argv = [sys.executable, str(ROOT / "headrace.py"), "retrain", self.model]
         argv += ["--as-of", as_of, "--trigger", reason.id, "--why", f"{reason.kind}: {reason.text}"]
         with self.log.open("ab") as log:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import Input, Null, RequestField
 from feature_repo.definition import DefinitionError, definition_hash, definitions, service_projections
 from feature_repo.use_case import ModelSpec, UseCase
+from infra.moment import microseconds
 from streaming.extent import extent
 from streaming.join import column_name
 from streaming.on_demand import serveable, transformations
@@ -162,7 +163,7 @@ def newest_known(use_case: UseCase, settings: Settings, spec: ModelSpec) -> int:
     spine = ds.dataset(path, format="parquet")
     for name in (spec.spine.timestamp, spec.spine.label_timestamp):
         newest = pc.max(spine.to_table(columns=[name])[name]).as_py()
-        known.append(None if newest is None else round(newest.replace(tzinfo=newest.tzinfo or UTC).timestamp() * 1e6))
+        known.append(None if newest is None else microseconds(newest))
     return max((k for k in known if k is not None), default=0)
 
 

@@ -7,12 +7,12 @@ holds it, that is an answer too, with its own words, so that nobody wonders why 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
 from feature_repo.learning import RISES, QualityDrop, Triggers
+from infra.moment import moment_at
 from training.quality import Estimate
 
 DAY_US = 86_400_000_000
@@ -126,4 +126,4 @@ def _held(triggers: Triggers, facts: Facts) -> str:
 
 
 def _day(us: float) -> str:
-    return f"{datetime.fromtimestamp(us / 1e6, UTC):%Y-%m-%d %H:%M}"
+    return f"{moment_at(us):%Y-%m-%d %H:%M}"

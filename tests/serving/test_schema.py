@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.contract import RequestField
+from infra.moment import microseconds
 from serving.limits import MAX_INSTANCES
 from serving.problem import Invalid, Malformed, TooLarge
-from serving.schema import RequestSchema, micros, moment
+from serving.schema import RequestSchema, moment
 from tests.serving.shop import INSTANCE, make_contract
 
 SCHEMA = RequestSchema(make_contract())
@@ -117,7 +118,7 @@ def test_a_moment_survives_its_own_notation(at: datetime) -> None:
     assert moment(at.isoformat()) == at
     assert moment(at.isoformat().replace("+00:00", "")) == at
     assert moment(at.isoformat().replace("+00:00", "Z")) == at
-    assert micros(at) == (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert microseconds(at) == (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3))

@@ -26,7 +26,8 @@ from streaming.view import Feature, Projection, View
 from tests.oracle.hostile import TYPES
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)
-_MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(lambda at: at.replace(tzinfo=UTC))
+_UP = st.just(datetime(3059, 1, 1, 0, 0, 0, 999_997))  # as a float its seconds are the next whole number
+_MOMENTS = (_UP | st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))).map(lambda at: at.replace(tzinfo=UTC))
 SCALARS: dict[str, st.SearchStrategy[Any]] = {
     "double": st.floats(), "float": st.floats(width=32), "int64": st.integers(-(2**63), 2**63 - 1), "int32": st.integers(-(2**31), 2**31 - 1),
     "bool": st.booleans(), "string": st.text(st.characters(exclude_categories=["Cs"]), max_size=9), "bytes": st.binary(max_size=9),
