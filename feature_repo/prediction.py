@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -127,6 +127,17 @@ def logged(fields: Mapping[bytes, bytes], kind: type[Kind]) -> Kind:
         ValueError: it is none, whatever it is; who reads the log goes on with the next.
     """
     return files.parse(fields.get(b"p", b""), kind)
+
+
+def sound(entries: Iterable[tuple[Any, Mapping[bytes, bytes]]]) -> tuple[list[Prediction], int]:
+    """The predictions among entries of the log (stream id, fields), and how many are none: those are passed over."""
+    found, broken = [], 0
+    for _, fields in entries:
+        try:
+            found.append(logged(fields, Prediction))
+        except ValueError:
+            broken += 1
+    return found, broken
 
 
 def known_truths(raw: bytes | None) -> Truths | None:

@@ -11,6 +11,7 @@ Every difference has a cause by name: `training.skew_cause`.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import numpy as np
 
 from feature_repo.contract import Contract, known
 from feature_repo.definition import definitions
-from feature_repo.prediction import Prediction, rows, stream_key
+from feature_repo.prediction import Prediction, rows, sound, stream_key
 from streaming.join import HIDDEN, NOW, column_name, floats
 from streaming.on_demand import transformations
 from streaming.point_in_time import NEVER
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from feature_repo.use_case import UseCase
     from infra.settings import Settings
     from streaming.archive import Archive
+
+
+logger = logging.getLogger(__name__)
 
 
 class SkewError(ValueError):
@@ -110,8 +114,10 @@ class SkewResult:
 
 
 def read_log(client: redis.Redis, project: str, model: str, version: int | None = None, archive: Archive | None = None) -> list[Prediction]:
-    """Every answer of a model that was logged, once each, oldest first: from the archive what it has, the rest from Redis."""
-    decoder = msgspec.json.Decoder(Prediction)
+    """Every answer of a model that was logged, once each, oldest first: from the archive what it has, the rest from Redis.
+
+    An entry that is no prediction is passed over; how many were is said in the log.
+    """
     found: list[Prediction] = []
     if archive is not None:
         import pyarrow.compute as pc
@@ -122,13 +128,16 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
             wanted = pc.and_(wanted, pc.equal(rows["model_version"], version))
         found = archive.restore(model, rows.filter(wanted))
     known = {p.id for p in found}
-    after = "-"
+    after, broken = "-", 0
     while True:
         entries: Any = client.xrange(stream_key(project), after, "+", count=5000)
         if not entries:
+            if broken:
+                logger.warning("%d entries of %s are no predictions and are passed over", broken, stream_key(project))
             return found
-        for _, fields in entries:
-            prediction = decoder.decode(fields[b"p"])
+        some, none = sound(entries)
+        broken += none
+        for prediction in some:
             if prediction.model != model or prediction.role == "shadow" or version not in (None, prediction.version):
                 continue
             if prediction.id not in known:

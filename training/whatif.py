@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from feature_repo import contract
 from feature_repo.definition import DefinitionError
-from feature_repo.prediction import Prediction, stream_key
+from feature_repo.prediction import Prediction, sound, stream_key
 from streaming.join import floats
 from streaming.recompute import sent
 from streaming.view import projections
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _AT = "event_timestamp"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,18 @@ class Moved:
 
 
 def last_requests(client: redis.Redis, project: str, model: str, limit: int) -> list[Prediction]:
-    """The newest logged predictions of a model, oldest first."""
-    import msgspec
-
-    decoder, before = msgspec.json.Decoder(Prediction), "+"
+    """The newest logged predictions of a model, oldest first. Entries that are none are passed over; how many is said in the log."""
     found: list[Prediction] = []
+    before, broken = "+", 0
     while len(found) < limit:
         entries: Any = client.xrevrange(stream_key(project), before, "-", count=1000)
         if not entries:
             break
-        found += [p for _, fields in entries if (p := decoder.decode(fields[b"p"])).model == model]
+        some, none = sound(entries)
+        found, broken = found + [p for p in some if p.model == model], broken + none
         before = "(" + entries[-1][0].decode()
+    if broken:
+        logger.warning("%d entries of %s are no predictions and are passed over", broken, stream_key(project))
     return found[:limit][::-1]
 
 
