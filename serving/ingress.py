@@ -7,6 +7,7 @@
 * What a client sees when a part is gone is a problem object: 503 with `Retry-After`, never Serve's 404 or 500, and never its slow proxy.
 * Slow clients: a request has to be here within seconds. One that is not does not reach a replica, and holds nothing but its socket.
   Bodies too large to wait for have a share of the replicas' attention of their own.
+* Of a request's head Serve sees only what it can read: no header of its own that a client has set, no path or method that nobody answers.
 * A spare replica is asked only while the others are down.
 * What only reads is asked of another replica where one died over it: nobody waits for a client to try again.
 * A new HAProxy takes over the sockets of one that still runs, whoever started that. Until Serve has told it of the replicas it goes by
@@ -26,6 +27,7 @@ from pathlib import Path
 import msgspec
 
 from infra import files
+from serving import problem
 from serving.problem import Unavailable, encode
 
 REQUEST_S, CLIENT_S, SERVER_S = 5, 30, 60
@@ -39,6 +41,10 @@ exec "{python}" -m serving.ingress "{parameters}" "$@"
 """
 _PARAMETERS = "ingress.json"
 _AGAIN = "/predict /infer /get-online-features"
+_METHODS = "GET POST HEAD OPTIONS PUT PATCH DELETE TRACE"
+_SERVE_S = ("x-session-id", "x-request-timeout-seconds", "'^serve[-_]multiplexed[-_]model[-_]id$' -m reg")
+"""Headers that Ray Serve heeds and nobody here needs. It decodes them before anything of ours is asked, and some bytes end in a 500."""
+_NO_ID = ("reg '[^!-~]'", "len 0", "len 201:")
 _LARGE, _BUFFERED = "-large", 15_000
 _MARK = "# Corrected by serving/ingress.py.\n"
 _GONE = "No replica can answer right now; come back in a second."
@@ -120,10 +126,7 @@ class Ingress:
         text = re.sub(r"(?m)^( *bind) +[*]?:(\d+)", rf"\1 {self.host}:\2", text)
         text = _once(r"(?m)^defaults$", "defaults\n" + self._defaults(), _without(text, r"errorfile|timeout client|timeout server"))
         text = _once(r"(?m)^( *)http-request return status 404 .*$", rf"\1http-request return status 503 {self._refusal(_GONE)}", text)
-        header = (
-            f"    http-request set-header x-request-disconnect-disabled ?1\n    http-request disable-l7-retry if !{{ path_end {_AGAIN} }}"
-        )
-        text = _once(r"(?m)^frontend http_frontend$", f"frontend http_frontend\n{header}", text)
+        text = _once(r"(?m)^frontend http_frontend$", "frontend http_frontend\n" + self._head(), text)
         if self.knows_replicas(text):
             text = _once(rf"(?m)^(?= *use_backend {self.backend} )", self._admission(), text)
             text = _once(rf"(?ms)^backend {self.backend}$.*?(?=^\S|\Z)(?!backend {self.backend}$)", self._servers, text)
@@ -137,9 +140,21 @@ class Ingress:
         times = f"    timeout client {CLIENT_S}s\n    timeout server {SERVER_S}s\n    timeout http-request {REQUEST_S}s\n"
         return pages + times + "    option http-buffer-request"
 
+    def _head(self) -> str:
+        """What becomes of a request's head, whatever is asked."""
+        path = problem.encode(400, "Bad Request", "The path has to begin with /.")
+        method = problem.encode(405, "Method Not Allowed", f"The methods are {_METHODS.replace(' ', ', ')}; see /docs.")
+        return (
+            f"    http-request return status 400 content-type {problem.MEDIA_TYPE} string {_quoted(path)} if !{{ path_beg / }}\n"
+            f"    http-request return status 405 content-type {problem.MEDIA_TYPE} string {_quoted(method)} if !{{ method {_METHODS} }}\n"
+            + "".join(f"    http-request del-header {name}\n" for name in _SERVE_S)
+            + "".join(f"    http-request del-header x-request-id if {{ req.fhdr(x-request-id) -m {one} }}\n" for one in _NO_ID)
+            + "    http-request set-header x-request-disconnect-disabled ?1\n"
+            f"    http-request disable-l7-retry if !{{ path_end {_AGAIN} }}"
+        )
+
     def _refusal(self, detail: str) -> str:
-        body = msgspec.json.encode(msgspec.json.decode(Unavailable(detail).body())).decode().replace('"', '\\"')
-        return f'content-type application/problem+json hdr Retry-After 1 string "{body}"'
+        return f"content-type {problem.MEDIA_TYPE} hdr Retry-After 1 string {_quoted(Unavailable(detail).body())}"
 
     def _admission(self) -> str:
         large = f"{self.backend}{_LARGE}"
@@ -177,6 +192,12 @@ class Ingress:
         large = re.sub(r"(?m)^ *(?:option httpchk|http-check|default-server) .*\n", "", large)
         large = re.sub(r"(?m)^( *server (\S+) \S+) check.*?( backup)?$", rf"\1 track {self.backend}/\2\3", large)
         return own + large
+
+
+def _quoted(body: bytes) -> str:
+    """A JSON body on one line, as HAProxy's configuration takes it."""
+    line = msgspec.json.encode(msgspec.json.decode(body)).decode()
+    return '"' + line.replace('"', '\\"') + '"'
 
 
 def read(folder: Path) -> Ingress:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,10 @@ class _Replica(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"  # a connection each: what is closed answers nobody any more
 
     def do_GET(self) -> None:
-        text = str(self.server.server_port).encode()  # type: ignore[attr-defined]
+        if self.path == "/headers":
+            text = json.dumps([(name.lower(), value) for name, value in self.headers.items()]).encode()
+        else:
+            text = str(self.server.server_port).encode()  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -110,6 +114,14 @@ class Serve:
 
     def get(self) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.port}/somewhere", timeout=5)
+
+    def raw(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer to these very bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(request)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            return answer.status, answer.read()
 
     def answers(self) -> bool:
         try:
@@ -179,6 +191,43 @@ def test_before_replicas_are_known_and_when_none_is_up_the_answer_says_when_to_c
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["type"] == "urn:headrace:problem:unavailable"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X-Request-Id: \xff",
+        b"X-Request-Id:",
+        b"X-Request-Id: a\r\nX-Request-Id: \xff",
+        b"X-Request-Id: \xff\r\nX-Request-Id: a",
+        b"X-Request-Id: " + b"x" * 300,
+        b"X-Request-Timeout-Seconds: 0.0001",
+        b"X-Session-Id: \xff",
+        b"serve_multiplexed_model_id: \xff",
+        b"Serve-Multiplexed-Model-Id: a",
+    ],
+)
+def test_what_serve_would_read_of_a_request_s_head_does_not_reach_it(serve: Serve, header: bytes) -> None:
+    """It decodes such headers before anything of ours is asked: some bytes end in a 500, a tiny timeout in a plain 408."""
+    serve.start(True)
+    status, body = serve.raw(b"GET /headers HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n")
+    assert status == 200
+    assert header.partition(b":")[0].decode().lower() not in dict(json.loads(body))
+
+
+def test_a_request_s_own_id_goes_through(serve: Serve) -> None:
+    serve.start(True)
+    _, body = serve.raw(b"GET /headers HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: 8f-3/a\r\n\r\n")
+    assert dict(json.loads(body))["x-request-id"] == "8f-3/a"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [(b"OPTIONS *", 400), (b"GET somewhere", 400), (b"GET ?", 400), (b"BREW /pot", 405), (b"A" * 3000 + b" /", 405)]
+)
+def test_what_no_replica_could_answer_is_no_fault_of_the_replicas(serve: Serve, line: bytes, status: int) -> None:
+    serve.start(True)
+    got, body = serve.raw(line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (got, json.loads(body)["status"]) == (status, status)
 
 
 def test_a_spare_is_asked_while_the_first_is_down_and_only_then(serve: Serve) -> None:
