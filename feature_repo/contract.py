@@ -6,20 +6,22 @@ Sources: DESIGN.md's contract; file hashes are SHA-256, hex.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.prediction import STALE
+from feature_repo.prediction import STALE, Whole
 from infra import files
 
 CONTRACT = "contract.json"
 MODEL = "model.onnx"
 REFERENCE = "reference.parquet"
+_ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
 class ContractError(ValueError):
@@ -137,7 +139,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 class Contract(msgspec.Struct, frozen=True):
     model: str
-    version: int
+    version: Whole
     project: str
     feature_service: str
     definitions: dict[str, str]
@@ -147,7 +149,7 @@ class Contract(msgspec.Struct, frozen=True):
     request: list[RequestField]
     label: str
     label_delay: str
-    deadline_ms: int
+    deadline_ms: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     split: dict[str, list[str]]
     """`train|valid|test` → [start, end) as ISO dates."""
     training_set: dict[str, Any]
@@ -169,7 +171,7 @@ class Contract(msgspec.Struct, frozen=True):
     """The `ModelSpec` it was trained from, as JSON; empty in versions older than this field, which cannot be reproduced."""
     provenance: dict[str, str] = {}
     """What asked for the training (`trigger`, `reason`, ...), as the caller told it."""
-    parent: int = 0
+    parent: Whole = 0
     """The version that was live when this one was trained; 0: none."""
     training_profile: dict[str, Histogram] = {}
     """Each input over the training split, as it was before the null policy."""
@@ -187,6 +189,17 @@ class Contract(msgspec.Struct, frozen=True):
     """Input → mean absolute SHAP value on held-out rows, in log odds; largest first."""
     code: dict[str, str] = {}
     """Commit of the code, versions of the packages that fit and export, and the machine's architecture."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: two inputs, or two request fields, have the same name, or a name is none that JSON has as it is.
+        """
+        if strange := [f.name for f in self.request if _ESCAPED.search(f.name)]:
+            raise ValueError(f"no request field can be called {strange[0]!r}")
+        for what, names in (("inputs", self.names), ("request fields", [f.name for f in self.request])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two {what} are called {next(n for n in names if names.count(n) > 1)!r}")
 
     @property
     def names(self) -> list[str]:

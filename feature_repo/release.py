@@ -89,9 +89,13 @@ def load(root: Path, model: str, version: int, released: Release | None) -> cont
     """A version's contract, verified: every file by the contract, the contract by the release where that holds its hash.
 
     Raises:
-        ContractError: its folder does not verify.
+        ContractError: its folder does not verify, or holds another version's contract.
     """
-    return contract.load(root / model / str(version), released.contracts.get(version) if released else None)
+    folder = root / model / str(version)
+    found = contract.load(folder, released.contracts.get(version) if released else None)
+    if (found.model, found.version) != (model, version):
+        raise contract.ContractError(f"{folder} holds the contract of {found.model} version {found.version}")
+    return found
 
 
 def verified(root: Path, model: str, version: int) -> contract.Contract:

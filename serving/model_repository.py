@@ -40,7 +40,7 @@ from serving.wiring import WiringError
 from streaming.view import projections
 
 POLL_S = 0.25
-_REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
+REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
 """Their messages are written for the caller; any other exception's is not."""
 Explain = Callable[[NDArray[np.float64]], Awaitable[list[list[Contribution]]]]
 Loader = Callable[[Settings, str, int, Metrics, PredictionLog], Predictor]
@@ -282,7 +282,7 @@ class ModelRepository:
             await asyncio.to_thread(release.load, self._settings.model_root, entry.name, version, wanted)
             entry.ready[version] = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
         except Exception as refusal:  # one version that cannot be loaded must not take the others down
-            if isinstance(refusal, _REFUSALS):
+            if isinstance(refusal, REFUSALS):
                 return str(refusal)
             log.exception("model %s: loading version %d failed", entry.name, version)
             return f"it could not be loaded ({type(refusal).__name__}; see the replica's log)"
@@ -318,13 +318,11 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
     """Verify and load a version of a model; blocks (called in a thread).
 
     Raises:
-        ContractError: a file was altered, or features were redefined since it was trained.
+        ContractError: a file was altered, the contract is not the one that was released, or features were redefined since it was trained.
         DefinitionError, OnDemandError, ScorerError, UseCaseError, WiringError: the version cannot be served as it is.
     """
     folder = settings.model_root / model / str(version)
-    contract = contracts.load(folder)
-    if (contract.model, contract.version) != (model, version):
-        raise ContractError(f"{folder} holds the contract of {contract.model} version {contract.version}")
+    contract = release.verified(settings.model_root, model, version)
     store = UseCase(settings.repo).store
     contracts.check_definitions(contract, definitions(store, contract.feature_service))
     joined = projections(store, contract.feature_service)

@@ -14,10 +14,10 @@ deleted is counted from a clock, never from the data, and most of a table never 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo import contract
+from feature_repo import release
 from feature_repo.contract import Contract, ContractError
 from feature_repo.prediction import (
     MODEL,
@@ -41,6 +41,7 @@ from feature_repo.prediction import (
     stream_key,
     truths_table,
 )
+from feature_repo.release import ReleaseError
 from infra import files
 from streaming import clock, hours
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
@@ -221,8 +222,11 @@ class Archive:
             done.labels += hours.add(hours.path_of(self.root / truths_table(model), hour), truths_of(found))
 
     def _load(self, model: str, version: int) -> Contract | None:
+        released = None
+        with contextlib.suppress(ReleaseError):  # a release that is broken does not make the names of inputs unknown
+            released = release.read(self.models, model)
         try:
-            return contract.load(self.models / model / str(version))
+            return release.load(self.models, model, version, released)
         except ContractError:
             return None
 
@@ -234,7 +238,7 @@ class Archive:
         partial.write_bytes(msgspec.json.encode(cursor))
         partial.replace(path)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         self.home.mkdir(parents=True, exist_ok=True)
         with open(self.home / f"{self.project}.lock", "w") as lock:

@@ -72,14 +72,18 @@ def table_of(model: str, found: Sequence[Prediction], contract_of: ContractOf) -
             for i in rows:
                 unnamed[i] = found[i].values
             continue
-        for one in made.request:
-            if one.name not in PREDICTION.names and one.name not in named:
+        for one in made.request:  # one that is an input as well is a number, as the model got it
+            if not (one.name in PREDICTION.names or one.name in named or (one.name in made.names and not _is_number(_TYPES[one.dtype]))):
                 named[one.name] = pa.array([_typed(p.request.get(one.name), one.dtype) for p in found], _TYPES[one.dtype])
+        if any(name in PREDICTION.names or (name in named and not _is_number(named[name].type)) for name in made.names):
+            for i in rows:  # a column of that name holds something else: the values would not come back
+                unnamed[i] = found[i].values
+            continue
         values = np.full((len(found), len(made.inputs)), np.nan)
         values[rows] = [[np.nan if v is None else v for v in found[i].values] for i in rows]
         for n, name in enumerate(made.names):
             column = pa.array(values[:, n], mask=np.isnan(values[:, n]))
-            named[name] = pc.coalesce(named[name].cast(pa.float64()), column) if name in named else column
+            named[name] = pc.coalesce(named[name].cast(pa.float64(), safe=False), column) if name in named else column
     arrays = [pa.array(columns[f.name], f.type) for f in PREDICTION]
     named = {k: v for k, v in named.items() if k not in PREDICTION.names}
     return pa.table([*arrays, *named.values()], names=[*PREDICTION.names, *named])
@@ -110,7 +114,7 @@ def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 def _prediction(model: str, row: dict[str, Any], contract_of: ContractOf) -> Prediction | None:
     try:
         made = contract_of(model, row["model_version"]) if row["unnamed"] is None else None
-        values = row["unnamed"] if made is None else [row[name] for name in made.names]
+        values = row["unnamed"] if made is None else [_number(row[name]) for name in made.names]
         said = {
             "id": row["prediction_id"],
             "model": model,
@@ -128,6 +132,15 @@ def _prediction(model: str, row: dict[str, Any], contract_of: ContractOf) -> Pre
         return msgspec.convert(said, Prediction)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+
+
+def _is_number(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(dtype) or pa.types.is_integer(dtype) or pa.types.is_boolean(dtype))
+
+
+def _number(value: Any) -> Any:
+    """An input as it was, also from a column that is text (`streaming.hours`)."""
+    return float(value) if isinstance(value, str | bool) else value
 
 
 def truths_of(found: Sequence[Label]) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def add(path: Path, rows: pa.Table) -> int:
         table = table.filter(pc.invert(pc.is_in(_identity(table), _identity(before))))
         if not table.num_rows:
             return 0
-    merged = table if before is None else pa.concat_tables([before, table], promote_options="permissive")
+    merged = table if before is None else _together(before, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(merged, partial, compression="zstd", write_page_checksum=True)
@@ -78,17 +78,41 @@ def table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | Non
     try:
         return _table(paths, schema, columns)
     except BROKEN:
-        return _table([path for path in paths if read(path, schema) is not None], schema, columns)
+        return _table([path for path in paths if read(path, schema) is not None], schema, columns, every=True)
 
 
-def _table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+def _table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | None, every: bool = False) -> pa.Table:
     if not paths:
         return schema.empty_table()
     # where only some columns are wanted, those of the ends will do: a file that lacks one has nulls there
-    schemas = [_sound(pq.read_schema(path), schema) for path in (paths if columns is None else {paths[0], paths[-1]})]
-    unified = pa.unify_schemas(schemas, promote_options="permissive")
+    schemas = [_sound(pq.read_schema(path), schema) for path in (paths if every or columns is None else [paths[0], paths[-1]])]
+    unified = _unified(schemas)
     wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
     return ds.dataset(list(paths), schema=unified, format=_CHECKED).to_table(columns=wanted)
+
+
+def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """One schema for all: a column that has types which do not go together is text. (Versions may ask for a field of one name differently.)"""
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        types: dict[str, set[pa.DataType]] = {}
+        for field in (field for schema in schemas for field in schema):
+            types.setdefault(field.name, set()).add(field.type)
+        return pa.schema([(name, _promoted(some)) for name, some in types.items()])
+
+
+def _promoted(types: Collection[pa.DataType]) -> pa.DataType:
+    try:
+        return pa.unify_schemas([pa.schema([("one", dtype)]) for dtype in types], promote_options="permissive").field("one").type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string()
+
+
+def _together(before: pa.Table, table: pa.Table) -> pa.Table:
+    wanted = _unified([before.schema, table.schema])
+    parts = [t.cast(pa.schema([wanted.field(name) for name in t.column_names]), safe=False) for t in (before, table)]
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 _CHECKED = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))

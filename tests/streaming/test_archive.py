@@ -280,3 +280,73 @@ def test_a_prediction_from_before_time_is_archived_and_ends_no_later_run(archive
     put(client, prediction(3))
     assert archive.run(client, keep_days=3650).predictions == 1
     assert set(archive.predictions(MODEL)["prediction_id"].to_pylist()) >= {number(1), number(3)}
+
+
+def write_contract(archive: Archive, version: int, **changes: Any) -> None:
+    from feature_repo import contract
+
+    folder = archive.models / MODEL / str(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(b"x")
+    files = {"model.onnx": contract.sha256(folder / "model.onnx")}
+    contract.write(folder, msgspec.structs.replace(make_contract(), version=version, files=files, **changes))
+
+
+def test_a_field_that_another_version_asks_for_otherwise_ends_no_run(archive: Archive, client: Any) -> None:
+    """Versions whose request fields have other types, of one hour and of several: every prediction comes back as it was."""
+    from feature_repo.contract import Input, RequestField
+
+    requests = {1: {"product": "tea", "store": 7}, 2: {"product": 5, "store": True}, 3: {"product": "tea", "store": 1.5}}
+    dtypes = {1: ("string", "int64"), 2: ("int64", "bool"), 3: ("timestamp", "float64")}
+    for version, (product, store) in dtypes.items():
+        fields = [RequestField("product", "entity", product), RequestField("store", "entity", store)]  # type: ignore[arg-type]
+        write_contract(archive, version, request=fields)
+    asked_at = Input("asked_at", "asked_at", "request", "timestamp")
+    moment = RequestField("asked_at", "request", "timestamp")
+    write_contract(archive, 4, request=[moment], inputs=[asked_at])
+    write_contract(archive, 5, inputs=[Input("product", "v:f", "feature", "float64"), Input("score", "v:g", "feature", "float64")])
+    requests |= {4: {"asked_at": "2023-11-14T22:13:20Z"}, 5: {"product": "tea"}}
+    own = {4: [1.7e9], 5: [2.5, None]}
+    wanted = []
+    for i in range(25):
+        version = 1 + i % 5
+        one = prediction(i * 12, version=version, request=requests[version])
+        one = msgspec.structs.replace(one, values=own.get(version, one.values), statuses="f" * len(own.get(version, one.values)))
+        wanted.append(one)
+        put(client, one)
+        if i % 2:
+            assert archive.run(client).unreadable == 0
+    archive.run(client)
+    assert sorted(archive.restore(MODEL, archive.predictions(MODEL)), key=lambda one: one.at_us) == wanted
+    some = archive.predictions(MODEL, columns=["event_timestamp", "prediction_id", "product"])
+    assert some["product"].to_pylist()[:2] == ["tea", "5"]
+
+
+def test_a_contract_that_is_not_the_released_one_names_nothing(archive: Archive, client: Any) -> None:
+    from feature_repo import contract, release
+
+    release.promote(archive.models, MODEL, 1)
+    path = archive.models / MODEL / "1" / contract.CONTRACT
+    made = contract.load(path.parent)
+    contract.write(path.parent, msgspec.structs.replace(made, inputs=made.inputs[::-1]))  # every other file verifies
+    wanted = [prediction(1), prediction(2)]
+    put(client, wanted[0])
+    archive.run(client)
+    contract.write(path.parent, made)
+    put(client, wanted[1])
+    again = Archive(archive.root, archive.models, archive.home, "arch")
+    again.run(client)
+    (archive.models / MODEL / release.RELEASE).write_bytes(b"{")  # does not make the names of inputs unknown
+    again = Archive(archive.root, archive.models, archive.home, "arch")
+    assert again.restore(MODEL, again.predictions(MODEL)) == wanted
+
+
+def test_an_hour_of_another_type_between_two_others_is_read(archive: Archive, client: Any) -> None:
+    from feature_repo.contract import RequestField
+
+    write_contract(archive, 2, request=[RequestField("product", "entity", "int64")])
+    asked: list[tuple[int, Any]] = [(2, 5), (1, "tea"), (2, 6)]
+    put(client, *[prediction(hour * 60, version=version, request={"product": key}) for hour, (version, key) in enumerate(asked)])
+    archive.run(client)
+    some = archive.predictions(MODEL, columns=["event_timestamp", "prediction_id", "product"])
+    assert some["product"].to_pylist() == ["5", "tea", "6"]
