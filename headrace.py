@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback; `run_app` takes it from there
 
 import typer
 from rich.table import Table
@@ -26,6 +30,7 @@ VERSION = "0.1.0"
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Headrace: one feature definition, one number - in batch, stream, training and serving.\n\n"
@@ -34,10 +39,17 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     repo: Annotated[Path | None, typer.Option("--repo", help="The use case folder (or HEADRACE_REPO).")] = None,
     state: Annotated[Path | None, typer.Option("--state", help="Where everything is written (or HEADRACE_STATE).")] = None,
+    _version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     if repo is not None:
         os.environ["HEADRACE_REPO"] = str(repo.resolve())
@@ -48,7 +60,9 @@ def _options(
 @app.command()
 def demo(
     days: Annotated[int, typer.Option(min=1, max=90, help="Days of history to replay as live traffic.")] = 14,
-    step: Annotated[float, typer.Option(min=0, help="Minutes by which the replay's time advances at once; 0: 30, with --year 60.")] = 0,
+    step: Annotated[
+        float | None, typer.Option(min=1, help="Minutes by which the replay's time advances at once; default: 30, with --year 60.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services running at the end.")] = False,
     year: Annotated[
         bool, typer.Option("--year", help="Let the autopilot live through the rest of the data instead (nine months: about two hours).")

@@ -74,7 +74,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     name = model_name(UseCase(own.repo), model)
     now = release.read(own.model_root, name)
     if now is None:
-        raise release.ReleaseError(f"no version of {name} is live: train and promote one")
+        raise release.ReleaseError(f"no version of {name} is live: run `headrace train`")
     made = release.load(own.model_root, name, now.champion, now)
     console.print(f"{name} version {now.champion} is live")
     steps = Table("when", "step", "why", box=None, pad_edge=False)

@@ -89,9 +89,13 @@ def load(root: Path, model: str, version: int, released: Release | None) -> cont
     """A version's contract, verified: every file by the contract, the contract by the release where that holds its hash.
 
     Raises:
-        ContractError: its folder does not verify, or holds another version's contract.
+        ContractError: there is no such version, its folder does not verify, or it holds another version's contract.
     """
     folder = root / model / str(version)
+    if not folder.is_dir():
+        known = sorted(int(p.name) for p in (root / model).glob("[0-9]*") if p.name.isdigit())
+        there = f"there is: {', '.join(map(str, known))}" if known else "none is registered yet: run `headrace train`"
+        raise contract.ContractError(f"there is no version {version} of {model}; {there}")
     found = contract.load(folder, released.contracts.get(version) if released else None)
     if (found.model, found.version) != (model, version):
         raise contract.ContractError(f"{folder} holds the contract of {found.model} version {found.version}")
@@ -126,13 +130,25 @@ def champion(root: Path, model: str) -> int | None:
     return found.champion if found else None
 
 
+def live(root: Path, model: str) -> int:
+    """The live version of a model, where a command cannot do without.
+
+    Raises:
+        ReleaseError: there is none.
+    """
+    found = champion(root, model)
+    if found is None:
+        raise ReleaseError(f"no version of {model} is live: run `headrace train`, or `headrace promote {model} VERSION`")
+    return found
+
+
 def promote(root: Path, model: str, version: int, why: str = "") -> Release:
     """Make a version the champion. A canary or shadow of that version ends with it.
 
     Raises:
         ContractError: its folder does not verify.
     """
-    contract.load(root / model / str(version))
+    load(root, model, version, None)
 
     def step(now: Release | None) -> dict[str, Any]:
         load(root, model, version, now)
@@ -168,7 +184,7 @@ def canary(root: Path, model: str, version: int | None, share: float = 0.0, why:
         ReleaseError: it is the champion, or the share is none.
     """
     if version is not None:
-        contract.load(root / model / str(version))
+        load(root, model, version, None)
         if not 0 < share <= 1:
             raise ReleaseError(f"the share is {share}: give more than 0 and at most 1 (0.1 is ten in a hundred)")
 
@@ -189,7 +205,7 @@ def shadow(root: Path, model: str, version: int | None, why: str = "") -> Releas
         ReleaseError: it is the champion.
     """
     if version is not None:
-        contract.load(root / model / str(version))
+        load(root, model, version, None)
 
     def step(now: Release | None) -> dict[str, Any]:
         champion = _other(now, model, version)
@@ -222,7 +238,9 @@ def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release
     folder = root / model
     if not folder.is_dir():
         known = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        raise ReleaseError(f"there is no model {model!r}; there is: {', '.join(known) or 'none yet: train one'}")
+        if not known:
+            raise ReleaseError(f"no version of {model!r} is registered yet: run `headrace train`")
+        raise ReleaseError(f"there is no model {model!r}; there is: {', '.join(known)}")
     with open(folder / ".release.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

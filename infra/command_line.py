@@ -56,10 +56,15 @@ def run(app: typer.Typer) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup SIGHUP is ignored, and stays so
             signal.signal(number, lambda got, _: sys.exit(128 + got))
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL):
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
+        app(prog_name="./headrace")
+    except SystemExit as ended:
+        if interrupted.is_set() and ended.code:  # typer has caught the KeyboardInterrupt, and says nothing
+            errors.print("interrupted")
+            sys.exit(130)
+        raise
     except KeyboardInterrupt:
         errors.print("interrupted")
         sys.exit(130)
@@ -70,7 +75,10 @@ def run(app: typer.Typer) -> None:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         if _said_for_users(error):
-            errors.print(f"[red]{type(error).__name__.removesuffix('Error')}:[/red] {escape(str(error))}", soft_wrap=True)
+            kind = (
+                type(error).__name__.removesuffix("Error") if _is_ours(error) else "Error"
+            )  # Value: or Runtime: would tell nobody a thing
+            errors.print(f"[red]{kind}:[/red] {escape(str(error))}", soft_wrap=True)
         else:
             own = os.environ.get("HEADRACE_REPO")
             errors.print(f"[red]Error:[/red] {escape(cause(error, Path(own) if own else None))}", soft_wrap=True)
@@ -79,9 +87,13 @@ def run(app: typer.Typer) -> None:
         sys.exit(1)
 
 
+def _is_ours(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] in OURS
+
+
 def _said_for_users(error: Exception) -> bool:
     """Whether the message was written for whoever runs the command: a type of ours, or a plain error that our own code raised."""
-    if type(error).__module__.split(".")[0] in OURS:
+    if _is_ours(error):
         return True
     if not isinstance(error, (ValueError, RuntimeError, OSError)) or type(error).__module__.split(".")[0] not in (
         "builtins",

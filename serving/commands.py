@@ -16,6 +16,7 @@ from infra.moment import microseconds, moment_at
 if TYPE_CHECKING:
     from redis import Redis
 
+    from feature_repo.use_case import UseCase
     from infra.services import Service
     from infra.settings import Settings
 
@@ -63,11 +64,16 @@ def _wanted(own: Settings) -> tuple[list[Service], list[str]]:
     case = UseCase(own.repo)
     live = [m for m in case.models if release.champion_if_any(own.model_root, m)]
     wanted = [services.serve()] if live else []
-    if (own.state / "registry.db").exists() or own.registry:
+    if case.applied and _has_streams(case):
         wanted.append(services.stream())
     wanted += [services.watch(m) for m in live]
     wanted += [services.autopilot(m) for m in live if case.models[m].learning.triggers.any]
     return wanted, live
+
+
+def _has_streams(case: UseCase) -> bool:
+    store = case.store
+    return bool(store.list_stream_feature_views()) or any(v.stream_source for v in store.list_feature_views())
 
 
 def _quietly(own: Settings, change: Callable[[Redis, str], None]) -> None:
@@ -155,9 +161,7 @@ def score(
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, model)
-    number = version or release.champion(own.model_root, name)
-    if not number:
-        raise ValueError(f"no version of {name} is live: promote one, or name one with --version")
+    number = version or release.live(own.model_root, name)
     with console.status(f"scoring {source} with {name} version {number}"):
         spark = session(own)
         done = run(spark, case, own, name, number, source, target, moment(at) if at else None)

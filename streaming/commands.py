@@ -134,8 +134,10 @@ def backfill(
             raise DefinitionError(fault)
         console.print(f"[yellow]left out:[/yellow] {escape(fault)}")
     unknown = [v for v in view or [] if v not in known]
-    if unknown:
+    if unknown and known:
         raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
+    if not known and not unusable:
+        raise DefinitionError("no feature view is applied: run `headrace apply` first")
     wanted = [v for name, v in known.items() if not view or name in view]
     end_us = microseconds(moment(to)) if to else None
     from_us = microseconds(moment(start)) if start else None
@@ -266,7 +268,7 @@ def sweep(
     table = Table("view", "entities", "silent", "forgotten", box=None)
     for one in swept:
         table.add_row(one.view, f"{one.entities:,}", f"{one.silent:,}", f"{one.dropped:,}")
-    console.print(table)
+    console.print(table if swept else "no feature view with a live stream is applied: there is nothing to sweep")
     write_report(report, swept)
     refused = [one for one in swept if one.refused and not dry_run]
     for one in refused:

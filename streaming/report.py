@@ -38,11 +38,12 @@ def plan_table(planned: Sequence[Planned]) -> Table:
 
 def backfill_plan_table(planned: Sequence[Planned], held: Mapping[str, int], sizes: Mapping[str, Size | None]) -> Table:
     """The backfills that a change of definitions asks for, and what they would do to the size of the online store."""
-    table = Table("to be backfilled", "rows", "about", "in Redis now", "then", "entities", "", box=None)
+    table = Table("to be backfilled", "rows", "about", "in Redis now", "then", "entities", box=None)
     for p in planned:
         size = sizes.get(p.view)
         now, then = f"{held.get(p.view, 0) / 1e6:.1f} MB", f"{size.bytes / 1e6:.1f} MB" if size else "?"
-        table.add_row(p.view, f"{p.rows:,}", _span(p.seconds), now, then, f"{size.entities:,}" if size else "?", escape(p.error or ""))
+        rows, about = ("?", "?") if p.error else (f"{p.rows:,}", _span(p.seconds))
+        table.add_row(p.view, rows, about, now, then, f"{size.entities:,}" if size else "?")
     return table
 
 

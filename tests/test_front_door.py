@@ -89,6 +89,39 @@ def test_a_wrong_date_is_named(tmp_path: Path) -> None:
     assert "yesterday" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["skew"], "no version of arrival_delay is live: run `headrace train`"),
+        (["score", "--input", "x.parquet", "--output", "y"], "no version of arrival_delay is live: run `headrace train`"),
+        (["why"], "no version of arrival_delay is live: run `headrace train`"),
+        (["promote", "arrival_delay", "3"], "there is no version 3 of arrival_delay; none is registered yet: run `headrace train`"),
+        (["rollback", "arrival_delay"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
+        (["reproduce", "arrival_delay", "1"], "there is no version 1 of arrival_delay; none is registered yet: run `headrace train`"),
+        (["train"], "feature service 'arrival_delay' is not applied in project 'flights': run `headrace apply`"),
+    ],
+)
+def test_where_nothing_was_made_yet_a_command_says_what_to_run(tmp_path: Path, command: list[str], said: str) -> None:
+    done = headrace("--state", str(tmp_path), *command)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+@pytest.mark.integration
+def test_where_nothing_is_applied_yet_nothing_is_started_for_it(tmp_path: Path) -> None:
+    try:
+        done = headrace("--state", str(tmp_path), "up")
+        assert done.returncode == 0, done.stderr
+        assert "no model is live yet: `headrace ingest`" in done.stdout
+        assert "stream" not in done.stdout.split("no model is live")[0]
+        done = headrace("--state", str(tmp_path), "backfill", "--dry-run")
+        assert done.returncode == 1
+        assert "no feature view is applied: run `headrace apply` first" in done.stderr
+        assert "there is nothing to sweep" in headrace("--state", str(tmp_path), "sweep").stdout
+    finally:
+        assert "redis" in headrace("--state", str(tmp_path), "down").stdout
+
+
 def test_the_launcher_is_valid_shell() -> None:
     for script in ("headrace", ".ci/run"):
         assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0

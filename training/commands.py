@@ -25,6 +25,7 @@ def train(
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
     from feature_repo import release
+    from feature_repo.definition import service_projections
     from feature_repo.use_case import UseCase
     from streaming.session import session
     from training.register import train_and_register
@@ -34,6 +35,7 @@ def train(
     own = own_settings()
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
+    service_projections(case.store, spec.feature_service)  # said before Spark is started
     with console.status("joining the training set"):
         spark = session(own)
         made = build(spark, case, own, spec, microseconds(moment(as_of)) if as_of else None)
@@ -102,6 +104,9 @@ def plan(
         console.print("nothing would change")
     if planned:
         console.print(backfill_plan_table(planned, held, sizes))
+    for p in planned:
+        if p.error:
+            console.print(f"[red]{p.view}:[/red] {escape(p.error)}", soft_wrap=True)
     for name in found.removed:
         console.print(f"{name}: {held.get(name, 0) / 1e6:.1f} MB in Redis would be deleted")
     for model, features in found.readers.items():
@@ -222,7 +227,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, model)
-    number = version or release.champion(own.model_root, name) or 0
+    number = version or release.live(own.model_root, name)
     made = release.verified(own.model_root, name, number)
     log = read_log(connect(own.redis()), case.project, name, number, of(own, case.project))
     with console.status(f"recomputing {len(log):,} predictions"):

@@ -98,6 +98,7 @@ def retrain(
 
     import msgspec
 
+    from feature_repo import release
     from feature_repo.decision import Decision, Journal
     from feature_repo.use_case import UseCase
     from streaming.session import session
@@ -113,6 +114,8 @@ def retrain(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(why or "asked for")
         console.print(f"asked: the autopilot trains {spec.name} at its next step (`headrace autopilot` runs it)")
+        if not release.champion_if_any(own.model_root, spec.name):
+            console.print(f"[yellow]it waits:[/yellow] no version of {spec.name} is live yet (`headrace train` makes the first)")
         return
     now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
     identity = trigger or f"request@{now_us}"
@@ -203,7 +206,7 @@ def compare(
     spec = case.model(model_name(case, model))
     now = release.read(own.model_root, spec.name)
     if now is None:
-        raise release.ReleaseError(f"no version of {spec.name} is live: train and promote one")
+        raise release.ReleaseError(f"no version of {spec.name} is live: run `headrace train`")
     beside = now.canary or now.shadow
     mine = version or beside or now.champion
     other = against or (now.champion if mine != now.champion else now.previous)

@@ -73,7 +73,7 @@ headrace.run_app(headrace.app)
     # a shell may have told its background jobs to ignore these signals, and that is inherited
     defaults = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
-        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     finally:
         for one, handler in defaults.items():
             signal.signal(one, handler)
@@ -82,7 +82,51 @@ headrace.run_app(headrace.app)
         assert command.stdout.readline() == "started\n"
         command.send_signal(number)
         assert command.stdout.read() == "stopped what it started\n"
-        assert command.wait(60) != 0
+        assert command.wait(60) == (130 if number == signal.SIGINT else 128 + number)
+        assert command.stderr is not None
+        assert command.stderr.read() == ("interrupted\n" if number == signal.SIGINT else "")
+
+
+def test_ctrl_c_before_the_imports_are_done_shows_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    # the interpreter's own handler, also where a shell has told its background jobs to ignore the signal
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        command = subprocess.Popen(
+            [sys.executable, "-P", str(ROOT / "headrace.py"), "version"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        assert command.stdout.readline() == "importing\n"
+        command.send_signal(signal.SIGINT)
+        assert command.stderr.read() == ""
+        assert command.wait(60) == -signal.SIGINT
+
+
+@pytest.mark.parametrize("asked", [["--version"], ["version"]])
+def test_the_version_is_told_either_way(asked: list[str]) -> None:
+    assert _headrace(*asked).stdout.startswith("headrace 0.")
+
+
+@pytest.mark.parametrize("command", [[], ["backfill"]])
+def test_help_comes_for_both_options_and_names_what_was_typed(command: list[str]) -> None:
+    long, short = _headrace(*command, "--help"), _headrace(*command, "-h")
+    assert (long.returncode, short.returncode) == (0, 0)
+    assert long.stdout == short.stdout
+    assert f"Usage: ./headrace {' '.join(command)}".rstrip() in long.stdout
+
+
+def test_a_plain_error_is_not_named_after_its_class(tmp_path: Path) -> None:
+    done = _headrace("--state", str(tmp_path), "check", "--training-set", "nothing.parquet")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: no training set")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
