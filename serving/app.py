@@ -30,15 +30,14 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import psutil
 
-from infra import private
+from infra import files, private
 from infra.cause import cause
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
 from serving import descendants, head
-from serving.ingress import BINARY, Ingress, connections, read
+from serving.ingress import BINARY, Ingress, IngressError, connections, read
 from serving.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -257,7 +256,8 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
     started: set[psutil.Process] = set()
     try:
         found = head.find(settings, made)
-        if found is None:
+        facing = _facing(folder) if found is not None else None
+        if found is None or facing is None:
             clear(settings)
             # the logs of the last run stay until now
             shutil.rmtree(folder / "r", ignore_errors=True)
@@ -268,7 +268,8 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             found = head.start(
                 settings, folder, max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)), made, stopping
             )
-        with StandIn(read(folder), port(settings, "http")):
+            facing = read(folder)
+        with StandIn(facing, port(settings, "http")):
             try:
                 ray.init(address=found.address, log_to_driver=False, logging_level=logging.WARNING)
                 _heed(stopping)  # Ray has put its own handlers there
@@ -289,6 +290,15 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
         with contextlib.suppress(Exception):
             ray.shutdown()
         clear(settings, started)
+
+
+def _facing(folder: Path) -> Ingress | None:
+    """The ingress of a head that was left; None where its file is broken: all begins anew then."""
+    try:
+        return read(folder)
+    except IngressError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _application(settings: Settings) -> None:
@@ -325,7 +335,7 @@ def _await_ready(settings: Settings, stopping: Event) -> bool:
             status, answer = _get(f"http://{settings.host}:{port(settings, 'http')}/readyz")
             if status == 200:
                 return True
-            reason = _detail(answer)
+            reason = detail(answer)
             if not told and time.monotonic() > deadline - START_S + 30:
                 print(f"not ready yet: {reason}", flush=True)
                 told = True
@@ -352,10 +362,11 @@ def _replica_up(statistics: bytes) -> bool:
     return any(row["status"] == "UP" and row["act"] == "1" and row["svname"] not in ("BACKEND", "FRONTEND") for row in rows)
 
 
-def _detail(answer: bytes) -> str:
+def detail(answer: bytes) -> str:
+    """What a problem object says in words."""
     try:
-        return str(msgspec.json.decode(answer)["detail"])
-    except (msgspec.DecodeError, KeyError, TypeError):
+        return str(files.parse(answer, dict[str, Any])["detail"])
+    except (ValueError, KeyError):
         return "the replica does not answer"
 
 

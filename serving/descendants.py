@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from infra import files
 from infra.settings import Settings
 
 _NAMES = ("raylet", "gcs_server", "haproxy", "python", "ray")
@@ -33,14 +34,20 @@ def note(settings: Settings, started: set[psutil.Process], head: int | None) -> 
             _path(settings).write_bytes(msgspec.json.encode([(p.pid, p.create_time()) for p in started if p.is_running()]))
 
 
-def left(settings: Settings, folder: Path) -> set[psutil.Process]:
-    """What a killed run of this checkout left: the processes it noted down, and those whose command line names its scratch folder."""
+def noted(settings: Settings) -> set[psutil.Process]:
+    """Of the processes that the file names, those that still run; none where it cannot be read."""
     found = set()
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        for pid, created in msgspec.json.decode(_path(settings).read_bytes(), type=list[tuple[int, float]]):
-            with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(OSError, files.FileError):
+        for pid, created in files.read_json(_path(settings), list[tuple[int, float]]):
+            with contextlib.suppress(psutil.Error, ValueError, OverflowError):  # a number that is no process's
                 if abs((process := psutil.Process(pid)).create_time() - created) < 0.01:
                     found.add(process)
+    return found
+
+
+def left(settings: Settings, folder: Path) -> set[psutil.Process]:
+    """What a killed run of this checkout left: the processes it noted down, and those whose command line names its scratch folder."""
+    found = noted(settings)
     mark = f"{folder}/"
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

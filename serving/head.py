@@ -49,7 +49,7 @@ class Head(msgspec.Struct, frozen=True):
     made_of: str
 
     def lives(self) -> bool:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, ValueError, OverflowError):  # as well as of a number that is no process's
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.created) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
         return False
@@ -71,8 +71,8 @@ def _path(settings: Settings) -> Path:
 
 def find(settings: Settings, made_of: str) -> Head | None:
     """The head that a run before has left, where it lives and runs with the same settings."""
-    with suppress(OSError, msgspec.DecodeError):
-        head = msgspec.json.decode(_path(settings).read_bytes(), type=Head)
+    with suppress(OSError, files.FileError):
+        head = files.read_json(_path(settings), Head)
         if head.made_of == made_of and head.lives():
             return head
     return None
@@ -110,13 +110,17 @@ def start(settings: Settings, folder: Path, cpus: int, made_of: str, stopping: E
         if time.monotonic() > deadline or stopping.wait(0.05):
             process.terminate()
             raise HeadError(f"Ray was not up within {START_S:.0f} s; see {told}")
-    return msgspec.json.decode(path.read_bytes(), type=Head)
+    try:
+        return files.read_json(path, Head)
+    except files.FileError as error:
+        process.terminate()
+        raise HeadError(str(error)) from None
 
 
 def stop(settings: Settings) -> None:
     """End the head, and with it all that runs in Ray."""
-    with suppress(OSError, msgspec.DecodeError):
-        head = msgspec.json.decode(_path(settings).read_bytes(), type=Head)
+    with suppress(OSError, files.FileError):
+        head = files.read_json(_path(settings), Head)
         if head.lives():
             os.kill(head.pid, signal.SIGTERM)
             with suppress(psutil.Error):

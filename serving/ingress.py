@@ -66,7 +66,7 @@ def connections() -> int:
 
 
 class IngressError(RuntimeError):
-    """Serve's configuration is not what this module knows; the message names the line that is missing."""
+    """Serve's configuration is not what this module knows, or what was written here cannot be read; the message says which line or file."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,15 @@ def _quoted(body: bytes) -> str:
 
 
 def read(folder: Path) -> Ingress:
-    """What was written to a folder."""
-    return msgspec.json.decode((folder / _PARAMETERS).read_bytes(), type=Ingress)
+    """What was written to a folder.
+
+    Raises:
+        IngressError: it is not there, or cannot be read.
+    """
+    try:
+        return files.read_json(folder / _PARAMETERS, Ingress)
+    except (FileNotFoundError, files.FileError) as error:
+        raise IngressError(f"{error}: run `headrace down` and `headrace up`") from None
 
 
 def _binary() -> str:
@@ -248,7 +255,7 @@ def admin_socket(text: str) -> str:
 
 def running(ingress: Ingress) -> tuple[int, str] | None:
     """Process id and admin socket of the HAProxy that was started last, where that still lives."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, OverflowError):
         pid, _, path = ingress.current.read_text().partition(" ")
         if f"{ingress.folder}/" in Path(f"/proc/{int(pid)}/cmdline").read_text(errors="replace"):
             return int(pid), path

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key, equality_key, is_prediction_id, labels_key, quality_key, stream_key
 from feature_repo.use_case import UseCase
-from infra import beat, redis_client
+from infra import beat, files, redis_client
 from infra.beat import Part
 from infra.redis_client import whole
 from infra.settings import Settings
@@ -211,7 +211,7 @@ class DataPlane:
         """The watch's latest verdict, JSON as it was written.
 
         Raises:
-            NotFound: no such model, or no verdict yet.
+            NotFound: no such model, no verdict yet, or something else in its place.
         """
         self.models.entry(model)
         try:
@@ -220,13 +220,13 @@ class DataPlane:
             raise Unavailable("The online store, which keeps the verdicts, does not answer.") from None
         if verdict is None:
             raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
-        return bytes(verdict)
+        return _object(verdict, f"verdict on {model!r}")
 
     async def quality(self, model: str) -> bytes:
         """How good the answers were, by the truths that came in: JSON as the loop wrote it.
 
         Raises:
-            NotFound: no such model, or nothing was measured yet.
+            NotFound: no such model, nothing was measured yet, or something else lies in its place.
         """
         self.models.entry(model)
         try:
@@ -235,7 +235,7 @@ class DataPlane:
             raise Unavailable("The online store, which keeps the live quality, does not answer.") from None
         if measured is None:
             raise NotFound(f"The live quality of {model!r} was not measured yet: run `headrace quality` or `headrace autopilot`.")
-        return bytes(measured)
+        return _object(measured, f"live quality of {model!r}")
 
     async def passport(self, number: str) -> bytes:
         """Everything that is known of one prediction, JSON.
@@ -351,6 +351,18 @@ _SHOWN = (
     "model", "version", "project", "feature_service", "definition_hash", "inputs", "request", "label", "label_delay", "deadline_ms",
     "split", "training_set", "metrics", "slices", "gates", "parity", "run_id", "created", "files",
 )  # fmt: skip
+
+
+def _object(raw: bytes, what: str) -> bytes:
+    """
+    Raises:
+        NotFound: it is no JSON object.
+    """
+    try:
+        files.parse(raw, dict[str, Any])
+    except ValueError:
+        raise NotFound(f"What Redis holds of the {what} is broken; the next one takes its place.") from None
+    return bytes(raw)
 
 
 def _traffic(entry: Entry) -> dict[str, Any]:

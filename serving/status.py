@@ -103,15 +103,21 @@ def _print_views(own: Settings, console: Console) -> None:
 def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:
     """The live version's quality as last measured, and what the learning loop decided last."""
     if raw:
-        newest = None
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is not a figure of ours is measured anew soon
-            newest = next((v for v in files.parse(raw, dict[str, Any])["versions"] if v["role"] == "answered" and v["metrics"]), None)
-        if newest is not None:
-            shown = ", ".join(f"{name} {e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" for name, e in newest["metrics"].items())
-            console.print(f"  version {newest['version']} live, on {newest['labelled']:,} truths: {shown}")
+        with contextlib.suppress(*NO_FIGURE):  # what is not a figure of ours is measured anew soon
+            console.print(measured(files.parse(raw, dict[str, Any])))
     decisions = Journal(own.state, model).read()
     if decisions:
         console.print(f"  learning loop: {decisions[-1].step}: {escape(decisions[-1].text)}")
+
+
+NO_FIGURE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, StopIteration)
+
+
+def measured(quality: dict[str, Any]) -> str:
+    """A line of the version whose answers were measured last."""
+    newest = next(v for v in quality["versions"] if v["role"] == "answered" and v["metrics"])
+    shown = ", ".join(f"{name} {e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" for name, e in newest["metrics"].items())
+    return escape(f"  version {newest['version']} live, on {newest['labelled']:,} truths: {shown}")
 
 
 def _released(found: Release | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,9 @@ from feature_repo.prediction import (
     stream_key,
 )
 from feature_repo.tally import Count, Tally
-from infra import beat
+from infra import beat, files
 from infra.settings import Settings
+from serving import status
 from serving.judgement import Row
 from serving.metrics import drift_gauges, quality_gauges, readable
 from serving.prediction_log import _is_prediction
@@ -202,6 +204,20 @@ def test_a_scrape_with_whatever_lies_in_redis_is_answered(shop: House, redis: An
         pipe.hset(equality_key("shop_of_entries", "sells_out"), mapping={"compared": raw[:30], "unequal": raw[-30:]})
         pipe.execute()
     assert shop.call("GET", "/metrics").status_code == 200
+
+
+@fuzzed
+@given(_SAID)
+def test_fuzz_a_verdict_and_the_quality_are_shown_as_they_were_written_or_not_there(shop: House, redis: Any, raw: bytes) -> None:
+    redis.mset({drift_key("shop_of_entries", "sells_out"): raw, quality_key("shop_of_entries", "sells_out"): raw})
+    for path in ("drift", "quality"):
+        response = shop.call("GET", f"/v1/models/sells_out/{path}")
+        check_refusal(response, 404)
+        if response.status_code == 200:
+            assert response.content == raw
+            assert isinstance(response.json(), dict)
+    with contextlib.suppress(*status.NO_FIGURE):
+        assert status.measured(files.parse(raw, dict[str, Any])).startswith("  version")
 
 
 @fuzzed
