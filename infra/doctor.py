@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import re
@@ -166,6 +167,24 @@ def _checkout(_: Settings) -> Finding:
     return Finding("Checkout", not long, str(ROOT), "move the checkout to a shorter path")
 
 
+_NO_FIELDS = {"debug", "fuzz", "redis_user", "redis_password", "redis_connection", "registry_url", "offline_root", "service"}
+_MAY_HOLD_A_PASSWORD = {"redis_url", "redis_user", "redis_password", "redis_connection", "registry", "registry_url", "tracking", "kafka"}
+
+
+def _settings(_: Settings) -> Finding:
+    """What is set in the environment. A name that is no setting would be passed over in silence."""
+    said = {name: value for name, value in sorted(os.environ.items()) if name.startswith("HEADRACE_")}
+    known = {f"HEADRACE_{name.upper()}" for name in {*Settings.model_fields, *_NO_FIELDS}}
+    unknown = [name for name in said if name.upper() not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].removeprefix("HEADRACE_"), [name.removeprefix("HEADRACE_") for name in known], n=1)
+        meant = f"did you mean HEADRACE_{near[0]}? " if near else ""
+        return Finding("Settings", False, f"no such setting: {', '.join(unknown)}", f"{meant}docs/operations.md lists them")
+    hidden = {f"HEADRACE_{name.upper()}" for name in _MAY_HOLD_A_PASSWORD}
+    shown = [f"{name} (not shown)" if name.upper() in hidden else f"{name}={value}" for name, value in said.items()]
+    return Finding("Settings", True, ", ".join(shown) or "none set: all as docs/operations.md has them")
+
+
 CHECKS: list[Callable[[Settings], Finding]] = [
     _python,
     _packages,
@@ -179,6 +198,7 @@ CHECKS: list[Callable[[Settings], Finding]] = [
     _ports,
     _checkout,
     _use_case,
+    _settings,
 ]
 
 

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
 
     @property
     def model_root(self) -> Path:
-        """`<model>/<version>/` contract folders and `<model>/champion` (the live version's number)."""
+        """`<model>/<version>/` contract folders and `<model>/release.json`, which says what answers."""
         return self.state / "models"
 
     @property

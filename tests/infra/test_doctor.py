@@ -60,3 +60,21 @@ def test_looking_writes_no_ports(tmp_path: Path) -> None:
     doctor.examine(own)
     path = own.state / "ports.json"
     assert not path.exists() or json.loads(path.read_text()) == {}
+
+
+def test_settings_in_force_are_shown_and_what_may_hold_a_password_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_MAX_ROWS", "7")
+    monkeypatch.setenv("HEADRACE_REDIS_PASSWORD", "secret")
+    found = _findings(Settings(state=tmp_path))["Settings"]
+    assert found.ok
+    assert "HEADRACE_MAX_ROWS=7" in found.found
+    assert "HEADRACE_REDIS_PASSWORD (not shown)" in found.found
+    assert "secret" not in found.found
+
+
+def test_a_setting_that_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_DETECTR", "scipy")
+    found = _findings(Settings(state=tmp_path))["Settings"]
+    assert not found.ok
+    assert "HEADRACE_DETECTR" in found.found
+    assert "did you mean HEADRACE_DETECTOR?" in found.fix
