@@ -27,7 +27,6 @@ from streaming.extent import Extent, extent
 from streaming.group import view_fields
 from streaming.join import EVENT, KNOWN, canonical, read_events
 from streaming.parquet import TableError
-from streaming.rejected_rows import WHY
 from streaming.store import (
     OnlineStore,
     applied_key,
@@ -41,6 +40,7 @@ from streaming.store import (
 )
 from streaming.sweep import SHARE
 from streaming.types import FIRST_US
+from streaming.unfit import WHY
 from streaming.view import View
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal,
     """What the view's entities are made of: offline events known by the end, live ones known after it."""
     from pyspark.sql import functions as F
 
-    events = read_events(spark, view, root, run.end_us - view.reach_us if view.layout else None, run.end_us, WHY).where(
+    events = read_events(spark, view, root, run.end_us - view.reach_us if view.layout else None, run.end_us).where(
         F.col(KNOWN) <= run.end_us
     )
     nobodys = events.where(F.col(WHY).isNotNull() & (F.col(KNOWN) > run.from_us))

@@ -10,18 +10,19 @@ if TYPE_CHECKING:
 _FEASTS = {"int": "Int32", "bigint": "Int64"}
 
 
-def cast(table: DataFrame, name: str, sql_type: str, where: str) -> Column:
-    """A column of the table as a type of Spark's, under its name.
-
-    Spark raises when a row is read whose whole number the type cannot hold; the message names the view, the column and the value.
-    """
-    from pyspark.sql import functions as F
-
-    column = F.col(f"`{name}`")
-    if sql_type not in _FEASTS or table.schema[name].dataType.simpleString() == sql_type:
-        return column.cast(sql_type).alias(name)
-    held, said = sorted_out(table, name, sql_type)
-    return F.when(said.isNotNull(), F.raise_error(F.concat(F.lit(f"{where}: "), said))).otherwise(held).cast(sql_type).alias(name)
+_NUMBERS = ("double", "float")
+_HOLDS: dict[str, tuple[str, ...]] = {
+    "boolean": ("tinyint", "smallint", "int", "bigint", *_NUMBERS),
+    "tinyint": ("smallint", "int", "bigint", *_NUMBERS),
+    "smallint": ("int", "bigint", *_NUMBERS),
+    "int": ("bigint", *_NUMBERS),
+    "bigint": _NUMBERS,
+    "float": ("double",),
+    "double": ("float",),
+    "date": ("timestamp",),
+    "timestamp_ntz": ("timestamp",),
+}
+"""What holds every value of a type, rounded where it must be: nothing has to be read to know that."""
 
 
 def sorted_out(table: DataFrame, name: str, sql_type: str) -> tuple[Column, Column]:
@@ -29,8 +30,8 @@ def sorted_out(table: DataFrame, name: str, sql_type: str) -> tuple[Column, Colu
     from pyspark.sql import functions as F
 
     column, here = F.col(f"`{name}`"), table.schema[name].dataType.simpleString()
-    if here == sql_type:
-        return column.alias(name), F.lit(None).cast("string")
+    if here in (sql_type, "void") or sql_type == "string" or sql_type in _HOLDS.get(here, ()):
+        return column.cast(sql_type).alias(name), F.lit(None).cast("string")
     held = column.try_cast(sql_type)
     bad = column.isNotNull() & held.isNull()
     if sql_type.startswith("array<") and here.startswith("array<"):  # one of the elements may have become null

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streaming import unfit
 from streaming.extent import day_of, extent
 from streaming.join import (
     ARROW_TYPES,
@@ -58,6 +59,9 @@ def gather(
     Raises:
         NotHere: too large, or not readable here.
         JoinError: a column or table is missing, or an example has no moment.
+
+    Notes:
+        Rows that a view cannot hold are left out, which is said in the log (`streaming.unfit`), as on Spark.
     """
     check_spine(spine.column_names, projections)
     if spine.num_rows > limit:
@@ -73,7 +77,8 @@ def gather(
         for column, key in zip(projection.spine_keys, view.keys, strict=True):
             keys[column] = _cast(spine[column], ARROW_TYPES[key.dtype], f"the spine's {column}")
         cut = {MARK: spine[f"{MARK}:{projection.alias}"], TIES: spine[f"{TIES}:{projection.alias}"]} if marks else {}
-        events = _events(view, tables[table_path(view, root)], _bounds(projection, at))
+        path = table_path(view, root)
+        events = _events(view, path, tables[path], _bounds(projection, at))
         return join_bucket(view, projection.features, pa.table(keys | {AT: at} | cut), projection.spine_keys, events)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -97,11 +102,12 @@ def read_events_here(view: View, root: Path, from_us: int | None, upto_us: int |
         JoinError: the table or a column is missing.
     """
     whole = Projection(view, view.name, tuple(f.name for f in view.features), ())
+    path = table_path(view, root)
     table = _read([whole], root, 2**62, (None if from_us is None else from_us + max(view.reach_us, view.ttl_us), upto_us))
     try:
-        return _events(view, table[table_path(view, root)], (from_us, upto_us))
+        return _events(view, path, table[path], (from_us, upto_us))
     except pa.ArrowException as error:
-        raise NotHere(f"Arrow cannot read {table_path(view, root)}: {error}") from None
+        raise NotHere(f"Arrow cannot read {path}: {error}") from None
 
 
 def _bounds(projection: Projection, at: Any) -> Bounds:
@@ -163,7 +169,8 @@ def _source_columns(view: View) -> list[str]:
     return list(dict.fromkeys(backwards.get(n, n) for n in names))
 
 
-def _events(view: View, table: pa.Table, bounds: Bounds) -> pa.Table:
+def _events(view: View, path: str, table: pa.Table, bounds: Bounds) -> pa.Table:
+    """The events that the view can hold, of those within bounds."""
     backwards = {name: source for source, name in view.mapping}
     types = {f.name: ARROW_TYPES[f.dtype] for f in (*view.features, *view.keys)}
     if view.layout:
@@ -186,7 +193,9 @@ def _events(view: View, table: pa.Table, bounds: Bounds) -> pa.Table:
     for us, inside in ((bounds[0], pc.greater_equal), (bounds[1], pc.less_equal)):
         if us is not None:
             chosen = pc.and_(chosen, pc.fill_null(inside(events[EVENT], us), False))
-    return events if pc.all(chosen).as_py() is not False and not pc.any(pc.invert(chosen)).as_py() else events.filter(chosen)
+    if not pc.all(chosen).as_py():
+        events = events.filter(chosen)
+    return unfit.leave_out(view, path, events)
 
 
 def _microseconds(column: pa.ChunkedArray) -> Any:

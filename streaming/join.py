@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.cast import cast, sorted_out
+from streaming import unfit
+from streaming.cast import sorted_out
 from streaming.parquet import TableError, read, table_path
 from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
@@ -63,15 +64,13 @@ def column_name(alias: str, feature: str) -> str:
     return f"{alias}__{feature}"
 
 
-def read_events(
-    spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None, why: str | None = None
-) -> DataFrame:
-    """Events of a view's batch source: its keys, the columns its features need, and `__event`, `__known` (microseconds).
+def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None) -> DataFrame:
+    """Events of a view's batch source: its keys, the columns its features need, `__event` and `__known` (microseconds), and `unfit.WHY`:
+    why a row is not as declared, in a sentence, null where it is (texts have not been looked at).
 
     Args:
         root: the offline store, for views whose path is relative.
         from_us, upto_us: bounds on the event time, inclusive; days outside are never read.
-        why: name of another column: why a row is not as declared, in a sentence, null where it is. None: Spark raises at such a row.
 
     Raises:
         JoinError: the table or a column is missing.
@@ -108,10 +107,8 @@ def read_events(
     known = F.unix_micros(F.coalesce(F.col(view.created), F.col(view.timestamp))) if view.created else event
     columns = dict.fromkeys([*view.key_names, *view.columns])
     table = table.where(F.col(view.timestamp).isNotNull())
-    if why is not None:
-        held, said = zip(*(sorted_out(table, c, types[c]) for c in columns), strict=True)
-        return table.select(*held, event.alias(EVENT), known.alias(KNOWN), F.coalesce(*said).alias(why))
-    return table.select(*(cast(table, c, types[c], f"feature view {view.name!r}") for c in columns), event.alias(EVENT), known.alias(KNOWN))
+    held, said = zip(*(sorted_out(table, c, types[c]) for c in columns), strict=True)
+    return table.select(*held, event.alias(EVENT), known.alias(KNOWN), F.coalesce(*said).alias(unfit.WHY))
 
 
 def _hash(table: DataFrame, column: str) -> Any:
@@ -388,9 +385,11 @@ def _joined(
         view = projection.view
         reach = max(view.reach_us, view.ttl_us)
         events = read_events(spark, view, root, None if first is None or not reach else first - reach, last)
+        events = unfit.leave_out_on_spark(view, table_path(view, root), events)
         keys = projection.spine_keys
         types = {k.name: _SQL_TYPES[k.dtype] for k in view.keys}
-        typed = [F.col(c).cast(types[k]).alias(c) for c, k in zip(keys, view.key_names, strict=True)]
+        # a key that its type cannot hold is no entity's: nothing is known of it
+        typed = [F.col(c).try_cast(types[k]).alias(c) for c, k in zip(keys, view.key_names, strict=True)]
         cut = [F.col(f"{MARK}:{projection.alias}").alias(MARK), F.col(f"{TIES}:{projection.alias}").alias(TIES)] if marks else []
         left = numbered.select(ROW, at.alias(AT), *typed, *cut)
         left = left.withColumn(BUCKET, F.pmod(F.hash(*keys), F.lit(buckets)))

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from streaming import event
+from streaming import unfit
 from streaming.group import group
 from streaming.materialize import snapshot
 from streaming.store import rejected_rows_key
-from streaming.types import TEXT, holds_text
+from streaming.unfit import WHY
 
 if TYPE_CHECKING:
     import redis
 
     from streaming.view import View
 
-WHY = "__why"
 KEPT = 1000
 """Rows kept of a view; all are counted."""
 
@@ -50,16 +49,10 @@ def sort_out(view: View, table: pa.Table) -> Sorted:
     Args:
         table: columns of the view, `__event`, `__known`, `WHY`.
     """
-    said = table[WHY].to_pylist()
-    for feature in (*view.keys, *view.features):
-        if feature.dtype in TEXT and feature.name in table.column_names:
-            for i, text in enumerate(table[feature.name].to_pylist()):
-                if text is not None and said[i] is None and not holds_text(text, feature.dtype):
-                    said[i] = f"column {feature.name!r} has {text[:100]!r}, which {feature.dtype} cannot hold"
-    good = pa.array([why is None for why in said])
+    said = unfit.reasons(view, table)
     rest = table.drop_columns([WHY])
-    bad = [(i, why) for i, why in enumerate(said) if why is not None]
-    return Sorted(rest.filter(good) if bad else rest, [_rejected(rest, i, why) for i, why in bad])
+    bad = [(i, why) for i, why in enumerate(said.to_pylist()) if why is not None]
+    return Sorted(rest.filter(said.is_null()) if bad else rest, [_rejected(rest, i, why) for i, why in bad])
 
 
 def culprits(view: View, table: pa.Table) -> Sorted:
@@ -85,12 +78,7 @@ def _fails(view: View, table: pa.Table) -> str | None:
 
 
 def _rejected(table: pa.Table, i: int, why: str) -> RejectedRow:
-    one = table.slice(i, 1)
-    try:
-        text = event.encode(one.to_pylist()[0]).decode()
-    except Exception:  # a moment that no calendar has, text that is none, ...
-        text = " ".join(str(one).split())
-    return RejectedRow(text[:2000], why[:500])
+    return RejectedRow(unfit.row_text(table, i), why[:500])
 
 
 def put(client: redis.Redis, view: View, some: Sequence[RejectedRow]) -> None:

@@ -18,10 +18,11 @@ from streaming.backfill import backfill
 from streaming.event import decode
 from streaming.group import group, key_function
 from streaming.materialize import snapshot
-from streaming.rejected_rows import WHY, culprits, sort_out
+from streaming.rejected_rows import culprits, sort_out
 from streaming.report import result_table
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, bridged_key, connect, events_key, keys_key
+from streaming.unfit import WHY
 from streaming.view import Feature, View
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
