@@ -208,6 +208,10 @@ def replay(
     first = moment(start) if start else (spec.split.test or spec.split.valid).bounds()[0]
     last = moment(to) if to else first + timedelta(days=1)
     tally = rehearse(own, case, spec, microseconds(first), microseconds(last), step, console)
+    console.print(
+        f"{tally.predictions:,} predictions, {tally.events:,} events, {tally.labels:,} labels in {tally.seconds:.0f} s; "
+        "next: `headrace skew`, `headrace quality`"
+    )
     write_report(report, tally)
     if tally.failed:
         errors.print(f"[red]{tally.failed} requests failed; the first: {tally.errors[0]}[/red]")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from feature_repo import release
 from feature_repo.use_case import ModelSpec, UseCase
+from infra import redis_client
 from infra.moment import moment_at
 from infra.ports import port
 from infra.settings import Settings
 from serving.replay import Replayed, ReplayError, events_of, play, requests_of
-from streaming.store import connect, view_key
+from streaming.store import clock_key, connect, view_key
 from streaming.view import views
 from streaming.window import MINUTE
 
 if TYPE_CHECKING:
+    from redis import Redis
     from rich.console import Console
 
 
@@ -36,14 +39,21 @@ def rehearse(
         between: called after each step with the moment reached, the tally so far, and what shows a line of progress; time stands still meanwhile.
 
     Raises:
-        ReplayError: no live model, no data, or the online store is not backfilled to the period's beginning.
+        ReplayError: no live model, no data, or the online store does not stand at the period's beginning.
     """
     number = release.champion(settings.model_root, spec.name)
     if number is None:
         raise ReplayError(f"no version of {spec.name} is live: run `headrace train` first")
     made = release.verified(settings.model_root, spec.name, number)
     compiled = list(views(case.store).values())
-    _check_seam(settings, case, [v.name for v in compiled if v.stream], first_us)
+    with contextlib.closing(connect(settings.redis())) as client:
+        check_place(
+            client,
+            case.project,
+            [v.name for v in compiled if v.stream],
+            first_us,
+            lambda start, end: len(events_of(compiled, settings.offline_root, start, end).items),
+        )
     with console.status("reading history"):
         events = events_of(compiled, settings.offline_root, first_us, last_us)
         requests = requests_of(spec, made, settings.offline_root, first_us, last_us)
@@ -79,14 +89,39 @@ def _day(us: int) -> str:
     return f"{moment_at(us):%Y-%m-%d %H:%M}"
 
 
-def _check_seam(settings: Settings, case: UseCase, names: list[str], first_us: int) -> None:
-    client = connect(settings.redis())
+def check_place(client: Redis, project: str, names: list[str], first_us: int, known: Callable[[int, int], int]) -> None:
+    """Whether the online store stands where a replay begins: later, events would be applied twice; earlier, some would be missing.
+
+    Args:
+        names: views with a live stream.
+        known: how many events became known between two moments.
+
+    Raises:
+        ReplayError: it does not; the message says where to begin, and how to set the store back.
+    """
+    back = f"set the store back: `headrace down`, `headrace backfill --rewind --to {_iso(first_us)}`, `headrace up`"
+    clock = redis_client.whole(client.get(clock_key(project)))  # type: ignore[arg-type]
+    places = []
     for name in names:
-        seam = client.hget(view_key(case.project, name), "seam_us")
-        if seam is None or int(seam) > first_us:  # type: ignore[arg-type]
-            state = "not backfilled" if seam is None else f"backfilled to {_day(int(seam))}"  # type: ignore[arg-type]
-            raise ReplayError(
-                f"feature view {name!r} is {state}, but the replay begins at {_day(first_us)}: "
-                f"stop the stream and run `headrace backfill --rewind --to {_day(first_us)[:10]}`"
-            )
-    client.close()
+        seam = redis_client.whole(client.hget(view_key(project, name), "seam_us"))  # type: ignore[arg-type]
+        if seam is None:
+            raise ReplayError(f"feature view {name!r} is not backfilled: run `headrace backfill --to {_iso(first_us)}` first")
+        if seam > first_us:
+            raise ReplayError(f"feature view {name!r} is backfilled to {_day(seam)}, but the replay begins at {_day(first_us)}: {back}")
+        places.append(max(seam, clock or seam))
+    if clock is not None and clock > first_us:
+        raise ReplayError(
+            f"a replay has brought the online store to {_day(clock)}; from {_day(first_us)} events would be applied twice. "
+            f"Go on with `--from {_iso(clock)}`, or {back}"
+        )
+    place = min(places, default=first_us)
+    if place < first_us and (missing := known(place, first_us)):
+        raise ReplayError(
+            f"the online store stands at {_day(place)}; of the time until {_day(first_us)} it would miss {missing:,} events. "
+            f"Begin with `--from {_iso(place)}`, or {back}"
+        )
+
+
+def _iso(us: int) -> str:
+    at = moment_at(us)
+    return f"{at:%Y-%m-%d}" if us % (24 * 60 * MINUTE) == 0 else f"{at:%Y-%m-%dT%H:%M}"

@@ -231,11 +231,10 @@ async def play(
                 tally.truth[prediction["prediction_id"]] = (moment, label)
                 waiting.append((known, prediction["prediction_id"], label))
 
-        for start, end in _steps(*span, step_us):
-            # what was known before this step begins; it is applied before the step's first request. Nobody asks in the night: no batch for it
-            until = requests.until(next_request, end)
-            upto = events.until(next_event, start) if until > next_request else next_event
-            last, pushed = None, time.time()
+        def bring(moment: int) -> bytes | None:
+            """Push what became known before a moment; the id of the last event."""
+            nonlocal next_event
+            upto, last = events.until(next_event, moment), None
             while next_event < upto:
                 cut = min(next_event + GROUP, upto)
                 while cut < upto and events.moments[cut] == events.moments[cut - 1]:
@@ -243,9 +242,16 @@ async def play(
                 last = stream.push(events.items[next_event:cut])
                 tally.events += cut - next_event
                 next_event = cut
-            set_rehearsal(stream.client, project, start)
-            if last is not None:
-                tally.freshness_s.append(await stream.applied(last) - pushed)
+            return last
+
+        for start, end in _steps(*span, step_us):
+            # what was known before this step begins; it is applied before the step's first request. Nobody asks in the night: no batch for it
+            until = requests.until(next_request, end)
+            if until > next_request:
+                pushed, last = time.time(), bring(start)
+                set_rehearsal(stream.client, project, start)  # never ahead of what was brought: one that is interrupted goes on from there
+                if last is not None:
+                    tally.freshness_s.append(await stream.applied(last) - pushed)
             await asyncio.gather(*(ask(requests.moments[i], requests.items[i]) for i in range(next_request, until)))
             next_request = until
             if tally.failed > 20 and tally.failed > tally.predictions:
@@ -253,6 +259,10 @@ async def play(
             await _feedback(client, model, waiting, end, tally)
             tally.seconds = time.monotonic() - began
             progress(end, tally)
+        last = bring(span[1])  # nobody asks any more, but the next replay begins here
+        set_rehearsal(stream.client, project, span[1])
+        if last is not None:
+            await stream.applied(last)
         await _feedback(client, model, waiting, None, tally)
     tally.seconds = time.monotonic() - began
     return tally

@@ -85,7 +85,8 @@ def _print_views(own: Settings, console: Console) -> None:
         console.print(table)
     stream = stream_state(client, case.project)
     if stream.wall_us or stream.waiting:
-        last = f", last batch {_span((now_us - stream.wall_us) / 1e6)} ago" if stream.wall_us else ""
+        # a batch may have ended since this command began
+        last = f", last batch {_span(max(0.0, time.time() - stream.wall_us / 1e6))} ago" if stream.wall_us else ""
         console.print(
             f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
             f"{stream.rejected:,} rejected{last}"

@@ -324,13 +324,14 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     span = (SEAM_US, SEAM_US + 18 * HOUR)
     root = bikes.settings.offline_root
     before = len(read_log(connect(bikes.settings.redis()), "bikes", "turned_away"))  # of other tests
+    events = events_of(list(bikes.views.values()), root, *span)
     tally = asyncio.run(
         play(
             model="turned_away",
             base_url=server,
             redis_url=bikes.settings.redis(),
             project="bikes",
-            events=events_of(list(bikes.views.values()), root, *span),
+            events=events,
             requests=requests_of(bikes.spec, bikes.contract, root, *span),
             span=span,
             step_us=30 * MINUTE,
@@ -338,6 +339,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     )
     assert tally.failed == 0, tally.errors
     assert tally.predictions > 100
+    assert tally.events == len(events.items)  # those of the last step too: the next replay begins there
     assert tally.labels == len(tally.truth)
     client = connect(bikes.settings.redis())
     deadline = time.monotonic() + 180

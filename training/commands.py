@@ -35,10 +35,11 @@ def train(
     own = own_settings()
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
+    upto_us = microseconds(moment(as_of)) if as_of else None
     service_projections(case.store, spec.feature_service)  # said before Spark is started
     with console.status("joining the training set"):
         spark = session(own)
-        made = build(spark, case, own, spec, microseconds(moment(as_of)) if as_of else None)
+        made = build(spark, case, own, spec, upto_us)
         spark.stop()
     console.print(f"training set {made.hash[:16]}: {made.rows:,} rows, {len(made.inputs)} inputs")
     with console.status("fitting") as status:
