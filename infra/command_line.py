@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
@@ -61,15 +62,19 @@ def run(app: typer.Typer) -> None:
     try:
         app(prog_name="./headrace")
     except SystemExit as ended:
+        if interrupted.is_set() or ended.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            _end_spark()
         if interrupted.is_set() and ended.code:  # typer has caught the KeyboardInterrupt, and says nothing
             errors.print("interrupted")
             sys.exit(130)
         raise
     except KeyboardInterrupt:
+        _end_spark()
         errors.print("interrupted")
         sys.exit(130)
     except Exception as error:
         if interrupted.is_set():
+            _end_spark()
             errors.print("interrupted")
             sys.exit(130)
         if os.environ.get("HEADRACE_DEBUG"):
@@ -85,6 +90,18 @@ def run(app: typer.Typer) -> None:
             if path := _keep_traceback():
                 errors.print(f"[dim]the whole story: {path} (HEADRACE_DEBUG=1 prints it)[/dim]", soft_wrap=True)
         sys.exit(1)
+
+
+def _end_spark() -> None:
+    """End the JVM that this process has started. One that was interrupted while it starts finds nobody to answer to, and would stay for ever."""
+    if "pyspark" not in sys.modules:
+        return
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "pyspark-shell" in child.cmdline():
+                child.terminate()
 
 
 def _is_ours(error: Exception) -> bool:

@@ -110,6 +110,36 @@ def test_ctrl_c_before_the_imports_are_done_shows_no_traceback(tmp_path: Path) -
         assert command.wait(60) == -signal.SIGINT
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_told_to_end_while_spark_starts_leaves_no_jvm(number: signal.Signals, tmp_path: Path) -> None:
+    import psutil
+
+    def jvms() -> list[psutil.Process]:
+        return [
+            p
+            for p in psutil.process_iter(["cmdline"])
+            if str(tmp_path) in " ".join(words := p.info["cmdline"] or []) and "pyspark-shell" in words
+        ]
+
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        command = subprocess.Popen([sys.executable, str(ROOT / "headrace.py"), "--state", str(tmp_path), "ingest"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with command:
+        deadline = time.monotonic() + 120
+        while not jvms() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert jvms()
+        command.send_signal(number)
+        assert command.wait(60) == 128 + number
+    deadline = time.monotonic() + 30
+    while jvms() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not jvms()
+
+
 @pytest.mark.parametrize("asked", [["--version"], ["version"]])
 def test_the_version_is_told_either_way(asked: list[str]) -> None:
     assert _headrace(*asked).stdout.startswith("headrace 0.")
