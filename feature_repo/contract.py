@@ -211,7 +211,7 @@ class Contract(msgspec.Struct, frozen=True):
 
 
 def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(files.read(path)).hexdigest()
 
 
 def write(folder: Path, contract: Contract) -> None:

@@ -57,6 +57,10 @@ class Release(msgspec.Struct, frozen=True, omit_defaults=True):
     history: tuple[Step, ...] = ()
     contracts: dict[int, str] = {}
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the canary's share is {self.share}, not within 0 and 1")
+
     @property
     def versions(self) -> dict[int, str]:
         """Role by version, of those that serve or stand ready."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +17,18 @@ log = logging.getLogger(__name__)
 
 class FileError(ValueError):
     """A file cannot be read; the message says which and why."""
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes. A pipe or device that lies in its place is not waited for.
+
+    Raises:
+        OSError: it is no file, or cannot be read.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read()
 
 
 def parse(raw: bytes, kind: type[Read]) -> Read:
@@ -38,7 +53,7 @@ def read_json(path: Path, kind: type[Read]) -> Read:
         FileError: it cannot be read: broken, a folder, not ours to read.
     """
     try:
-        return parse(path.read_bytes(), kind)
+        return parse(read(path), kind)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -54,7 +69,7 @@ def read_lines(path: Path, kind: type[Read]) -> list[Read]:
         FileError: it is a folder, or not ours to read.
     """
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        lines = read(path).split(b"\n")[:-1]
     except FileNotFoundError:
         return []
     except OSError as error:

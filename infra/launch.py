@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from infra import outlet
+from infra import files, outlet
 
 MARK = "HEADRACE_SERVICE"
 """Environment variable that every process of a service inherits: what is left of a dead service is found by it."""
@@ -55,7 +55,7 @@ class Record:
 def read_record(path: Path) -> Record | None:
     """None where there is none that can be read."""
     try:
-        said: dict[str, Any] = json.loads(path.read_bytes())
+        said: dict[str, Any] = json.loads(files.read(path))
         pid = int(said["pid"])  # a record of a version before had no supervisor: each service led its own session
         return Record(pid, float(said["created"]), list(said["argv"]), int(said.get("session", pid)), int(said.get("starts", 1)))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -101,7 +101,7 @@ def _stand_by(pid: int) -> None:
 def _wanted(path: Path) -> dict[str, Any]:
     """Arguments, environment and working folder of the service; where they cannot be read, that is said and it ends."""
     try:
-        wanted: dict[str, Any] = json.loads(path.read_bytes())
+        wanted: dict[str, Any] = json.loads(files.read(path))
         if not (isinstance(wanted["env"][MARK], str) and wanted["argv"] and isinstance(wanted["cwd"], str)):
             raise ValueError("it lacks arguments")
         return wanted

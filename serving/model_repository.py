@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ from serving.wiring import WiringError
 from streaming.view import projections
 
 POLL_S = 0.25
+LOOK_S = 60.0
+"""A look at the releases may take so long, loading included; beyond, it is said that nothing is followed."""
 REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
 """Their messages are written for the caller; any other exception's is not."""
 Explain = Callable[[NDArray[np.float64]], Awaitable[list[list[Contribution]]]]
@@ -100,6 +103,13 @@ class ModelRepository:
         self._task: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
         self.loaded = False
+        self._looked = time.monotonic()
+
+    @property
+    def stuck(self) -> str:
+        """That releases are not followed any more, in one line; empty: they are."""
+        late_s = time.monotonic() - self._looked
+        return f"the releases were not looked at for {late_s:.0f} s: what was promoted since does not answer" if late_s > LOOK_S else ""
 
     @property
     def entries(self) -> list[Entry]:
@@ -200,7 +210,13 @@ class ModelRepository:
                 log.exception("could not look at the releases")
 
     async def _look(self) -> None:
-        for name, seen in (await asyncio.to_thread(_releases, self._settings.model_root)).items():
+        found = await asyncio.to_thread(_releases, self._settings.model_root)
+        for entry in self.entries:
+            if entry.name not in found and entry.seen is not None:
+                entry.seen = None
+                path = self._settings.model_root / entry.name / release.RELEASE
+                self._refuse(entry, f"{path} is gone: promote a version again")
+        for name, seen in found.items():
             entry = self._entries.setdefault(name, Entry(name))
             if entry.seen != seen:
                 entry.seen = seen
@@ -209,6 +225,7 @@ class ModelRepository:
                 except Exception:  # one model must not keep the others from being loaded
                     log.exception("model %s: its release could not be followed", name)
                     self._refuse(entry, "its release could not be followed (see the replica's log)")
+        self._looked = time.monotonic()
 
     async def _follow(self, entry: Entry) -> None:
         """Make a model's release what answers: its champion first, the others when it does."""

@@ -311,7 +311,8 @@ class DataPlane:
 
     def _trouble(self) -> str:
         """Which models do not answer as they should, in one line; empty: all do."""
-        return "; ".join(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)
+        stuck = [self.models.stuck] if self.models.stuck else []
+        return "; ".join([*stuck, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
 
     def now_us(self) -> int:
         """The server's clock, microseconds since the epoch."""

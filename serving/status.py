@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from redis.exceptions import ResponseError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,7 +29,10 @@ def print_status(own: Settings, console: Console) -> None:
 
     table = Table("service", "state", "pid", "up", "memory", "port", "restarts", "ended last", box=None)
     rows, answers = services.status(own), redis_server.ping(own)
-    fares = {part.name: part for part in _parts(own)} if answers else {}
+    fares: dict[str, Part] = {}
+    if answers:
+        with _said(console, "how the parts fare"):
+            fares = {part.name: part for part in _parts(own)}
     unwatched = any(row["state"] == "unwatched" for row in rows)
     for row in rows:
         part = fares.get(str(row["name"]))
@@ -48,6 +53,15 @@ def print_status(own: Settings, console: Console) -> None:
         console.print("[yellow]the supervisor does not run: what ends now stays down; `headrace up` brings it back[/yellow]")
     if answers:
         _print_views(own, console)
+
+
+@contextlib.contextmanager
+def _said(console: Console, what: str) -> Iterator[None]:
+    """One thing that Redis refuses to tell costs its own lines only."""
+    try:
+        yield
+    except ResponseError as error:
+        console.print(f"[red]{what} cannot be read: {escape(str(error))}[/red]")
 
 
 def _parts(own: Settings) -> list[Part]:
@@ -73,7 +87,10 @@ def _print_views(own: Settings, console: Console) -> None:
     applied, unusable = usable(case.store) if case.applied else ({}, {})
     for fault in unusable.values():
         console.print(f"[red]cannot be used:[/red] {escape(fault)}; mend it and run `headrace apply`")
-    for state in view_states(client, list(applied.values())):
+    states = []
+    with _said(console, "how far the views are"):
+        states = view_states(client, list(applied.values()))
+    for state in states:
         age = _span((now_us - state.newest_us) / 1e6) if state.newest_us else ""
         note = f"[red]last backfill failed: {escape(state.error)}[/red]" if state.error else ""
         if state.unfinished:
@@ -83,21 +100,23 @@ def _print_views(own: Settings, console: Console) -> None:
         table.add_row(state.view, seam, f"{state.rows:,}", f"{state.entities:,}", newest, age, size, str(state.failures or ""), note)
     if table.row_count:
         console.print(table)
-    stream = stream_state(client, case.project)
-    if stream.wall_us or stream.waiting:
-        # a batch may have ended since this command began
-        last = f", last batch {_span(max(0.0, time.time() - stream.wall_us / 1e6))} ago" if stream.wall_us else ""
-        console.print(
-            f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
-            f"{stream.rejected:,} rejected{last}"
-        )
+    with _said(console, "how far the stream is"):
+        stream = stream_state(client, case.project)
+        if stream.wall_us or stream.waiting:
+            # a batch may have ended since this command began
+            last = f", last batch {_span(max(0.0, time.time() - stream.wall_us / 1e6))} ago" if stream.wall_us else ""
+            console.print(
+                f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
+                f"{stream.rejected:,} rejected{last}"
+            )
     for model in case.models:
         try:
             said = _released(release.read(own.model_root, model))
         except release.ReleaseError as error:
             said = str(error)
         console.print(f"model {model}: {escape(said)}")
-        _print_loop(own, console, client.get(quality_key(case.project, model)), model)
+        with _said(console, f"the live quality of {model}"):
+            _print_loop(own, console, client.get(quality_key(case.project, model)), model)
     client.close()
 
 

@@ -88,6 +88,14 @@ def test_steps_that_make_no_sense_say_why(root: Path, share: float) -> None:
         release.read(root, MODEL)
 
 
+@pytest.mark.parametrize("share", [5, -0.1, 1.0000001])
+def test_a_share_that_is_none_is_refused_in_the_file_too(root: Path, share: float) -> None:
+    path = root / MODEL / release.RELEASE
+    path.write_text(f'{{"champion": 1, "canary": 2, "share": {share}}}')
+    with pytest.raises(ReleaseError, match=r"share is .*promote a version again"):
+        release.read(root, MODEL)
+
+
 def test_steps_at_the_same_time_are_all_kept(root: Path) -> None:
     threads = [threading.Thread(target=release.shadow, args=(root, MODEL, 2 + i % 2, str(i))) for i in range(20)]
     for thread in threads:

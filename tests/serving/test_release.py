@@ -15,6 +15,7 @@ import pytest
 
 from feature_repo import release
 from feature_repo.prediction import Prediction, stream_key
+from serving import model_repository
 from tests.serving.shop import INSTANCE, make_contract
 from tests.serving.test_api import PREDICT, Server
 
@@ -113,6 +114,36 @@ def test_a_candidate_whose_data_had_other_examples_and_bounds_is_no_other_reques
         return await until(client, lambda t: t["shadow"] == 4)
 
     assert not server.run(scenario)["refused"]
+
+
+def test_a_release_that_is_gone_is_said_and_what_answered_goes_on(server: Server) -> None:
+    path = server.settings.model_root / MODEL / release.RELEASE
+    text = path.read_bytes()
+
+    async def scenario(client: httpx.AsyncClient) -> list[dict[str, Any]]:
+        found = []
+        for change in (lambda: path.write_text("{"), path.unlink, lambda: path.write_bytes(text)):
+            change()
+            await asyncio.sleep(0.6)
+            found += (await client.get("/v1/models")).json()["models"]
+            assert (await client.post(PREDICT, content=body(1))).status_code == 200
+        return found
+
+    broken, gone, back = server.run(scenario)
+    assert "cannot be read" in broken["reason"]
+    assert "release.json is gone" in gone["reason"]
+    assert (gone["status"], back["status"], back["reason"]) == ("degraded", "live", None)
+
+
+def test_a_look_at_the_releases_that_does_not_end_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_repository, "LOOK_S", 0.5)
+    monkeypatch.setattr(model_repository, "_releases", lambda _: time.sleep(2) or {})
+
+    async def scenario(client: httpx.AsyncClient) -> str:
+        await asyncio.sleep(1)
+        return server.plane.models.stuck
+
+    assert "were not looked at for" in server.run(scenario)
 
 
 def test_promotion_and_roll_back_take_less_than_a_second_and_no_request_fails(server: Server) -> None:

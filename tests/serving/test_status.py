@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from feature_repo.prediction import quality_key
 from infra import beat, redis_client
 from infra.beat import parts_key
 from infra.settings import Settings
 from serving import commands
 from serving.status import print_status
+from streaming.store import applied_key, events_key
+from tests.bikes.generate import REPO as BIKES
 from tests.serving.test_liveness import record
+
+MODEL = "turned_away"
 
 
 @pytest.fixture
@@ -53,6 +59,25 @@ def test_status_says_who_fails_and_why_though_its_process_runs(own: tuple[Settin
     assert "stream: failing: the stream failed: no [room]" in lines
     assert "watch-m: silent for 40 s" in lines
     assert not any(line.startswith(("serve:", "autopilot-m:")) for line in lines)
+
+
+@pytest.mark.parametrize("key", [parts_key, applied_key, events_key, lambda project: quality_key(project, MODEL)])
+def test_a_value_of_another_type_costs_its_own_lines_only_and_is_named(own: tuple[Settings, str], key: Any) -> None:
+    settings, project = own
+    (settings.repo / "models").mkdir()
+    shutil.copy(BIKES / "models" / f"{MODEL}.yaml", settings.repo / "models")
+    client = redis_client.client(settings.redis())
+    say(settings, project, "stream")
+    record(settings, "stream", os.getpid())
+    client.delete(key(project))
+    client.lpush(key(project), "something else")
+    try:
+        lines = shown(settings)
+    finally:
+        client.delete(key(project))
+    assert any(line.startswith(" stream") for line in lines)
+    assert any(line.startswith(f"model {MODEL}: ") for line in lines)
+    assert any("cannot be read: WRONGTYPE" in line for line in lines)
 
 
 def test_a_stopped_service_is_forgotten_however_it_ended(own: tuple[Settings, str]) -> None:
