@@ -122,6 +122,19 @@ def start(
             raise ServiceError(str(error)) from None
 
 
+def environment() -> dict[str, str]:
+    """This process's environment, for one that may outlive it: without the folder of metrics that Feast makes where it is imported, and
+    removes when this process ends."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not (name in _FEAST_METRICS and os.path.basename(value).startswith("feast_metrics_"))
+    }
+
+
+_FEAST_METRICS = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+
+
 def _start(
     settings: Settings,
     name: str,
@@ -146,7 +159,7 @@ def _start(
     wanted = list(argv if before is None or outlived else before())
     if not outlived:
         _record(settings, name).unlink(missing_ok=True)
-    supervisor.add(name, wanted, {**os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: _mark(settings, name)}, _SETTLES_S.get(name, 10))
+    supervisor.add(name, wanted, {**environment(), "PYTHONUNBUFFERED": "1", **env, MARK: _mark(settings, name)}, _SETTLES_S.get(name, 10))
     try:
         while not outlived and not (alive(settings, name) and ready()):
             _check_start(settings, supervisor, name)

@@ -23,6 +23,7 @@ import psutil
 
 from infra import files
 from infra.launch import MARK
+from infra.process import environment as services_environment
 from infra.settings import ROOT, Settings
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
@@ -99,7 +100,7 @@ def start(settings: Settings, folder: Path, cpus: int, made_of: str, stopping: E
     with open(told, "wb") as out:
         argv = [sys.executable, "-m", "serving.head", str(folder / "r"), str(cpus), made_of]
         # without the service's mark: what carries it is ended before a dead service is started again
-        environment = {name: value for name, value in os.environ.items() if name != MARK}
+        environment = {name: value for name, value in services_environment().items() if name != MARK}
         process = subprocess.Popen(
             argv, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )

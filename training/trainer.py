@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from infra import process
 from infra.moment import moment_at
 from infra.settings import ROOT, Settings
 from infra.supervisor import LOG_BYTES
@@ -60,7 +61,7 @@ class Trainer:
         return None if version is None else read_gates(self.settings, self.model, version)
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | self.settings.environment()
+        return process.environment() | self.settings.environment()
 
     def _wait(self, child: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + self.timeout_s

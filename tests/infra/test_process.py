@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -63,3 +64,23 @@ def test_a_service_that_is_never_ready_is_stopped(own: Settings) -> None:
         process.start(own, "sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], lambda: False, 1)
     assert time.monotonic() - began < 15
     assert process.alive(own, "sleeper") is None
+
+
+@pytest.mark.parametrize(("folder", "given"), [("/tmp/feast_metrics_x", False), ("/srv/metrics", True)])
+def test_a_service_is_not_given_the_folder_that_feast_removes_with_its_parent(
+    own: Settings, monkeypatch: pytest.MonkeyPatch, folder: str, given: bool
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROCESS_DIR", folder)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder)
+    said = "import os, time; print('given', sum('PROMETHEUS_MULTI' in name for name in os.environ), flush=True); time.sleep(60)"
+    log = process.log_path(own, "sleeper")
+    process.start(own, "sleeper", [sys.executable, "-c", said], lambda: log.exists() and b"given" in log.read_bytes(), 20)
+    assert log.read_text().split() == ["given", "2" if given else "0"]
+    process.stop(own, "sleeper")
+
+
+def test_feast_still_names_its_folder_so() -> None:
+    source = importlib.util.find_spec("feast.metrics")
+    assert source is not None
+    assert source.origin is not None
+    assert 'mkdtemp(prefix="feast_metrics_")' in Path(source.origin).read_text()
