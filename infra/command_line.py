@@ -62,9 +62,10 @@ def run(app: typer.Typer) -> None:
     try:
         app(prog_name="./headrace")
     except SystemExit as ended:
-        if interrupted.is_set() or ended.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+        if interrupted.is_set() or ended.code in (130, 128 + signal.SIGTERM, 128 + signal.SIGHUP):
             _end_spark()
-        if interrupted.is_set() and ended.code:  # typer has caught the KeyboardInterrupt, and says nothing
+        # typer has caught the KeyboardInterrupt, and says nothing; pyspark puts its own handler in the place of ours
+        if ended.code == 130 or (interrupted.is_set() and ended.code):
             errors.print("interrupted")
             sys.exit(130)
         raise

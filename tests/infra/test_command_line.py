@@ -56,12 +56,14 @@ def test_an_error_is_printed_as_it_is_brackets_and_all(tmp_path: Path) -> None:
     assert f"{folder} is not a use case" in done.stderr
 
 
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, signal.default_int_handler)"], ids=["ours", "as of pyspark"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_command_that_is_told_to_end_stops_what_it_started(number: signal.Signals) -> None:
-    code = """
-import sys, time, headrace
+def test_a_command_that_is_told_to_end_stops_what_it_started(number: signal.Signals, handler: str) -> None:
+    code = f"""
+import signal, sys, time, headrace
 @headrace.app.command()
 def orchestrate():
+    {handler}
     try:
         print("started", flush=True)
         time.sleep(60)
