@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,11 @@ def _double(value: Any) -> float | None:
     if _null(value):
         return None
     if isinstance(value, str | bytes | list | tuple | dict):
-        raise ValueError(f"is not a number: {value!r}")
+        raise ValueError(f"is not a number: {short(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"is not a number: {value!r}") from None
+        raise ValueError(f"is not a number: {short(value)}") from None
     return None if number != number else number
 
 
@@ -94,13 +95,13 @@ def _integer(low: int, high: int, dtype: str) -> Convert:
                 if value != value:
                     return None
                 if not math.isfinite(value) or value != int(value):
-                    raise ValueError(f"is declared {dtype}, and is not a whole number: {value!r}")
+                    raise ValueError(f"is declared {dtype}, and is not a whole number: {short(value)}")
                 number = int(value)
             else:
                 try:
                     number = value.__index__()
                 except AttributeError:
-                    raise ValueError(f"is declared {dtype}, and is not a number: {value!r}") from None
+                    raise ValueError(f"is declared {dtype}, and is not a number: {short(value)}") from None
         if not low <= number <= high:
             raise ValueError(f"is declared {dtype}, which cannot hold {number}")
         return int(number)
@@ -114,7 +115,7 @@ def _bool(value: Any) -> bool | None:
     if _null(value) or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, str | bytes | list | tuple | dict) or value not in (0, 1):
-        raise ValueError(f"is declared bool, and is neither true nor false: {value!r}")
+        raise ValueError(f"is declared bool, and is neither true nor false: {short(value)}")
     return bool(value)
 
 
@@ -128,7 +129,7 @@ def _bytes(value: Any) -> bytes | None:
     if _null(value):
         return None
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise ValueError(f"is declared bytes, and is not: {value!r}")
+        raise ValueError(f"is declared bytes, and is not: {short(value)}")
     return bytes(value)
 
 
@@ -145,7 +146,7 @@ def _timestamp(value: Any) -> datetime | None:
     try:
         return datetime.fromtimestamp(math.floor(value), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
-        raise ValueError(f"is declared a timestamp, and is no moment: {value!r}") from None
+        raise ValueError(f"is declared a timestamp, and is no moment: {short(value)}") from None
 
 
 def _array(element: str) -> Convert:
@@ -155,7 +156,7 @@ def _array(element: str) -> Convert:
         if _null(value):
             return None
         if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-            raise ValueError(f"is declared a list, and is not: {value!r}")
+            raise ValueError(f"is declared a list, and is not: {short(value)}")
         found = [one(v) for v in value]
         if None not in found:
             return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +21,10 @@ from streaming.view import Projection, dtype_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+
+_RAISED = (Exception, SystemExit, GeneratorExit)
+"""All that a function may raise, but for Ctrl-C."""
 
 
 class OnDemandError(ValueError):
@@ -82,9 +87,8 @@ class Transformation:
         """
         columns: dict[str, list[Any]] = {name: request[name] for name in (*self.keys, *self.request)}
         for source in self.sources:
-            values = list(stored[source.reference])  # a function that writes into its inputs writes into nobody else's
             for name in source.names:
-                columns[name] = values
+                columns[name] = stored[source.reference]
         return columns
 
     def run(self, columns: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
@@ -98,23 +102,24 @@ class Transformation:
         """
         try:
             given = self._call(columns, rows)
-        except Exception as error:  # whatever a user's function raises is an answer about the row, not a failure of ours
+        except _RAISED as error:  # whatever a user's function raises is an answer about the row, not a failure of ours
             raise self._blame(columns, rows, error) from error
         return {feature: self._declared(feature, given, rows) for feature in self.wanted}
 
     def _call(self, columns: dict[str, list[Any]], rows: int) -> Mapping[str, Any]:
         if not self.singleton:
-            return self.function(dict(columns))
+            # a function that writes into its inputs writes into nobody else's
+            return self.function({name: list(values) for name, values in columns.items()})
         singles = [self.function({name: values[row] for name, values in columns.items()}) for row in range(rows)]
         return {name: [_single(single, name, self) for single in singles] for name in self.wanted}
 
-    def _blame(self, columns: dict[str, list[Any]], rows: int, error: Exception) -> OnDemandError:
+    def _blame(self, columns: dict[str, list[Any]], rows: int, error: BaseException) -> OnDemandError:
         if isinstance(error, OnDemandError):
             return error
         for row in range(rows if rows > 1 else 1):
             try:
                 self._call({name: [values[row]] for name, values in columns.items()}, 1)
-            except Exception as single:
+            except _RAISED as single:
                 return OnDemandError(f"{self.where} failed on this row: {type(single).__name__}: {single}", row)
         return OnDemandError(f"{self.where} failed: {type(error).__name__}: {error}")
 
@@ -122,7 +127,7 @@ class Transformation:
         values = _answer(given, feature, self)
         where = f"{self.where}, feature {feature!r}"
         if not hasattr(values, "__len__") or isinstance(values, str | bytes):
-            raise OnDemandError(f"{where}: its function gave {values!r}, not one value per row")
+            raise OnDemandError(f"{where}: its function gave {short(values)}, not one value per row")
         if len(values) != rows:
             raise OnDemandError(f"{where}: its function gave {len(values)} values for {rows} rows")
         if hasattr(values, "tolist"):  # an array or a series; what is in it has a Python twin
@@ -130,12 +135,14 @@ class Transformation:
         convert = self._convert[feature]
         try:
             return [convert(value) for value in values]
-        except ValueError:
+        except _RAISED:
             for row, value in enumerate(values):
                 try:
                     convert(value)
                 except ValueError as error:
                     raise OnDemandError(f"{where} {error}", row) from None
+                except _RAISED as error:
+                    raise OnDemandError(f"{where} cannot be read: {type(error).__name__} of a {type(value).__name__}", row) from None
             raise
 
 
@@ -144,9 +151,12 @@ def _answer(given: Mapping[str, Any], feature: str, view: Transformation) -> Any
     Raises:
         OnDemandError: it is not among what the function returned.
     """
-    for name in (feature, column_name(view.alias, feature), column_name(view.name, feature)):
-        if name in given:
-            return given[name]
+    try:
+        for name in (feature, column_name(view.alias, feature), column_name(view.name, feature)):
+            if name in given:
+                return given[name]
+    except TypeError:
+        raise OnDemandError(f"{view.where}: its function gave {short(given)}, not a dict of its features") from None
     raise OnDemandError(f"{view.where}, feature {feature!r}: its function did not return it")
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving.on_demand import OnDemandError
+from serving.on_demand import OnDemand, OnDemandError
 from serving.reader import FeatureRows
-from tests.serving.shop import FEATURES, on_demand
+from streaming.on_demand import transformation
+from tests.serving.shop import FEATURES, on_demand, view
 
 REQUEST = {"price": [4.0, 6.0], "asked_at": [None, None]}
 
@@ -54,6 +56,70 @@ def test_a_function_that_raises_is_blamed_with_its_row() -> None:
     compiled = on_demand(lambda i: {"price_ratio": [p / m for p, m in zip(i["price"], i["mean_price"], strict=True)]})
     with pytest.raises(OnDemandError, match="'pricing' failed on this row: TypeError") as caught:
         compiled.run(REQUEST, STORED)
+    assert caught.value.row == 1
+
+
+@pytest.mark.parametrize("raised", [SystemExit("bye"), GeneratorExit(), RecursionError(), StopIteration()])
+def test_whatever_a_function_raises_is_an_answer_about_the_row(raised: BaseException) -> None:
+    def udf(_: Any) -> Any:
+        raise raised
+
+    with pytest.raises(OnDemandError, match=f"'pricing' failed on this row: {type(raised).__name__}") as caught:
+        on_demand(udf).run(REQUEST, STORED)
+    assert caught.value.row == 0
+
+
+@pytest.mark.parametrize("singleton", [False, True])
+@pytest.mark.parametrize("given", [None, 3, 1.5, True, "x" * 1_000_000, [1.0, 2.0], {1.0}, object()])
+def test_an_answer_that_is_no_dict_is_named_and_not_repeated_at_length(given: Any, singleton: bool) -> None:
+    with pytest.raises(OnDemandError, match="'pricing'") as caught:
+        on_demand(lambda _: given, singleton=singleton).run(REQUEST, STORED)
+    assert len(str(caught.value)) < 300
+
+
+class Odd:
+    def __index__(self) -> int:
+        raise RuntimeError
+
+    __float__ = __eq__ = __index__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Float32", "Int64", "Int32", "Bool", "UnixTimestamp"])
+@pytest.mark.parametrize("value", [np.array([1, 2]), Odd(), int, 1j, Decimal("sNaN"), np.void(b"ab"), {}, "x" * 9999])
+def test_a_value_that_nobody_can_read_is_named_with_its_row(dtype: str, value: Any) -> None:
+    with pytest.raises(OnDemandError, match="'price_ratio'") as caught:
+        on_demand(lambda _: {"price_ratio": [None, value]}, dtype=dtype).run(REQUEST, STORED)
+    assert caught.value.row == 1
+    assert len(str(caught.value)) < 300
+
+
+def test_a_function_that_writes_into_its_inputs_writes_into_no_other_s() -> None:
+    def greedy(inputs: dict[str, Any]) -> dict[str, Any]:
+        for values in inputs.values():
+            values[:] = [None] * len(values)
+        return {"price_ratio": [1.0, 2.0]}
+
+    seen: list[dict[str, Any]] = []
+
+    def modest(inputs: dict[str, Any]) -> dict[str, Any]:
+        seen.append(inputs)
+        return {"price_ratio": [1.0, 2.0]}
+
+    both = [transformation(view(udf), "pricing", ["price_ratio"], []) for udf in (greedy, modest)]
+    OnDemand(both, FEATURES).run(REQUEST, STORED)
+    assert (seen[0]["price"], seen[0]["mean_price"]) == ([4.0, 6.0], [2.0, None])
+    assert REQUEST["price"] == [4.0, 6.0]
+
+
+def test_the_row_is_blamed_by_what_the_function_was_given() -> None:
+    def udf(inputs: dict[str, Any]) -> dict[str, Any]:
+        while inputs["price"]:
+            1 / (inputs["price"].pop() - 6.0)
+        return {"price_ratio": [1.0, 2.0]}
+
+    with pytest.raises(OnDemandError, match="ZeroDivisionError") as caught:
+        on_demand(udf).run(REQUEST, STORED)
     assert caught.value.row == 1
 
 
