@@ -98,8 +98,9 @@ def load(root: Path, model: str, version: int, released: Release | None) -> cont
     folder = root / model / str(version)
     if not folder.is_dir():
         known = sorted(int(p.name) for p in (root / model).glob("[0-9]*") if p.name.isdigit())
-        there = f"there is: {', '.join(map(str, known))}" if known else "none is registered yet: run `headrace train`"
-        raise contract.ContractError(f"there is no version {version} of {model}; {there}")
+        if not known:
+            raise contract.ContractError(_unknown(root, model))
+        raise contract.ContractError(f"there is no version {version} of {model}; there is: {', '.join(map(str, known))}")
     found = contract.load(folder, released.contracts.get(version) if released else None)
     if (found.model, found.version) != (model, version):
         raise contract.ContractError(f"{folder} holds the contract of {found.model} version {found.version}")
@@ -241,10 +242,7 @@ def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release
     """Make a step, alone. With `anew` a release that cannot be read is put aside, and the step begins a new one."""
     folder = root / model
     if not folder.is_dir():
-        known = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        if not known:
-            raise ReleaseError(f"no version of {model!r} is registered yet: run `headrace train`")
-        raise ReleaseError(f"there is no model {model!r}; there is: {', '.join(known)}")
+        raise ReleaseError(_unknown(root, model))
     with open(folder / ".release.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
@@ -264,6 +262,13 @@ def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release
         made = msgspec.structs.replace(made, contracts=_hashes(folder, made))
         files.replace(folder / RELEASE, msgspec.json.format(msgspec.json.encode(made), indent=1))
         return made
+
+
+def _unknown(root: Path, model: str) -> str:
+    others = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != model) if root.is_dir() else []
+    if others:
+        return f"there is no model {model!r}; there is: {', '.join(others)}"
+    return f"no version of {model!r} is registered yet: run `headrace train`"
 
 
 def _hashes(folder: Path, made: Release) -> dict[int, str]:

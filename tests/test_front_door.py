@@ -95,9 +95,9 @@ def test_a_wrong_date_is_named(tmp_path: Path) -> None:
         (["skew"], "no version of arrival_delay is live: run `headrace train`"),
         (["score", "--input", "x.parquet", "--output", "y"], "no version of arrival_delay is live: run `headrace train`"),
         (["why"], "no version of arrival_delay is live: run `headrace train`"),
-        (["promote", "arrival_delay", "3"], "there is no version 3 of arrival_delay; none is registered yet: run `headrace train`"),
+        (["promote", "arrival_delay", "3"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
         (["rollback", "arrival_delay"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
-        (["reproduce", "arrival_delay", "1"], "there is no version 1 of arrival_delay; none is registered yet: run `headrace train`"),
+        (["reproduce", "arrival_delay", "1"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
         (["train"], "feature service 'arrival_delay' is not applied in project 'flights': run `headrace apply`"),
     ],
 )
