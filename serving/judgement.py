@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from serving.scorer import Scorer, ScorerError
 from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Span, Verdict
 
+Kept = TypeVar("Kept")
 REFERENCE_ROWS = 30_000
 """More reference rows than this are sampled down (seed fixed): the tests gain nothing, every verdict pays."""
 CODES = 64
@@ -60,7 +62,7 @@ class Reference:
 
     Raises:
         ContractError: the contract's folder does not verify, or is not the one that was released.
-        ReferenceError: its reference is missing, or lacks columns.
+        ReferenceError: its reference is missing, cannot be read, or lacks columns.
     """
 
     def __init__(self, root: Path, model: str, version: int, kind: Kind) -> None:
@@ -70,13 +72,13 @@ class Reference:
         if not path.is_file():
             raise ReferenceError(f"{folder} has no {contract.REFERENCE}: train and register the model again")
         self.names = [*self.contract.names, SCORE]
-        schema = pq.read_schema(path)
+        schema = _readable(path, pq.read_schema)
         lacking = sorted(set(self.names) - set(schema.names))
         if lacking:
             raise ReferenceError(f"{path} lacks the columns {', '.join(lacking)}: train and register the model again")
         times = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.name not in self.names]
         truth = [self.contract.label] if self.contract.label in schema.names and self.contract.label not in self.names else []
-        table = pq.read_table(path, columns=[*self.names, *times[:1], *truth])
+        table = _readable(path, lambda one: pq.read_table(one, columns=[*self.names, *times[:1], *truth]))
         rows = np.column_stack([table[n].cast(pa.float64()).to_numpy() for n in self.names])
         chosen = np.arange(len(rows))
         if len(rows) > REFERENCE_ROWS:
@@ -109,6 +111,17 @@ class Reference:
             return Scorer(self.folder / contract.MODEL, len(self.contract.inputs))
         except ScorerError:
             return None
+
+
+def _readable(path: Path, read: Callable[[Path], Kept]) -> Kept:
+    """
+    Raises:
+        ReferenceError: it is no Parquet file.
+    """
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ReferenceError(f"{path} cannot be read ({' '.join(str(error).split())}): train and register the model again") from None
 
 
 class Window:

@@ -78,9 +78,11 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     day = 86_400 * SECOND
     low, high = (str(moment_at(us + d * day).date()) for us, d in ((first_us, -slack_days), (last_us, slack_days)))
     partitioning = ds.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
-    table = ds.dataset(folder, format="parquet", partitioning=partitioning).to_table(
-        filter=(pc.field("day") >= low) & (pc.field("day") <= high)
-    )
+    days = (pc.field("day") >= low) & (pc.field("day") <= high)
+    try:
+        table = ds.dataset(folder, format="parquet", partitioning=partitioning).to_table(filter=days)
+    except (pa.ArrowException, OSError) as error:
+        raise ReplayError(f"the table at {folder} cannot be read: {' '.join(str(error).split())}") from None
     us = table[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     table = table.append_column("__us", us).filter(pc.and_(pc.greater_equal(us, first_us), pc.less(us, last_us)))
     others = [c for c in table.column_names if c not in ("__us", "day")]

@@ -7,6 +7,7 @@ a file's nanoseconds are cut to them, in Spark and in Arrow alike.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,28 @@ def schema(path: str) -> pa.Schema:
         raise TableError(why)
     try:
         return ds.dataset(path, format="parquet", partitioning="hive").schema
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"the table at {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def table(path: Path, columns: Sequence[str] | None = None, rows: Any = None) -> pa.Table:
+    """A table in this process.
+
+    Args:
+        columns: those wanted; None: all.
+        rows: a filter over them, as Arrow's datasets take it.
+
+    Raises:
+        TableError: it is not there, or its files cannot be read, or lack a column.
+    """
+    import pyarrow.dataset as ds
+
+    if why := fault(str(path)):
+        raise TableError(why)
+    try:
+        return ds.dataset(path, format="parquet", partitioning="hive").to_table(
+            columns=None if columns is None else list(columns), filter=rows
+        )
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"the table at {path} cannot be read: {' '.join(str(error).split())}") from error
 

@@ -55,3 +55,19 @@ def spoilt(draw: st.DrawFn, raw: bytes) -> bytes:
         if found:
             found[draw(st.integers(0, len(found) - 1))] = draw(st.integers(0, 255))
     return bytes(found)
+
+
+@st.composite
+def parquet_bytes(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A Parquet file that was cut, or is something else, or with its pages spoilt. Its footer is left as it is: Arrow itself ends the process
+    on some that are none (`parquet::Statistics` of another type), which nothing in Python can see coming."""
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    kind = draw(st.integers(0, 3))
+    if kind == 0:
+        return draw(st.binary(max_size=100))
+    if kind == 1:
+        return whole[: draw(st.integers(0, len(whole)))]
+    pages = bytearray(whole[:footer])
+    for _ in range(draw(st.integers(1, 4))):
+        pages[draw(st.integers(0, footer - 1))] = draw(st.integers(0, 255))
+    return bytes(pages) + whole[footer:]

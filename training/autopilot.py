@@ -30,6 +30,7 @@ from feature_repo.use_case import UseCase
 from infra import files
 from infra.settings import Settings
 from streaming.archive import of
+from streaming.parquet import TableError
 from training import facts, loop_state, quality, trigger
 from training.counterfactual import scored
 from training.loop_state import State
@@ -357,7 +358,7 @@ def run(autopilot: Autopilot, every_s: float, stop: threading.Event, beat: Calla
             local = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
             text = f"{'a file is in the way' if local else 'Redis does not answer'}: {error}; nothing is lost, the next step follows"
             beat(text)
-        except (ContractError, ReleaseError) as error:  # what answers stays as it is, until a person has put it right
+        except (ContractError, ReleaseError, TableError) as error:  # what answers stays as it is, until a person has put it right
             text = f"not known, so it waits: {error}"
             beat(text)
         if text != said:

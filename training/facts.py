@@ -13,6 +13,7 @@ from feature_repo.contract import Contract
 from feature_repo.prediction import drift_key
 from feature_repo.use_case import ModelSpec
 from infra import files
+from streaming.parquet import TableError, fault, table
 from training import quality
 from training.moments import micros
 from training.quality import Labelled
@@ -66,16 +67,23 @@ def facts(spec: ModelSpec, live: Contract, rows: Labelled, now_us: int, known: N
 
 
 def truths_known(settings: Settings, spec: ModelSpec, now_us: int) -> NDArray[np.int64]:
-    """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now."""
+    """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now.
+
+    Raises:
+        TableError: there are examples, and they cannot be read.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
     folder, spine = settings.offline_root / spec.spine.table, spec.spine
-    if not folder.is_dir():
+    if fault(str(folder)):
         return np.zeros(0, np.int64)
-    table = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=[spine.label_timestamp, spine.label])
-    table = table.filter(pc.and_(pc.is_valid(table[spine.label]), pc.is_valid(table[spine.label_timestamp])))
-    known = micros(table, spine.label_timestamp)
+    examples = table(folder, [spine.label_timestamp, spine.label])
+    examples = examples.filter(pc.and_(pc.is_valid(examples[spine.label]), pc.is_valid(examples[spine.label_timestamp])))
+    try:
+        known = micros(examples, spine.label_timestamp)
+    except pa.ArrowException as error:
+        raise TableError(f"the table at {folder} has no moments in {spine.label_timestamp!r}: {error}") from None
     return known[known <= now_us]
 
 

@@ -80,9 +80,10 @@ def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(training_set.path)
+    from training.training_set import read
+
+    table = read(training_set.path)
     table = table.filter(pc.is_valid(table[spec.spine.label]))
     parts: dict[str, Part] = {}
     for name, span in (("train", spec.split.train), ("valid", spec.split.valid), ("test", spec.split.test)):

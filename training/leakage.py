@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.moment import moment_at
+from streaming import parquet
 from streaming.gather import gather
 from streaming.join import column_name
 from streaming.parquet import fault, table_path
@@ -142,13 +143,11 @@ def _text(us: int) -> str:
 
 
 def _read(path: Path, columns: list[str] | None = None, days: Any = None) -> pa.Table:
-    import pyarrow.dataset as ds
-
-    table = ds.dataset(path, format="parquet", partitioning="hive").to_table(columns=columns, filter=days)
-    for i, one in enumerate(table.schema):
+    found = parquet.table(path, columns, days)
+    for i, one in enumerate(found.schema):
         if pa.types.is_timestamp(one.type):
-            table = table.set_column(i, one.name, table[one.name].cast(pa.timestamp("us", "UTC"), safe=False))
-    return table
+            found = found.set_column(i, one.name, found[one.name].cast(pa.timestamp("us", "UTC"), safe=False))
+    return found
 
 
 def _nearest(path: Path, spec: ModelSpec, moment: int, examples: int) -> pa.Table:
@@ -213,9 +212,7 @@ def _known_columns(use_case: UseCase, path: str, table: pa.Table, using: list[Vi
 
 def _window(use_case: UseCase, path: str, root: Path, using: list[View], moment: int) -> Any:
     """Day partitions that matter: as far back as the views reach, and a little into the future."""
-    import pyarrow.dataset as ds
-
-    if "day" not in ds.dataset(Path(root) / path, format="parquet", partitioning="hive").schema.names:
+    if "day" not in parquet.schema(str(root / path)).names:
         return None
     day = pc.field("day").cast(pa.string())
     at = moment_at(moment)

@@ -178,9 +178,10 @@ def compare(
 def _read(spec: ModelSpec, training_set: TrainingSet) -> _Stream:
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(training_set.path)
+    from training.training_set import read
+
+    table = read(training_set.path)
     table = table.filter(pc.is_valid(table[spec.spine.label])).sort_by(spec.spine.timestamp)
     at, known = (micros(table, c) for c in (spec.spine.timestamp, spec.spine.label_timestamp))
     return _Stream(table, at, known, table[spec.spine.label].cast(pa.float64()).to_numpy())

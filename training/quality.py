@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from feature_repo.prediction import quality_key
 from feature_repo.use_case import ModelSpec
+from streaming import parquet
 from streaming.archive import Archive
 from training import evaluate
 from training.moments import micros
@@ -166,23 +168,31 @@ def _in_force(truths: pa.Table, upto_us: int | None) -> pa.Table:
 
 def _spine(archive: Archive, spec: ModelSpec, table: pa.Table) -> dict[int, tuple[int, int]]:
     """(label, known microseconds) by row, of rows whose request names the spine's id columns."""
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
     folder, ids = archive.root / spec.spine.table, spec.spine.id
-    if not table.num_rows or not folder.is_dir() or not set(ids) <= set(table.column_names):
+    if not table.num_rows or parquet.fault(str(folder)) or not set(ids) <= set(table.column_names):
         return {}
-    columns = [*ids, spec.spine.label, spec.spine.label_timestamp]
-    spine = ds.dataset(folder, format="parquet", partitioning="hive").to_table(columns=columns)
-    known = spine[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
-    keys = zip(*(map(str, spine[c].to_pylist()) for c in ids), strict=True)
-    truths = {
-        key: (int(label), at)
-        for key, label, at in zip(keys, spine[spec.spine.label].to_pylist(), known, strict=True)
-        if label is not None and at is not None
-    }
+    truths = _truths(folder, spec)
     asked = zip(*(map(str, table[c].to_pylist()) for c in ids), strict=True)
     return {i: truths[key] for i, key in enumerate(asked) if key in truths}
+
+
+def _truths(folder: Path, spec: ModelSpec) -> dict[tuple[str, ...], tuple[int, int]]:
+    """(label, known microseconds) by the id columns, as text.
+
+    Raises:
+        TableError: the table cannot be read.
+    """
+    import pyarrow as pa
+
+    ids, label = spec.spine.id, spec.spine.label
+    spine = parquet.table(folder, [*ids, label, spec.spine.label_timestamp])
+    try:
+        known = spine[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_pylist()
+        keys = zip(*(map(str, spine[c].to_pylist()) for c in ids), strict=True)
+        found = zip(keys, spine[label].to_pylist(), known, strict=True)
+        return {key: (int(said), at) for key, said, at in found if said is not None and at is not None}
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise parquet.TableError(f"the table at {folder} holds no truths of examples: {error}") from None
 
 
 def measure(archive: Archive, spec: ModelSpec, *, window: int = WINDOW, days: int = DAYS, upto_us: int | None = None) -> Quality | None:

@@ -49,9 +49,9 @@ def _defined(found: Any) -> Any:
 
 def _every_row(training_set: TrainingSet) -> NDArray[np.float64]:
     """The whole training set as a matrix `[n, inputs]`, rows without a label and outside every split too."""
-    import pyarrow.parquet as pq
+    from training.training_set import read
 
-    return matrix(pq.read_table(training_set.path, columns=[i.name for i in training_set.inputs]), training_set.inputs)
+    return matrix(read(training_set.path, [i.name for i in training_set.inputs]), training_set.inputs)
 
 
 def train_and_register(
@@ -181,9 +181,9 @@ def _validated(
     spec: ModelSpec, training_set: TrainingSet, former: Contract | None, unknown: list[Finding], force: bool
 ) -> tuple[Mapping[str, Part], list[Finding]]:
     """The splits, and what the checks of the data found. Raises DataError."""
-    import pyarrow.parquet as pq
+    from training.training_set import read
 
-    findings = [*unknown, *validation.check(spec, pq.read_table(training_set.path), training_set.inputs)]
+    findings = [*unknown, *validation.check(spec, read(training_set.path), training_set.inputs)]
     validation.require(spec, findings, force)
     parts = split(spec, training_set)
     if former is not None:

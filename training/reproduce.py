@@ -83,10 +83,10 @@ def reproduce(
 
 def _changed(spec: ModelSpec, kept: Path, again: TrainingSet) -> list[str]:
     """Partitions of the tables that are no longer what they were."""
-    import pyarrow.parquet as pq
+    from training.training_set import read
 
     before, after = manifest.load(kept), manifest.load(again.path)
-    return list(manifest.compare(before, after, pq.read_table(kept), pq.read_table(again.path), spec.spine.id).partitions)
+    return list(manifest.compare(before, after, read(kept), read(again.path), spec.spine.id).partitions)
 
 
 def _environment(made: Contract) -> dict[str, tuple[str, str]]:

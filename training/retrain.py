@@ -192,10 +192,11 @@ def _held_out(settings: Settings, spec: ModelSpec, made: Contract) -> pa.Table:
     """The labelled rows of the version's own test split (or validation split, where it has none)."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+
+    from training.training_set import read
 
     path = settings.state / "training_sets" / spec.name / str(made.training_set["path"])
-    table = pq.read_table(path)
+    table = read(path)
     start, end = made.split.get("test", made.split["valid"])
     at = micros(table, spec.spine.timestamp)
     first, last = (microseconds(datetime.fromisoformat(day).replace(tzinfo=UTC)) for day in (start, end))

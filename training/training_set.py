@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from feature_repo.contract import Input, Null, RequestField
 from feature_repo.definition import DefinitionError, definition_hash, definitions, service_projections
 from feature_repo.use_case import ModelSpec, UseCase
+from infra.files import FileError
 from infra.moment import microseconds
 from streaming.extent import extent
 from streaming.join import column_name
@@ -61,6 +63,24 @@ class TrainingSet:
     known_upto_us: int = 0
 
 
+def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A training set's file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise FileError(f"{path} cannot be read as a training set ({' '.join(str(error).split())}): make it again") from None
+
+
 def rebuild(spark: SparkSession, use_case: UseCase, settings: Settings, spec: ModelSpec, training_set: Path) -> manifest.Difference | None:
     """Derive a training set again, under the cut-offs it was made with.
 
@@ -69,14 +89,13 @@ def rebuild(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mo
 
     Raises:
         FileNotFoundError: it has no manifest.
+        FileError: it, or its manifest, cannot be read.
     """
-    import pyarrow.parquet as pq
-
-    before, old = manifest.load(training_set), pq.read_table(training_set)
+    before, old = manifest.load(training_set), read(training_set)
     made = build(spark, use_case, settings, spec, before.known_upto_us)
     if made.hash == before.content:
         return None
-    after, new = manifest.load(made.path), pq.read_table(made.path)
+    after, new = manifest.load(made.path), read(made.path)
     found = manifest.compare(before, after, old, new, spec.spine.id)
     for path in (made.path, manifest.path_of(made.path)):  # it was made to be compared
         path.unlink(missing_ok=True)
@@ -153,16 +172,13 @@ def _request_fields(store: Any, spec: ModelSpec, table: pa.Table) -> list[Reques
 def newest_known(use_case: UseCase, settings: Settings, spec: ModelSpec) -> int:
     """How far knowledge reaches in the tables of a model's features and examples, microseconds: the default knowledge cut-off."""
     import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
-    from streaming.parquet import schema
+    from streaming.parquet import table
 
     known = [extent(p.view, settings.offline_root, None, None).known_us for p in projections(use_case.store, spec.feature_service)]
     path = settings.offline_root / spec.spine.table
-    schema(str(path))  # says what is wrong with it
-    spine = ds.dataset(path, format="parquet")
     for name in (spec.spine.timestamp, spec.spine.label_timestamp):
-        newest = pc.max(spine.to_table(columns=[name])[name]).as_py()
+        newest = pc.max(table(path, [name])[name]).as_py()
         known.append(None if newest is None else microseconds(newest))
     return max((k for k in known if k is not None), default=0)
 

@@ -33,7 +33,7 @@ from streaming.gather import NotHere, read_events_here
 from streaming.join import JoinError
 from streaming.parquet import TableError, schema
 from streaming.view import Feature, View
-from tests.fuzz import fuzzed, spoilt
+from tests.fuzz import fuzzed, parquet_bytes, spoilt
 from tests.serving.hostile import bodies
 from tests.serving.shop import IDS, NOW_US, write_version
 
@@ -62,22 +62,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _refused(*kinds: type[Exception]) -> Any:
     return contextlib.suppress(*kinds)
-
-
-@st.composite
-def _parquet(draw: st.DrawFn, whole: bytes) -> bytes:
-    """A Parquet file that was cut, or is something else, or with its pages spoilt. Its footer is left as it is: Arrow itself ends the process
-    on some that are none (`parquet::Statistics` of another type), which nothing in Python can see coming."""
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    kind = draw(st.integers(0, 3))
-    if kind == 0:
-        return draw(st.binary(max_size=100))
-    if kind == 1:
-        return whole[: draw(st.integers(0, len(whole)))]
-    pages = bytearray(whole[:footer])
-    for _ in range(draw(st.integers(1, 4))):
-        pages[draw(st.integers(0, footer - 1))] = draw(st.integers(0, 255))
-    return bytes(pages) + whole[footer:]
 
 
 def _release(root: Path) -> None:
@@ -193,7 +177,7 @@ def test_a_key_of_another_length_is_none(tmp_path: Path, key: str) -> None:
 def test_fuzz_an_archived_hour_is_read_or_left_out(home: Path, data: st.DataObject) -> None:
     archive = Archive(home / "offline", home / "models", home / "home", "p")
     (path,) = (home / "offline").rglob("*.parquet")
-    path.write_bytes(data.draw(_parquet(_kept(path, None))))
+    path.write_bytes(data.draw(parquet_bytes(_kept(path, None))))
     found = archive.predictions("m")
     assert found["prediction_id"].to_pylist() in ([], ["id1"]), "a flipped bit is seen"
     with contextlib.suppress(ArchiveError):
@@ -207,7 +191,7 @@ def test_fuzz_an_archived_hour_is_read_or_left_out(home: Path, data: st.DataObje
 def test_fuzz_an_offline_table_is_read_or_refused_by_name(home: Path, data: st.DataObject) -> None:
     """As `ingest`, the join in this process and the plan of a backfill read its files; Spark's reading of them is Spark's."""
     path = home / "t" / "day=2024-05-01" / "part-0.parquet"
-    path.write_bytes(data.draw(_parquet(_kept(path, None))))
+    path.write_bytes(data.draw(parquet_bytes(_kept(path, None))))
     with _refused(TableError):
         schema(str(home / "t"))
     with _refused(TableError):

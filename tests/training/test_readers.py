@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.prediction import Mark, Prediction, drift_key, stream_key
+from infra.files import FileError
+from serving import judgement, replay
+from serving.replay import ReplayError
+from streaming.parquet import TableError
 from streaming.store import connect
-from tests.fuzz import fuzzed
+from tests.fuzz import fuzzed, parquet_bytes
 from tests.serving.hostile import bodies
-from training import facts, whatif
+from training import facts, leakage, quality, training_set, whatif
 from training.skew import read_log
 
 MODEL, AT_US = "sells_out", 1_700_000_000_000_000
@@ -99,3 +110,61 @@ def test_a_verdict_calls_for_a_training_and_another_thing_in_its_place_does_not(
     assert facts.verdict(redis, project, MODEL) == ("", "")
     redis.delete(key)
     assert facts.verdict(redis, project, MODEL) == ("", "")
+
+
+AT = datetime(2024, 5, 1, tzinfo=UTC)
+SPEC: Any = SimpleNamespace(spine=SimpleNamespace(table="t", id=["k"], timestamp="at", label="x", label_timestamp="at"))
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("examples")
+    (root / "t" / "day=2024-05-01").mkdir(parents=True)
+    table = pa.table({"k": ["a", "b"], "at": pa.array([AT, AT], pa.timestamp("us", "UTC")), "x": [1.0, None]})
+    pq.write_table(table, root / "t" / "day=2024-05-01" / "part-0.parquet")
+    return root
+
+
+_good: dict[Path, bytes] = {}
+
+
+@fuzzed
+@given(st.data())
+def test_fuzz_what_training_reads_of_parquet_is_read_or_refused_by_name(examples: Path, data: st.DataObject) -> None:
+    """The examples, as the triggers, the live quality and the leakage check read them, and a training set."""
+    path = examples / "t" / "day=2024-05-01" / "part-0.parquet"
+    whole = _good.setdefault(path, path.read_bytes())
+    path.write_bytes(data.draw(parquet_bytes(whole)))
+    own: Any = SimpleNamespace(offline_root=examples)
+    archive: Any = SimpleNamespace(root=examples)
+    with contextlib.suppress(TableError):
+        assert facts.truths_known(own, SPEC, 2**62).dtype == np.int64
+    with contextlib.suppress(TableError):
+        assert set(quality._spine(archive, SPEC, pa.table({"k": ["a"]}))) <= {0}
+    with contextlib.suppress(TableError):
+        leakage._read(examples / "t")
+    with contextlib.suppress(FileError):
+        assert training_set.read(path, ["k"]).column_names == ["k"]
+    with contextlib.suppress(ReplayError):
+        replay._table(examples, "t", int(AT.timestamp()) * 10**6, int(AT.timestamp()) * 10**6 + 5, "at")
+    with contextlib.suppress(judgement.ReferenceError):
+        judgement._readable(path, pq.read_table)
+
+
+def test_what_training_reads_of_parquet_is_what_lies_there(examples: Path) -> None:
+    path = examples / "t" / "day=2024-05-01" / "part-0.parquet"
+    path.write_bytes(_good.get(path, path.read_bytes()))
+    own: Any = SimpleNamespace(offline_root=examples)
+    at_us = round(AT.timestamp() * 1e6)
+    assert facts.truths_known(own, SPEC, 2**62).tolist() == [at_us]
+    archive: Any = SimpleNamespace(root=examples)
+    assert quality._spine(archive, SPEC, pa.table({"k": ["b", "a"]})) == {1: (1, at_us)}
+    assert training_set.read(path).num_rows == 2
+    path.write_bytes(b"PAR1")
+    for read in (lambda: facts.truths_known(own, SPEC, 2**62), lambda: leakage._read(examples / "t")):
+        with pytest.raises(TableError, match=f"the table at {examples / 't'} cannot be read"):
+            read()
+    with pytest.raises(FileError, match="cannot be read as a training set"):
+        training_set.read(path)
+    path.unlink()
+    assert not len(facts.truths_known(own, SPEC, 2**62)), "no example yet"
