@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from streaming.types import FIRST_US, LAST_US
+
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 _FEASTS = {"int": "Int32", "bigint": "Int64"}
-
-
 _NUMBERS = ("double", "float")
 _HOLDS: dict[str, tuple[str, ...]] = {
     "boolean": ("tinyint", "smallint", "int", "bigint", *_NUMBERS),
@@ -31,7 +31,8 @@ def sorted_out(table: DataFrame, name: str, sql_type: str) -> tuple[Column, Colu
 
     column, here = F.col(f"`{name}`"), table.schema[name].dataType.simpleString()
     if here in (sql_type, "void") or sql_type == "string" or sql_type in _HOLDS.get(here, ()):
-        return column.cast(sql_type).alias(name), F.lit(None).cast("string")
+        held = column.cast(sql_type)
+        return held.alias(name), _beyond(held, name, sql_type)
     held = column.try_cast(sql_type)
     bad = column.isNotNull() & held.isNull()
     if sql_type.startswith("array<") and here.startswith("array<"):  # one of the elements may have become null
@@ -40,4 +41,22 @@ def sorted_out(table: DataFrame, name: str, sql_type: str) -> tuple[Column, Colu
     shown = F.substring(column.cast("string"), 1, 100)
     kind = _FEASTS.get(sql_type, sql_type)
     said = F.concat(F.lit(f"column {name!r} has "), F.coalesce(shown, F.lit("a value")), F.lit(f", which {kind} cannot hold"))
-    return held.alias(name), F.when(bad, said)
+    return held.alias(name), F.coalesce(F.when(bad, said), _beyond(held, name, sql_type))
+
+
+def no_moment(name: str) -> str:
+    """What is said of a moment before the year 1 or after the year 9999."""
+    return f"column {name!r} has a moment that no calendar has"
+
+
+def _beyond(held: Column, name: str, sql_type: str) -> Column:
+    from pyspark.sql import functions as F
+
+    def beyond(at: Column) -> Column:
+        return ~F.unix_micros(at).between(FIRST_US, LAST_US)
+
+    if sql_type == "timestamp":
+        return F.when(beyond(held), F.lit(no_moment(name)))
+    if sql_type == "array<timestamp>":
+        return F.when(F.exists(held, beyond), F.lit(no_moment(name)))
+    return F.lit(None).cast("string")

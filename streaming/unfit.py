@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streaming.types import TEXT, holds_text
+from streaming.cast import no_moment
+from streaming.types import FIRST_US, LAST_US, TEXT, holds_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -29,8 +31,14 @@ def texts(view: View, columns: Sequence[str]) -> dict[str, str]:
     return {f.name: f.dtype for f in (*view.keys, *view.features) if f.dtype in TEXT and f.name in columns}
 
 
+def moments(view: View, columns: Sequence[str]) -> list[str]:
+    """Which columns are moments, or lists of them: one may lie where no calendar reaches."""
+    return [f.name for f in (*view.keys, *view.features) if f.dtype in ("timestamp", "array<timestamp>") and f.name in columns]
+
+
 def reasons(view: View, table: pa.Table) -> pa.Array:
-    """Why each row cannot be held, null where it can: what `WHY` says already (if it is there), and texts that are none of their type."""
+    """Why each row cannot be held, null where it can: what `WHY` says already (if it is there), texts that are none of their type, and moments
+    that are none."""
     said = table[WHY].combine_chunks() if WHY in table.column_names else pa.nulls(table.num_rows, pa.string())
     for name, dtype in texts(view, table.column_names).items():
         column = table[name].combine_chunks()
@@ -38,7 +46,25 @@ def reasons(view: View, table: pa.Table) -> pa.Array:
         if bad:
             why = pa.array([f"column {name!r} has {text[:100]!r}, which {dtype} cannot hold" for text in bad])
             said = pc.coalesce(said, why.take(pc.index_in(column, pa.array(bad, column.type))))
+    for name in moments(view, table.column_names):
+        places = _beyond(table[name].combine_chunks())
+        if len(places):
+            mask = np.zeros(table.num_rows, dtype=bool)
+            mask[places] = True
+            said = pc.if_else(pc.and_(said.is_null(), pa.array(mask)), no_moment(name), said)
     return said
+
+
+def _beyond(column: pa.Array) -> Any:
+    """Rows with a moment before the year 1 or after the year 9999."""
+    rows = None
+    if pa.types.is_list(column.type):
+        rows, column = pc.list_parent_indices(column).to_numpy(), pc.list_flatten(column)
+    if not pa.types.is_timestamp(column.type):
+        return []
+    us = pc.fill_null(column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()), 0).to_numpy()
+    places = np.flatnonzero((us < FIRST_US) | (us > LAST_US))
+    return places if rows is None else rows[places]
 
 
 def row_text(table: pa.Table, i: int) -> str:
@@ -59,7 +85,8 @@ def leave_out(view: View, path: str, events: pa.Table) -> pa.Table:
     Args:
         path: of the table that they are of.
     """
-    if not texts(view, events.column_names) and WHY not in events.column_names:
+    names = events.column_names
+    if not texts(view, names) and not moments(view, names) and WHY not in names:
         return events
     said = reasons(view, events)
     rest = events.drop_columns([WHY]) if WHY in events.column_names else events

@@ -20,6 +20,7 @@ from streaming.backfill import backfill
 from streaming.gather import NotHere, gather
 from streaming.join import point_in_time_join, point_in_time_table
 from streaming.store import connect
+from streaming.types import FIRST_US, LAST_US
 from streaming.view import Feature, Projection, View
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US
@@ -75,7 +76,13 @@ def test_both_engines_and_the_backfill_agree_on_every_row(
     spark: Any, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows at random, of types that both engines read: which are held, which are not, and what is joined."""
-    features = (Feature("price", "decimal"), Feature("what", "uuid"), Feature("x", "double"))
+    features = (
+        Feature("price", "decimal"),
+        Feature("what", "uuid"),
+        Feature("x", "double"),
+        Feature("then", "timestamp"),
+        Feature("times", "array<timestamp>"),
+    )
     one = View(
         f"p{uuid.uuid4().hex[:8]}", "v", (Feature("k", "int64"), Feature("id", "string")), "t", "at", None, (), 0, features, None, None
     )
@@ -87,6 +94,10 @@ def test_both_engines_and_the_backfill_agree_on_every_row(
     kinds = [pa.int64(), pa.string(), pa.int64(), pa.string(), pa.string(), pa.float64()]
     table = pa.table([pa.array(c, t) for c, t in zip(columns, kinds, strict=True)], names=["k", "id", "i", "price", "what", "x"])
     table = table.set_column(2, "at", pa.array([NOW_US - 1000 + i for i in range(300)], STAMP))
+    then = [chosen.choice([None, *[0] * 5, 10**6, FIRST_US, LAST_US - LAST_US % 10**6, 2**62, -(2**62)]) for _ in rows]
+    times = [chosen.choice([None, [], [0, 10**6], [10**6]]) if chosen.random() < 0.9 else [0, 2**62] for _ in rows]
+    table = table.append_column("then", pa.array(then, pa.int64()).cast(STAMP))
+    table = table.append_column("times", pa.array(times, pa.list_(pa.int64())).cast(pa.list_(STAMP)))
     (tmp_path / "t").mkdir()
     pq.write_table(table, tmp_path / "t" / "part-0.parquet")
     (done,) = backfill(spark, [one], tmp_path, redis_url)
@@ -110,7 +121,10 @@ def test_both_engines_and_the_backfill_agree_on_every_row(
     assert joined[0].to_pylist() == joined[1].to_pylist()
     for (text,) in said:
         assert text.startswith(f"feature view 'v': {done.rejected} rows of {tmp_path / 't'} cannot be held")
-    good = [r for r in rows if all(v is None or unfit.holds_text(v, t) for v, t in ((r[3], "decimal"), (r[4], "uuid")))]
+    calendar = [all(FIRST_US <= us <= LAST_US for us in (at or 0, *(some or ()))) for at, some in zip(then, times, strict=True)]
+    texts = [all(v is None or unfit.holds_text(v, t) for v, t in ((r[3], "decimal"), (r[4], "uuid"))) for r in rows]
+    good = [r for r, known, held in zip(rows, calendar, texts, strict=True) if known and held]
+    assert 30 < len(good) < calendar.count(True) < 300
     assert len(good) == 300 - done.rejected
     assert sum(kept.values()) == done.rejected
     for i, got in enumerate(joined[0].to_pylist()):  # by a brute-force search
