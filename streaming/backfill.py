@@ -215,7 +215,8 @@ def backfill(
                         (end_us, from_us, lookback_us),
                         progress,
                         tolerance_s,
-                        1.0 if rewind else most,
+                        most,
+                        rewind,
                     )
                 )
         except Exception as error:
@@ -239,6 +240,7 @@ def _one(
     progress: Callable[[Progress], None],
     tolerance_s: float,
     most: float,
+    rewind: bool,
 ) -> Backfilled:
     began = time.monotonic()
     planned, run = _plan(view, root, client, *wanted)
@@ -267,7 +269,7 @@ def _one(
     finally:
         ended.set()
         watcher.join()
-    removed, spared = _remove_stale(client, view, run, most)
+    removed, spared = _remove_stale(client, view, run, 1.0 if rewind else most, rewind)
     rows, entities, rejected = (sum(d[k] for d in run.done.values()) for k in (0, 1, 3))
     newest_us = max((d[2] for d in run.done.values() if d[0]), default=None)
     seconds = time.monotonic() - began
@@ -353,10 +355,11 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
     return [tuple(d) for d in done]
 
 
-def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float) -> tuple[int, str]:
+def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float, rewind: bool) -> tuple[int, str]:
     """Entities that held the view and that neither the offline store nor the stream knows lose its fields: how many did.
 
-    Where they are more than a share of those that hold it, none does, and a sentence says so.
+    Where they are more than a share of those that hold it, none does, and a sentence says so. What a rewind forgets with its stream has
+    moved nothing on: an entity that only live events knew goes too.
     """
     if run.from_us:
         return 0, ""
@@ -364,7 +367,7 @@ def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float) ->
 
     def moved_on(header: bytes) -> bool:
         try:
-            return bool(header) and tile.read_header(header).position > position
+            return not rewind and bool(header) and tile.read_header(header).position > position
         except tile.TileError:
             return False
 
