@@ -46,7 +46,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         known_us: known-time of the last event applied, microseconds since the epoch; None where the view had no row.
         ties: how many events of exactly that known-time had been applied.
-        event_us: event time of the latest-value row served; None for windowed views.
+        event_us: event time of the latest-value row served; of a windowed view the newest event, where that is later than the request.
     """
 
     known_us: Whole | None

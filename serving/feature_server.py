@@ -154,7 +154,9 @@ class FeatureServer:
             await self._follow()
             if identity not in self._plans:
                 plan, views = await asyncio.to_thread(self._plan, asked)
-                reader = OnlineReader(plan, self._settings.redis(), self._settings.redis_timeout_s)
+                reader = OnlineReader(
+                    plan, self._settings.redis(), self._settings.redis_timeout_s, ahead_s=self._settings.clock_tolerance_s
+                )
                 self._plans[identity] = reader, OnDemand(views, reader.features)
                 while len(self._plans) > _PLANS:
                     _, (oldest, _) = self._plans.popitem(last=False)

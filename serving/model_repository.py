@@ -343,7 +343,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
     store = UseCase(settings.repo).store
     contracts.check_definitions(contract, definitions(store, contract.feature_service))
     joined = projections(store, contract.feature_service)
-    reader = OnlineReader(joined, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20)
+    reader = OnlineReader(joined, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20, settings.clock_tolerance_s)
     return Predictor(
         contract,
         reader=reader,

@@ -23,6 +23,7 @@ from serving.connection import Connection, Pipelines, client
 from serving.reply import Answer, Entity, Part, broken, latest, loose, make_part, unknown, windowed
 from serving.window_cache import WindowCache
 from streaming import layout, tile
+from streaming.clock import TOLERANCE_S
 from streaming.compilation import refuse_offline
 from streaming.resp import bulk
 from streaming.view import Projection, projections
@@ -84,6 +85,11 @@ class _Stranger(NamedTuple):
 class OnlineReader:
     """Reads a feature service's stored features.
 
+    Args:
+        cache_bytes: see `WindowCache`.
+        ahead_s: how far ahead of the clock an event may be dated (`HEADRACE_CLOCK_TOLERANCE_S`): a row that is dated further ahead of a
+            request's now is from its future, and counts as missing.
+
     Attributes:
         features: `view:feature`, the columns of `FeatureRows.values` (features that are no numbers are NaN there and stand in `extras`).
         views: aliases, the columns of `FeatureRows.ages`.
@@ -92,7 +98,10 @@ class OnlineReader:
         join_keys: request column → dtype (`string`, `int64`, `int32`, `bytes`, `timestamp`).
     """
 
-    def __init__(self, plan: Sequence[Projection], redis_url: str, timeout_s: float, cache_bytes: int = 0) -> None:
+    def __init__(
+        self, plan: Sequence[Projection], redis_url: str, timeout_s: float, cache_bytes: int = 0, ahead_s: float = TOLERANCE_S
+    ) -> None:
+        self._ahead_us = round(ahead_s * 1e6)
         self._cache = WindowCache(cache_bytes)
         self.broken, self._told = 0, -_TELL_S
         self.url, self.timeout_s = redis_url, timeout_s
@@ -133,7 +142,7 @@ class OnlineReader:
         for identity, members in grouped.items():  # an entity's columns lie beside each other
             entity = entities[identity]
             for projection in members:
-                part = make_part(projection, len(entity.parts), len(entity.fields), sum(p.width for p in entity.parts))
+                part = make_part(projection, len(entity.parts), len(entity.fields), sum(p.width for p in entity.parts), self._ahead_us)
                 entity.parts.append(part)
                 entity.fields += part.fields
                 self.features += [f"{projection.alias}:{n}" for n in projection.features]

@@ -46,6 +46,7 @@ class Part:
     letters: dict[str, bytes] = field(default_factory=dict)
     former: dict[int, Finisher] = field(default_factory=dict)  # of tiles that lie in an older order
     narrow: list[tuple[int, str]] = field(default_factory=list)  # (column, dtype) of windows whose type is not simply a double
+    ahead_us: int = 0  # a row that is dated further ahead of the request is from its future
 
     @property
     def width(self) -> int:
@@ -77,7 +78,7 @@ class Answer:
         self.extras: dict[str, Any] = {}
 
 
-def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
+def make_part(projection: Projection, number: int, first: int, at: int, ahead_us: int) -> Part:
     view = projection.view
     own_fields = [layout.timestamp_field(view.name), *(layout.field(view.name, n) for n in projection.features)]
     letters = {letter: letter.encode() * len(projection.features) for letter in STATUSES}
@@ -99,10 +100,11 @@ def make_part(projection: Projection, number: int, first: int, at: int) -> Part:
             letters=letters,
             former={known_by: Finisher(layout, names) for known_by, layout in view.former.items()},
             narrow=_narrow(projection),
+            ahead_us=ahead_us,
         )
     packed = row.numeric(view)
     fields = [layout.tile_field(view.name), layout.timestamp_field(view.name)]
-    part = Part(projection, number, first, at, None, fields, own_fields, unpack=row.unpacker(view), letters=letters)
+    part = Part(projection, number, first, at, None, fields, own_fields, unpack=row.unpacker(view), letters=letters, ahead_us=ahead_us)
     for column, name in enumerate(projection.features):
         if name in packed:
             part.packed.append((column, packed.index(name)))
@@ -152,7 +154,7 @@ def windowed(part: Part, finisher: Finisher, blob: bytes | None, now_us: int, an
         answer.values += values
         answer.letters += _letters(values, "f", part)
     answer.ages.append((now_us - mark_us) / 1e6)
-    answer.marks.append(Mark(mark_us, ties, None))
+    answer.marks.append(Mark(mark_us, ties, event_us if event_us > now_us else None))
 
 
 def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answer) -> bool:
@@ -168,6 +170,13 @@ def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answe
         return time is None
     _, mark_us, ties, event_us = _head(blob)
     age_us = now_us - event_us
+    if age_us < -part.ahead_us:
+        # asked for a moment the store has moved on from: the row of that time is overwritten, and this one was not known then
+        answer.values += [_NAN] * part.width
+        answer.letters += part.letters["m"]
+        answer.ages.append(age_us / 1e6)
+        answer.marks.append(Mark(mark_us if mark_us > NEVER else event_us, ties, event_us))
+        return True
     ttl_us = part.projection.view.ttl_us
     present = "s" if ttl_us and age_us > ttl_us else "f"
     if not part.loose:
@@ -229,7 +238,10 @@ def loose(part: Part, blob: bytes | None, reply: Sequence[bytes | None], now_us:
     view, alias, age_us = part.projection.view, part.projection.alias, now_us - event_us
     present = STALE if view.ttl_us and age_us > view.ttl_us else FRESH
     letters = bytearray(answer.letters)
+    moved_on = age_us < -part.ahead_us
     for column, name in enumerate(part.projection.features, part.at):
+        if moved_on:
+            break
         value = layout.decode_value(reply[1 + column - part.at])
         letters[column] = NULL if value is None else present
         if isinstance(value, bool | int | float):

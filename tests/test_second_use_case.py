@@ -29,6 +29,7 @@ from serving.rerun import RerunError, find, rerun
 from streaming import event, layout
 from streaming.backfill import backfill
 from streaming.store import applied_key, connect, events_key, keys_key, rejected_key
+from streaming.types import FIRST_US
 from streaming.view import View
 from streaming.window import HOUR, MINUTE, Layout
 from tests.bikes.platform import SEAM_US, Bikes
@@ -242,6 +243,15 @@ def test_a_moment_the_store_has_moved_on_from_is_missing_and_not_guessed(bikes: 
     windowed = [i for i, name in enumerate(reader.features) if name.startswith("rides_by_station:")]
     assert (rows.statuses[0, windowed] == MISSING).all()
     assert np.isnan(rows.values[0, windowed]).all()
+
+
+@pytest.mark.parametrize("at_us", [FIRST_US, -1, SEAM_US - 30 * HOUR])
+def test_no_request_before_the_newest_row_is_answered_from_its_future(bikes: Bikes, at_us: int) -> None:
+    bikes.backfill()
+    reader, rows = read(bikes, entities(bikes)[:1], at_us)
+    latest = [i for i, name in enumerate(reader.features) if name.startswith("dock:")]
+    assert (rows.statuses[0, latest] == MISSING).all()
+    assert np.isnan(rows.values[0, latest]).all()
 
 
 def test_a_redis_that_does_not_answer_is_said_so_within_the_deadline(bikes: Bikes) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo.contract import Contract, known
 from feature_repo.definition import definitions
@@ -28,7 +29,7 @@ from streaming.on_demand import transformations
 from streaming.point_in_time import NEVER
 from streaming.recompute import plan, recompute
 from streaming.view import projections
-from training.skew_cause import STALE_AFTER_S, Floats, causes, differ
+from training.skew_cause import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,13 +176,16 @@ def prove(
     shown, codes = rows([p.values for p in log], [p.statuses for p in log], len(contract.inputs))
     served, letters = known(shown, codes), codes.view("S1").astype("U1")
     lags = {p.alias: _lag_s(table, p.alias, log) for p in read}
-    listed = [(p.alias, p.features, lags[p.alias], False) for p in read]
+    moved = {p.alias: _moved_on(p.alias, log) for p in read}
+    listed = [(p.alias, p.features, lags[p.alias], moved[p.alias], False) for p in read]
     for view in on_demand:  # as late as the latest of what it is made of
-        of = [lags[s.reference.partition(":")[0]] for s in view.sources]
-        listed.append((view.alias, view.wanted, np.fmax.reduce(of) if of else np.full(len(log), np.nan), True))
+        of = [s.reference.partition(":")[0] for s in view.sources]
+        lag_s = np.fmax.reduce([np.full(len(log), np.nan), *(lags[alias] for alias in of)])
+        any_of = np.logical_or.reduce([np.zeros(len(log), dtype=bool), *(moved[alias] for alias in of)])
+        listed.append((view.alias, view.wanted, lag_s, any_of, True))
     views: list[ViewSkew] = []
     examples: list[Difference] = []
-    for alias, names, lag_s, computed in listed:
+    for alias, names, lag_s, moved_on, computed in listed:
         result = ViewSkew(alias)
         behind = np.zeros(len(log), dtype=bool)
         for name in names:
@@ -191,9 +195,9 @@ def prove(
             same_events, now = floats(table[column]), floats(table[NOW + column])
             value = served[:, place[reference]]
             redefined = contract.definitions.get(reference) != applied.get(reference)
-            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed)
-            wrong = differ(value, same_events)
-            late = ~wrong & (found != "")
+            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed, moved_on)
+            wrong = differ(value, same_events) & (found != MOVED_ON)
+            late = ~wrong & (found != "") & (found != MOVED_ON)
             result.cells += len(log)
             result.wrong += int(wrong.sum())
             result.late += int(late.sum())
@@ -212,6 +216,14 @@ def _lag_s(table: pa.Table, alias: str, log: Sequence[Prediction]) -> Floats:
     first = np.array([NEVER if v is None else v for v in table[HIDDEN + alias].to_pylist()], dtype=np.int64)
     at_us = np.array([p.at_us for p in log], dtype=np.int64)
     return np.where(first > NEVER, (at_us - first) / 1e6, np.nan)
+
+
+def _moved_on(alias: str, log: Sequence[Prediction]) -> NDArray[np.bool_]:
+    """Where the store held an event of the view that is later than the request, `[n]`: it cannot tell what was newest then."""
+    marks = [p.marks.get(alias) for p in log]
+    return np.array(
+        [m is not None and m.event_us is not None and m.event_us > p.at_us for m, p in zip(marks, log, strict=True)], dtype=bool
+    )
 
 
 def _number(value: float) -> float | None:

@@ -9,6 +9,7 @@
 | definition version | the feature's definition is not the one that the version was trained on |
 | on-demand | a function gave another value: it saw other inputs than the join gives it, or does not answer the same twice |
 | cast | the right value, rounded to float32 or to a whole number |
+| moved on | the store held something newer than the request's moment: what was newest then is overwritten |
 | wrong | none of these |
 """
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-LATE, STALE, MISSING, TTL, DEFINITION, ON_DEMAND, CAST, WRONG = CAUSES = (
+LATE, STALE, MISSING, TTL, DEFINITION, ON_DEMAND, CAST, MOVED_ON, WRONG = CAUSES = (
     "late data",
     "stale materialization",
     "missing row",
@@ -29,10 +30,21 @@ LATE, STALE, MISSING, TTL, DEFINITION, ON_DEMAND, CAST, WRONG = CAUSES = (
     "definition version",
     "on-demand",
     "cast",
+    "moved on",
     "wrong",
 )
 STALE_AFTER_S = 4 * 3600.0
-BUDGET: Mapping[str, float] = {LATE: 1.0, STALE: 0.05, MISSING: 0.05, TTL: 0.0, DEFINITION: 0.0, ON_DEMAND: 0.0, CAST: 0.0, WRONG: 0.0}
+BUDGET: Mapping[str, float] = {
+    LATE: 1.0,
+    STALE: 0.05,
+    MISSING: 0.05,
+    TTL: 0.0,
+    DEFINITION: 0.0,
+    ON_DEMAND: 0.0,
+    CAST: 0.0,
+    MOVED_ON: 0.05,
+    WRONG: 0.0,
+}
 """Share of the cells that may have each cause, where the spec says nothing else."""
 
 
@@ -50,6 +62,7 @@ def causes(
     redefined: bool,
     stale_after_s: float = STALE_AFTER_S,
     computed: bool = False,
+    moved_on: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.object_]:
     """The cause of each cell of one feature, `[n]`; an empty text where there is no difference.
 
@@ -60,6 +73,7 @@ def causes(
         lag_s: how long the first event that had not been applied was known; NaN where there is none.
         computed: whether an on-demand view gives it.
         redefined: whether the feature's definition has changed since the version was trained.
+        moved_on: where the store held an event that is later than the request; None: nowhere.
     """
     wrong = differ(served, same_events)
     behind = ~wrong & differ(same_events, now)
@@ -80,6 +94,8 @@ def causes(
         found[wrong] = ON_DEMAND
     if redefined:
         found[wrong] = DEFINITION
+    if moved_on is not None:
+        found[wrong & moved_on] = MOVED_ON
     return found
 
 

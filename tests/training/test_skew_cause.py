@@ -48,6 +48,11 @@ def test_budgets_are_shares_of_cells_and_zero_for_what_must_not_be() -> None:
     assert set(over_budget(dict.fromkeys(CAUSES, 1001), 1000, {})) == set(CAUSES)
 
 
+def test_what_the_store_has_moved_on_from_is_no_wrong_cell_and_only_there() -> None:
+    cells = (np.array([np.nan] * 3), np.array(["m"] * 3), np.array([0.0, np.nan, 0.0]), np.zeros(3), np.full(3, np.nan))
+    assert causes(*cells, False, moved_on=np.array([True, True, False])).tolist() == ["moved on", "missing row", "wrong"]
+
+
 def test_what_is_injected_into_a_log_is_what_the_proof_finds(bikes: Bikes) -> None:
     """Served rows of the training set are right by construction; then one cell each is spoilt."""
     names, reference = bikes.contract.names, "rides_by_station:sum_km_2h"
@@ -84,6 +89,10 @@ def test_what_is_injected_into_a_log_is_what_the_proof_finds(bikes: Bikes) -> No
     assert found(served(row, **cell(row, value, "s"))) == {"ttl": 1}
     other = msgspec.structs.replace(bikes.contract, definitions={**bikes.contract.definitions, reference: "older"})
     assert found(served(row, **cell(row, value + 1)), other) == {"definition version": 1}
+
+    at = round(row["asked"].timestamp() * 1e6)
+    newer = dict.fromkeys(marks_of, Mark(at, 10**6, None)) | {"rides_by_station": Mark(at, 10**6, at + HOUR_US)}
+    assert found(served(row, **cell(row, None, "m"), marks=newer)) == {"moved on": 1}
 
     # what had not been applied: an older mark, and the values that go with it
     def behind(us: int, letter: str) -> dict[str, int]:
