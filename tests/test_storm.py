@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from infra.settings import ROOT
 from tests.bench.storm import recovery
 from tests.bench.storm.client import REFUSED, TIMEOUT, Answer
+from tests.bench.storm.faults import Fault
 from tests.bench.storm.ground import Ground, ground
 from tests.bench.storm.hostile_events import FUTURE, MADE, event
 from tests.bench.storm.hostile_requests import KINDS, hostile
 from tests.bench.storm.ledger import Ledger, Outcome
+from tests.bench.storm.storm import Course, Plan, Struck
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_every_hostile_event_is_one_of_a_kind_and_says_what_must_become_of_it() 
         (Answer(500, 0.1), True, "unexpected"),
         (Answer(503, 0.1, {"retry-after": "1"}), False, "busy"),
         (Answer(503, 0.1), False, "unexpected"),
-        (Answer(503, 9.0, {"retry-after": "1"}), False, "unexpected"),
+        (Answer(503, 9.0, {"retry-after": "1"}), False, "late"),
         (Answer(None, 0.1, error=REFUSED), False, "unreached"),
         (Answer(None, 20.0, error=TIMEOUT), False, "unexpected"),
     ],
@@ -69,6 +72,19 @@ def test_serving_has_recovered_when_answers_stay_right() -> None:
     assert recovery.serving_s(_answers((0, 1, "ok"), (1, 3, "busy")), 1.0, 10) is None
     silence = _answers((0, 1, "ok"), (6, 9, "ok"))
     assert recovery.serving_s(silence, 1.0, 10) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "late", "expected"), [("haproxy", 10.5, True), ("haproxy", 13.0, False), ("redis", 10.5, False), ("haproxy", 40.0, False)]
+)
+def test_a_refusal_is_prompt_from_when_what_listens_goes_on(part: str, late: float, expected: bool) -> None:
+    """HAProxy stood still from 6 to 10; the refusal came at `late`, to a request sent 4.5 s before."""
+    ledger: Any = Ledger()
+    ledger.outcomes.append(Outcome(late, "predict", "late", False, "503", 4.5))
+    course = Course(*[None] * 3, ledger, *[None] * 3, 0.0)  # type: ignore[arg-type]
+    course.plan = Plan(1.0)
+    course.struck.append(Struck(Fault("stop", part, 4.0, 5.0), 6.0, 10.0))
+    assert (not course.unexpected()) == expected
 
 
 def test_a_stream_has_recovered_when_it_keeps_up() -> None:

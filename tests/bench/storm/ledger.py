@@ -16,6 +16,8 @@ DOCUMENTED = frozenset({400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 4
 _SHOWN = 3
 """Examples of one kind of unexpected answer."""
 Expect = Literal["applied", "rejected", "either"]
+Verdict = Literal["ok", "refused", "busy", "late", "unreached", "unexpected"]
+"""`late`: a 503 or 504 as it should be, but not prompt."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
     at: float
     what: str
-    verdict: Literal["ok", "refused", "busy", "unreached", "unexpected"]
+    verdict: Verdict
     hostile: bool
     status: str
     took_s: float
@@ -80,17 +82,19 @@ class Ledger:
         status = str(answer.status) if answer.status is not None else answer.error
         outcome = Outcome(time.time(), what, verdict, hostile or may_pass, status, answer.took_s)
         self.outcomes.append(outcome)
-        if verdict == "unexpected" and self._shown[what, status] < _SHOWN:
+        if verdict in ("unexpected", "late") and self._shown[what, status] < _SHOWN:
             self._shown[what, status] += 1
             said = answer.body[:300].decode(errors="replace")
             self.examples.append(f"{time.strftime('%H:%M:%S')} {what}: {status} after {answer.took_s:.1f} s {said}")
         return outcome
 
-    def _verdict(self, answer: Answer, hostile: bool, may_pass: bool) -> Literal["ok", "refused", "busy", "unreached", "unexpected"]:
+    def _verdict(self, answer: Answer, hostile: bool, may_pass: bool) -> Verdict:
         if answer.status is None:
             return "unreached" if answer.error in (REFUSED, RESET) else "unexpected"
         if answer.status in (503, 504):
-            return "busy" if "retry-after" in answer.headers and answer.took_s <= self.prompt_s else "unexpected"
+            if "retry-after" not in answer.headers:
+                return "unexpected"
+            return "busy" if answer.took_s <= self.prompt_s else "late"
         if answer.status == 200:
             return "unexpected" if hostile and not may_pass else "ok"
         return "refused" if (hostile or may_pass) and answer.status in DOCUMENTED else "unexpected"

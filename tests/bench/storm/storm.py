@@ -103,10 +103,20 @@ class Course:
 
         def excused(outcome: Outcome) -> bool:
             now = self.faults_at(outcome.at)
-            return now is not None and now.fault.cuts_off and outcome.at - now.over <= now.fault.bound_s * self.plan.slack
+            if now is None or not now.fault.cuts_off:
+                return False
+            if outcome.verdict == "unreached":
+                return outcome.at - now.over <= now.fault.bound_s * self.plan.slack
+            # while what listens stood still, nobody could be prompt: counted from when it went on
+            waited_s = outcome.at - max(outcome.at - outcome.took_s, now.over)
+            return waited_s <= self.ledger.prompt_s
 
-        found = self.ledger.outcomes
-        return [o for o in found if o.verdict == "unexpected" or (o.verdict == "unreached" and not o.hostile and not excused(o))]
+        doubtful = ("late", "unreached")
+        return [
+            o
+            for o in self.ledger.outcomes
+            if o.verdict == "unexpected" or (o.verdict in doubtful and not (o.hostile and o.verdict == "unreached") and not excused(o))
+        ]
 
 
 def weather(world: World, ground: Ground, plan: Plan, told: Callable[[str], None], running: Callable[[], bool] = lambda: True) -> Course:
