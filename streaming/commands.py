@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -10,6 +10,10 @@ from rich.table import Table
 
 from infra.command_line import Report, console, moment, own_settings, write_report
 from infra.moment import microseconds
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from streaming.view import View
 
 
 def ingest() -> None:
@@ -172,34 +176,44 @@ def stream() -> None:
 
     Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/operations.md).
     """
+    from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
-    from feature_repo.use_case import UseCase
     from infra import redis_server
-    from streaming import bridge
-    from streaming import stream as live
-    from streaming.compilation import usable
     from streaming.session import session
 
     own = own_settings()
     redis_server.up(own)
-    case = UseCase(own.repo)
-    compiled, unusable = usable(case.store)
-    for fault in unusable.values():
-        print(f"left out: {fault}", flush=True)
-    known = list(compiled.values())
-    spark, url = session(own), own.redis()
+    with ThreadPoolExecutor(1) as beside:  # a stream that died is waited for: Java starts while Feast is loaded
+        compiling = beside.submit(_compiled, own)
+        spark, url = session(own, quick=True), own.redis()
+        project, known = compiling.result()
+    from streaming import bridge
+    from streaming import stream as live
+
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
     if own.event_files is not None:
         sources = sorted({v.stream for v in known if v.stream})
         starters["reading files"] = partial(
-            bridge.from_files, spark, url, case.project, own.event_files, sources, str(own.state / "stream-files")
+            bridge.from_files, spark, url, project, own.event_files, sources, str(own.state / "stream-files")
         )
     if own.kafka:
-        starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, case.project, own.kafka, str(own.state / "stream-kafka"))
+        starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
     live.run(starters, url, known, lambda: print("ready: streaming", flush=True), own.delete_share)
     spark.stop()
+
+
+def _compiled(own: Settings) -> tuple[str, list[View]]:
+    """The project, and every view that can be streamed into; the others are named."""
+    from feature_repo.use_case import UseCase
+    from streaming.compilation import usable
+
+    case = UseCase(own.repo)
+    compiled, unusable = usable(case.store)
+    for fault in unusable.values():
+        print(f"left out: {fault}", flush=True)
+    return case.project, list(compiled.values())
 
 
 def rejected(

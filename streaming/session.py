@@ -33,12 +33,13 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd'T'HH:mm:ss.SSSX}{UTC} %p %c{1}: %
 """
 
 
-def session(settings: Settings, name: str = "headrace") -> SparkSession:
+def session(settings: Settings, name: str = "headrace", quick: bool = False) -> SparkSession:
     """The running Spark session, or a new one after the settings. Callers share it; whoever ends the process calls `stop()`.
 
     Args:
         settings: master, driver memory, shuffle partitions; scratch space goes to `<state>/spark`.
         name: application name, as Spark's own tools show it.
+        quick: Java compiles in a hurry: half the CPU until the first query, less speed in long computations.
 
     Returns:
         A session in time zone UTC that writes Parquet timestamps in microseconds and exchanges pandas data through Arrow.
@@ -56,7 +57,7 @@ def session(settings: Settings, name: str = "headrace") -> SparkSession:
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     _environment(settings)
     builder = SparkSession.builder.master(settings.spark_master).appName(name)
-    for key, value in _options(settings, scratch).items():
+    for key, value in _options(settings, scratch, quick).items():
         builder = builder.config(key, value)
     interrupt = signal.getsignal(signal.SIGINT)
     with _standard_error_to(settings.log_dir / "spark.log"):
@@ -92,10 +93,12 @@ def _environment(settings: Settings) -> None:
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 
 
-def _options(settings: Settings, scratch: Path) -> dict[str, str]:
+def _options(settings: Settings, scratch: Path, quick: bool) -> dict[str, str]:
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
     java = f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={scratch / 'tmp'} -Duser.timezone=UTC -XX:+UseParallelGC"
+    if quick:
+        java += " -XX:TieredStopAtLevel=1"
     path = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
     options = {
         "spark.driver.memory": settings.spark_memory,

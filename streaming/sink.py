@@ -1,16 +1,14 @@
-"""Where live events end up: a Spark sink that merges each micro-batch into the online store, where it was read."""
+"""Where live events end up: each micro-batch is merged into the online store where it was read (`streaming.source.StoreWriter`)."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
-from pyspark.sql.datasource import DataSource, DataSourceStreamArrowWriter, WriterCommitMessage
-from pyspark.sql.types import StructType
 
 from infra.redis_client import whole
 from streaming import clock, event, rejected
@@ -145,45 +143,27 @@ def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
     )
 
 
-@dataclass
-class _Done(WriterCommitMessage):
-    events: int
-
-
-class StoreWriter(DataSourceStreamArrowWriter):
-    """Merges micro-batches where they were read; the driver only hears how far they got.
+def merge(url: str, views: Sequence[View], batches: Sequence[pa.RecordBatch], keep_s: float, tolerance_s: float = TOLERANCE_S) -> int:
+    """Merge what a task has read, note how far the stream has got, and take old events off it. Returns how many events these were.
 
     Args:
-        keep_s: events are taken off the stream when they are applied and older than this.
-        tolerance_s: how far ahead of the clock an event may be dated.
+        keep_s, tolerance_s: see `streaming.source.StoreWriter`.
     """
-
-    def __init__(self, url: str, views: Sequence[View], keep_s: float, tolerance_s: float = TOLERANCE_S) -> None:
-        self.url, self.views, self.keep_s, self.tolerance_s = url, views, keep_s, tolerance_s
-
-    def write(self, iterator: Iterator[pa.RecordBatch]) -> WriterCommitMessage:
-        batches = [b for b in iterator if len(b)]
-        if not batches:
-            return _Done(0)
-        table, client, project = pa.Table.from_batches(batches), _client(self.url), self.views[0].project
-        newest = apply_batch(self.views, OnlineStore(client), table, self.tolerance_s)
-        ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
-        told = [part for view, us in newest.items() for part in (newest_field(view), us)]
-        # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
-        client.eval(_ADVANCE, 1, applied_key(project), ms, seq, time.time_ns() // 1000, len(table), *told)
-        # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
-        oldest = min(ms, time.time_ns() // 1_000_000) - round(self.keep_s * 1000)
-        if oldest > 0:
-            client.xtrim(events_key(project), minid=oldest, approximate=True)
-            first: Any = client.xrange(events_key(project), count=1)
-            rejected.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
-        return _Done(len(table))
-
-    def commit(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
-        return None
-
-    def abort(self, messages: list[WriterCommitMessage | None], batchId: int) -> None:
-        return None
+    if not batches:
+        return 0
+    table, client, project = pa.Table.from_batches(batches), _client(url), views[0].project
+    newest = apply_batch(views, OnlineStore(client), table, tolerance_s)
+    ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
+    told = [part for view, us in newest.items() for part in (newest_field(view), us)]
+    # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
+    client.eval(_ADVANCE, 1, applied_key(project), ms, seq, time.time_ns() // 1000, len(table), *told)
+    # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
+    oldest = min(ms, time.time_ns() // 1_000_000) - round(keep_s * 1000)
+    if oldest > 0:
+        client.xtrim(events_key(project), minid=oldest, approximate=True)
+        first: Any = client.xrange(events_key(project), count=1)
+        rejected.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
+    return len(table)
 
 
 _clients: dict[str, Any] = {}
@@ -194,17 +174,3 @@ def _client(url: str) -> Any:
     if url not in _clients:
         _clients[url] = connect(url)
     return _clients[url]
-
-
-def sink(url: str, views: Sequence[View], keep_s: float, tolerance_s: float = TOLERANCE_S) -> type[DataSource]:
-    """A data source class whose writer merges into the store."""
-
-    class StoreSink(DataSource):
-        @classmethod
-        def name(cls) -> str:
-            return "headrace_store"
-
-        def streamWriter(self, schema: StructType, overwrite: bool) -> StoreWriter:
-            return StoreWriter(url, views, keep_s, tolerance_s)
-
-    return StoreSink

@@ -13,23 +13,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
-from pyspark.sql.streaming.datasource import ReadLimit, ReadMaxRows
-from pyspark.sql.types import StructType
 
 from infra.beat import Pulse, span
 from infra.cause import cause
 from infra.redis_client import without_password
-from streaming import live
 from streaming.clock import TOLERANCE_S
-from streaming.sink import sink
-from streaming.store import applied_key, connect, events_key, noted_id, stream_id, watermark
+from streaming.source import EventSource, sink
+from streaming.store import connect
 from streaming.sweep import SHARE, sweep
 from streaming.view import View
+from streaming.workers import forget_dead
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -40,78 +35,8 @@ KEEP_S = 172_800.0
 SWEEP_S = 600.0
 STUCK_S = 180.0
 """A micro-batch that does not end for so long is said to stand still."""
-_BACKOFF_S = (0.5, 30.0)
+_BACKOFF_S = (0.2, 30.0)
 _LOOK_S = 1.0
-
-
-class _Range(InputPartition):
-    """Stream ids `(after, upto]`."""
-
-    def __init__(self, after: str, upto: str) -> None:
-        super().__init__(0)
-        self.after, self.upto = after, upto
-
-
-class EventReader(DataSourceStreamReader):
-    """Offsets are `{"id": "<ms>-<seq>"}`: everything up to and including that entry has been taken."""
-
-    def __init__(self, options: dict[str, str]) -> None:
-        self.url, self.project = options["url"], options["project"]
-        self.limit = int(options.get("limit", 50_000))
-        self._client: Any = None
-
-    def _redis(self) -> Any:
-        if self._client is None:
-            self._client = connect(self.url)
-        return self._client
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_client": None}
-
-    def initialOffset(self) -> dict[str, str]:
-        done = noted_id(self._redis().hget(applied_key(self.project), "id") or b"")
-        # where it is broken all is read again: what was applied before is passed over
-        return {"id": live.text(done) if done else "0-0"}
-
-    def latestOffset(self, start: dict[str, str], limit: ReadLimit) -> dict[str, str]:
-        key = events_key(self.project)
-        if isinstance(limit, ReadMaxRows):
-            some: Any = self._redis().xrange(key, f"({start['id']}", "+", count=limit.max_rows)
-            return {"id": some[-1][0].decode()} if some else start
-        newest = watermark(self._redis(), key)
-        return {"id": live.text(newest)} if newest > stream_id(start["id"]) else start
-
-    def getDefaultReadLimit(self) -> ReadLimit:
-        return ReadMaxRows(self.limit)  # back-pressure: a micro-batch is never larger than this
-
-    def partitions(self, start: dict[str, str], end: dict[str, str]) -> Sequence[InputPartition]:
-        return [_Range(start["id"], end["id"])] if stream_id(end["id"]) > stream_id(start["id"]) else []
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        assert isinstance(partition, _Range)
-        with contextlib.closing(connect(self.url)) as client:
-            yield from live.entries(client, events_key(self.project), partition.after, partition.upto)
-
-    def commit(self, end: dict[str, str]) -> None:
-        return None
-
-    def stop(self) -> None:
-        if self._client is not None:
-            self._client.close()
-
-
-class EventSource(DataSource):
-    """`spark.readStream.format("headrace_events")` with options `url` and `project`."""
-
-    @classmethod
-    def name(cls) -> str:
-        return "headrace_events"
-
-    def schema(self) -> str:
-        return "ms bigint, seq bigint, source string, data binary, only string"
-
-    def streamReader(self, schema: StructType) -> EventReader:
-        return EventReader(dict(self.options))
 
 
 def start(
@@ -137,6 +62,7 @@ def start(
     if not fed:
         raise ValueError("no feature view has a push source: there is nothing to stream")
     url = without_password(redis_url)
+    forget_dead(spark)
     shutil.rmtree(checkpoint, ignore_errors=True)
     spark.dataSource.register(EventSource)
     spark.dataSource.register(sink(url, fed, keep_s, tolerance_s))

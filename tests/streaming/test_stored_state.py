@@ -18,6 +18,7 @@ from streaming.finisher import Finisher
 from streaming.journal import HeldError, Journal
 from streaming.layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
 from streaming.sink import _ADVANCE
+from streaming.source import EventReader
 from streaming.store import (
     applied_key,
     clock_key,
@@ -30,7 +31,6 @@ from streaming.store import (
     set_aside_key,
     view_key,
 )
-from streaming.stream import EventReader
 from streaming.tile import TileError
 from streaming.types import FIRST_US, LAST_US
 from tests.fuzz import NUMBERS, fuzzed, spoilt

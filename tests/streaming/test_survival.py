@@ -27,7 +27,7 @@ from streaming.bridge import put
 from streaming.event import moment_us
 from streaming.group import key_function
 from streaming.live import SCHEMA
-from streaming.sink import StoreWriter, apply_batch
+from streaming.sink import apply_batch, merge
 from streaming.store import OnlineStore, connect, events_key, journal_key, keys_key
 from streaming.sweep import Swept, sweep
 from streaming.window import DAY, HOUR
@@ -326,11 +326,10 @@ def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monk
     for i in range(300):
         client.xadd(key, {"source": "things", "data": seen(i, 16)}, id=f"{now_ms - 100 * hour + i * hour // 3}-0")
     entries = next(live.entries(client, key, "0-0", "+"))
-    writer = StoreWriter(redis_url, views(project), keep_s=48 * 3600)
     monkeypatch.setattr(time, "time_ns", lambda: (now_ms + 24 * 3650 * hour) * 1_000_000)
-    writer.write(iter([entries.slice(0, 10)]))
+    merge(redis_url, views(project), [entries.slice(0, 10)], keep_s=48 * 3600)
     assert client.xlen(key) == 300
-    writer.write(iter([entries.slice(10)]))
+    merge(redis_url, views(project), [entries.slice(10)], keep_s=48 * 3600)
     assert 140 <= client.xlen(key) < 300, "only what is older than two days by the clock of Redis too"
     client.delete(key)
 
