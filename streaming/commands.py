@@ -200,7 +200,7 @@ def stream() -> None:
         )
     if own.kafka:
         starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
-    live.run(starters, url, known, lambda: print("ready: streaming", flush=True), own.delete_share)
+    live.run(starters, url, known, lambda: print("ready: streaming", flush=True), own.delete_share, own.offline_root)
     spark.stop()
 
 

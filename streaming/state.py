@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.redis_client import whole
@@ -100,6 +101,19 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
         said.get("error", "") or broken,
         f"{len(run.done)} of {run.buckets}" if run else "",
     )
+
+
+def unfilled(client: redis.Redis, views: Sequence[View], root: Path) -> list[str]:
+    """Views that have an offline table, and no backfill that the store knows of: it was never done, or the store has lost what it held.
+
+    Args:
+        root: where the offline tables lie.
+    """
+    asked = client.pipeline(transaction=False)
+    for view in views:
+        asked.hexists(view_key(view.project, view.name), "seam_us")
+    answers = asked.execute(raise_on_error=False)
+    return [view.name for view, there in zip(views, answers, strict=True) if not there and (root / view.path).exists()]
 
 
 def known_entities(client: redis.Redis, view: View) -> tuple[int, str]:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.beat import Pulse, span
@@ -21,7 +22,8 @@ from infra.cause import cause
 from infra.redis_client import without_password
 from streaming.clock import TOLERANCE_S
 from streaming.source import EventSource, sink
-from streaming.store import connect
+from streaming.state import unfilled
+from streaming.store import OnlineStoreError, connect
 from streaming.sweep import SHARE, sweep
 from streaming.view import View
 from streaming.workers import forget_dead
@@ -37,6 +39,7 @@ STUCK_S = 180.0
 """A micro-batch that does not end for so long is said to stand still."""
 _BACKOFF_S = (0.2, 30.0)
 _LOOK_S = 1.0
+_LOOK_AT_STORE_S = 5.0
 
 
 def start(
@@ -140,12 +143,14 @@ def run(
     views: Sequence[View],
     ready: Callable[[], None] = lambda: None,
     most: float = SHARE,
+    root: Path | None = None,
 ) -> None:
     """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost. How they fare is in the part's beat.
 
     Args:
         starters: by name, what starts each query (`start`, `streaming.bridge`).
         most: the largest share of a view's entities that is forgotten at once.
+        root: where the offline tables lie; given, a store that holds nothing of them is told as a trouble.
 
     Raises:
         OnlineStoreError: Redis does not answer at the start.
@@ -160,13 +165,16 @@ def run(
         queries = [_Supervised(name, starter) for name, starter in starters.items()]
         ready()
         swept, sweeping = time.monotonic(), ""
+        looked, missing = -_LOOK_AT_STORE_S, ""
         while not stop.wait(0.2):
             for query in queries:
                 query.check()
             if time.monotonic() - swept > SWEEP_S:
                 swept = time.monotonic()
                 sweeping = _sweep(redis_url, views, most)
-            pulse.beat("; ".join(filter(None, [*(query.trouble for query in queries), sweeping])))
+            if root is not None and time.monotonic() - looked > _LOOK_AT_STORE_S:
+                looked, missing = time.monotonic(), _missing(redis_url, views, root, missing)
+            pulse.beat("; ".join(filter(None, [*(query.trouble for query in queries), sweeping, missing])))
         for query in queries:
             _finish(query.query)
 
@@ -177,6 +185,21 @@ def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
     while query.isActive and query.status["isTriggerActive"] and query.status["isDataAvailable"] and time.monotonic() < deadline:
         time.sleep(0.05)
     query.stop()
+
+
+def _missing(redis_url: str, views: Sequence[View], root: Path, before: str) -> str:
+    """What the store lacks, in one line; `before` where it does not answer."""
+    import redis
+
+    try:
+        with contextlib.closing(connect(redis_url)) as client:
+            lacking = unfilled(client, [v for v in views if v.stream], root)
+    except (OnlineStoreError, OSError, redis.RedisError):
+        return before
+    if not lacking:
+        return ""
+    names = ", ".join(lacking)
+    return f"no backfill of {names} is in the store, or it has lost it: windows hold live events only; run `headrace backfill`"
 
 
 def _sweep(redis_url: str, views: Sequence[View], most: float) -> str:

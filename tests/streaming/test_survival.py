@@ -28,7 +28,8 @@ from streaming.event import moment_us
 from streaming.group import key_function
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch, merge
-from streaming.store import OnlineStore, connect, events_key, journal_key, keys_key
+from streaming.state import unfilled
+from streaming.store import OnlineStore, connect, events_key, journal_key, keys_key, view_key
 from streaming.sweep import Swept, sweep
 from streaming.window import DAY, HOUR
 from tests.streaming.world import START, World, produce, views, wait_applied
@@ -317,6 +318,22 @@ def test_a_rehearsals_clock_counts_until_it_reaches_the_wall_clock(redis_url: st
     assert sweep(client, compiled) == [Swept("windows", 10, 4, 4)]
     clock.set_rehearsal(client, project, clock.wall_us() * 2)
     assert clock.now_us(client, project) <= clock.wall_us()
+
+
+def test_a_store_that_has_lost_what_a_backfill_wrote_is_said_to(redis_url: str, project: str, tmp_path: Path) -> None:
+    """Live events go on, and make windows that look whole: nobody else would tell."""
+    client, both = connect(redis_url), views(project)
+    assert unfilled(client, both, tmp_path) == [], "no offline table: there is nothing to be filled with"
+    (tmp_path / "things").mkdir()
+    assert unfilled(client, both, tmp_path) == ["latest", "windows"]
+    for view in both:
+        client.hset(view_key(project, view.name), mapping={"seam_us": 1, "fingerprint": view.fingerprint})
+    assert unfilled(client, both, tmp_path) == []
+    client.delete(view_key(project, "windows"))
+    assert unfilled(client, both, tmp_path) == ["windows"]
+    client.set(view_key(project, "windows"), "of another type")
+    assert unfilled(client, both, tmp_path) == [], "that it cannot be read is said elsewhere"
+    client.delete(*(view_key(project, view.name) for view in both))
 
 
 def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
