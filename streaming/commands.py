@@ -179,15 +179,14 @@ def stream() -> None:
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
-    from infra import redis_server
     from streaming.session import session
 
     own = own_settings()
-    redis_server.up(own)
     with ThreadPoolExecutor(1) as beside:  # a stream that died is waited for: Java starts while Feast is loaded
         compiling = beside.submit(_compiled, own)
-        spark, url = session(own, quick=True), own.redis()
+        spark = session(own, quick=True)
         project, known = compiling.result()
+    url = own.redis()
     from streaming import bridge
     from streaming import stream as live
 
@@ -205,7 +204,10 @@ def stream() -> None:
 
 
 def _compiled(own: Settings) -> tuple[str, list[View]]:
-    """The project, and every view that can be streamed into; the others are named."""
+    """The project, and every view that can be streamed into; the others are named. Redis is up then."""
+    from infra import redis_server
+
+    redis_server.up(own)
     from feature_repo.use_case import UseCase
     from streaming.compilation import usable
 
