@@ -39,7 +39,8 @@ def session(settings: Settings, name: str = "headrace", quick: bool = False) -> 
     Args:
         settings: master, driver memory, shuffle partitions; scratch space goes to `<state>/spark`.
         name: application name, as Spark's own tools show it.
-        quick: Java compiles in a hurry: half the CPU until the first query, less speed in long computations.
+        quick: for a stream, which is waited for when it starts again: Java compiles in a hurry (half the CPU until the first query, less
+            speed in long computations), and Python workers are forked with everything loaded (`streaming.worker`).
 
     Returns:
         A session in time zone UTC that writes Parquet timestamps in microseconds and exchanges pandas data through Arrow.
@@ -121,6 +122,12 @@ def _options(settings: Settings, scratch: Path, quick: bool) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
+    if quick:
+        options |= {
+            "spark.python.daemon.module": "streaming.worker",
+            "spark.executorEnv.JE_ARROW_MALLOC_CONF": "background_thread:false",
+            "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+        }
     if settings.spark_packages:
         options["spark.jars.packages"] = settings.spark_packages
     if settings.spark_master.startswith("local"):

@@ -26,7 +26,7 @@ from streaming.state import unfilled
 from streaming.store import OnlineStoreError, connect
 from streaming.sweep import SHARE, sweep
 from streaming.view import View
-from streaming.workers import forget_dead
+from streaming.workers import forget_dead, warm
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -37,7 +37,9 @@ KEEP_S = 172_800.0
 SWEEP_S = 600.0
 STUCK_S = 180.0
 """A micro-batch that does not end for so long is said to stand still."""
-_BACKOFF_S = (0.2, 30.0)
+_BACKOFF_S = (0.05, 30.0)
+_GROWTH = 1.5
+"""So the next try comes after at most half the time for which it has failed."""
 _LOOK_S = 1.0
 _LOOK_AT_STORE_S = 5.0
 
@@ -66,6 +68,7 @@ def start(
         raise ValueError("no feature view has a push source: there is nothing to stream")
     url = without_password(redis_url)
     forget_dead(spark)
+    threading.Thread(target=warm, args=(spark,), name="warm", daemon=True).start()  # while Spark asks about source and sink
     shutil.rmtree(checkpoint, ignore_errors=True)
     spark.dataSource.register(EventSource)
     spark.dataSource.register(sink(url, fed, keep_s, tolerance_s))
@@ -119,7 +122,7 @@ class _Supervised:
     def _failed(self, why: str) -> None:
         self.trouble = f"{self.name} failed: {why[:300]}"
         print(f"{self.name} failed, next try in {self.pause:g} s: {why[:300]}", file=sys.stderr, flush=True)
-        self.pause = min(2 * self.pause, _BACKOFF_S[1])
+        self.pause = min(_GROWTH * self.pause, _BACKOFF_S[1])
 
     def _look(self, now: float) -> None:
         """Whether it gets on: micro-batches end, or there is none to be done."""

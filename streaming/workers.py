@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from py4j.protocol import Py4JError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import SparkSession
 
 
@@ -29,6 +32,16 @@ def forget_dead(spark: SparkSession) -> int:
         return dead
     except Py4JError:
         return 0
+
+
+def warm(spark: SparkSession) -> None:
+    """Have two Python workers started, one for what reads and one for what writes; a job that fails is no loss."""
+    with contextlib.suppress(Exception):
+        spark.range(0, 2, 1, 2).mapInArrow(_as_they_are, "id long").collect()
+
+
+def _as_they_are(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    return batches
 
 
 def _field(jvm: Any, kind: str, name: str, owner: Any) -> Any:
