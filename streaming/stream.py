@@ -121,7 +121,7 @@ class _Supervised:
 
     def _failed(self, why: str) -> None:
         self.trouble = f"{self.name} failed: {why[:300]}"
-        print(f"{self.name} failed, next try in {self.pause:g} s: {why[:300]}", file=sys.stderr, flush=True)
+        print(f"{self.name} failed, next try in {self.pause:.2g} s: {why[:300]}", file=sys.stderr, flush=True)
         self.pause = min(_GROWTH * self.pause, _BACKOFF_S[1])
 
     def _look(self, now: float) -> None:

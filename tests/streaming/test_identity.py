@@ -51,7 +51,7 @@ def view_of(aggregations: list[Aggregation], order: list[tuple[str, str]] | None
 
 def served(view: View, blob: bytes, now_us: int) -> dict[str, float]:
     names = tuple(f.name for f in view.features)
-    part, answer = make_part(Projection(view, view.name, names, ()), 0, 0, 0), Answer()
+    part, answer = make_part(Projection(view, view.name, names, ()), 0, 0, 0, 0), Answer()
     assert part.finisher is not None
     windowed(part, part.finisher, blob, now_us, answer, WindowCache(0), b"")
     return dict(zip(names, answer.values, strict=True))
