@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import threading
@@ -436,6 +437,8 @@ def test_a_person_who_decides_meanwhile_has_decided(world: World) -> None:
     world.drift()
     world.until("canary")
     shutil.copytree(world.settings.model_root / MODEL / "1", world.settings.model_root / MODEL / "9")
+    contract = world.settings.model_root / MODEL / "9" / "contract.json"
+    contract.write_text(json.dumps(json.loads(contract.read_text()) | {"version": 9}))
     release.promote(world.settings.model_root, MODEL, 9, "by hand")
     assert "a person made version 9 live" in world.pilot().step()
     now = release.read(world.settings.model_root, MODEL)
