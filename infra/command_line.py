@@ -81,9 +81,8 @@ def run(app: typer.Typer) -> None:
         if os.environ.get("HEADRACE_DEBUG"):
             raise
         if _said_for_users(error):
-            kind = (
-                type(error).__name__.removesuffix("Error") if _is_ours(error) else "Error"
-            )  # Value: or Runtime: would tell nobody a thing
+            # Python's own names (Value:, Runtime:) would tell nobody a thing
+            kind = type(error).__name__.removesuffix("Error") if _is_ours(error) else "Error"
             errors.print(f"[red]{kind}:[/red] {escape(str(error))}", soft_wrap=True)
         else:
             own = os.environ.get("HEADRACE_REPO")

@@ -171,7 +171,7 @@ def latest(part: Part, reply: Sequence[bytes | None], now_us: int, answer: Answe
     _, mark_us, ties, event_us = _head(blob)
     age_us = now_us - event_us
     if age_us < -part.ahead_us:
-        # asked for a moment the store has moved on from: the row of that time is overwritten, and this one was not known then
+        # asked for a moment the store has moved on from: the row of that time is overwritten, and this one lies in its future
         answer.values += [_NAN] * part.width
         answer.letters += part.letters["m"]
         answer.ages.append(age_us / 1e6)
@@ -238,10 +238,8 @@ def loose(part: Part, blob: bytes | None, reply: Sequence[bytes | None], now_us:
     view, alias, age_us = part.projection.view, part.projection.alias, now_us - event_us
     present = STALE if view.ttl_us and age_us > view.ttl_us else FRESH
     letters = bytearray(answer.letters)
-    moved_on = age_us < -part.ahead_us
-    for column, name in enumerate(part.projection.features, part.at):
-        if moved_on:
-            break
+    here = part.projection.features if age_us >= -part.ahead_us else ()  # else of the request's future, as in `latest`
+    for column, name in enumerate(here, part.at):
         value = layout.decode_value(reply[1 + column - part.at])
         letters[column] = NULL if value is None else present
         if isinstance(value, bool | int | float):

@@ -13,6 +13,7 @@ from infra.redis_client import whole
 from streaming import rejected
 from streaming.group import view_fields
 from streaming.journal import unfinished
+from streaming.parquet import fault, table_path
 from streaming.sink import newest_field
 from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, noted_id, stream_id, view_key
 from streaming.types import FIRST_US, LAST_US
@@ -113,7 +114,7 @@ def unfilled(client: redis.Redis, views: Sequence[View], root: Path) -> list[str
     for view in views:
         asked.hexists(view_key(view.project, view.name), "seam_us")
     answers = asked.execute(raise_on_error=False)
-    return [view.name for view, there in zip(views, answers, strict=True) if not there and (root / view.path).exists()]
+    return [view.name for view, there in zip(views, answers, strict=True) if not there and not fault(table_path(view, root))]
 
 
 def known_entities(client: redis.Redis, view: View) -> tuple[int, str]:

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -325,7 +326,11 @@ def test_a_store_that_has_lost_what_a_backfill_wrote_is_said_to(redis_url: str, 
     client, both = connect(redis_url), views(project)
     assert unfilled(client, both, tmp_path) == [], "no offline table: there is nothing to be filled with"
     (tmp_path / "things").mkdir()
+    assert unfilled(client, both, tmp_path) == [], "nor in an empty one"
+    (tmp_path / "things" / "part-0.parquet").touch()
     assert unfilled(client, both, tmp_path) == ["latest", "windows"]
+    elsewhere = [replace(view, path=str(tmp_path / "things")) for view in both]
+    assert unfilled(client, elsewhere, tmp_path / "root") == ["latest", "windows"], "a table lies where its source says"
     for view in both:
         client.hset(view_key(project, view.name), mapping={"seam_us": 1, "fingerprint": view.fingerprint})
     assert unfilled(client, both, tmp_path) == []
