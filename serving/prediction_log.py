@@ -27,7 +27,8 @@ BATCH = 100
 LINGER_S = 0.02
 """How long the first entry waits for company: one pipeline per batch costs a fraction of one per prediction."""
 _BACKOFF_S = (0.1, 5.0)
-_ORPHANS_S = 5.0
+_ORPHANS_S = 1.0
+"""How often the spool is looked at."""
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,16 @@ class PredictionLog:
     def depth(self) -> int:
         """Predictions waiting."""
         return len(self._buffer)
+
+    @property
+    def unspooled(self) -> int:
+        """Predictions that the spool did not take."""
+        return self._spool.unwritten if self._spool is not None else 0
+
+    @property
+    def trouble(self) -> str:
+        """Why the spool takes none now; empty: it does."""
+        return self._spool.trouble if self._spool is not None else ""
 
     def put(self, prediction: Prediction) -> bool:
         """Take a prediction, or drop and count it when the buffer is full; never blocks."""
@@ -147,8 +158,9 @@ class PredictionLog:
                 return
 
     async def _take_over(self, spool: Spool) -> None:
-        """Send what replicas that died had answered; before long, and again and again: another may die."""
+        """Send what replicas that died had answered; before long, and again and again: another may die. And see to our own files."""
         while True:
+            spool.mend()
             with contextlib.suppress(RedisError, OSError, TimeoutError), spool.orphan() as left:
                 if left is not None:
                     whole = [entry for entry in left if _is_prediction(entry)]

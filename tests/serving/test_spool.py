@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,111 @@ def test_a_disk_that_takes_nothing_is_counted_and_stops_nobody(tmp_path: Path, m
     nowhere.confirm(1)
     nowhere.close()
     assert nowhere.unwritten == 1
+
+
+def rename_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def remove_the_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def put_another_in_its_place(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+        path.write_bytes(b"")
+        path.rename(path.with_suffix(".other"))
+        path.write_bytes(b"not ours")
+
+
+@pytest.mark.parametrize("gone", [shutil.rmtree, rename_away, remove_the_files, put_another_in_its_place])
+def test_files_that_are_deleted_or_moved_away_are_made_anew_with_what_they_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: Callable[[Path], None]
+) -> None:
+    monkeypatch.setattr(spool, "SEGMENT", 8)
+    folder = tmp_path / "spool"
+    one = Spool(folder)
+    for i in range(10):
+        one.put(b"%d" % i)
+    one.confirm(5)
+    gone(folder)
+    one.put(b"10")
+    one.mend()
+    one.put(b"11")
+    one.confirm(1)
+    one.mend()
+    assert (one.unwritten, one.trouble) == (0, "")
+    die(one)
+    found = left(folder)
+    assert sorted(set(found) - {b"5"}, key=int) == [b"%d" % i for i in range(6, 12)]
+    assert len(set(found)) == len(found)
+
+
+def test_a_spool_with_nothing_in_it_is_mended_too(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    one = Spool(folder)
+    one.put(b"a")
+    one.confirm(1)
+    shutil.rmtree(folder)
+    one.mend()
+    one.put(b"b")
+    die(one)
+    assert left(folder) == [b"b"]
+
+
+def test_a_spool_that_cannot_be_made_anew_is_said_until_it_can(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    one = Spool(folder)
+    one.put(b"a")
+    shutil.rmtree(folder)
+    folder.write_text("a file is in its place")
+    one.mend()
+    assert str(folder) in one.trouble
+    assert "\n" not in one.trouble
+    folder.unlink()
+    one.mend()
+    assert one.trouble == ""
+    die(one)
+    assert left(folder) == [b"a"]
+
+
+def test_a_disk_that_takes_files_again_gets_the_next_entry(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    folder.write_text("a file is in its place")
+    one = Spool(folder)
+    one.put(b"a")
+    one.put(b"b")
+    assert one.unwritten == 2
+    assert str(folder) in one.trouble
+    folder.unlink()
+    one.put(b"c")
+    assert (one.unwritten, one.trouble) == (2, "")
+    one.confirm(1)
+    die(one)
+    assert left(folder) == [b"c"]
+
+
+def test_a_log_sees_to_its_spool_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_log, "_ORPHANS_S", 0.01)
+    folder = tmp_path / "spool"
+
+    async def scenario() -> None:
+        own = Spool(folder)
+        log = PredictionLog(Stream(), "stream", capacity=10, retention=10, spool=own)
+        log.start()
+        log.put(Prediction("1", "m", 1, 0, 0, {}, [], "", {}, 0.5))
+        shutil.rmtree(folder)
+        log.put(Prediction("2", "m", 1, 0, 0, {}, [], "", {}, 0.5))
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if folder.is_dir() and list(folder.glob("*.jsonl")):
+                break
+        die(own)
+
+    asyncio.run(scenario())
+    assert [msgspec.json.decode(entry, type=Prediction).id for entry in left(folder)] == ["1", "2"]
 
 
 KILLED = """
