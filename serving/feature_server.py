@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -39,6 +39,8 @@ _COLUMNS = 1000
 """Columns of a request."""
 FOLLOW_S = 1.0
 """How often the registry is looked at for an `apply`."""
+COMPUTE_S = 5.0
+"""On-demand views of one answer may take so long."""
 _PLANS = 32
 """Plans kept; a plan is made of a feature service or of a list of features."""
 
@@ -64,10 +66,17 @@ class FeatureServer:
     Args:
         client: a `redis.asyncio` client, for pushes.
         clock: what a pushed row may not be dated ahead of, microseconds since the epoch.
+        counts: see `OnDemand`.
     """
 
-    def __init__(self, settings: Settings, client: Any, clock: Callable[[], int] = wall_us) -> None:
-        self._settings, self._redis, self._clock = settings, client, clock
+    def __init__(
+        self,
+        settings: Settings,
+        client: Any,
+        clock: Callable[[], int] = wall_us,
+        counts: Counter[tuple[str, str]] | None = None,
+    ) -> None:
+        self._settings, self._redis, self._clock, self._counts = settings, client, clock, counts
         self._limits = Limits.of(settings)
         self._case = UseCase(settings.repo)
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
@@ -81,6 +90,7 @@ class FeatureServer:
         Raises:
             Malformed, Invalid: the body is not such a request, or names features or entities that there are not.
             Unavailable: the online store did not answer.
+            Late: an on-demand view was not ready within `COMPUTE_S`.
         """
         asked: GetOnlineFeatures = read_json(body, GetOnlineFeatures)
         if bool(asked.feature_service) == bool(asked.features):
@@ -125,7 +135,7 @@ class FeatureServer:
                 }
             )
         keys = {key: [instance[key] for instance in instances] for key in reader.join_keys}
-        for feature, computed in self._computed(asked, on_demand, found, keys).items():
+        for feature, computed in (await self._computed(asked, on_demand, found, keys)).items():
             alias, _, name = feature.partition(":")
             names.append(f"{alias}__{name}" if asked.full_feature_names else name)
             stamps = [_moment(now_us)] * rows
@@ -139,12 +149,12 @@ class FeatureServer:
             raise TooLarge(f"{len(columns)} columns in one request; at most {_COLUMNS} are taken.")
         check_values([*columns.items()], self._limits)
 
-    def _computed(
+    async def _computed(
         self, asked: GetOnlineFeatures, on_demand: OnDemand, found: FeatureRows, keys: dict[str, list[Any]]
     ) -> dict[str, list[Any]]:
         request = {f: [_field(v, on_demand.types[f], f) for v in asked.entities[f]] for f in on_demand.fields}
         try:
-            return on_demand.run(request | keys, found)
+            return await on_demand.answer(request | keys, found, COMPUTE_S)
         except OnDemandError as error:
             raise Invalid(f"{error}.", [FieldError(str(error), error.row)]) from error
 
@@ -157,9 +167,10 @@ class FeatureServer:
                 reader = OnlineReader(
                     plan, self._settings.redis(), self._settings.redis_timeout_s, ahead_s=self._settings.clock_tolerance_s
                 )
-                self._plans[identity] = reader, OnDemand(views, reader.features)
+                self._plans[identity] = reader, OnDemand(views, reader.features, self._counts)
                 while len(self._plans) > _PLANS:
-                    _, (oldest, _) = self._plans.popitem(last=False)
+                    _, (oldest, computing) = self._plans.popitem(last=False)
+                    computing.close()
                     await oldest.close()
             self._plans.move_to_end(identity)
             return self._plans[identity]
@@ -176,8 +187,8 @@ class FeatureServer:
             await asyncio.to_thread(self._case.store.refresh_registry)
         self._seen, before = seen, list(self._plans.values())
         self._plans.clear()
-        for reader, _ in before:  # a request may still be waiting for its answer
-            task = asyncio.create_task(_close_later(reader, 2 * self._settings.redis_timeout_s))
+        for plan in before:  # a request may still be waiting for its answer
+            task = asyncio.create_task(_close_later(*plan, 2 * self._settings.redis_timeout_s + COMPUTE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -238,12 +249,14 @@ class FeatureServer:
     async def close(self) -> None:
         for task in self._closing:
             task.cancel()
-        for reader, _ in self._plans.values():
+        for reader, on_demand in self._plans.values():
+            on_demand.close()
             await reader.close()
 
 
-async def _close_later(reader: OnlineReader, grace_s: float) -> None:
+async def _close_later(reader: OnlineReader, on_demand: OnDemand, grace_s: float) -> None:
     await asyncio.sleep(grace_s)
+    on_demand.close()
     await reader.close()
 
 

@@ -6,6 +6,7 @@ The hot path adds to plain numbers and lists; they become samples at a scrape.
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,7 @@ class Metrics(Collector):
         verdicts: the watch's latest verdict per model, as read just before a scrape.
         quality: live quality per model, as JSON objects, likewise.
         equality: values compared with stock Feast, and those that were not the same, per model, likewise.
+        on_demand: calls of slow on-demand functions, by view and outcome; counted where they are made.
         parts, restarts: how the platform's parts fare, and how often each was started again, likewise.
     """
 
@@ -134,6 +136,7 @@ class Metrics(Collector):
         self.parts: list[Part] = []
         self.restarts: dict[str, int] = {}
         self.quality: dict[str, dict[str, Any]] = {}
+        self.on_demand: Counts[tuple[str, str]] = Counts()
         self.registry.register(self)
 
     def _make(self, kind: Any, name: str, help_text: str, labels: tuple[str, ...]) -> Any:
@@ -237,10 +240,17 @@ class Metrics(Collector):
         for called, count in self._answered.items():
             calls.add_metric(list(called), count)
         yield calls
+        text = "Calls of on-demand functions that were slow: answered, refused, late (504), or held (the event loop waited)."
+        slow = CounterMetricFamily("headrace_on_demand_slow", text, labels=["view", "outcome"])
+        for key, count in self.on_demand.items():
+            slow.add_metric(list(key), count)
+        yield slow
         if self._log is not None:
             yield GaugeMetricFamily("headrace_log_depth", "Predictions waiting to be logged.", self._log.depth)
             yield CounterMetricFamily("headrace_log_written", "Predictions logged.", self._log.written)
             yield CounterMetricFamily("headrace_log_dropped", "Predictions not logged: the buffer was full.", self._log.dropped)
+            text = "Predictions that were not on the disk before they were sent: a kill would have lost them."
+            yield CounterMetricFamily("headrace_log_unspooled", text, self._log.unspooled)
         compared = ("Served values that were read again through stock Feast.", "Of these, values that were not the same.")
         for place, (name, description) in enumerate(zip(("compared", "unequal"), compared, strict=True)):
             family = CounterMetricFamily(f"headrace_equality_{name}", description, labels=["model"])

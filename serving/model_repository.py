@@ -347,7 +347,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
     return Predictor(
         contract,
         reader=reader,
-        on_demand=OnDemand.compile(store, contract.feature_service, joined, reader.features),
+        on_demand=OnDemand.compile(store, contract.feature_service, joined, reader.features, metrics.on_demand),
         scorer=Scorer(folder / contracts.MODEL, len(contract.inputs)),
         metrics=metrics.model,
         log=prediction_log.put,

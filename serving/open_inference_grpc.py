@@ -17,7 +17,7 @@ from serving import open_inference_pb2 as _generated
 from serving.limits import Limits
 from serving.open_inference import SCORE, Inference, Request, Tensor, Wanted
 from serving.plane import DataPlane
-from serving.problem import Invalid, Malformed, NotFound, Problem, TooLarge, Unavailable
+from serving.problem import Invalid, Late, Malformed, NotFound, Problem, TooLarge, Unavailable
 
 pb: Any = _generated
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ _CODES: dict[type[Problem], Any] = {
     Malformed: grpc.StatusCode.INVALID_ARGUMENT,
     TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Late: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",

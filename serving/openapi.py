@@ -80,11 +80,13 @@ def openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
         "description": "deadline in milliseconds; the contract's where it is not given",
     }
     paths = {
-        PREDICT: _post("Predictions, in the order of the instances", predict, answer, 400, 404, 413, 415, 422, 503, parameters=[deadline])
+        PREDICT: _post(
+            "Predictions, in the order of the instances", predict, answer, 400, 404, 413, 415, 422, 503, 504, parameters=[deadline]
+        )
     }
     for p in live:
         body = {"schema": p.schema.json_schema(), "example": p.schema.example()}
-        own = _post(f"Predictions of {p.contract.model}", body, answer, 400, 413, 415, 422, 503, parameters=[deadline])
+        own = _post(f"Predictions of {p.contract.model}", body, answer, 400, 413, 415, 422, 503, 504, parameters=[deadline])
         own["post"]["parameters"] = [deadline]
         paths[PREDICT.replace("{model}", p.contract.model)] = own
     item = {
@@ -136,7 +138,7 @@ def _protocols(live: list[Predictor]) -> dict[str, Any]:
     }
     values = {p.contract.model: p.schema.example()["instances"][0] for p in live}
     examples = {p.contract.model: {"value": open_inference.example(p.contract, values[p.contract.model])} for p in live}
-    infer = _post("Infer", {"schema": request, "examples": examples}, response, 400, 404, 413, 415, 422, 503)
+    infer = _post("Infer", {"schema": request, "examples": examples}, response, 400, 404, 413, 415, 422, 503, 504)
     infer["post"]["tags"] = ["Open Inference Protocol"]
     columns = {"type": "object", "additionalProperties": {"type": "array"}}
     wanted = {
@@ -160,7 +162,7 @@ def _protocols(live: list[Predictor]) -> dict[str, Any]:
         "required": ["push_source_name", "df"],
         "properties": {"push_source_name": {"type": "string"}, "df": columns, "to": {"type": "string", "enum": ["online"]}},
     }
-    read = _post("Online features, as Feast's feature server gives them", {"schema": wanted}, found, 400, 404, 413, 415, 422, 503)
+    read = _post("Online features, as Feast's feature server gives them", {"schema": wanted}, found, 400, 404, 413, 415, 422, 503, 504)
     push = _post("Events, onto the live stream", {"schema": rows}, pushed, 400, 404, 413, 415, 422, 503)
     for call in (read, push):
         call["post"] |= {"tags": ["Feast feature server"], "parameters": []}

@@ -88,7 +88,7 @@ class DataPlane:
         self.metrics.watch_log(self._log)
         self._tally = TallyWriter(self._redis, self._project, self.metrics, wall_clock, trouble=self._trouble)
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
-        self.features = FeatureServer(settings, self._redis, clock)
+        self.features = FeatureServer(settings, self._redis, clock, self.metrics.on_demand)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
 
     async def start(self) -> None:
@@ -310,9 +310,9 @@ class DataPlane:
         return self.metrics.text()
 
     def _trouble(self) -> str:
-        """Which models do not answer as they should, in one line; empty: all do."""
-        stuck = [self.models.stuck] if self.models.stuck else []
-        return "; ".join([*stuck, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
+        """Which models do not answer as they should, and what else the replica cannot do, in one line; empty: all is well."""
+        own = [said for said in (self.models.stuck, self._log.trouble) if said]
+        return "; ".join([*own, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
 
     def now_us(self) -> int:
         """The server's clock, microseconds since the epoch."""

@@ -140,6 +140,7 @@ class Predictor:
         Raises:
             Invalid: an on-demand view or a `reject` null policy refuses a row, or contributions are asked of a model without.
             Unavailable: the online store did not answer in time.
+            Late: an on-demand view did not.
         """
         if question.explain and self._explainer is None:
             raise Invalid("explain is not available for this model.", [FieldError("is not available for this model", field="explain")])
@@ -148,7 +149,9 @@ class Predictor:
         rows = await self._read(instances, now_us, deadline_s)
         read_s = time.perf_counter() - before_read
 
-        seen, codes, served = self.assemble(question, rows)
+        apart = not (self._sources.only_stored or self._on_demand.at_once(len(instances)))
+        computed = await self._computed(question, rows, deadline_s - read_s) if apart else None
+        seen, codes, served = self.assemble(question, rows, computed)
         before_score = time.perf_counter()
         if len(served) > _OFF_LOOP_ROWS:
             scores = await asyncio.to_thread(self._scorer.score, served)
@@ -183,13 +186,18 @@ class Predictor:
                 why = str(error)
         raise Unavailable(f"{why[0].upper()}{why[1:]}, so no features could be read.", retry_after_s=1)
 
-    def assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]:
+    def assemble(
+        self, question: Question, rows: FeatureRows, computed: dict[str, list[Any]] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]:
         """The matrix as read (stale values included), each cell's status (a letter of f, s, n, m, r), and what the model gets.
+
+        Args:
+            computed: what the on-demand views give; None: they run here.
 
         Raises:
             Invalid: an on-demand view or a `reject` null policy refuses a row.
         """
-        seen, codes = self._assemble(question, rows)
+        seen, codes = self._assemble(question, rows, computed)
         return seen, codes, self._nulls(seen, codes)
 
     @property
@@ -206,7 +214,9 @@ class Predictor:
         """The model itself, float64 [rows]."""
         return self._scorer.score(served)
 
-    def _assemble(self, question: Question, rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    def _assemble(
+        self, question: Question, rows: FeatureRows, computed: dict[str, list[Any]] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
         sources, n = self._sources, len(question.instances)
         if sources.only_stored:
             return rows.values.take(sources.stored_columns, axis=1), rows.statuses.take(sources.stored_columns, axis=1)
@@ -218,19 +228,25 @@ class Predictor:
             column = question.moments.get(field) or [i[field] for i in question.instances]
             matrix[:, place] = [_as_number(value) for value in column]
         if self._on_demand.features:
-            computed = self._compute(question, rows)
+            found = self._compute(question, rows) if computed is None else computed
             for place, feature in sources.on_demand:
-                matrix[:, place] = [np.nan if value is None else value for value in computed[feature]]
+                matrix[:, place] = [np.nan if value is None else value for value in found[feature]]
         return matrix, codes
 
     def _compute(self, question: Question, rows: FeatureRows) -> dict[str, list[Any]]:
-        request = {f: question.moments.get(f) or [i[f] for i in question.instances] for f in self._on_demand.fields}
         try:
-            return self._on_demand.run(request, rows)
+            return self._on_demand.run(self._asked(question), rows)
         except OnDemandError as error:
-            raise Invalid(
-                f"row {error.row}: {error}." if error.row is not None else f"{error}.", [FieldError(str(error), error.row)]
-            ) from error
+            raise _refused(error) from error
+
+    async def _computed(self, question: Question, rows: FeatureRows, left_s: float) -> dict[str, list[Any]]:
+        try:
+            return await self._on_demand.answer(self._asked(question), rows, left_s)
+        except OnDemandError as error:
+            raise _refused(error) from error
+
+    def _asked(self, question: Question) -> dict[str, Sequence[Any]]:
+        return {f: question.moments.get(f) or [i[f] for i in question.instances] for f in self._on_demand.fields}
 
     def _nulls(self, seen: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """What the model gets (`contract.Policy`), or which rows it refuses."""
@@ -305,7 +321,10 @@ class Predictor:
         rows = joined([await self._read(a.question.instances, a.now_us, self._read_timeout_s) if read else a.rows for a in asked])
         moments = {f: [m for a in asked for m in a.question.moments[f]] for f in asked[0].question.moments}
         instances = [i for a in asked for i in a.question.instances]
-        seen, codes, served = self.assemble(Question(instances, moments, False, False, None), rows)
+        question = Question(instances, moments, False, False, None)
+        apart = not (self._sources.only_stored or self._on_demand.at_once(len(instances)))
+        computed = await self._computed(question, rows, self.contract.deadline_ms / 1e3) if apart else None
+        seen, codes, served = self.assemble(question, rows, computed)
         scores = self._scorer.score(served).tolist()
         letters, width, contract = codes.tobytes().decode(), len(self._names), self.contract
         origins = [(a, number) for a in asked for number in a.ids]
@@ -316,10 +335,15 @@ class Predictor:
             self._log(Prediction(number, *named, instances[row], vector, own, rows.marks[row], score, "shadow", answered))
 
     async def close(self) -> None:
-        """Release the reader's connections and the explainer's thread."""
+        """Release the reader's connections, and the threads of explainer and on-demand functions."""
         if self._explainer is not None:
             self._explainer.close()
+        self._on_demand.close()
         await self._reader.close()
+
+
+def _refused(error: OnDemandError) -> Invalid:
+    return Invalid(f"row {error.row}: {error}." if error.row is not None else f"{error}.", [FieldError(str(error), error.row)])
 
 
 def _mark(mark: Mark) -> dict[str, int | None]:

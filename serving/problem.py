@@ -93,6 +93,19 @@ class Unavailable(Problem):
         super().__init__(detail, headers={"retry-after": str(retry_after_s)}, **extensions)
 
 
+class Late(Problem):
+    """504 with `Retry-After`: what a user's function was to give did not come within the deadline.
+
+    Args:
+        retry_after_s: seconds until another try is worth it.
+    """
+
+    status, kind, title = 504, "late", "Not ready within the deadline"
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)})
+
+
 def encode(
     status: int, title: str, detail: str, kind: str = "", errors: Sequence[FieldError] = (), extensions: dict[str, Any] | None = None
 ) -> bytes:

@@ -75,6 +75,21 @@ def test_what_is_degraded_is_named_with_its_cause_and_fails_only_who_asks_strict
         assert answer.headers["retry-after"] == "5"
 
 
+def test_a_replica_that_cannot_keep_its_answers_says_so(server: Server) -> None:
+    (server.settings.state / "spool").write_text("a file is in its place")
+
+    async def scenario(client: httpx.AsyncClient) -> tuple[httpx.Response, str]:
+        assert (await client.post(PREDICT, json={"instances": [INSTANCE]})).status_code == 200
+        await server.plane._tally.write()
+        return await client.get("/readyz"), (await client.get("/metrics")).text
+
+    answer, metrics = server.run(scenario)
+    (one,) = answer.json()["degraded"]
+    assert one["part"].startswith("serve")
+    assert f"answers are not kept in {server.settings.state / 'spool'} until Redis has them (" in one["detail"]
+    assert "headrace_log_unspooled_total 1.0" in metrics
+
+
 def test_a_part_that_was_stopped_on_purpose_is_missed_by_nobody(server: Server) -> None:
     say(server, "stream")
     with beat.Pulse(server.settings.redis_url, server.project, "watch-sells_out"):
