@@ -2,7 +2,8 @@
 
 A part's loop notes the end of each round, and whether that did its work; a thread beside it writes the note down. A part that fails for
 ever says why; one that hangs, or is dead, stops ending rounds and is silent. One that was told to stop takes its word back: it is absent,
-and nobody misses it. Times are Redis' own, so that no clock of anyone's that is wrong makes the living dead.
+and nobody misses it. Times are Redis' own, so that no clock of anyone's that is wrong makes the living dead. Who hangs is ended by the
+supervisor, which goes by a word that does not pass through Redis (`infra.watchdog`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from msgspec import Meta
 
 from infra import redis_client
 from infra.cause import cause
+from infra.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import redis
@@ -204,6 +206,7 @@ class Pulse:
         self._began = self._ended = time.monotonic()
         self._failing = ""
         self._client: Any = None
+        self._watchdog = Watchdog(every_s)
         self._news, self._closing = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -214,12 +217,14 @@ class Pulse:
             failing: why it did not do its work, in one line; empty: it did.
         """
         news, self._failing, self._ended = failing != self._failing, failing, time.monotonic()
+        self._watchdog.feed()
         if news:
             self._news.set()
 
     def touch(self) -> None:
         """A long round goes on; what was said of the one before stands."""
         self._ended = time.monotonic()
+        self._watchdog.feed()
 
     def __enter__(self) -> Pulse:
         self._thread.start()
@@ -228,6 +233,7 @@ class Pulse:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
             self.beat(cause(error))
+        self._watchdog.close()
         self._closing = True
         self._news.set()
         self._thread.join(2 * _TIMEOUT_S)

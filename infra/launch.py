@@ -21,7 +21,9 @@ import psutil
 from infra import files, outlet
 
 MARK = "HEADRACE_SERVICE"
-"""Environment variable that every process of a service inherits: what is left of a dead service is found by it."""
+"""Environment variable that every process of a service inherits, `<state folder>:<name>`: what is left of a dead service is found by it."""
+SELF = "HEADRACE_SERVICE_PID"
+"""Environment variable that they inherit as well: the process id of the service itself."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Record:
         created: start time of the process, seconds since the epoch.
         session: the session it belongs to.
         starts: how often the supervisor has started it since someone asked for the service.
+        why: why the run before was ended by the supervisor; empty: it was not.
     """
 
     pid: int
@@ -39,6 +42,7 @@ class Record:
     argv: list[str]
     session: int
     starts: int
+    why: str = ""
 
     @property
     def lives(self) -> bool:
@@ -57,7 +61,14 @@ def read_record(path: Path) -> Record | None:
     try:
         said: dict[str, Any] = json.loads(files.read(path))
         pid = int(said["pid"])  # a record of a version before had no supervisor: each service led its own session
-        return Record(pid, float(said["created"]), list(said["argv"]), int(said.get("session", pid)), int(said.get("starts", 1)))
+        return Record(
+            pid,
+            float(said["created"]),
+            list(said["argv"]),
+            int(said.get("session", pid)),
+            int(said.get("starts", 1)),
+            str(said.get("why", "")),
+        )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -80,6 +91,45 @@ def marked(mark: str) -> set[psutil.Process]:
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
                 found.add(process)
     return found
+
+
+def families(state: str) -> dict[str, set[psutil.Process]]:
+    """By service, the processes that carry the mark of a state folder, but for this one: whatever has become of the files about them."""
+    found: dict[str, set[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            of, _, name = process.environ().get(MARK, "").rpartition(":")
+            if of == state and name and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.setdefault(name, set()).add(process)
+    return found
+
+
+def itself(family: set[psutil.Process]) -> psutil.Process | None:
+    """The service itself among the processes that carry its mark; None where it has ended."""
+    for process in family:
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(SELF) == str(process.pid):
+                return process
+    return None
+
+
+def watched_path(run_folder: Path, name: str) -> Path:
+    """The service's watchdog (`infra.watchdog`)."""
+    return run_folder / f"{name}.fed"
+
+
+def hung_path(run_folder: Path, name: str) -> Path:
+    """Where it is written that the supervisor has ended a service, and why."""
+    return run_folder / f"{name}.hung"
+
+
+def _why_ended(run: Path, name: str, before: Record | None) -> str:
+    path = hung_path(run, name)
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        said = json.loads(files.read(path))
+        if before is not None and said["pid"] == before.pid:
+            return str(said["why"])
+    return ""
 
 
 def end(processes: set[psutil.Process]) -> None:
@@ -121,13 +171,18 @@ def main(run_folder: str, name: str) -> None:
     end(marked(wanted["env"][MARK]))  # a run that was killed may have left children with its ports
     starts = before.starts + 1 if before is not None else 1
     created = psutil.Process().create_time()
-    write(path, {"pid": os.getpid(), "created": created, "argv": wanted["argv"], "session": os.getsid(0), "starts": starts})
+    said = {"pid": os.getpid(), "created": created, "argv": wanted["argv"], "session": os.getsid(0), "starts": starts}
+    if why := _why_ended(run, name, before):
+        print(f"started again: the run before was {why}", flush=True)
+    for stale in (watched_path(run, name), hung_path(run, name)):
+        stale.unlink(missing_ok=True)
+    write(path, said | {"why": why})
     if log := wanted.get("log"):  # a service that was started by a version before has none
         with suppress(OSError):
             outlet.open_beside(os.getppid(), log["path"], log["bytes"], log["files"])
     os.chdir(wanted["cwd"])
     try:
-        os.execvpe(wanted["argv"][0], wanted["argv"], wanted["env"])
+        os.execvpe(wanted["argv"][0], wanted["argv"], {**wanted["env"], SELF: str(os.getpid())})
     except OSError as error:
         sys.exit(f"{wanted['argv'][0]} cannot be started: {error.strerror}")
 

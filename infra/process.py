@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from infra import files
-from infra.launch import MARK, Record, end, marked, read_record, write
+from infra.launch import MARK, SELF, Record, end, families, hung_path, itself, marked, read_record, watched_path, write
 from infra.settings import Settings
-from infra.supervisor import Supervisor, SupervisorError
+from infra.supervisor import SUPERVISOR, Supervisor, SupervisorError
 
 _SETTLES_S = {"redis": 3}
 """Seconds after which a service that ends is started again at once; before, after a pause that grows. Default: 10."""
@@ -68,15 +68,35 @@ def _read(settings: Settings, name: str) -> Record | None:
         return record
     with suppress(FileNotFoundError):  # another command did
         files.put_aside(path, f"{path} cannot be read: who runs as {name} is known by the process itself")
-    family = marked(_mark(settings, name))
-    for process in sorted(family, key=lambda p: p.pid):
+    return _remember(settings, name, marked(_mark(settings, name)))
+
+
+def _remember(settings: Settings, name: str, family: set[psutil.Process]) -> Record | None:
+    """Note down anew who runs as the service, by the processes that carry its mark."""
+    process, path = itself(family), _record(settings, name)
+    if process is not None:
         with suppress(psutil.Error, ProcessLookupError):
-            if process.parent() in family:
-                continue
             said = {"pid": process.pid, "created": process.create_time(), "argv": process.cmdline(), "session": os.getsid(process.pid)}
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(path, said | {"starts": 1})
             return read_record(path)
     return None
+
+
+def recover(settings: Settings) -> list[str]:
+    """Note down anew what runs and is not noted any more: somebody has removed the files.
+
+    Returns:
+        every service of which a process is left, also where the service itself has ended.
+    """
+    found = families(str(settings.state))
+    found.pop(SUPERVISOR, None)
+    for name, family in found.items():
+        if alive(settings, name) is None:
+            with suppress(BlockingIOError), _alone(settings, name, waits=False):  # it is being started or stopped this moment
+                if alive(settings, name) is None:
+                    _remember(settings, name, family)
+    return list(found)
 
 
 def restarts(settings: Settings, name: str) -> int:
@@ -85,16 +105,26 @@ def restarts(settings: Settings, name: str) -> int:
     return record.starts - 1 if record is not None else 0
 
 
+def why_ended(settings: Settings, name: str) -> str:
+    """Why the supervisor has ended the run before the one that runs; empty: it did not."""
+    record = _read(settings, name)
+    return record.why if record is not None and record.lives else ""
+
+
 def _mark(settings: Settings, name: str) -> str:
     return f"{settings.state}:{name}"
 
 
 @contextmanager
-def _alone(settings: Settings, name: str) -> Iterator[None]:
-    """One starter or stopper at a time: a second starter waits, and finds the service running."""
+def _alone(settings: Settings, name: str, waits: bool = True) -> Iterator[None]:
+    """One starter or stopper at a time: a second starter waits, and finds the service running.
+
+    Raises:
+        BlockingIOError: there is another, and this one does not wait.
+    """
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with open(settings.run_dir / f"{name}.starting", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 
@@ -124,11 +154,11 @@ def start(
 
 def environment() -> dict[str, str]:
     """This process's environment, for one that may outlive it: without the folder of metrics that Feast makes where it is imported, and
-    removes when this process ends."""
+    removes when this process ends, and without the word that it is a service itself."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not (name in _FEAST_METRICS and os.path.basename(value).startswith("feast_metrics_"))
+        if name != SELF and not (name in _FEAST_METRICS and os.path.basename(value).startswith("feast_metrics_"))
     }
 
 
@@ -145,6 +175,8 @@ def _start(
     before: Callable[[], Sequence[str]] | None,
 ) -> Running:
     supervisor, deadline = Supervisor(settings), time.monotonic() + timeout_s
+    if alive(settings, name) is None:  # or its files were removed
+        _remember(settings, name, marked(_mark(settings, name)))
     kept = supervisor.kept(name)
     while kept and kept[0].state in ("STARTING", "RUNNING", "EXITED"):  # it runs, or is being started again this moment
         if running := alive(settings, name):
@@ -227,7 +259,8 @@ def _stop(settings: Settings, name: str, grace_s: float = 20.0) -> bool:
     end(marked(_mark(settings, name)))
     supervisor.remove(name)
     end(marked(_mark(settings, name)))  # one that was about to become the service while it was stopped
-    _record(settings, name).unlink(missing_ok=True)
+    for path in (_record(settings, name), watched_path(settings.run_dir, name), hung_path(settings.run_dir, name)):
+        path.unlink(missing_ok=True)
     return running is not None
 
 

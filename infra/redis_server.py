@@ -82,6 +82,7 @@ _OURS = {
     "save": "",
     "maxmemory-policy": "noeviction",
     "daemonize": "no",
+    "set-proc-title": "no",  # it would be written over the environment, by which a service is known
 }
 _SINCE_7 = {"enable-protected-configs": "no", "enable-debug-command": "no", "enable-module-command": "no"}
 """`CONFIG SET dir` and its like, DEBUG and MODULE are refused, also to who knows the password."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -87,9 +87,13 @@ def alone(settings: Settings, waiting: Callable[[], None] = lambda: None) -> Ite
         yield
 
 
-def names(settings: Settings) -> list[str]:
-    """Services that have been started, in starting order."""
-    known = {p.stem for p in (*settings.run_dir.glob("*.json"), *settings.run_dir.glob("supervisor/*.ini"))}
+def names(settings: Settings, left: Sequence[str] = ()) -> list[str]:
+    """Services that have been started, in starting order.
+
+    Args:
+        left: more of them, in any order.
+    """
+    known = {*left} | {p.stem for p in (*settings.run_dir.glob("*.json"), *settings.run_dir.glob("supervisor/*.ini"))}
     order = [redis_server.NAME, "serve", "stream"]
     return [n for n in order if n in known] + sorted(known - set(order))
 
@@ -99,11 +103,14 @@ def stop_all(
 ) -> list[str]:
     """Stop everything this checkout has started, last started first: Redis at the end. Returns what was running.
 
+    What runs is known by the processes too, where the files about them were removed.
+
     Args:
         told: called with each service before it is told to end.
         ended: called when all have ended but Redis.
     """
-    stopped, known = [], names(settings)
+    Supervisor(settings).end_lost()
+    stopped, known = [], names(settings, process.recover(settings))
     others = [name for name in known if name != redis_server.NAME]
     for name in reversed(known):
         told(name)
@@ -120,9 +127,10 @@ def status(settings: Settings) -> list[dict[str, object]]:
     Returns:
         name; whether it runs; its state in words (`running`, `starting`, `failing`: it ends and is started again, `stopped`, `unwatched`:
         it runs, and its supervisor does not); pid; start time (seconds since the epoch); resident memory (MB); port; restarts by the
-        supervisor; how it ended last, such as `exit status 1`.
+        supervisor; how it ended last, such as `exit status 1`, or why the supervisor ended it.
     """
     rows: list[dict[str, object]] = []
+    process.recover(settings)
     try:
         kept = {one.name: one for one in Supervisor(settings).kept()}
     except SupervisorError:
@@ -140,7 +148,7 @@ def status(settings: Settings) -> list[dict[str, object]]:
                 "memory_mb": running.memory_mb if running else 0.0,
                 "port": port(settings, where) if where else None,
                 "restarts": process.restarts(settings, name),
-                "last_end": known.last_end if known else "",
+                "last_end": process.why_ended(settings, name) or (known.last_end if known else ""),
             }
         )
     return rows

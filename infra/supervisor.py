@@ -26,14 +26,17 @@ from typing import Any
 import psutil
 
 from infra import private
-from infra.launch import MARK, Record, read_record, write
+from infra.launch import MARK, Record, families, read_record, write
 from infra.settings import ROOT, Settings
+from infra.watchdog import HUNG_S
 
 LOG_BYTES, LOG_FILES = 10_000_000, 3
 """A log is moved aside at this size; so many old ones are kept."""
 START_S = 60.0
 _TIMEOUT_S = 15.0
-_SOCKET = "s"
+_SOCKET, _CONFIGURATION = "s", "supervisord.conf"
+SUPERVISOR = "supervisor"
+"""Its name among the services' marks."""
 _DOWN = ("STOPPED", "EXITED", "FATAL")
 _DEAF_S = 1.0
 """A process that was told to end before it had become itself, between supervisord's fork and exec, has not heard it: after so long it is killed."""
@@ -41,23 +44,7 @@ _DEAF_S = 1.0
 LONGEST_PAUSE_S = 30
 """The pause before the next try of a service that ends soon after each start: it grows by a second each time, up to this."""
 
-_MAIN = """
-from supervisor import loggers, process, supervisord
-from supervisor.states import ProcessStates
-
-loggers.Handler.handleError = lambda self: None
-
-class Patient(process.Subprocess):
-    def change_state(self, new_state, expected=True):
-        if new_state == ProcessStates.BACKOFF:
-            self.backoff = min(self.backoff, {longest} - 1)
-        return super().change_state(new_state, expected)
-
-process.Subprocess = Patient
-supervisord.main()
-"""
-"""What a full disk does not take is not logged. As shipped, supervisord says so on a stderr that may lie on the same disk, fails at that, and
-never again reads what the service prints: the service then stands still at its next line. And its pauses would grow without end."""
+_MAIN = "import sys; sys.path[0] = {root!r}; from infra.keeper import main; main({longest}, {hung})"
 
 # paths are relative to the folder it runs in: whatever characters the checkout's path has, no file here has to quote them
 _CONFIG = f"""\
@@ -243,15 +230,16 @@ class Supervisor:
             raise SupervisorError(
                 "the package `supervisor` is missing: `uv pip install supervisor==4.3.0`, or remove .venv and run ./headrace"
             )
+        self._kill_lost()
         orphans = self._orphans()
         for stale in (*self.folder.glob("*.ini"), self.folder / _SOCKET):
             if stale.stem not in orphans:
                 stale.unlink(missing_ok=True)
         self._configure()
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {MARK: f"{self.settings.state}:supervisor"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {MARK: f"{self.settings.state}:{SUPERVISOR}"}
         with open(self.folder / "supervisord.err", "wb") as said:
             child = subprocess.Popen(
-                [sys.executable, "-c", _MAIN.format(longest=LONGEST_PAUSE_S), "-c", "supervisord.conf"],
+                [sys.executable, "-c", _MAIN.format(root=str(ROOT), longest=LONGEST_PAUSE_S, hung=HUNG_S), "-c", _CONFIGURATION],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -277,7 +265,29 @@ class Supervisor:
     def _configure(self) -> None:
         """Its configuration: one file, since the patterns of supervisord's `include` would be read into the folder's own name."""
         programs = [path.read_text() for path in sorted(self.folder.glob("*.ini"))]
-        (self.folder / "supervisord.conf").write_text("".join([_CONFIG, *programs]))
+        (self.folder / _CONFIGURATION).write_text("".join([_CONFIG, *programs]))
+
+    def _lost(self) -> list[psutil.Process]:
+        """Supervisors of this state folder that nobody can speak to: their files were removed."""
+        known, found = self.record, []
+        for process in families(str(self.settings.state)).get(SUPERVISOR, ()):
+            with suppress(psutil.Error):
+                if _CONFIGURATION in process.cmdline() and (known is None or process.pid != known.pid):
+                    found.append(process)
+        return found
+
+    def end_lost(self) -> None:
+        """End supervisors that nobody can speak to: their services go on, as those of one that was killed do."""
+        if self._lost():
+            with self.alone():  # not one that is being started this moment
+                self._kill_lost()
+
+    def _kill_lost(self) -> None:
+        lost = self._lost()
+        for process in lost:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()  # told to end, it would end its services
+        psutil.wait_procs(lost, timeout=_TIMEOUT_S)
 
     def _orphans(self) -> list[str]:
         """Services that a supervisor which was killed has left running."""

@@ -34,6 +34,7 @@ import psutil
 
 from infra import files, private
 from infra.cause import cause
+from infra.launch import SELF
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
 from serving import descendants, head
@@ -230,7 +231,7 @@ def _heed(stopping: Event) -> None:
 
 def _serve(settings: Settings, stopping: Event) -> None:
     private.folder(scratch(settings))
-    folder, before = configure(settings), dict(os.environ)
+    folder, before = configure(settings), {k: v for k, v in os.environ.items() if k != SELF}
     made = head.made_of({k: v for k, v in before.items() if k.startswith(("HEADRACE_", "RAY_", "PYTHON"))})
     try:
         _deploy(settings, folder, made, stopping)
