@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.command_line import console, model_name, own_settings
+from infra.command_line import console, model_name, own_settings, plain_name
 from infra.moment import moment_at
 
 if TYPE_CHECKING:
     from feature_repo.decision import Decision
 
-Name = Annotated[str, typer.Argument(help="The model.")]
-Version = Annotated[int, typer.Argument(help="A registered version of it.")]
-Candidate = Annotated[int, typer.Argument(help="A registered version of it; 0: none any more.")]
+Name = Annotated[str, typer.Argument(help="The model.", callback=plain_name)]
+Version = Annotated[int, typer.Argument(min=1, help="A registered version of it.")]
+Candidate = Annotated[int, typer.Argument(min=0, help="A registered version of it; 0: none any more.")]
 Why = Annotated[str, typer.Option(help="Kept in the release's history.")]
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +18,52 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
+from rich.text import Text
 
 from infra import private
 from infra.cause import cause
 from infra.settings import ROOT, Settings, settings
 
 OURS = ("infra", "feature_repo", "streaming", "training", "serving", "tests")
-console = Console(highlight=False)
+EVERY_S = 20.0
+"""So often a command that is long at work says so where there is no terminal that shows it."""
+
+
+class _Told(Status):
+    """What a command is at, line by line on stderr: for a log, or a pipe."""
+
+    def __init__(self, what: Any, out: Console) -> None:
+        super().__init__(what, console=out)
+        self._what, self._ended = what, threading.Event()
+
+    def start(self) -> None:
+        self._ended.clear()
+        threading.Thread(target=self._tell, name="progress", daemon=True).start()
+
+    def update(self, status: Any = None, **_: Any) -> None:
+        if status is not None:
+            self._what = status
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _tell(self) -> None:
+        began = time.monotonic()
+        while not self._ended.wait(EVERY_S):
+            said = Text.from_markup(self._what).plain if isinstance(self._what, str) else str(self._what)
+            with contextlib.suppress(OSError):  # nobody reads it
+                self.console.print(f"{said or 'at work'} ({time.monotonic() - began:.0f} s)", soft_wrap=True, markup=False)
+
+
+class _Console(Console):
+    """Where there is no terminal, a status is told now and then, instead of not at all."""
+
+    def status(self, status: Any, **options: Any) -> Status:
+        return super().status(status, **options) if self.is_terminal else _Told(status, errors)
+
+
+console = _Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 interrupted = threading.Event()
 """Set by Ctrl-C. Other processes of the terminal get the signal too, and what they break may be heard of before KeyboardInterrupt."""
@@ -134,6 +174,13 @@ def _keep_traceback() -> Path | None:
     except (OSError, ValueError):
         return None
     return path
+
+
+def plain_name(text: str) -> str:
+    """The name of a model: one folder's, and no path."""
+    if not text or text in (".", "..") or "/" in text or "\0" in text:
+        raise typer.BadParameter(f"{text!r} is no name of a model: it may not be a path (`headrace status` lists the models)")
+    return text
 
 
 Model = Annotated[str, typer.Argument(help="The model's name; default: the only one of the use case.")]

@@ -148,7 +148,7 @@ def score(
     source: Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines: entity keys, request fields, `event_timestamp`.")],
     target: Annotated[Path, typer.Option("--output", help="Folder of Parquet files; only an earlier result is replaced.")],
     model: Model = "",
-    version: Annotated[int, typer.Option(help="0: the live one.")] = 0,
+    version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0,
     at: Annotated[str | None, typer.Option(help="The moment of rows without `event_timestamp`; default: now.")] = None,
     report: Report = None,
 ) -> None:

@@ -34,6 +34,7 @@ from streaming.store import (
     events_key,
     fields_of,
     keys_key,
+    of_the_store,
     stream_id,
     view_key,
     watermark,
@@ -331,7 +332,9 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
 
             try:
                 entities = put()
-            except Exception:
+            except Exception as error:
+                if of_the_store(error):
+                    raise
                 found = rejected_rows.culprits(view, ordered)
                 if not found.rejected:  # no row is to blame
                     raise

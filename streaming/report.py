@@ -60,6 +60,10 @@ def progress_bars(console: Console, planned: Sequence[Planned]) -> Iterator[Call
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"), TimeElapsedColumn())
+    if not console.is_terminal:
+        with console.status("backfilling") as status:
+            yield lambda now: status.update(f"backfilling {now.view}: {now.done} of {now.buckets} parts")
+        return
     with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bars:
         tasks = {p.view: bars.add_task(p.view, total=p.buckets or 1, completed=p.done, start=False) for p in planned if not p.error}
 

@@ -16,13 +16,12 @@ from streaming.clock import TOLERANCE_S
 from streaming.join import EVENT
 from streaming.materialize import apply
 from streaming.store import (
-    BusyError,
     ForeignKeyError,
     OnlineStore,
-    OnlineStoreError,
     applied_key,
     connect,
     events_key,
+    of_the_store,
     stream_id,
     view_key,
 )
@@ -132,15 +131,11 @@ def _merge(view: View, store: OnlineStore, rows: _Batch, some: list[int]) -> tup
 
 def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
     """Whether no event is to blame: the batch is tried again as it is."""
-    import redis
-
     if isinstance(error, OtherDefinitionError):
         # the view waits for its backfill; where it has had that, one entity was left behind, and the others need not wait for it
         backfilled = whole(cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")))
         return backfilled is None or not view.holds(backfilled)
-    return not isinstance(error, ForeignKeyError) and isinstance(
-        error, OnlineStoreError | BusyError | redis.RedisError | OSError | MemoryError
-    )
+    return not isinstance(error, ForeignKeyError) and of_the_store(error)
 
 
 def merge(url: str, views: Sequence[View], batches: Sequence[pa.RecordBatch], keep_s: float, tolerance_s: float = TOLERANCE_S) -> int:

@@ -47,6 +47,13 @@ class BusyError(RuntimeError):
     """Other writers kept changing the same entities: try again."""
 
 
+def of_the_store(error: Exception) -> bool:
+    """Whether the store or the machine is what failed: no row and no event is to blame."""
+    import redis
+
+    return isinstance(error, OnlineStoreError | BusyError | redis.RedisError | OSError | MemoryError)
+
+
 def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
     """A client of the online store that was seen to answer (`infra.redis_client.connect`).
 

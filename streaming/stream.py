@@ -163,7 +163,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if not views:
-        raise ValueError("no feature view is applied: there is nothing to stream")
+        raise ValueError("no feature view is applied, so there is nothing to stream: run `headrace apply` first")
     with Pulse(redis_url, views[0].project, "stream") as pulse:
         queries = [_Supervised(name, starter) for name, starter in starters.items()]
         ready()

@@ -215,7 +215,7 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
     raise typer.Exit(1)
 
 
-def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the live one.")] = 0, report: Report = None) -> None:
+def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0, report: Report = None) -> None:
     """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
     from feature_repo import release
     from feature_repo.use_case import UseCase
@@ -249,7 +249,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(help="0: the li
 
 def reproduce(
     model: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[int, typer.Argument(help="A registered version of it.")],
+    version: Annotated[int, typer.Argument(min=1, help="A registered version of it.")],
     report: Report = None,
 ) -> None:
     """Make a version again, from the same data and spec, and say whether it is the same to the byte. Exit code 1 if it is not."""

@@ -189,8 +189,8 @@ def autopilot(
 
 def compare(
     model: Model = "",
-    version: Annotated[int, typer.Option(help="0: the canary, the shadow, or the live one against the one before.")] = 0,
-    against: Annotated[int, typer.Option(help="0: the live version.")] = 0,
+    version: Annotated[int, typer.Option(min=0, help="0: the canary, the shadow, or the live one against the one before.")] = 0,
+    against: Annotated[int, typer.Option(min=0, help="0: the live version.")] = 0,
     report: Report = None,
 ) -> None:
     """Compare two versions on what was really asked: the same logged requests and their truths, with intervals and significance."""

@@ -233,3 +233,54 @@ def test_the_launcher_goes_straight_to_the_front_door_when_the_lock_is_installed
     done = subprocess.run([link, "status", "a b"], env={"PATH": path}, capture_output=True, text=True, timeout=180, check=False)
     assert done.stdout.strip() == "front door ['status', 'a b']"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["../models/x", "..", ""])
+@pytest.mark.parametrize("command", [("promote", "1"), ("canary", "0"), ("shadow", "0"), ("rollback",)], ids=lambda c: c[0])
+def test_a_path_is_no_name_of_a_model(tmp_path: Path, name: str, command: tuple[str, ...]) -> None:
+    (tmp_path / "models" / "x").mkdir(parents=True)
+    (tmp_path / "models" / "x" / "release.json").write_text('{"champion": 2, "previous": 1, "canary": 1, "share": 0.5, "shadow": 1}')
+    done = _headrace("--state", str(tmp_path), command[0], name, *command[1:])
+    assert done.returncode == 2
+    assert "is no name of a model" in " ".join(done.stderr.replace("│", "").split())
+
+
+@pytest.mark.parametrize("typed", ["../models/x", "0", "-1"])
+@pytest.mark.parametrize("command", ["promote", "reproduce"])
+def test_a_version_is_a_number(tmp_path: Path, command: str, typed: str) -> None:
+    done = _headrace("--state", str(tmp_path), command, "m", "--", typed)
+    assert done.returncode == 2
+    assert "Invalid value for 'version'" in done.stderr
+
+
+LONG = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from infra import command_line
+command_line.EVERY_S = 0.3
+with command_line.console.status("[bold]fitting[/bold]") as status:
+    time.sleep(1)
+    status.update("fitting: 3/9 rounds")
+    time.sleep(1)
+time.sleep(1)
+command_line.console.print("done")
+"""
+
+
+def test_what_takes_long_says_so_where_there_is_no_terminal() -> None:
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "done\n", "what is read by programs holds results only"
+    lines = done.stderr.splitlines()
+    assert 4 <= len(lines) <= 7
+    assert lines[0].startswith("fitting (0 s)")
+    assert lines[-1].startswith("fitting: 3/9 rounds (")
+
+
+def test_stream_with_nothing_applied_says_what_to_do(tmp_path: Path) -> None:
+    done = _headrace("--state", str(tmp_path), "stream")
+    try:
+        assert done.returncode == 1
+        assert "run `headrace apply` first" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        _headrace("--state", str(tmp_path), "down")

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from streaming.materialize import snapshot
 from streaming.rejected_rows import culprits, sort_out
 from streaming.report import result_table
 from streaming.sink import apply_batch
-from streaming.store import OnlineStore, bridged_key, connect, events_key, keys_key
+from streaming.store import BusyError, OnlineStore, OnlineStoreError, bridged_key, connect, events_key, keys_key, of_the_store
 from streaming.unfit import WHY
 from streaming.view import Feature, View
 from tests.fuzz import fuzzed
@@ -181,3 +182,19 @@ def test_poison_in_kafka_costs_itself(redis_url: str) -> None:
         bridge.take(client, project, batch)
     assert tile.read_header(client.hget(key_function(views(project)[1])([10_001]), layout.tile_field("windows"))).ties == 1
     assert good()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OnlineStoreError("full"),
+        BusyError("others"),
+        redis.ConnectionError(),
+        redis.ResponseError("OOM"),
+        OSError(28, "full"),
+        MemoryError(),
+    ],
+)
+def test_a_store_that_is_away_is_not_taken_for_bad_rows(error: Exception) -> None:
+    assert of_the_store(error)
+    assert not of_the_store(ValueError("a row"))
