@@ -76,6 +76,7 @@ def _parts(own: Settings) -> list[Part]:
 
 
 def _print_views(own: Settings, console: Console) -> None:
+    from streaming import clock
     from streaming.compilation import usable
     from streaming.state import stream_state, view_states
     from streaming.store import connect
@@ -108,6 +109,13 @@ def _print_views(own: Settings, console: Console) -> None:
             console.print(
                 f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
                 f"{stream.rejected:,} rejected{last}"
+            )
+    with _said(console, "the rehearsal's clock"):
+        moment = clock.rehearsal_us(client, case.project)
+        if moment is not None and moment < now_us:
+            console.print(
+                f"a rehearsal has brought the store to {moment_at(moment):%Y-%m-%d %H:%M}: by that clock "
+                "it is reckoned who has fallen silent (a backfill without --to ends it)"
             )
     for model in case.models:
         try:

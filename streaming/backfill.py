@@ -199,8 +199,10 @@ def backfill(
     client = connect(redis_url)
     if rewind and views:
         client.delete(events_key(views[0].project), applied_key(views[0].project))
-        if end_us is not None:
-            clock.set_rehearsal(client, views[0].project, end_us)
+    if views and end_us is None:
+        clock.end_rehearsal(client, views[0].project)
+    if views and rewind and end_us is not None:
+        clock.set_rehearsal(client, views[0].project, end_us)
     for view in views:
         began = time.monotonic()
         key = view_key(view.project, view.name)

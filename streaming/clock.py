@@ -2,7 +2,8 @@
 
 Two rules hang on it. What comes in may be dated no later than the clock plus a stated tolerance (`HEADRACE_CLOCK_TOLERANCE_S`); and what
 deletes counts from the clock. A rehearsal brings its own: a rewind of the store and a replay say in Redis which moment they have got to,
-and whatever deletes takes the earlier of that and the wall clock.
+and whatever deletes takes the earlier of that and the wall clock. It ends with the next backfill that names no moment: left there, nothing would
+ever be forgotten of what came later.
 """
 
 from __future__ import annotations
@@ -44,8 +45,19 @@ def latest_us(arrived_ms: Sequence[int], tolerance_s: float, now_us: int | None 
 
 
 def set_rehearsal(client: redis.Redis, project: str, moment_us: int) -> None:
-    """Say which moment a rehearsal has got to; it holds until the next one says another."""
+    """Say which moment a rehearsal has got to; it holds until the next one says another, or `end_rehearsal`."""
     client.set(clock_key(project), moment_us)
+
+
+def end_rehearsal(client: redis.Redis, project: str) -> None:
+    """From now on the wall clock counts again."""
+    client.delete(clock_key(project))
+
+
+def rehearsal_us(client: redis.Redis, project: str) -> int | None:
+    """The moment a rehearsal has got to; None: there is none, or what lies there is no moment."""
+    said: Any = client.get(clock_key(project))
+    return None if said is None else redis_client.whole(said)
 
 
 def now_us(client: redis.Redis, project: str) -> int:

@@ -321,6 +321,17 @@ def test_a_rehearsals_clock_counts_until_it_reaches_the_wall_clock(redis_url: st
     assert clock.now_us(client, project) <= clock.wall_us()
 
 
+def test_a_rehearsal_ends_with_a_backfill_that_names_no_moment(spark: Any, redis_url: str, project: str, world: tuple[World, Path]) -> None:
+    """Its clock would stand still for ever: of what comes later, nothing would be forgotten any more."""
+    client, compiled, root = connect(redis_url), views(project), world[1]
+    backfill(spark, compiled, root, redis_url, SEAM, rewind=True)
+    backfill(spark, compiled, root, redis_url, SEAM, from_us=SEAM - HOUR)
+    assert clock.rehearsal_us(client, project) == clock.now_us(client, project) == SEAM
+    backfill(spark, compiled, root, redis_url, lookback_us=HOUR)
+    assert clock.rehearsal_us(client, project) is None
+    assert clock.wall_us() - clock.now_us(client, project) < 10_000_000
+
+
 def test_a_store_that_has_lost_what_a_backfill_wrote_is_said_to(redis_url: str, project: str, tmp_path: Path) -> None:
     """Live events go on, and make windows that look whole: nobody else would tell."""
     client, both = connect(redis_url), views(project)
