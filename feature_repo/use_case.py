@@ -360,7 +360,7 @@ class UseCase:
         return file is None or file.is_file()
 
     def revision(self) -> Any:
-        """What changes whenever the registry is written: cheap enough to be asked every second."""
+        """What changes whenever the registry is written; None: it is not there. Cheap enough to be asked every second."""
         file = self._registry_file()
         if file is None:
             written = getattr(self.store.registry, "_get_last_updated_metadata", None)  # one row of an SQL registry
@@ -369,7 +369,7 @@ class UseCase:
             stat = file.stat()
         except FileNotFoundError:
             return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+        return (stat.st_mtime_ns, stat.st_ino, stat.st_size) if stat.st_size else None  # of an empty file Feast would make a registry
 
     def _registry_file(self) -> Path | None:
         """The file that the registry is, of those that are one on this machine."""

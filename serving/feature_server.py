@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from feature_repo.definition import DefinitionError
 from feature_repo.use_case import UseCase
+from infra.cause import cause
 from infra.moment import whole_seconds
 from infra.settings import Settings
 from serving.body import check_values, read_json
@@ -34,6 +37,7 @@ from streaming.on_demand import Transformation, serveable, transformations
 from streaming.store import events_key
 from streaming.view import Projection, View, projections
 
+log = logging.getLogger(__name__)
 STATUS = {"f": "PRESENT", "s": "OUTSIDE_MAX_AGE", "n": "NULL_VALUE", "m": "NOT_FOUND"}
 _COLUMNS = 1000
 """Columns of a request."""
@@ -81,7 +85,7 @@ class FeatureServer:
         self._case = UseCase(settings.repo)
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
         self._lock = asyncio.Lock()
-        self._look_at, self._seen = 0.0, None
+        self._look_at, self._seen, self._told = 0.0, None, False
         self._closing: set[asyncio.Task[None]] = set()
 
     async def get_online_features(self, body: bytes, now_us: int) -> dict[str, Any]:
@@ -176,21 +180,32 @@ class FeatureServer:
             return self._plans[identity]
 
     async def _follow(self) -> None:
-        """What was compiled before an `apply` is let go of, within a second of it."""
+        """What was compiled before an `apply` is let go of, within a second of it. A registry that cannot be read changes nothing."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + FOLLOW_S
-        seen = await asyncio.to_thread(self._case.revision)
-        if seen == self._seen:
+        try:
+            seen = await asyncio.to_thread(self._case.revision)
+            if seen is None or seen == self._seen:
+                return
+            if self._opened:  # what is open goes on reading a file that was deleted
+                self._case = await asyncio.to_thread(_reopened, self._case.folder)
+        except Exception as error:  # whatever a file system, a database or Feast says: it is asked again in a second
+            if not self._told:
+                log.error("the registry cannot be read, and what was applied before answers on: %s", cause(error))
+            self._told = True
             return
-        if self._seen is not None:
-            await asyncio.to_thread(self._case.store.refresh_registry)
+        self._told = False
         self._seen, before = seen, list(self._plans.values())
         self._plans.clear()
         for plan in before:  # a request may still be waiting for its answer
             task = asyncio.create_task(_close_later(*plan, 2 * self._settings.redis_timeout_s + COMPUTE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    @property
+    def _opened(self) -> bool:
+        return "store" in vars(self._case)
 
     def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], list[Transformation]]:
         try:
@@ -252,6 +267,13 @@ class FeatureServer:
         for reader, on_demand in self._plans.values():
             on_demand.close()
             await reader.close()
+
+
+def _reopened(folder: Path) -> UseCase:
+    """The use case with a registry that was read."""
+    case = UseCase(folder)
+    case.store.list_feature_services()
+    return case
 
 
 async def _close_later(reader: OnlineReader, on_demand: OnDemand, grace_s: float) -> None:
