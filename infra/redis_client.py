@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -153,7 +154,33 @@ def cause(error: Exception) -> str:
         return f"Redis refuses user or password ({text}): put them into HEADRACE_REDIS_URL, or set {USER} and {PASSWORD}"
     if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
         return f"Redis does not allow its user what Headrace needs ({text}): docs/operations.md has the rules an ACL user needs"
+    if isinstance(error, exceptions.ResponseError):
+        return f"Redis {says(error)}"
     return f"Redis does not answer ({text}): start it with `headrace up`, or set HEADRACE_REDIS_URL"
+
+
+def says(error: BaseException) -> str:
+    """What became of a command, in one line, to stand after Redis' name: `does not answer`, or `refuses: ` and its own words."""
+    from redis import exceptions
+
+    if not isinstance(error, exceptions.ResponseError | exceptions.BusyLoadingError):
+        return "does not answer"
+    # redis-py repeats the command, and all that was to be written; Redis the script that it ran
+    text = str(error).rpartition(" caused error: ")[2].partition(" script: ")[0]
+    return f"refuses: {' '.join(text.split())[:300]}"
+
+
+def misplaced(kinds: Mapping[str, str], found: Sequence[bytes]) -> str:
+    """Which key is not what it should be, and what to do; empty: each is, or is not there.
+
+    Args:
+        kinds: key → its type, as Redis calls it.
+        found: what Redis answers to `TYPE` of each.
+    """
+    for (key, kind), raw in zip(kinds.items(), found, strict=True):
+        if (there := raw.decode()) not in (kind, "none"):
+            return f"{key} is a {there} and not a {kind}: rename or remove it"
+    return ""
 
 
 def without_password(url: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from redis.exceptions import RedisError
 
 from feature_repo.definition import DefinitionError
 from feature_repo.use_case import UseCase
@@ -29,6 +30,7 @@ from serving.limits import Limits
 from serving.on_demand import OnDemand, OnDemandError
 from serving.problem import FieldError, Invalid, NotFound, TooLarge, Unavailable
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
+from serving.refusal import refusal
 from serving.schema import moment, shown
 from streaming import event
 from streaming.clock import wall_us
@@ -252,13 +254,15 @@ class FeatureServer:
         self._admit(asked.df, lengths.pop(), "events")
         rows = [_row(place, dict(zip(asked.df, values, strict=True))) for place, values in enumerate(zip(*asked.df.values(), strict=True))]
         _check(fed, rows, self._clock() + round(self._settings.clock_tolerance_s * 1e6))
+        key = events_key(self._case.project)
         try:
             async with self._redis.pipeline(transaction=True) as pipeline:
                 for row in rows:
-                    pipeline.xadd(events_key(self._case.project), {"source": asked.push_source_name, "data": row})
+                    pipeline.xadd(key, {"source": asked.push_source_name, "data": row})
                 await pipeline.execute()
-        except Exception as error:
-            raise Unavailable(f"The stream of events does not take them ({type(error).__name__}); push them again.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            why = await refusal(self._redis, error, {key: "stream"})
+            raise Unavailable(f"The stream of events does not take them: the online store {why}. Push them again.") from None
         return len(rows)
 
     async def close(self) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import RedisError
 
-from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths, label_log_key, labels_key
+from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths, label_log_key, labels_key, stream_key
 from infra.moment import microseconds, moment_at
 from serving.body import read_json
 from serving.passport import find
 from serving.prediction_id import PredictionIds
 from serving.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
+from serving.refusal import refusal
 from serving.schema import moment
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ class Feedback:
                 before |= await self._read(model, left)  # another request was first between our look and our write
             else:
                 raise Unavailable("Others keep changing the same truths; send it again.")
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The truth could not be kept: the online store does not answer. Send it again.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            kinds = {labels_key(self._project, model): "hash", label_log_key(self._project): "stream", stream_key(self._project): "stream"}
+            why = await refusal(self._redis, error, kinds)
+            raise Unavailable(f"The truth could not be kept: the online store {why}. Send it again.") from None
         known = len(by_number) - accepted
         return msgspec.json.encode({"model": model, "accepted": accepted, "corrected": corrected, "known": known})
 

@@ -22,7 +22,7 @@ from feature_repo.prediction import drift_key, equality_key, is_prediction_id, l
 from feature_repo.use_case import UseCase
 from infra import beat, files, redis_client
 from infra.beat import Part
-from infra.redis_client import whole
+from infra.redis_client import says, whole
 from infra.settings import Settings
 from serving import liveness, open_inference
 from serving.admission import Admission
@@ -38,6 +38,7 @@ from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
+from serving.refusal import refusal
 from serving.schema import Answer, Question, shown
 from serving.spool import Spool
 from serving.tally import TallyWriter
@@ -216,8 +217,9 @@ class DataPlane:
         self.models.entry(model)
         try:
             verdict = await self._redis.get(drift_key(self._project, model))
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The online store, which keeps the verdicts, does not answer.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            why = await refusal(self._redis, error, {drift_key(self._project, model): "string"})
+            raise Unavailable(f"The online store, which keeps the verdicts, {why}.") from None
         if verdict is None:
             raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
         return _object(verdict, f"verdict on {model!r}")
@@ -231,8 +233,9 @@ class DataPlane:
         self.models.entry(model)
         try:
             measured = await self._redis.get(quality_key(self._project, model))
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The online store, which keeps the live quality, does not answer.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            why = await refusal(self._redis, error, {quality_key(self._project, model): "string"})
+            raise Unavailable(f"The online store, which keeps the live quality, {why}.") from None
         if measured is None:
             raise NotFound(f"The live quality of {model!r} was not measured yet: run `headrace quality` or `headrace autopilot`.")
         return _object(measured, f"live quality of {model!r}")
@@ -245,13 +248,15 @@ class DataPlane:
         """
         if not is_prediction_id(number):
             raise NotFound(f"{number!r} is no prediction_id: give one as a prediction carried it.")
+        kinds = {stream_key(self._project): "stream"}
         try:
             prediction = await find(self._redis, self._project, number)
             if prediction is None:
                 raise NotFound(f"The log has no prediction {number} (any more).")
+            kinds |= {labels_key(self._project, prediction.model): "hash"}
             label = await self._redis.hget(labels_key(self._project, prediction.model), prediction.of or number)
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The prediction log does not answer.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable(f"The prediction log {await refusal(self._redis, error, kinds)}.") from None
         contract, explain = await self.models.version(prediction.model, prediction.version)
         try:
             return msgspec.json.encode(await passport(prediction, contract, label, explain))
@@ -274,8 +279,8 @@ class DataPlane:
         try:
             async with asyncio.timeout(self.settings.redis_timeout_s):
                 said = await self._said()
-        except (RedisError, OSError, TimeoutError):
-            raise Unavailable("The online store does not answer.") from None
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable(f"The online store {says(error)}.") from None
         return liveness.degraded(self._parts(said, await asyncio.to_thread(liveness.kept, self.settings)))
 
     async def _said(self) -> Any:

@@ -12,6 +12,7 @@ that version from there (`serving.judgement`).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import signal
@@ -27,7 +28,7 @@ import redis
 from feature_repo import contract, prediction, release
 from infra import redis_client
 from infra.beat import Pulse
-from infra.redis_client import whole
+from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from serving.equality import Equality
 from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
@@ -67,18 +68,21 @@ class Watch:
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
         self._checked = (0, 0)
-        self.join()
+        self.windows: dict[int, Window] = {}
+        self._unreadable: dict[int, tuple[float, str]] = {}
+        """Versions that cannot be judged: when it is tried again, and why."""
+        self.skipped = 0
+        self.joined = False
 
     def join(self) -> None:
-        """Take up the work where the last watcher left it; also after Redis has lost the group."""
+        """Take up the work where the last watcher left it; also after Redis has lost the group. The first poll does it, too."""
+        self.joined = False
         try:
             self.client.xgroup_create(self.stream, self.group, id="0", mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        self.windows: dict[int, Window] = {}
-        self._unreadable: dict[int, tuple[float, str]] = {}
-        """Versions that cannot be judged: when it is tried again, and why."""
+        self.windows, self._unreadable = {}, {}
         state = cast(dict[bytes, bytes], self.client.hgetall(state_key(self.project, self.model)))
         self.cursors = _cursors(state)
         self.skipped = whole(state.get(b"skipped")) or 0
@@ -86,9 +90,23 @@ class Watch:
         """Stream id up to which unacknowledged entries have been taken again; None once there are no more, and new ones are read."""
         self._open_history()
         self._unequal()
+        self.joined = True
+
+    def refused(self, error: BaseException) -> str:
+        """What Redis has against its commands, in one line: the key that somebody else has written, where that is it."""
+        said = says(error)
+        if "WRONGTYPE" in said:
+            kinds = {self.stream: "stream", state_key(self.project, self.model): "hash"}
+            kinds |= {key(self.project, self.model): "hash" for key in (prediction.labels_key, prediction.equality_key)}
+            with contextlib.suppress(redis.RedisError):
+                found = [cast(bytes, self.client.type(key)) for key in kinds]
+                said = f"refuses: {misplaced(kinds, found) or said.partition(': ')[2]}"
+        return said
 
     def poll(self, block_ms: int | None) -> bool:
         """Take the next entries and judge what is due. Returns False when there was nothing (after `block_ms`; None: at once)."""
+        if not self.joined:
+            self.join()
         again = self._again
         answer: Any = self.client.xreadgroup(
             self.group, "watch", {self.stream: again or ">"}, count=BATCH, block=None if again is not None else block_ms
@@ -277,21 +295,18 @@ def _lock(settings: Settings, model: str) -> IO[str]:
 
 
 def _patiently(step: Callable[[], bool], watch: Watch, stop: threading.Event, beat: Callable[[str], None]) -> bool:
-    """One step; where Redis is away, wait (1 s doubling to 10 s) and take up the work again from what Redis knows."""
+    """One step; where Redis is away or refuses, wait (1 s doubling to 10 s) and take up the work again from what Redis knows."""
     wait = 0.0
     while not stop.is_set():
         try:
-            if wait:
-                watch.join()
             return step()
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            problem = str(error)
+            problem = f"Redis: {error}"
         except redis.ResponseError as error:
-            if not str(error).startswith(("NOGROUP", "UNBLOCKED", "LOADING")):
-                raise
-            problem = str(error)
+            problem = f"Redis {watch.refused(error)}"
+        watch.joined = False
         wait = min(max(1.0, 2 * wait), 10.0)
-        beat(f"Redis: {problem}")
+        beat(problem)
         _say("redis", level=logging.WARNING, problem=problem, again_in_s=wait)
         stop.wait(wait)
     return False
@@ -321,7 +336,7 @@ def run(
 
     Raises:
         WatchError: the model is already being watched from this checkout.
-        redis.ConnectionError: Redis cannot be reached at the start, or at any time with `once`.
+        redis.RedisError: with `once`, Redis cannot be reached, or refuses.
     """
     stop = stop or threading.Event()
     lock = _lock(settings, model)

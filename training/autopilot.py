@@ -27,7 +27,7 @@ from feature_repo.contract import ContractError
 from feature_repo.decision import Decision, Journal
 from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase
-from infra import files
+from infra import files, redis_client
 from infra.settings import Settings
 from streaming.archive import of
 from streaming.parquet import TableError
@@ -356,7 +356,10 @@ def run(autopilot: Autopilot, every_s: float, stop: threading.Event, beat: Calla
             beat(text if state.phase == "training" and state.attempts else "")
         except (redis.RedisError, OSError) as error:
             local = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
-            text = f"{'a file is in the way' if local else 'Redis does not answer'}: {error}; nothing is lost, the next step follows"
+            said_by_redis = redis_client.says(error)
+            what = "a file is in the way" if local else "Redis does not answer"
+            text = f"Redis {said_by_redis}" if said_by_redis.startswith("refuses") else f"{what}: {error}"
+            text = f"{text}; nothing is lost, the next step follows"
             beat(text)
         except (ContractError, ReleaseError, TableError) as error:  # what answers stays as it is, until a person has put it right
             text = f"not known, so it waits: {error}"

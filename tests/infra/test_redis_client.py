@@ -16,6 +16,7 @@ import redis
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import exceptions
 
 from infra import redis_client, redis_server
 from infra.process import ServiceError
@@ -197,3 +198,25 @@ def test_a_refused_password_is_the_cause_that_is_said(guarded: str, tmp_path: Pa
             redis_server.up(Settings(state=tmp_path, redis_url=address))
         with pytest.raises(ConnectionRefusedError, match="Redis refuses"):
             asyncio.run(_raw(address.replace("/0", "/1")))
+
+
+def test_what_redis_refuses_is_said_in_its_own_words_and_no_more() -> None:
+    script = "WRONGTYPE Operation against a key holding the wrong kind of value script: 0a1b, on @user_script:4."
+    said = "refuses: WRONGTYPE Operation against a key holding the wrong kind of value"
+    assert redis_client.says(exceptions.ResponseError(script)) == said
+    piped = f"Command # 1 (XADD k data {'x' * 9000}) of pipeline caused error: {script}"
+    assert redis_client.says(exceptions.ResponseError(piped)) == said
+    assert (
+        redis_client.says(exceptions.BusyLoadingError("LOADING Redis is loading\nthe dataset"))
+        == "refuses: LOADING Redis is loading the dataset"
+    )
+    assert len(redis_client.says(exceptions.ResponseError("x" * 9000))) < 400
+    for error in (exceptions.ConnectionError("refused"), exceptions.TimeoutError(), OSError(), TimeoutError()):
+        assert redis_client.says(error) == "does not answer"
+    assert redis_client.cause(exceptions.ResponseError("OOM command not allowed")) == "Redis refuses: OOM command not allowed"
+
+
+def test_a_key_that_is_something_else_is_named_and_one_that_is_not_there_is_none_of_these() -> None:
+    kinds = {"a": "hash", "b": "stream", "c": "string"}
+    assert redis_client.misplaced(kinds, [b"hash", b"none", b"string"]) == ""
+    assert redis_client.misplaced(kinds, [b"hash", b"list", b"set"]) == "b is a list and not a stream: rename or remove it"

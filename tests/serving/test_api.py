@@ -23,6 +23,7 @@ from serving import model_repository
 from serving.api import Front, build_app
 from serving.limits import Limits
 from serving.plane import DataPlane
+from serving.prediction_id import PredictionIds
 from tests.serving.shop import IDS, INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_key, write_version
 
 PREDICT = "/v1/models/sells_out/predict"
@@ -191,6 +192,36 @@ def test_a_failure_of_ours_is_a_500_that_says_nothing_inside(server: Server, mon
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "inf"])
 def test_a_deadline_that_is_none_is_refused(server: Server, value: str) -> None:
     problem(server.post(PREDICT, {"instances": [INSTANCE]}, x_request_timeout_ms=value), 422)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "call"),
+    [
+        ("labels:sells_out", "hash", "feedback"),
+        ("label-log", "stream", "feedback"),
+        ("predictions", "stream", "old feedback"),
+        ("predictions", "stream", "passport"),
+        ("drift:sells_out", "string", "drift"),
+        ("quality:sells_out", "string", "quality"),
+    ],
+)
+def test_a_key_that_somebody_else_has_written_is_named_with_what_it_is(server: Server, name: str, kind: str, call: str) -> None:
+    key = f"headrace:{{{server.project}}}:{name}"
+    there = "list"
+    server.redis.rpush(key, "somebody else's")
+    before = PredictionIds(bytes(32), NOW_US // 1000 - 1_000_000).make("sells_out", NOW_US - 900_000_000, 1)[0]
+    answer = {
+        "feedback": lambda: server.post(FEEDBACK, {"prediction_id": ID, "label": 1}),
+        "old feedback": lambda: server.post(FEEDBACK, {"prediction_id": before, "label": 1}),
+        "passport": lambda: server.get(f"/v1/predictions/{ID}"),
+        "drift": lambda: server.get("/v1/models/sells_out/drift"),
+        "quality": lambda: server.get("/v1/models/sells_out/quality"),
+    }[call]()
+    said = problem(answer, 503)["detail"]
+    assert f"refuses: {key} is a {there} and not a {kind}: rename or remove it" in said
+    assert "does not answer" not in said
+    assert answer.headers["retry-after"]
+    server.redis.delete(key)
 
 
 def test_a_lost_store_is_a_prompt_503(server: Server) -> None:

@@ -17,7 +17,8 @@ from feature_repo.apply import apply
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
 from serving.feature_server import FeatureServer
-from serving.problem import NotFound
+from serving.problem import NotFound, Unavailable
+from streaming.store import events_key
 
 
 class Docks:
@@ -111,3 +112,26 @@ def test_a_registry_that_comes_after_the_first_request_is_seen(docks: Docks) -> 
         await become(server, ["station", "free_bikes", "charge"])
 
     docks.run(follow)
+
+
+def test_a_stream_of_events_that_is_something_else_is_named(docks: Docks) -> None:
+    docks.write("dock")
+    rows = {"station": [7], "seen": ["2021-03-01T00:00:00Z"], "free_bikes": [3], "charge": [0.5]}
+    body = json.dumps({"push_source_name": "docks", "df": rows}).encode()
+    key = events_key("bikes")
+
+    async def push(server: FeatureServer) -> None:
+        await server._redis.rename(key, f"{key}:kept") if await server._redis.exists(key) else None
+        await server._redis.set(key, "somebody else's")
+        try:
+            with pytest.raises(Unavailable) as caught:
+                await server.push(body)
+        finally:
+            await server._redis.delete(key)
+            await server._redis.rename(f"{key}:kept", key) if await server._redis.exists(f"{key}:kept") else None
+        assert caught.value.detail == (
+            "The stream of events does not take them: the online store refuses: "
+            f"{key} is a string and not a stream: rename or remove it. Push them again."
+        )
+
+    docks.run(push)

@@ -166,6 +166,7 @@ def test_a_watch_begins_beside_whatever_lies_in_its_place(redis: Any, tmp_path: 
     redis.hset(labels_key("shop_of_entries", "m"), mapping={"a": "{", "b": b"\xff", "c": '{"label":1,"at_us":5}', "d": "[" * 100_000})
     log_of(redis, b"\xff", b"[" * 100_000, b'{"id":"\xff"}')
     watch = Watch(redis, own, "shop_of_entries", "m", 10, 5)
+    watch.join()
     assert (watch.cursors, watch.skipped, watch._truths(["a", "b", "c", "d"])) == ({}, 0, {"c": 1.0})
     assert watch.poll(None)
     assert watch.skipped == 3

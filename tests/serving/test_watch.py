@@ -381,6 +381,16 @@ def test_a_second_watcher_is_refused(settings: Settings, project: str, log: Log)
     assert not thread.is_alive()
 
 
+def until_it_is(state: str, log: Log, project: str) -> beat.Part:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = {p.name: p for p in beat.judge(*beat.read(log.client, project))}.get(f"watch-{MODEL}")
+        if found is not None and found.state == state:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"it is not {state}")
+
+
 def test_a_watch_that_cannot_judge_a_version_says_so_until_it_can(
     settings: Settings, project: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,32 +401,79 @@ def test_a_watch_that_cannot_judge_a_version_says_so_until_it_can(
     thread = threading.Thread(target=watch.run, args=(settings, project, MODEL), kwargs={"stop": stop, "window": 400, "step": 100})
     thread.start()
 
-    def until_it_is(state: str) -> beat.Part:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            found = {p.name: p for p in beat.judge(*beat.read(log.client, project))}.get(f"watch-{MODEL}")
-            if found is not None and found.state == state:
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"it is not {state}")
-
     try:
-        until_it_is("well")
+        until_it_is("well", log, project)
         log.write(rows(5, 1), version=2)
-        assert until_it_is("failing").detail.startswith("failing: version 2 is not judged: ")
-        until_it_is("well")  # nobody asks it any more
+        assert until_it_is("failing", log, project).detail.startswith("failing: version 2 is not judged: ")
+        until_it_is("well", log, project)  # nobody asks it any more
         log.write(rows(5, 1), version=2)
-        until_it_is("failing")
+        until_it_is("failing", log, project)
         register(settings, 2, rows(3000, 0))
         deadline = time.monotonic() + 3
         while time.monotonic() < deadline:
             log.write(rows(1, 1), version=2)
             time.sleep(0.2)
-        until_it_is("well")
+        until_it_is("well", log, project)
     finally:
         stop.set()
         thread.join(timeout=60)
     assert beat.read(log.client, project)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("when", "name", "kind"),
+    [
+        ("at the start", "predictions", "stream"),
+        ("at the start", f"watch:{MODEL}", "hash"),
+        ("later", "predictions", "stream"),
+        ("later", f"labels:{MODEL}", "hash"),
+    ],
+)
+def test_a_watch_whose_keys_are_something_else_says_which_and_goes_on_when_that_is_mended(
+    settings: Settings, project: str, log: Log, when: str, name: str, kind: str
+) -> None:
+    register(settings, 1, rows(3000, 0))
+    settings = settings.model_copy(update={"equality_every_s": 0})
+    key, stop = f"headrace:{{{project}}}:{name}", threading.Event()
+    log.write(rows(390, 1))
+    arguments = {"stop": stop, "window": 400, "step": 100}
+    thread = threading.Thread(target=watch.run, args=(settings, project, MODEL), kwargs=arguments)
+
+    def spoil() -> None:
+        there = log.client.exists(key)
+        with log.client.pipeline(transaction=True) as pipe:
+            if there:
+                pipe.rename(key, f"{key}:kept")
+            pipe.set(key, "somebody else's")
+            pipe.execute()
+
+    try:
+        if when == "at the start":
+            spoil()
+            thread.start()
+        else:
+            thread.start()
+            until_it_is("well", log, project)
+            spoil()
+        if name != "predictions":
+            log.write(rows(20, 2))
+        deadline, detail = time.monotonic() + 60, ""
+        while not detail.endswith("remove it") and time.monotonic() < deadline:  # it may say first that its group is gone
+            detail = until_it_is("failing", log, project).detail
+        assert detail == f"failing: Redis refuses: {key} is a string and not a {kind}: rename or remove it"
+        log.client.delete(key)
+        if log.client.exists(f"{key}:kept"):
+            log.client.rename(f"{key}:kept", key)
+        if name == "predictions":
+            log.write(rows(20, 2))
+        until_it_is("well", log, project)
+        deadline = time.monotonic() + 60
+        while not history(settings, MODEL) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(history(settings, MODEL)) == 1
+    finally:
+        stop.set()
+        thread.join(timeout=60)
 
 
 def process(settings: Settings, project: str) -> subprocess.Popen[bytes]:

@@ -543,6 +543,8 @@ def test_it_goes_on_when_redis_is_back(world: World) -> None:
         steps.append(len(steps))
         if len(steps) < 3:
             raise redis.ConnectionError("away")
+        if len(steps) == 3:
+            raise redis.ResponseError("Command # 1 (HSET a b caused error: c) of pipeline caused error: WRONGTYPE Operation against a key")
         stop.set()
         return real()
 
@@ -550,8 +552,10 @@ def test_it_goes_on_when_redis_is_back(world: World) -> None:
     pilot.step = step  # type: ignore[method-assign]
     beats: list[str] = []
     pilots.run(pilot, 0.01, stop, beats.append)
-    assert len(steps) == 3
-    assert beats == [*["Redis does not answer: away; nothing is lost, the next step follows"] * 2, ""]
+    assert len(steps) == 4
+    away = "Redis does not answer: away; nothing is lost, the next step follows"
+    refuses = "Redis refuses: WRONGTYPE Operation against a key; nothing is lost, the next step follows"
+    assert beats == [away, away, refuses, ""]
 
 
 def test_a_training_that_fails_is_said_until_one_works(world: World) -> None:
