@@ -21,7 +21,7 @@ from infra.settings import Settings
 from serving.scorer import Scorer
 from streaming.join import column_name
 from streaming.on_demand import transformations
-from streaming.recompute import plan, recompute
+from streaming.recompute import asked, fitting, plan, recompute
 from streaming.view import projections
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
 
     Raises:
         ContractError: its version is gone or altered.
-        RerunError: the feature service does not give what the version reads.
+        RerunError: what was logged does not fit the version, or the feature service does not give what that reads.
         DefinitionError, JoinError: features are not what they were, or the offline store has no such table.
     """
     folder = settings.model_root / prediction.model / str(prediction.version)
@@ -99,6 +99,10 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
     on_demand = transformations(store, contract.feature_service, projections(store, contract.feature_service))
     needed = {i.source for i in contract.inputs} | {s.reference for view in on_demand for s in view.sources}
     wanted = plan(store, contract.feature_service, needed)
+
+    _, why = fitting([prediction], asked(wanted, contract.request), f"version {contract.version}", len(contract.inputs))
+    if why:
+        raise RerunError(f"the log's entry of {prediction.id} is no prediction of its version: it has {', '.join(why)}")
 
     def spark() -> Any:
         from streaming.session import session

@@ -5,7 +5,8 @@ Logged predictions carry, per view, the high-water mark of the value they got: t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -83,30 +84,72 @@ def _called(kind: str, alias: str, name: str) -> str:
 
 REQUEST_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "float64": pa.float64(), "float32": pa.float32(), "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", "UTC"),
+    "timestamp": pa.timestamp("us", "UTC"), "bytes": pa.binary(),
 }  # fmt: skip
+_UNFIT = (ValueError, TypeError, OverflowError, pa.ArrowException)
+"""What a value that is not of its type may raise."""
 
 
 def sent(log: Sequence[Prediction], name: str, dtype: str) -> pa.Array:
-    """What was sent as one field of logged requests, as its type declares it."""
+    """What was sent as one field of logged requests, as its type declares it.
+
+    Raises:
+        ValueError, TypeError, OverflowError, pyarrow.ArrowException: a value is not of the type.
+    """
     values = [p.request.get(name) for p in log]
+    if dtype in ("int32", "int64") and any(isinstance(v, float) and not v.is_integer() for v in values):  # Arrow would cut it off
+        raise ValueError(f"{name} is no {dtype}")
     if dtype == "timestamp":
         return pa.array([None if v is None else moment_us(v, name) for v in values], pa.int64()).cast(REQUEST_TYPES[dtype])
     return pa.array(values, REQUEST_TYPES[dtype])
 
 
+def asked(plan: Sequence[Projection], request: Sequence[RequestField]) -> dict[str, str]:
+    """What a request carries: keys, as their views declare them, and the other fields → dtype."""
+    keys = {c: k.dtype for p in plan for c, k in zip(p.spine_keys, p.view.keys, strict=True)}
+    return keys | {f.name: f.dtype for f in request if f.name not in keys}
+
+
+def fitting(
+    log: Sequence[Prediction], fields: Mapping[str, str], version: str, width: int | None = None
+) -> tuple[list[Prediction], Counter[str]]:
+    """The logged predictions that can be computed again; and why the others cannot, with how many each reason holds for.
+
+    Args:
+        fields: of a request → dtype.
+        version: what they must fit, for the reasons.
+        width: how many values an entry must have.
+    """
+    why: Counter[str] = Counter()
+    found = list(log)
+    if width is not None:
+        found = [p for p in log if len(p.values) == width]
+        why.update(f"{len(p.values)} values, for the {width} inputs of {version}" for p in log if len(p.values) != width)
+    for name, dtype in fields.items():
+        try:
+            sent(found, name, dtype)
+        except _UNFIT:  # one of them: which?
+            fits = [_fits(p, name, dtype) for p in found]
+            why[f"{name!r} is no {dtype}, as {version} takes it"] += fits.count(False)
+            found = [p for p, good in zip(found, fits, strict=True) if good]
+    return found, why
+
+
+def _fits(one: Prediction, name: str, dtype: str) -> bool:
+    try:
+        sent([one], name, dtype)
+    except _UNFIT:
+        return False
+    return True
+
+
 def _spine(log: Sequence[Prediction], plan: Sequence[Projection], request: Sequence[RequestField]) -> pa.Table:
-    types = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "bytes": pa.binary(), "timestamp": pa.timestamp("us", "UTC")}
-    keys = {c: types[k.dtype] for p in plan for c, k in zip(p.spine_keys, p.view.keys, strict=True)}
     columns: dict[str, pa.Array] = {
         INDEX: pa.array(range(len(log)), pa.int64()),
         AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC")),
     }
-    for name, dtype in keys.items():
-        columns[name] = pa.array([p.request.get(name) for p in log], dtype)
-    for field in request:
-        if field.name not in columns:
-            columns[field.name] = sent(log, field.name, field.dtype)
+    for name, dtype in asked(plan, request).items():
+        columns[name] = sent(log, name, dtype)
     for projection in plan:
         marks = [p.marks.get(projection.alias) for p in log]
         known = [NEVER if m is None or m.known_us is None else m.known_us for m in marks]

@@ -242,6 +242,8 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0:
         f"{result.predictions:,} predictions, {result.cells:,} cells: {result.wrong} wrong, {result.late / result.cells:.2%} late"
     )
     console.print(f"causes: {', '.join(f'{cause} {n:,}' for cause, n in result.causes.items()) or 'no difference'}")
+    for reason, n in result.passed_over.items():
+        errors.print(f"passed over: {n:,} with {reason}")
     write_report(report, result.summary())
     if result.wrong:
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ from feature_repo.prediction import Prediction, rows, sound, stream_key
 from streaming.join import HIDDEN, NOW, column_name, floats
 from streaming.on_demand import transformations
 from streaming.point_in_time import NEVER
-from streaming.recompute import plan, recompute
+from streaming.recompute import asked, fitting, plan, recompute
 from streaming.view import projections
 from training.skew_cause import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
 
@@ -71,9 +71,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class SkewResult:
+    """
+    Attributes:
+        passed_over: logged predictions that could not be compared, by reason.
+    """
+
     predictions: int
     views: list[ViewSkew]
     examples: list[Difference]
+    passed_over: dict[str, int] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -100,6 +106,7 @@ class SkewResult:
     def summary(self) -> dict[str, Any]:
         return {
             "predictions": self.predictions,
+            "passed_over": self.passed_over,
             "cells": self.cells,
             "wrong": self.wrong,
             "late": self.late,
@@ -162,7 +169,7 @@ def prove(
         stale_after_s: an event that was known for longer, and had not been applied, is no late one: the store is behind.
 
     Raises:
-        SkewError: the log is empty.
+        SkewError: the log is empty, or no entry of it fits the version.
         DefinitionError, JoinError: the definitions or the offline store are not what the log was served from.
     """
     if not log:
@@ -172,6 +179,13 @@ def prove(
     on_demand = transformations(store, service, projections(store, service))
     place = {i.source: n for n, i in enumerate(contract.inputs)}
     read = plan(store, service, place.keys() | {s.reference for view in on_demand for s in view.sources})
+    log, why = fitting(log, asked(read, contract.request), f"version {contract.version}", len(contract.inputs))
+    passed_over = dict(why.most_common())
+    if passed_over:
+        said = "; ".join(f"{n} with {reason}" for reason, n in passed_over.items())
+        if not log:
+            raise SkewError(f"no logged prediction of {contract.model} can be compared: {said}")
+        logger.warning("%d logged predictions of %s are passed over: %s", sum(passed_over.values()), contract.model, said)
     table = recompute(spark, settings, read, log, contract.request, on_demand)
     shown, codes = rows([p.values for p in log], [p.statuses for p in log], len(contract.inputs))
     served, letters = known(shown, codes), codes.view("S1").astype("U1")
@@ -208,7 +222,7 @@ def prove(
         result.lags_s = lag_s[behind & ~np.isnan(lag_s)].tolist()
         if result.cells:
             views.append(result)
-    return SkewResult(len(log), views, examples)
+    return SkewResult(len(log), views, examples, passed_over)
 
 
 def _lag_s(table: pa.Table, alias: str, log: Sequence[Prediction]) -> Floats:

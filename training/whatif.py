@@ -13,7 +13,7 @@ from feature_repo import contract
 from feature_repo.definition import DefinitionError
 from feature_repo.prediction import Prediction, sound, stream_key
 from streaming.join import floats
-from streaming.recompute import sent
+from streaming.recompute import fitting, sent
 from streaming.view import projections
 from training.tree_ensemble import INPUT, OUTPUT
 
@@ -70,6 +70,12 @@ def compare(before: UseCase, after: UseCase, settings: Settings, made: Contract,
     """Score logged requests under both definitions; a sentence where that cannot be done."""
     if not log:
         return "no request is logged: nothing to compare"
+    log, why = fitting(log, _fields(made, before), f"version {made.version}")
+    if why:
+        said = "; ".join(f"{n} with {reason}" for reason, n in why.most_common())
+        logger.warning("%d logged requests of %s are passed over: %s", why.total(), made.model, said)
+        if not log:
+            return f"nothing to compare: of the logged requests, {said}"
     try:
         old, new = (_inputs(case, made, log) for case in (before, after))
     except KeyError as error:
@@ -94,11 +100,16 @@ def _spine(made: Contract, case: UseCase, log: Sequence[Prediction]) -> pa.Table
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {_AT: pa.array([p.at_us for p in log], pa.timestamp("us", "UTC"))}
-    fields = {f.name: f.dtype for f in made.request}
+    return pa.table(columns | {name: sent(log, name, dtype) for name, dtype in _fields(made, case).items()})
+
+
+def _fields(made: Contract, case: UseCase) -> dict[str, str]:
+    """What a request carries → dtype."""
+    fields: dict[str, str] = {f.name: f.dtype for f in made.request}
     for projection in projections(case.store, made.feature_service):
         for column in projection.spine_keys:
             fields.setdefault(column, "string")
-    return pa.table(columns | {name: sent(log, name, dtype) for name, dtype in fields.items()})
+    return fields
 
 
 def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:

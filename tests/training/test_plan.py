@@ -70,13 +70,17 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
         assert planned.rows > 500
         guess = estimate(view, bikes.settings.offline_root, planned)
         made = contract.load(bikes.settings.model_root / "turned_away" / str(bikes.contract.version))
-        moved = whatif.compare(case, after, bikes.settings, made, log(bikes))
+        odd = log(bikes)[:1]
+        odd[0].request["party"] = "two"
+        moved = whatif.compare(case, after, bikes.settings, made, [*odd, *log(bikes)])
+        none = whatif.compare(case, after, bikes.settings, made, odd)
     assert guess is not None
     held = size(client, view, int(client.scard(keys_key("bikes", view.name))))  # type: ignore[arg-type]
     assert guess.entities == 6
     assert 0.5 < guess.bytes / held < 2
     assert isinstance(moved, whatif.Moved)
-    assert moved.requests == 40
+    assert moved.requests == 40, "what fits no version costs itself"
+    assert none == "nothing to compare: of the logged requests, 1 with 'party' is no int64, as version 1 takes it"
     assert [name for name, _ in moved.features] == ["rides_by_station__sum_km_2h"]
     assert 0 <= moved.mean <= moved.largest
     with pytest.raises(BreakingChangeError, match=r"turned_away reads rides_by_station:sum_km_2h.*--allow-breaking"):

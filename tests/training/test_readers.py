@@ -19,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Mark, Prediction, drift_key, stream_key
+from feature_repo.prediction import Mark, Prediction, drift_key, rows, sound, stream_key
 from infra.files import FileError
 from serving import judgement, replay
 from serving.replay import ReplayError
+from streaming import recompute
 from streaming.parquet import TableError
 from streaming.store import connect
 from tests.fuzz import fuzzed, parquet_bytes
@@ -90,6 +91,52 @@ def test_how_many_entries_are_none_is_said(redis: Any, project: str, caplog: pyt
         assert read() == [prediction(1)]
         assert [r.getMessage().partition(" of ")[0] for r in caplog.records] == ["5 entries"]
         assert "passed over" in caplog.text
+
+
+FIELDS = {
+    "product": "string", "store": "int64", "n": "int32", "price": "float64", "open": "bool", "asked_at": "timestamp", "raw": "bytes",
+}  # fmt: skip
+ASKED = {"product": "tea", "store": 7, "n": 1, "price": 2.5, "open": True, "asked_at": "2023-11-14T22:13:20Z", "raw": "ab"}
+
+
+def asking(i: int, **request: Any) -> Prediction:
+    return msgspec.structs.replace(prediction(i), request=ASKED | request)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("product", 5), ("store", "seven"), ("store", 2**70), ("store", 1.5), ("n", 2**31), ("price", "dear"), ("open", "yes"),
+        ("asked_at", "yesterday"), ("asked_at", 1e18), ("raw", 5), ("product", "\ud800"),
+    ],
+)  # fmt: skip
+def test_a_request_of_another_type_is_passed_over_with_its_reason(field: str, value: Any) -> None:
+    log = [asking(1), asking(2, **{field: value}), asking(3, **{field: None}), asking(4)]
+    found, why = recompute.fitting(log, FIELDS, "version 1", 2)
+    assert [one.id for one in found] == ["id1", "id3", "id4"]
+    assert why == {f"{field!r} is no {FIELDS[field]}, as version 1 takes it": 1}
+
+
+def test_an_entry_with_another_number_of_values_is_passed_over_with_its_reason() -> None:
+    log = [asking(1), msgspec.structs.replace(asking(2), values=[1.0] * 3), msgspec.structs.replace(asking(3), values=[]), asking(4)]
+    found, why = recompute.fitting(log, FIELDS, "version 7", 2)
+    assert [one.id for one in found] == ["id1", "id4"]
+    assert why == {"3 values, for the 2 inputs of version 7": 1, "0 values, for the 2 inputs of version 7": 1}
+    assert recompute.fitting(log, FIELDS, "version 7") == (log, {}), "a what-if reads no values"
+
+
+@fuzzed
+@given(st.lists(bodies(msgspec.to_builtins(asking(0))), max_size=3))
+def test_fuzz_what_fits_a_version_can_be_computed_again(raws: list[bytes]) -> None:
+    """An entry that is one by its types may still say anything: what is left after the others makes a table."""
+    entries = [(b"1-1", {b"p": raw}) for raw in [msgspec.json.encode(asking(1)), *raws]]
+    some, _ = sound(entries)
+    found, why = recompute.fitting(some, FIELDS, "version 1", 2)
+    assert len(found) + why.total() == len(some)
+    assert asking(1) in found
+    request: Any = [SimpleNamespace(name=name, dtype=dtype) for name, dtype in FIELDS.items()]
+    assert recompute._spine(found, [], request).num_rows == len(found)
+    rows([one.values for one in found], [one.statuses for one in found], 2)
 
 
 @fuzzed

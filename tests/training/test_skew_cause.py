@@ -9,7 +9,7 @@ import pytest
 
 from feature_repo.prediction import Mark, Prediction
 from tests.bikes.platform import Bikes
-from training.skew import prove
+from training.skew import SkewError, prove
 from training.skew_cause import CAUSES, causes, over_budget
 
 HOUR_US = 3_600_000_000
@@ -76,6 +76,18 @@ def test_what_is_injected_into_a_log_is_what_the_proof_finds(bikes: Bikes) -> No
 
     right = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, [served(r) for r in rows])
     assert right.causes == {}
+    assert right.passed_over == {}
+
+    # what is no prediction of this version costs itself
+    short, odd = served(rows[0], values=[1.0]), served(rows[0])
+    odd.request["party"] = "two"
+    some = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, [short, *(served(r) for r in rows), odd])
+    inputs = len(bikes.contract.inputs)
+    assert (some.predictions, some.cells, some.causes) == (right.predictions, right.cells, {})
+    reasons = {f"1 values, for the {inputs} inputs of version 1": 1, "'party' is no int64, as version 1 takes it": 1}
+    assert some.summary()["passed_over"] == reasons
+    with pytest.raises(SkewError, match="no logged prediction of turned_away can be compared: 1 with 1 values, for"):
+        prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, [short])
 
     def found(prediction: Prediction, contract: object = bikes.contract) -> dict[str, int]:
         result = prove(lambda: bikes.spark, bikes.case, bikes.settings, contract, [prediction])  # type: ignore[arg-type]
