@@ -90,6 +90,11 @@ class FeatureServer:
         self._look_at, self._seen, self._told = 0.0, None, False
         self._closing: set[asyncio.Task[None]] = set()
 
+    @property
+    def readers(self) -> list[OnlineReader]:
+        """Those of the plans that are kept."""
+        return [reader for reader, _ in self._plans.values()]
+
     async def get_online_features(self, body: bytes, now_us: int) -> dict[str, Any]:
         """Feast's answer: per feature a column of values, statuses and event timestamps.
 

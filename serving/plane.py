@@ -30,6 +30,7 @@ from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
 from serving.limits import Limits, natural
+from serving.lost_windows import LostWindows
 from serving.metrics import Metrics, drift_gauges, quality_gauges, readable
 from serving.model_repository import Entry, Loader, ModelRepository
 from serving.open_inference import Inference
@@ -38,6 +39,7 @@ from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
+from serving.reader import OnlineReader
 from serving.refusal import refusal
 from serving.schema import Answer, Question, shown
 from serving.spool import Spool
@@ -91,11 +93,13 @@ class DataPlane:
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
         self.features = FeatureServer(settings, self._redis, clock, self.metrics.on_demand)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
+        self.lost = LostWindows(settings.redis(), settings.offline_root, self._readers)
 
     async def start(self) -> None:
         """Start the log and load every model."""
         self._log.start()
         await self.models.start()
+        await self.lost.start()
         self._tally.start()
         self.metrics.started(time.perf_counter() - self._began)
         # what was loaded stays: the collector need not look at it again and again while requests wait
@@ -104,6 +108,7 @@ class DataPlane:
 
     async def stop(self) -> None:
         """Flush the log, release models and connections."""
+        await self.lost.close()
         await self.models.stop()
         await self._tally.close()
         await self._log.close()
@@ -316,8 +321,11 @@ class DataPlane:
 
     def _trouble(self) -> str:
         """Which models do not answer as they should, and what else the replica cannot do, in one line; empty: all is well."""
-        own = [said for said in (self.models.stuck, self._log.trouble) if said]
+        own = [said for said in (self.models.stuck, self._log.trouble, self.lost.trouble) if said]
         return "; ".join([*own, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
+
+    def _readers(self) -> list[OnlineReader]:
+        return [p.reader for entry in self.models.entries for p in entry.ready.values()] + self.features.readers
 
     def now_us(self) -> int:
         """The server's clock, microseconds since the epoch."""

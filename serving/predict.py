@@ -111,6 +111,11 @@ class Predictor:
         self._explainer = explainer
         self._read_timeout_s = read_timeout_s
 
+    @property
+    def reader(self) -> OnlineReader:
+        """What reads its stored features."""
+        return self._reader
+
     def shares_reads_with(self, other: Predictor) -> bool:
         """Whether what is read for one is what is read for the other."""
         mine, theirs = self._reader, other._reader

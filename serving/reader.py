@@ -10,7 +10,7 @@ import contextlib
 import logging
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -95,6 +95,7 @@ class OnlineReader:
         views: aliases, the columns of `FeatureRows.ages`.
         view_of: per feature, its view's column there.
         broken: stored views of entities that could not be decoded, so far.
+        windows: views with windows that a stream keeps live.
         join_keys: request column → dtype (`string`, `int64`, `int32`, `bytes`, `timestamp`).
     """
 
@@ -104,6 +105,7 @@ class OnlineReader:
         self._ahead_us = round(ahead_s * 1e6)
         self._cache = WindowCache(cache_bytes)
         self.broken, self._told = 0, -_TELL_S
+        self.windows = list({p.view.name: p.view for p in plan if p.view.layout and p.view.stream}.values())
         self.url, self.timeout_s = redis_url, timeout_s
         self.features: list[str] = []
         self.views: list[str] = []
@@ -243,7 +245,7 @@ class OnlineReader:
         for part in entity.parts:
             try:
                 if part.finisher is not None:
-                    windowed(part, part.finisher, reply[part.first], now_us, answer, self._cache, key)
+                    windowed(part, part.finisher, None if part.lost else reply[part.first], now_us, answer, self._cache, key)
                 elif not latest(part, reply, now_us, answer):
                     strangers.append(_Stranger(key, part, reply[part.first], answer))
             except tile.OtherDefinitionError:
@@ -291,6 +293,12 @@ class OnlineReader:
             marks,
             extras,
         )
+
+    def lose(self, names: Collection[str]) -> None:
+        """From now on, what is stored of these views' windows counts as not there (`serving.lost_windows`); of all others as what it is."""
+        for entity in self._entities:
+            for part in entity.parts:
+                part.lost = part.finisher is not None and part.projection.view.name in names
 
     async def ping(self) -> bool:
         """Whether the online store answers within the reader's deadline."""

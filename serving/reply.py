@@ -46,6 +46,7 @@ class Part:
     letters: dict[str, bytes] = field(default_factory=dict)
     former: dict[int, Finisher] = field(default_factory=dict)  # of tiles that lie in an older order
     narrow: list[tuple[int, str]] = field(default_factory=list)  # (column, dtype) of windows whose type is not simply a double
+    lost: bool = False  # what is stored of its windows is not their whole past
     ahead_us: int = 0  # a row that is dated further ahead of the request is from its future
 
     @property

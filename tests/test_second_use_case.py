@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from serving.reply import MISSING, STALE
 from serving.rerun import RerunError, find, rerun
 from streaming import event, layout
 from streaming.backfill import backfill
-from streaming.store import applied_key, connect, events_key, keys_key, rejected_key
+from streaming.store import applied_key, connect, events_key, keys_key, rejected_key, view_key
 from streaming.types import FIRST_US
 from streaming.view import View
 from streaming.window import HOUR, MINUTE, Layout
@@ -372,9 +373,43 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
         find(client, "bikes", PredictionIds(bytes(32)).make("m", log[5].wall_us)[0])
 
 
-def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> None:
-    import httpx
+def test_a_store_that_has_lost_everything_serves_no_wrong_cell_and_says_what_it_lacks(bikes: Bikes, streaming: Any, server: str) -> None:
+    """Live events go on, and their windows would pass for whole."""
+    from serving.replay import events_of, play, requests_of
 
+    streaming()
+    client = connect(bikes.settings.redis())
+    before = len(read_log(client, "bikes", "turned_away"))
+    for view in bikes.views.values():
+        entities: Any = client.smembers(keys_key("bikes", view.name))
+        client.delete(keys_key("bikes", view.name), view_key("bikes", view.name), *entities)
+    deadline = time.monotonic() + 60
+    while "count as missing" not in (said := httpx.get(f"{server}/readyz").text) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert "no backfill of rides_by_station" in said
+    span, root = (SEAM_US, SEAM_US + 3 * HOUR), bikes.settings.offline_root
+    events, requests = events_of(list(bikes.views.values()), root, *span), requests_of(bikes.spec, bikes.contract, root, *span)
+    where = {"model": "turned_away", "base_url": server, "redis_url": bikes.settings.redis(), "project": "bikes"}
+    tally = asyncio.run(play(**where, events=events, requests=requests, span=span, step_us=30 * MINUTE))
+    assert tally.failed == 0, tally.errors
+    deadline = time.monotonic() + 180
+    while len(log := read_log(client, "bikes", "turned_away")[before:]) < tally.predictions and time.monotonic() < deadline:
+        time.sleep(0.2)
+    windows = [i for i, one in enumerate(bikes.contract.inputs) if one.source.startswith("rides_by_station:")]
+    assert {p.statuses[i] for p in log for i in windows} == {"m"}
+    result = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, log)
+    assert result.wrong == 0, result.examples
+    assert result.causes["missing row"] > 0
+    bikes.backfill()
+    deadline = time.monotonic() + 60
+    while "count as missing" in httpx.get(f"{server}/readyz").text and time.monotonic() < deadline:
+        time.sleep(0.2)
+    instance = {"station": 7, "rider_class": "member", "wanted_at": "2021-03-13T00:10:00Z", "party": 2}
+    answer = httpx.post(f"{server}/v1/models/turned_away/predict", json={"instances": [instance], "now": "2021-03-13T00:00:00Z"})
+    assert answer.json()["predictions"][0]["statuses"]["missing"] == 0, "all is back"
+
+
+def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> None:
     client = connect(bikes.settings.redis())
     before = len(read_log(client, "bikes", "turned_away"))
     instance = {"station": 7, "rider_class": "member", "wanted_at": "2021-03-13T00:10:00Z", "party": 2}
@@ -417,7 +452,6 @@ def test_a_row_that_stock_feast_wrote_after_ours_is_what_is_read(bikes: Bikes) -
 
 
 def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bikes: Bikes, streaming: Any, server: str) -> None:
-    import httpx
 
     from serving.equality import Equality
 

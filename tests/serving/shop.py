@@ -170,6 +170,10 @@ class Rows:
         self.delay_s = 0.0
         self.closed = False
         self.timeouts: list[float | None] = []
+        self.windows: list[Any] = []
+
+    def lose(self, names: Any) -> None:
+        return None
 
     async def read(self, instances: list[dict[str, Any]], now_us: int, timeout_s: float | None = None) -> FeatureRows:
         self.timeouts.append(timeout_s)
