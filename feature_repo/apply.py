@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,23 +50,6 @@ def _inside(folder: Path) -> Iterator[None]:
     finally:
         os.chdir(before)
         sys.path[:] = path
-
-
-@contextlib.contextmanager
-def alone(state: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """One `apply` at a time: the next compares with what the one before has made.
-
-    Args:
-        waiting: called where there is another to wait for.
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    with open(state / "apply.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def parse(use_case: UseCase) -> Any:

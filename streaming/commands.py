@@ -47,14 +47,6 @@ def apply(
     Refuses definitions that cannot be executed, and a change that would break a live model. `headrace plan` shows beforehand what would
     change.
     """
-    from feature_repo.apply import alone
-
-    own = own_settings()
-    with alone(own.state, lambda: console.print("waiting for another `apply` to end")):
-        _apply(own, allow_breaking, keep_data, scan)
-
-
-def _apply(own: Settings, allow_breaking: bool, keep_data: bool, scan: bool) -> None:
     from feature_repo.apply import apply as run
     from feature_repo.apply import check_live_models
     from feature_repo.plan import plan, proposed
@@ -64,6 +56,7 @@ def _apply(own: Settings, allow_breaking: bool, keep_data: bool, scan: bool) -> 
     from streaming.removal import remove
     from streaming.store import connect
 
+    own = own_settings()
     case = UseCase(own.repo)
     with console.status("comparing"), proposed(case) as after:
         check(after.store, {m.name: m.feature_service for m in case.models.values()})

@@ -22,10 +22,12 @@ SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.strin
 _READ = 5_000  # entries per XRANGE
 
 
-def entries(client: redis.Redis, key: str, after: str, upto: str) -> Iterator[pa.RecordBatch]:
-    """Entries with ids in `(after, upto]`, in batches of `SCHEMA`."""
-    while True:
-        found: Any = client.xrange(key, f"({after}", upto, count=_READ)
+def entries(client: redis.Redis, key: str, after: str, upto: str, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Entries with ids in `(after, upto]`, the first `limit` of them, in batches of `SCHEMA`."""
+    left = limit
+    while left is None or left > 0:
+        count = _READ if left is None else min(_READ, left)
+        found: Any = client.xrange(key, f"({after}", upto, count=count)
         if not found:
             return
         ids = [stream_id(i) for i, _ in found]
@@ -40,7 +42,9 @@ def entries(client: redis.Redis, key: str, after: str, upto: str) -> Iterator[pa
             ],
             schema=SCHEMA,
         )
-        after = found[-1][0].decode()
+        if len(found) < count:
+            return
+        after, left = found[-1][0].decode(), left and left - count
 
 
 def text(position: Position) -> str:

@@ -12,6 +12,7 @@ Keys are dense integer codes; -1 (a null key) matches nothing. Times are int64 m
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -281,15 +282,27 @@ def encode_keys(*tables: list[NDArray[np.object_]]) -> list[Ints]:
     Returns:
         int64 `[n]` per table; -1 where any key column is null.
     """
-    import pandas as pd
-
     lengths = [len(t[0]) for t in tables]
     code = np.zeros(sum(lengths), dtype=np.int64)
     missing = np.zeros(sum(lengths), dtype=bool)
     for column in range(len(tables[0])):
-        part, values = pd.factorize(np.concatenate([t[column] for t in tables]), use_na_sentinel=True)
-        missing |= part < 0
+        part, values, nulls = _numbered([t[column] for t in tables])
+        missing |= nulls
         # re-densify after each column, so that the product never leaves int64
-        code = np.unique(code * (len(values) + 1) + part + 1, return_inverse=True)[1].astype(np.int64)
+        code = np.unique(code * values + part, return_inverse=True)[1].astype(np.int64)
     code[missing] = -1
     return list(np.split(code, np.cumsum(lengths)[:-1]))
+
+
+def _numbered(columns: list[NDArray[Any]]) -> tuple[Ints, int, Bools]:
+    """Each value's number, how many numbers there are, and which values are null.
+
+    Without pandas: it takes longer to load than a killed worker of the stream may be away.
+    """
+    if all(c.dtype.kind in "iu" for c in columns):
+        found, part = np.unique(np.concatenate(columns), return_inverse=True)
+        return part.astype(np.int64), max(len(found), 1), np.zeros(len(part), dtype=bool)
+    numbers: defaultdict[Any, int] = defaultdict(itertools.count().__next__)
+    null = numbers[None]
+    part = np.fromiter(map(numbers.__getitem__, itertools.chain.from_iterable(c.tolist() for c in columns)), np.int64)
+    return part, len(numbers), part == null

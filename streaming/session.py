@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
+_SLOTS = "local[4]"
 _LOG4J = """\
 status = off
 rootLogger.level = error
@@ -57,7 +58,9 @@ def session(settings: Settings, name: str = "headrace", quick: bool = False) -> 
     for folder in ("local", "tmp"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     _environment(settings)
-    builder = SparkSession.builder.master(settings.spark_master).appName(name)
+    # a stream's turn never leaves its slot for long, and other queries need one too, however few cores there are
+    master = _SLOTS if quick and settings.spark_master == "local[*]" and (os.cpu_count() or 1) < 4 else settings.spark_master
+    builder = SparkSession.builder.master(master).appName(name)
     for key, value in _options(settings, scratch, quick).items():
         builder = builder.config(key, value)
     interrupt = signal.getsignal(signal.SIGINT)

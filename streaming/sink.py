@@ -1,4 +1,4 @@
-"""Where live events end up: each micro-batch is merged into the online store where it was read (`streaming.source.StoreWriter`)."""
+"""Where live events end up: each micro-batch is merged into the online store where it was read (`streaming.turn`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -19,7 +19,6 @@ from streaming.store import (
     ForeignKeyError,
     OnlineStore,
     applied_key,
-    connect,
     events_key,
     of_the_store,
     stream_id,
@@ -27,6 +26,9 @@ from streaming.store import (
 )
 from streaming.tile import OtherDefinitionError
 from streaming.view import View
+
+if TYPE_CHECKING:
+    import redis
 
 # KEYS[1] the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
 _ADVANCE = """
@@ -135,18 +137,20 @@ def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
         # the view waits for its backfill; where it has had that, one entity was left behind, and the others need not wait for it
         backfilled = whole(cast(Any, store.client.hget(view_key(view.project, view.name), "fingerprint")))
         return backfilled is None or not view.holds(backfilled)
-    return not isinstance(error, ForeignKeyError) and of_the_store(error)
+    return not isinstance(error, ForeignKeyError) and (of_the_store(error) or isinstance(error, ImportError))
 
 
-def merge(url: str, views: Sequence[View], batches: Sequence[pa.RecordBatch], keep_s: float, tolerance_s: float = TOLERANCE_S) -> int:
+def merge(
+    client: redis.Redis, views: Sequence[View], batches: Sequence[pa.RecordBatch], keep_s: float, tolerance_s: float = TOLERANCE_S
+) -> int:
     """Merge what a task has read, note how far the stream has got, and take old events off it. Returns how many events these were.
 
     Args:
-        keep_s, tolerance_s: see `streaming.source.StoreWriter`.
+        keep_s, tolerance_s: see `streaming.turn`.
     """
     if not batches:
         return 0
-    table, client, project = pa.Table.from_batches(batches), _client(url), views[0].project
+    table, project = pa.Table.from_batches(batches), views[0].project
     newest = apply_batch(views, OnlineStore(client), table, tolerance_s)
     ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
     told = [part for view, us in newest.items() for part in (newest_field(view), us)]
@@ -159,13 +163,3 @@ def merge(url: str, views: Sequence[View], batches: Sequence[pa.RecordBatch], ke
         first: Any = client.xrange(events_key(project), count=1)
         rejected.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
     return len(table)
-
-
-_clients: dict[str, Any] = {}
-
-
-def _client(url: str) -> Any:
-    # a worker lives through many micro-batches: one connection for all of them
-    if url not in _clients:
-        _clients[url] = connect(url)
-    return _clients[url]

@@ -1,4 +1,4 @@
-"""The live stream: Spark Structured Streaming from the Redis Stream of events into the online store.
+"""The live stream: Spark Structured Streaming gives turns (`streaming.turn`) in which events get from Redis into the online store.
 
 How far the stream has got is kept in Redis, written after what was applied (`applied_key`), and every start begins there: whatever dies -
 the driver, a worker, Redis with its last second - what Redis remembers is consistent. Exactly-once *effect* comes from the store: every
@@ -8,12 +8,14 @@ entity remembers the last stream id applied to it, so an event that comes again 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,6 @@ from infra.beat import Pulse, span
 from infra.cause import cause
 from infra.redis_client import without_password
 from streaming.clock import TOLERANCE_S
-from streaming.source import EventSource, sink
 from streaming.state import unfilled
 from streaming.store import OnlineStoreError, connect
 from streaming.sweep import SHARE, sweep
@@ -66,18 +67,18 @@ def start(
     fed = [v for v in views if v.stream]
     if not fed:
         raise ValueError("no feature view has a push source: there is nothing to stream")
-    url = without_password(redis_url)
+    from streaming.turn import SCHEMA, turn
+
     forget_dead(spark)
-    threading.Thread(target=warm, args=(spark,), name="warm", daemon=True).start()  # while Spark asks about source and sink
+    threading.Thread(target=warm, args=(spark,), name="warm", daemon=True).start()  # while Spark plans the query
     shutil.rmtree(checkpoint, ignore_errors=True)
-    spark.dataSource.register(EventSource)
-    spark.dataSource.register(sink(url, fed, keep_s, tolerance_s))
-    spark.conf.set("spark.sql.streaming.noDataMicroBatches.enabled", "false")
     spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "20")
     spark.conf.set("spark.sql.streaming.minBatchesToRetain", "2")
-    events = spark.readStream.format("headrace_events").option("url", url).option("project", fed[0].project).load()
+    work = partial(turn, url=without_password(redis_url), views=pickle.dumps(fed), keep_s=keep_s, tolerance_s=tolerance_s)
+    turns = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", "1").option("numPartitions", "1").load()
     return (
-        events.writeStream.format("headrace_store")
+        turns.mapInArrow(work, SCHEMA)
+        .writeStream.format("noop")
         .queryName("headrace")
         .outputMode("append")
         .option("checkpointLocation", checkpoint)
@@ -179,15 +180,7 @@ def run(
                 looked, missing = time.monotonic(), _missing(redis_url, views, root, missing)
             pulse.beat("; ".join(filter(None, [*(query.trouble for query in queries), sweeping, missing])))
         for query in queries:
-            _finish(query.query)
-
-
-def _finish(query: StreamingQuery, patience_s: float = 10.0) -> None:
-    """Let the micro-batch that is under way end, then stop."""
-    deadline = time.monotonic() + patience_s
-    while query.isActive and query.status["isTriggerActive"] and query.status["isDataAvailable"] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    query.stop()
+            query.query.stop()  # wherever it is: what Redis remembers is consistent
 
 
 def _missing(redis_url: str, views: Sequence[View], root: Path, before: str) -> str:

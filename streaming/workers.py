@@ -35,9 +35,9 @@ def forget_dead(spark: SparkSession) -> int:
 
 
 def warm(spark: SparkSession) -> None:
-    """Have two Python workers started, one for what reads and one for what writes; a job that fails is no loss."""
+    """Have a Python worker started; a job that fails is no loss."""
     with contextlib.suppress(Exception):
-        spark.range(0, 2, 1, 2).mapInArrow(_as_they_are, "id long").collect()
+        spark.range(0, 1, 1, 1).mapInArrow(_as_they_are, "id long").collect()
 
 
 def _as_they_are(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -284,25 +284,3 @@ def test_stream_with_nothing_applied_says_what_to_do(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     finally:
         _headrace("--state", str(tmp_path), "down")
-
-
-def test_one_apply_at_a_time(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from feature_repo.apply import alone
-
-    order: list[str] = []
-
-    def second() -> None:
-        with alone(tmp_path, lambda: order.append("waits")):
-            order.append("second")
-
-    with ThreadPoolExecutor(1) as pool:
-        with alone(tmp_path):
-            waiting = pool.submit(second)
-            deadline = time.monotonic() + 10
-            while not order and time.monotonic() < deadline:
-                time.sleep(0.01)
-            order.append("first")
-        waiting.result()
-    assert order == ["waits", "first", "second"]

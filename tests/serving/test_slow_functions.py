@@ -64,7 +64,7 @@ def gate() -> Any:
 
 def test_a_function_that_sleeps_holds_nobody_not_even_the_first_time(gate: threading.Event) -> None:
     def sleeps(inputs: dict[str, Any]) -> dict[str, Any]:
-        gate.wait(20)
+        gate.wait(3)
         return ratio(inputs)
 
     counts: Counter[tuple[str, str]] = Counter()
@@ -74,8 +74,8 @@ def test_a_function_that_sleeps_holds_nobody_not_even_the_first_time(gate: threa
         started = time.perf_counter()
         waited, error = await longest_wait(ask(one, left_s=0.2))
         assert isinstance(error, Late)
-        assert time.perf_counter() - started < 10, "the deadline of 0.2 s, not the sleep of 20"
-        assert waited < 5.0, "the loop went on meanwhile"
+        assert time.perf_counter() - started < 2, "the deadline of 0.2 s, not the sleep of 3"
+        assert waited < 1.0, "the loop went on meanwhile"
         assert "'pricing'" in error.detail
         assert (error.status, error.headers["retry-after"]) == (504, "1")
         one.close()
@@ -94,7 +94,7 @@ def test_however_many_hang_there_are_few_threads_and_a_quick_view_goes_on(gate: 
         waited, found = await longest_wait(asyncio.gather(*(ask(one, left_s=0.1) for _ in range(30)), return_exceptions=True))
         assert {type(error) for error in found} == {Late}
         assert threading.active_count() - before <= module.THREADS
-        assert waited < 5.0
+        assert waited < 1.0
         assert await ask(quick) == [2.0]
         one.close()
         quick.close()
@@ -135,7 +135,7 @@ def test_a_deadline_that_has_passed_runs_nothing() -> None:
 def test_a_quick_function_comes_to_the_loop_and_a_slow_call_there_takes_it_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "SLOW_S", 1.0)
+    monkeypatch.setattr(module, "SLOW_S", 0.2)
     where: list[bool] = []
     sleep_s = [0.0]
 
@@ -151,13 +151,13 @@ def test_a_quick_function_comes_to_the_loop_and_a_slow_call_there_takes_it_away(
         for _ in range(module.PROVEN + 2):
             assert await ask(one) == [2.0]
         assert where == [False] * module.PROVEN + [True] * 2
-        sleep_s[0] = 1.1
+        sleep_s[0] = 0.25
         assert await ask(one, module.OFF_LOOP_ROWS + 1) == [2.0] * (module.OFF_LOOP_ROWS + 1)
         assert where.pop() is False, "many rows are not for the loop"
         sleep_s[0] = 0.0
         assert await ask(one) == [2.0]
         assert where.pop() is True, "and say nothing of few"
-        sleep_s[0] = 1.1
+        sleep_s[0] = 0.25
         assert await ask(one) == [2.0]
         assert where.pop() is True, "the one that nobody foresaw"
         sleep_s[0] = 0.0
@@ -170,7 +170,7 @@ def test_a_quick_function_comes_to_the_loop_and_a_slow_call_there_takes_it_away(
         asyncio.run(scenario())
     assert counts["pricing", "held"] == 1
     assert len(caplog.records) == 1
-    assert "'pricing' took 1" in caplog.text
+    assert "'pricing' took 2" in caplog.text
     assert "thread" in caplog.text
 
 
@@ -241,7 +241,7 @@ def test_a_prediction_with_a_slow_function_keeps_its_deadline_and_its_number(tmp
 
 def test_a_slow_shadow_holds_nobody(tmp_path: Path, gate: threading.Event) -> None:
     def sleeps(inputs: dict[str, Any]) -> dict[str, Any]:
-        gate.wait(20)
+        gate.wait(1.5)
         return ratio(inputs)
 
     shop = slow_shop(tmp_path, sleeps)
@@ -251,7 +251,7 @@ def test_a_slow_shadow_holds_nobody(tmp_path: Path, gate: threading.Event) -> No
         rows = await shelves().read([INSTANCE], 0)
         waited, error = await longest_wait(shop.predictor.follow([Asked(question, rows, 0, 0, ["id"])], read=False))
         assert isinstance(error, Late)
-        assert waited < 5.0
+        assert waited < 1.0
 
     asyncio.run(scenario())
 
@@ -285,7 +285,7 @@ def test_other_models_calls_go_on_while_a_function_hangs(tmp_path: Path, redis_u
         assert said["type"] == "urn:headrace:problem:late"
         assert "On-demand view 'pricing'" in said["detail"]
         assert answer.headers["retry-after"] == "1"
-    assert took_s < 5.0
+    assert took_s < 0.25
     assert 'headrace_requests_total{model="sells_out",status="504",version="1"} 2.0' in text
     for path in ("/v1/models/{model}/predict", "/v1/models/sells_out/predict", "/v2/models/{model}/infer", "/get-online-features"):
         assert "504" in document["paths"][path]["post"]["responses"], path

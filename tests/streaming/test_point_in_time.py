@@ -142,3 +142,26 @@ def test_composite_keys_that_concatenate_alike_stay_apart() -> None:
     assert a[1] == b[0]
     assert a[0] != a[1]
     assert a[2] == -1
+
+
+_KEYS = st.one_of(
+    st.lists(st.none() | st.integers(-3, 3)), st.lists(st.none() | st.sampled_from("abc")), st.lists(st.none() | st.binary(max_size=1))
+)
+
+
+@given(st.data(), st.integers(1, 3), st.booleans())
+def test_codes_are_equal_where_all_keys_are_and_only_there(data: st.DataObject, columns: int, whole: bool) -> None:
+    def column(n: int) -> np.ndarray:
+        if whole:
+            return np.array(data.draw(st.lists(st.integers(-(2**63), -(2**63) + 3), min_size=n, max_size=n)), dtype=np.int64)
+        return np.array([*data.draw(_KEYS), *[None] * n][:n], dtype=object)
+
+    sizes = (data.draw(st.integers(0, 8)), data.draw(st.integers(0, 8)))
+    tables = [[column(n) for _ in range(columns)] for n in sizes]
+    codes = np.concatenate(encode_keys(*tables)).tolist()
+    rows = [row for table in tables for row in zip(*(c.tolist() for c in table), strict=True)]
+    for i, one in enumerate(rows):
+        assert (codes[i] == -1) == (None in one)
+        for j, other in enumerate(rows):
+            if None not in one + other:
+                assert (codes[i] == codes[j]) == (one == other)

@@ -360,9 +360,9 @@ def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monk
         client.xadd(key, {"source": "things", "data": seen(i, 16)}, id=f"{now_ms - 100 * hour + i * hour // 3}-0")
     entries = next(live.entries(client, key, "0-0", "+"))
     monkeypatch.setattr(time, "time_ns", lambda: (now_ms + 24 * 3650 * hour) * 1_000_000)
-    merge(redis_url, views(project), [entries.slice(0, 10)], keep_s=48 * 3600)
+    merge(client, views(project), [entries.slice(0, 10)], keep_s=48 * 3600)
     assert client.xlen(key) == 300
-    merge(redis_url, views(project), [entries.slice(10)], keep_s=48 * 3600)
+    merge(client, views(project), [entries.slice(10)], keep_s=48 * 3600)
     assert 140 <= client.xlen(key) < 300, "only what is older than two days by the clock of Redis too"
     client.delete(key)
 

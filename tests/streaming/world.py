@@ -164,7 +164,7 @@ def main(engine: str, url: str, root: str, project: str, end: str) -> None:
 
     own = settings()
     own.export()
-    spark = session(own, engine)
+    spark = session(own, engine, quick=engine == "stream")
     if engine == "backfill":
         batch.ROWS_PER_BUCKET = 2_000  # many parts, so that a kill falls between them
         print("ready", flush=True)
