@@ -12,6 +12,7 @@ from infra.command_line import Report, console, moment, own_settings, write_repo
 from infra.moment import microseconds
 
 if TYPE_CHECKING:
+    from feature_repo.use_case import UseCase
     from infra.settings import Settings
     from streaming.view import View
 
@@ -185,10 +186,12 @@ def stream() -> None:
     with ThreadPoolExecutor(1) as beside:  # a stream that died is waited for: Java starts while Feast is loaded
         compiling = beside.submit(_compiled, own)
         spark = session(own, quick=True)
-        project, known = compiling.result()
+        case, known = compiling.result()
+    project = case.project
     url = own.redis()
     from streaming import bridge
     from streaming import stream as live
+    from streaming.compilation import changed
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
@@ -199,12 +202,20 @@ def stream() -> None:
         )
     if own.kafka:
         starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
-    live.run(starters, url, known, lambda: print("ready: streaming", flush=True), own.delete_share, own.offline_root)
+    live.run(
+        starters,
+        url,
+        known,
+        lambda: print("ready: streaming", flush=True),
+        own.delete_share,
+        own.offline_root,
+        partial(changed, case.store, known),
+    )
     spark.stop()
 
 
-def _compiled(own: Settings) -> tuple[str, list[View]]:
-    """The project, and every view that can be streamed into; the others are named. Redis is up then."""
+def _compiled(own: Settings) -> tuple[UseCase, list[View]]:
+    """The use case, and every view that can be streamed into; the others are named. Redis is up then."""
     from infra import redis_server
 
     redis_server.up(own)
@@ -215,7 +226,7 @@ def _compiled(own: Settings) -> tuple[str, list[View]]:
     compiled, unusable = usable(case.store)
     for fault in unusable.values():
         print(f"left out: {fault}", flush=True)
-    return case.project, list(compiled.values())
+    return case, list(compiled.values())
 
 
 def rejected(

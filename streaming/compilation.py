@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.definition import DefinitionError
@@ -27,6 +27,21 @@ def usable(store: FeatureStore) -> tuple[dict[str, View], dict[str, str]]:
         if fault:
             faults[view.name] = fault
     return found, faults
+
+
+def changed(store: FeatureStore, known: Sequence[View]) -> str:
+    """What was applied since `known` was compiled, of the views that a stream feeds; empty: nothing, or the registry tells nothing now."""
+    try:
+        store.refresh_registry()
+        now = {name: view for name, view in usable(store)[0].items() if view.stream}
+    except Exception:  # away, or about to be written: unknown is not changed
+        return ""
+    before = {view.name: view for view in known if view.stream}
+    if not now:
+        return ""
+    said = [("without", sorted(before.keys() - now.keys())), ("with", sorted(now.keys() - before.keys()))]
+    said.append(("another", sorted(name for name in now.keys() & before.keys() if now[name] != before[name])))
+    return ", ".join(f"{word} {' and '.join(names)}" for word, names in said if names)
 
 
 def check(store: FeatureStore, models: dict[str, str] | None = None) -> None:

@@ -43,6 +43,8 @@ _GROWTH = 1.5
 """So the next try comes after at most half the time for which it has failed."""
 _LOOK_S = 1.0
 _LOOK_AT_STORE_S = 5.0
+LOOK_AT_DEFINITIONS_S = 10.0
+"""So often the stream asks whether an `apply` has changed what it streams."""
 
 
 def start(
@@ -148,6 +150,7 @@ def run(
     ready: Callable[[], None] = lambda: None,
     most: float = SHARE,
     root: Path | None = None,
+    changed: Callable[[], str] = lambda: "",
 ) -> None:
     """Run streaming queries until SIGTERM or SIGINT; one that fails is started again, and nothing is lost. How they fare is in the part's beat.
 
@@ -155,6 +158,8 @@ def run(
         starters: by name, what starts each query (`start`, `streaming.bridge`).
         most: the largest share of a view's entities that is forgotten at once.
         root: where the offline tables lie; given, a store that holds nothing of them is told as a trouble.
+        changed: how the applied definitions differ from `views`; empty: they do not. Where they do, this returns, to be started anew: what
+            was removed must not be written again, and what is new would never be.
 
     Raises:
         OnlineStoreError: Redis does not answer at the start.
@@ -170,6 +175,7 @@ def run(
         ready()
         swept, sweeping = time.monotonic(), ""
         looked, missing = -_LOOK_AT_STORE_S, ""
+        asked = time.monotonic()
         while not stop.wait(0.2):
             for query in queries:
                 query.check()
@@ -178,6 +184,11 @@ def run(
                 sweeping = _sweep(redis_url, views, most)
             if root is not None and time.monotonic() - looked > _LOOK_AT_STORE_S:
                 looked, missing = time.monotonic(), _missing(redis_url, views, root, missing)
+            if time.monotonic() - asked > LOOK_AT_DEFINITIONS_S:
+                if other := changed():
+                    print(f"the definitions have changed ({other}): the stream ends, to begin again with them", flush=True)
+                    break
+                asked = time.monotonic()
             pulse.beat("; ".join(filter(None, [*(query.trouble for query in queries), sweeping, missing])))
         for query in queries:
             query.query.stop()  # wherever it is: what Redis remembers is consistent

@@ -16,7 +16,7 @@ from feature_repo.definition import DefinitionError
 from feature_repo.plan import applied, plan, proposed
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.compilation import check, usable
+from streaming.compilation import changed, check, usable
 
 Edit = Callable[..., UseCase]
 
@@ -158,3 +158,17 @@ def test_a_plan_writes_nothing_into_the_users_own_registry(own: Settings, edited
         assert [(c.name, c.text) for c in plan(now, after, own).changes] == [("dock", "ttl 0:25:00 -> 0:30:00")]
         assert after.store.get_feature_view("dock").ttl.total_seconds() == 1800
     assert files() == before
+
+
+def test_what_was_applied_since_a_stream_began_is_told_and_a_registry_that_is_away_is_not(edited: Edit, own: Settings) -> None:
+    case = edited()
+    apply(case)
+    known = list(usable(case.store)[0].values())
+    assert changed(case.store, known) == ""
+    apply(edited())
+    assert changed(case.store, known) == ""
+    apply(edited(('name="rides_by_station_and_class"', 'name="rides_by_station_and_kind"')))
+    assert changed(case.store, known) == "without rides_by_station_and_class, with rides_by_station_and_kind"
+    apply(edited(('function="sum"', 'function="max"')))
+    assert changed(case.store, known) == "another rides_by_station"
+    assert changed(UseCase(case.folder, own.state / "nothing.db").store, known) == ""
