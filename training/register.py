@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -98,6 +100,7 @@ def train_and_register(
         gate.require(spec, gates)
     root = settings.model_root / spec.name
     root.mkdir(parents=True, exist_ok=True)
+    sweep(root)
     partial = root / f".new-{uuid.uuid4().hex}"
     partial.mkdir()
     run_id = ""
@@ -158,6 +161,14 @@ def train_and_register(
             tracking.fail(settings, run_id)
         raise
     return made
+
+
+def sweep(root: Path) -> None:
+    """Remove what trainings that were killed more than a day ago have left half-made."""
+    for left in root.glob(".new-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > 86_400:
+                shutil.rmtree(left)
 
 
 def _former(root: Path, model: str) -> tuple[int, Contract | None, list[Finding]]:

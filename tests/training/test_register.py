@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +20,7 @@ from feature_repo.use_case import Gate, ModelSpec, Spine
 from infra.settings import Settings
 from training import evaluate, gate
 from training.fit import FitError, fit, matrix, split
-from training.register import _claim, train_and_register
+from training.register import _claim, sweep, train_and_register
 from training.training_set import TrainingSet
 from training.tree_ensemble import export
 
@@ -247,3 +249,12 @@ def test_a_spec_may_not_set_what_makes_fits_repeatable() -> None:
 
 def test_the_spine_has_a_moment_of_its_own() -> None:
     assert Spine.model_validate(SPEC["spine"]).timestamp == "event_timestamp"
+
+
+def test_what_a_killed_training_left_goes_a_day_later(tmp_path: Path) -> None:
+    for name, age_s in ((".new-old", 90_000), (".new-young", 60), ("1", 90_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".new-young", "1"]
