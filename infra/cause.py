@@ -9,6 +9,9 @@ from pathlib import Path
 
 _CLASS = re.compile(r"^\[[A-Z0-9_.]+\] ")
 _STATE = re.compile(r"\s*SQLSTATE: \w+")
+_LOST_TASK = re.compile(
+    r"^Job aborted due to stage failure: .*?: Lost task \S+ in stage \S+ \(TID \d+\) \([^)]*\): (?:[\w$]+\.)+[\w$]+: ", re.S
+)
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Invalid|Interrupt|Exit|Failure)\b.*")
 
 
@@ -80,4 +83,5 @@ def _spark(error: BaseException) -> str:
 def message(said: str) -> str:
     """The sentence in a message of Spark's: no error class, no plan, no stack."""
     first = said.split("\nJVM stacktrace")[0].split(";\n'")[0].split("\n\tat ")[0]
-    return " ".join(_STATE.sub("", _CLASS.sub("", first.strip())).split())
+    first = _LOST_TASK.sub("", first.strip()).split(" Consider setting 'spark.")[0]
+    return " ".join(_STATE.sub("", _CLASS.sub("", first)).split())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, PythonException
 
-from infra.cause import cause, line_of
+from infra.cause import cause, line_of, message
 from infra.settings import ROOT
 
 WORKER = """
@@ -140,3 +140,13 @@ def test_no_command_ends_in_a_traceback_and_the_log_has_the_whole_story(tmp_path
     if kept:
         assert str(log) in done.stderr
         assert "Traceback" in log.read_text()
+
+
+def test_of_a_lost_task_its_cause_is_said() -> None:
+    said = (
+        "Job aborted due to stage failure: Task 0 in stage 9.0 failed 1 times, most recent failure: Lost task 0.0 in stage 9.0 (TID 9) "
+        "(localhost executor driver): org.apache.spark.SparkException: Python worker exited unexpectedly (crashed). Consider setting "
+        "'spark.sql.execution.pyspark.udf.faulthandler.enabled' or 'spark.python.worker.faulthandler.enabled' configuration to 'true'"
+        " for the better Python traceback.\n\tat org.apache.spark.api.python.BasePythonRunner$ReaderIterator\n"
+    )
+    assert message(said) == "Python worker exited unexpectedly (crashed)."
