@@ -191,6 +191,7 @@ def stream() -> None:
     url = own.redis()
     from streaming import bridge
     from streaming import stream as live
+    from streaming.class_training import Training
     from streaming.compilation import changed
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
@@ -202,15 +203,16 @@ def stream() -> None:
         )
     if own.kafka:
         starters["reading Kafka"] = partial(bridge.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
-    live.run(
-        starters,
-        url,
-        known,
-        lambda: print("ready: streaming", flush=True),
-        own.delete_share,
-        own.offline_root,
-        partial(changed, case.store, known),
-    )
+    training = Training(own)
+
+    def ready() -> None:
+        print("ready: streaming", flush=True)
+        training.start()
+
+    try:
+        live.run(starters, url, known, ready, own.delete_share, own.offline_root, partial(changed, case.store, known))
+    finally:
+        training.stop()
     spark.stop()
 
 

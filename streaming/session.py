@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.settings import ROOT
+from streaming import class_archive
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -100,9 +101,10 @@ def _environment(settings: Settings) -> None:
 def _options(settings: Settings, scratch: Path, quick: bool) -> dict[str, str]:
     log4j = scratch / "log4j2.properties"
     log4j.write_text(_LOG4J)
-    java = f"-Dlog4j2.configurationFile={log4j.as_uri()} -Djava.io.tmpdir={scratch / 'tmp'} -Duser.timezone=UTC -XX:+UseParallelGC"
+    java = f'-Dlog4j2.configurationFile={log4j.as_uri()} "-Djava.io.tmpdir={scratch / "tmp"}" -Duser.timezone=UTC -XX:+UseParallelGC'
     if quick:
         java += " -XX:TieredStopAtLevel=1"
+    java += f" {class_archive.options(Path(os.environ['JAVA_HOME']))}"
     path = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
     options = {
         "spark.driver.memory": settings.spark_memory,

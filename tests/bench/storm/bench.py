@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
 
+from infra.java import java_home
 from infra.services import stop_all
 from infra.settings import Settings, settings
+from streaming.class_archive import archive
 from tests.bench.storm.faults import everything
 from tests.bench.storm.ground import ground
 from tests.bench.storm.parts import Parts, wait_gone
@@ -31,6 +34,7 @@ def run(minutes: float, told: Callable[[str], None], only: str = "") -> Verdict:
             world = make(own, told)
             told("`headrace up`")
             world.command("up")
+            _wait_for_archive(own, told)
             words = only.split(",")
             plan = Plan(minutes, faults=[f for f in everything() if any(w in f.name for w in words)])
             disk = "a file system of its own" if place.own_disk else "no file system of its own: the disk is not filled"
@@ -47,6 +51,15 @@ def run(minutes: float, told: Callable[[str], None], only: str = "") -> Verdict:
         finally:
             place.free()
             _end(parts, told)
+
+
+def _wait_for_archive(own: Settings, told: Callable[[str], None]) -> None:
+    """The first stream of an installation has its class archive made: that is not what a storm is about."""
+    target, until = archive(java_home(own)), time.monotonic() + 180.0
+    if not target.is_file():
+        told("Java's class archive, once")
+    while not target.is_file() and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _settings(state: str) -> Settings:
