@@ -1,18 +1,60 @@
 """How many inputs a fuzz test draws: some hundreds in CI, and as many as `HEADRACE_FUZZ` says (`HEADRACE_FUZZ=100000 pytest -k fuzz`).
 
+A long run goes by Hypothesis' own way for fuzzers (`fuzz_one_input`): each input is made of random bytes, and nothing is remembered of the
+ones before, which would cost more with every one of them. It prints its seed; `HEADRACE_FUZZ_SEED` draws the same again.
+
 Inputs are valid ones with something changed (`spoilt`, `tests.serving.hostile.bodies`, `tests.oracle.hostile.events`), and bytes of any kind.
 Which decoder has which test is in docs/testing.md.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+import random
+from collections.abc import Callable
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 INPUTS = int(os.environ.get("HEADRACE_FUZZ", "400"))
-fuzzed = settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+_LONG = 10_000
+_BYTES = 4096
+"""What an input is made of at most; one that would take more is not drawn."""
+_LIMITS = settings(max_examples=INPUTS, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+
+
+def fuzzed(test: Any) -> Any:
+    """A test under `@given` with as many inputs as `HEADRACE_FUZZ` says."""
+    return _LIMITS(test) if INPUTS < _LONG else _long(_LIMITS(test))
+
+
+def _long(test: Any) -> Callable[..., None]:
+    inner = test.hypothesis.inner_test
+
+    @functools.wraps(inner)
+    def run(**fixtures: Any) -> None:
+        seed = int(os.environ.get("HEADRACE_FUZZ_SEED", random.SystemRandom().randrange(2**32)))
+        print(f"HEADRACE_FUZZ_SEED={seed}")
+
+        @functools.wraps(inner)
+        def bound(*drawn: Any, **named: Any) -> None:
+            inner(*drawn, **fixtures, **named)
+
+        test.hypothesis.inner_test = bound
+        fuzz, bits = test.hypothesis.fuzz_one_input, random.Random(seed)
+        done = tried = 0
+        while done < INPUTS:
+            tried += 1
+            done += fuzz(bits.randbytes(_BYTES)) is not None
+            assert tried < 100 or done > tried // 20, f"{done} of {tried} inputs could be drawn"
+
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return run
+
+
 NUMBERS = st.sampled_from(
     [
         b"",
