@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from infra.java import java_home
-from infra.settings import ROOT, Settings, settings
+from infra.settings import ROOT, Settings
 from streaming import class_archive
 from streaming.class_training import Training
 
@@ -83,7 +83,6 @@ def test_one_that_is_not_done_leaves_nothing(own: Settings, how: str) -> None:
         parent.wait()
         made.wait(60)
     _wait(lambda: not list(folder.iterdir()), 60)
-    settings.cache_clear()
 
 
 def test_a_file_that_is_none_costs_nothing_but_time(own: Settings, tmp_path: Path) -> None:
