@@ -30,7 +30,8 @@ PREFERRED = {"http": 8000}
 _RANGE = range(20_000, 30_000)  # above: replicas of Ray Serve, then the kernel
 
 
-def _is_free(number: int) -> bool:
+def is_free(number: int) -> bool:
+    """Whether a server could listen there, on 127.0.0.1, now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -41,10 +42,10 @@ def _is_free(number: int) -> bool:
 
 
 def _choose(preferred: int | None, taken: set[int]) -> int:
-    if preferred is not None and preferred not in taken and _is_free(preferred):
+    if preferred is not None and preferred not in taken and is_free(preferred):
         return preferred
     for number in random.sample(_RANGE, len(_RANGE)):
-        if number not in taken and _is_free(number):
+        if number not in taken and is_free(number):
             return number
     raise OSError(f"no free TCP port on 127.0.0.1 between {_RANGE.start} and {_RANGE.stop}")
 
@@ -101,7 +102,7 @@ def port(settings: Settings, name: str, claim: bool = False) -> int:
     with open(settings.state / "ports.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ports = chosen(settings)
-        if name not in ports or (claim and not _is_free(ports[name])):
+        if name not in ports or (claim and not is_free(ports[name])):
             with _claims() as claims:
                 ports[name] = _choose(PREFERRED.get(name), {int(number) for number in claims} | set(ports.values()))
                 _replace(path, ports)

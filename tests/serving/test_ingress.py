@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from infra.ports import is_free
 from infra.settings import ROOT
 from serving.ingress import Ingress, IngressError, read, running
 from serving.stand_in import StandIn
@@ -84,9 +86,9 @@ class Serve:
 
     def __init__(self, folder: Path, templates: list[str]) -> None:
         self.folder, self.templates = folder, templates
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        # three in a row, and none that the system gives to whoever asks for any port
+        free = (n for n in random.sample(range(20_000, 29_990), 5_000) if all(is_free(n + i) for i in range(3)))
+        self.port = next(free)
         Ingress(str(folder), "127.0.0.1", "http-headrace", 4, True).write()
         self.ingress = read(folder)
         self.replicas = [ThreadingHTTPServer(("127.0.0.1", 0), _Replica) for _ in range(2)]
