@@ -117,6 +117,11 @@ class ModelRepository:
         return [self._entries[name] for name in sorted(self._entries)]
 
     @property
+    def readers(self) -> list[OnlineReader]:
+        """Of every version that is loaded."""
+        return [predictor.reader for entry in self.entries for predictor in entry.ready.values()]
+
+    @property
     def live(self) -> list[Predictor]:
         return [entry.predictor for entry in self.entries if entry.predictor is not None]
 

@@ -69,6 +69,10 @@ class _Call:
         finally:
             self.took_s = time.perf_counter() - began
 
+    def named(self, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """`view:feature` → value per row, of what the function gave."""
+        return {f"{self.view.alias}:{name}": column for name, column in values.items()}
+
 
 class OnDemand:
     """The compiled transformations of one feature service.
@@ -140,22 +144,9 @@ class OnDemand:
         Raises:
             OnDemandError: a function raised, gave another number of values, or one that is not as declared.
         """
-        if not self._views:
-            return {}
-        n, clock = len(rows.extras), time.perf_counter
-        given = {field: _declared(field, convert, request[field]) for field, convert in self._request}
-        stored = {feature: _column(rows, place, feature, dtype, convert) for feature, place, dtype, convert in self._stored}
         found: dict[str, list[Any]] = {}
-        for view, pace in self._paced:
-            columns = view.arguments(given, stored)
-            began = clock()
-            try:
-                values = view.run(columns, n)
-            finally:
-                if clock() - began > SLOW_S and n <= OFF_LOOP_ROWS:
-                    self._held(view, pace, clock() - began)
-            for name, column in values.items():
-                found[f"{view.alias}:{name}"] = column
+        for call, pace in self._calls(request, rows):
+            found.update(call.named(self._here(call, pace)))
         return found
 
     def at_once(self, rows: int) -> bool:
@@ -172,22 +163,26 @@ class OnDemand:
             OnDemandError: as `run`.
             Late: a function was not ready by then.
         """
-        n, until, found = len(rows.extras), time.perf_counter() + left_s, dict[str, list[Any]]()
+        found: dict[str, list[Any]] = {}
+        until = time.perf_counter() + left_s
+        for call, pace in self._calls(request, rows):
+            apart = pace.owed or call.rows > OFF_LOOP_ROWS
+            found.update(call.named(await self._in_thread(call, pace, until) if apart else self._here(call, pace)))
+        return found
+
+    def _calls(self, request: Mapping[str, Sequence[Any]], rows: FeatureRows) -> list[tuple[_Call, _Pace]]:
+        if not self._views:
+            return []
         given = {field: _declared(field, convert, request[field]) for field, convert in self._request}
         stored = {feature: _column(rows, place, feature, dtype, convert) for feature, place, dtype, convert in self._stored}
-        for view, pace in self._paced:
-            call = _Call(view, view.arguments(given, stored), n)
-            if pace.owed or n > OFF_LOOP_ROWS:
-                values = await self._in_thread(call, pace, until)
-            else:
-                try:
-                    values = call()
-                finally:
-                    if call.took_s > SLOW_S:
-                        self._held(view, pace, call.took_s)
-            for name, column in values.items():
-                found[f"{view.alias}:{name}"] = column
-        return found
+        return [(_Call(view, view.arguments(given, stored), len(rows.extras)), pace) for view, pace in self._paced]
+
+    def _here(self, call: _Call, pace: _Pace) -> dict[str, list[Any]]:
+        try:
+            return call()
+        finally:
+            if call.took_s > SLOW_S and call.rows <= OFF_LOOP_ROWS:
+                self._held(call.view, pace, call.took_s)
 
     async def _in_thread(self, call: _Call, pace: _Pace, until: float) -> dict[str, list[Any]]:
         view, began = call.view, time.perf_counter()

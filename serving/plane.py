@@ -39,7 +39,6 @@ from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import FieldError, Invalid, NotFound, Problem, Unavailable
-from serving.reader import OnlineReader
 from serving.refusal import refusal
 from serving.schema import Answer, Question, shown
 from serving.spool import Spool
@@ -93,7 +92,7 @@ class DataPlane:
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
         self.features = FeatureServer(settings, self._redis, clock, self.metrics.on_demand)
         self.models = ModelRepository(settings, self.metrics, self._log, loader)
-        self.lost = LostWindows(settings.redis(), settings.offline_root, self._readers)
+        self.lost = LostWindows(settings.redis(), settings.offline_root, lambda: [*self.models.readers, *self.features.readers])
 
     async def start(self) -> None:
         """Start the log and load every model."""
@@ -220,11 +219,7 @@ class DataPlane:
             NotFound: no such model, no verdict yet, or something else in its place.
         """
         self.models.entry(model)
-        try:
-            verdict = await self._redis.get(drift_key(self._project, model))
-        except (RedisError, OSError, TimeoutError) as error:
-            why = await refusal(self._redis, error, {drift_key(self._project, model): "string"})
-            raise Unavailable(f"The online store, which keeps the verdicts, {why}.") from None
+        verdict = await self._kept(drift_key(self._project, model), "the verdicts")
         if verdict is None:
             raise NotFound(f"There is no verdict on {model!r} yet: the watch has not seen a full window (is it running?).")
         return _object(verdict, f"verdict on {model!r}")
@@ -236,14 +231,18 @@ class DataPlane:
             NotFound: no such model, nothing was measured yet, or something else lies in its place.
         """
         self.models.entry(model)
-        try:
-            measured = await self._redis.get(quality_key(self._project, model))
-        except (RedisError, OSError, TimeoutError) as error:
-            why = await refusal(self._redis, error, {quality_key(self._project, model): "string"})
-            raise Unavailable(f"The online store, which keeps the live quality, {why}.") from None
+        measured = await self._kept(quality_key(self._project, model), "the live quality")
         if measured is None:
             raise NotFound(f"The live quality of {model!r} was not measured yet: run `headrace quality` or `headrace autopilot`.")
         return _object(measured, f"live quality of {model!r}")
+
+    async def _kept(self, key: str, what: str) -> bytes | None:
+        try:
+            found: bytes | None = await self._redis.get(key)
+        except (RedisError, OSError, TimeoutError) as error:
+            why = await refusal(self._redis, error, {key: "string"})
+            raise Unavailable(f"The online store, which keeps {what}, {why}.") from None
+        return found
 
     async def passport(self, number: str) -> bytes:
         """Everything that is known of one prediction, JSON.
@@ -323,9 +322,6 @@ class DataPlane:
         """Which models do not answer as they should, and what else the replica cannot do, in one line; empty: all is well."""
         own = [said for said in (self.models.stuck, self._log.trouble, self.lost.trouble) if said]
         return "; ".join([*own, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
-
-    def _readers(self) -> list[OnlineReader]:
-        return [p.reader for entry in self.models.entries for p in entry.ready.values()] + self.features.readers
 
     def now_us(self) -> int:
         """The server's clock, microseconds since the epoch."""

@@ -154,8 +154,7 @@ class Predictor:
         rows = await self._read(instances, now_us, deadline_s)
         read_s = time.perf_counter() - before_read
 
-        apart = not (self._sources.only_stored or self._on_demand.at_once(len(instances)))
-        computed = await self._computed(question, rows, deadline_s - read_s) if apart else None
+        computed = await self._computed(question, rows, deadline_s - read_s)
         seen, codes, served = self.assemble(question, rows, computed)
         before_score = time.perf_counter()
         if len(served) > _OFF_LOOP_ROWS:
@@ -244,7 +243,10 @@ class Predictor:
         except OnDemandError as error:
             raise _refused(error) from error
 
-    async def _computed(self, question: Question, rows: FeatureRows, left_s: float) -> dict[str, list[Any]]:
+    async def _computed(self, question: Question, rows: FeatureRows, left_s: float) -> dict[str, list[Any]] | None:
+        """What the on-demand views give, where they may not run on the event loop; None: `assemble` computes it, if there is any."""
+        if self._sources.only_stored or self._on_demand.at_once(len(question.instances)):
+            return None
         try:
             return await self._on_demand.answer(self._asked(question), rows, left_s)
         except OnDemandError as error:
@@ -327,8 +329,7 @@ class Predictor:
         moments = {f: [m for a in asked for m in a.question.moments[f]] for f in asked[0].question.moments}
         instances = [i for a in asked for i in a.question.instances]
         question = Question(instances, moments, False, False, None)
-        apart = not (self._sources.only_stored or self._on_demand.at_once(len(instances)))
-        computed = await self._computed(question, rows, self.contract.deadline_ms / 1e3) if apart else None
+        computed = await self._computed(question, rows, self.contract.deadline_ms / 1e3)
         seen, codes, served = self.assemble(question, rows, computed)
         scores = self._scorer.score(served).tolist()
         letters, width, contract = codes.tobytes().decode(), len(self._names), self.contract

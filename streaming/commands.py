@@ -192,7 +192,7 @@ def stream() -> None:
     from streaming import bridge
     from streaming import stream as live
     from streaming.class_training import Training
-    from streaming.compilation import changed
+    from streaming.compilation import Applied
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
@@ -210,7 +210,7 @@ def stream() -> None:
         training.start()
 
     try:
-        live.run(starters, url, known, ready, own.delete_share, own.offline_root, partial(changed, case.store, known))
+        live.run(starters, url, known, ready, own.delete_share, own.offline_root, Applied(case, known).changed)
     finally:
         training.stop()
     spark.stop()

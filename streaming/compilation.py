@@ -13,6 +13,8 @@ from streaming.view import View, compile_view, projections
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+    from feature_repo.use_case import UseCase
+
 _NAME = re.compile(r"(?!__)[\w-]+")
 """What Spark's SQL, Parquet and LightGBM all carry as they are; two underscores begin the engines' own columns."""
 _COLUMN = re.compile(r"(?!__|#)[^.`\x00-\x1f]+")
@@ -29,19 +31,34 @@ def usable(store: FeatureStore) -> tuple[dict[str, View], dict[str, str]]:
     return found, faults
 
 
-def changed(store: FeatureStore, known: Sequence[View]) -> str:
-    """What was applied since `known` was compiled, of the views that a stream feeds; empty: nothing, or the registry tells nothing now."""
-    try:
-        store.refresh_registry()
-        now = {name: view for name, view in usable(store)[0].items() if view.stream}
-    except Exception:  # away, or about to be written: unknown is not changed
-        return ""
-    before = {view.name: view for view in known if view.stream}
-    if not now:
-        return ""
-    said = [("without", sorted(before.keys() - now.keys())), ("with", sorted(now.keys() - before.keys()))]
-    said.append(("another", sorted(name for name in now.keys() & before.keys() if now[name] != before[name])))
-    return ", ".join(f"{word} {' and '.join(names)}" for word, names in said if names)
+class Applied:
+    """
+    Args:
+        case: whose registry is looked at.
+        known: its compiled views, as they were when this is made.
+    """
+
+    def __init__(self, case: UseCase, known: Sequence[View]) -> None:
+        self._case, self._revision = case, None
+        self._before = {view.name: view for view in known if view.stream}
+
+    def changed(self) -> str:
+        """What was applied since, of the views that a stream feeds; empty: nothing, or the registry tells nothing now."""
+        try:
+            revision = self._case.revision()
+            if revision is None or revision == self._revision:
+                return ""
+            self._case.store.refresh_registry()
+            now = {name: view for name, view in usable(self._case.store)[0].items() if view.stream}
+        except Exception:  # away, or about to be written: unknown is not changed
+            return ""
+        if not now:
+            return ""
+        self._revision = revision
+        before = self._before
+        said = [("without", sorted(before.keys() - now.keys())), ("with", sorted(now.keys() - before.keys()))]
+        said.append(("another", sorted(name for name in now.keys() & before.keys() if now[name] != before[name])))
+        return ", ".join(f"{word} {' and '.join(names)}" for word, names in said if names)
 
 
 def check(store: FeatureStore, models: dict[str, str] | None = None) -> None:

@@ -16,7 +16,7 @@ from feature_repo.definition import DefinitionError
 from feature_repo.plan import applied, plan, proposed
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.compilation import changed, check, usable
+from streaming.compilation import Applied, check, usable
 
 Edit = Callable[..., UseCase]
 
@@ -164,11 +164,12 @@ def test_what_was_applied_since_a_stream_began_is_told_and_a_registry_that_is_aw
     case = edited()
     apply(case)
     known = list(usable(case.store)[0].values())
-    assert changed(case.store, known) == ""
+    since = Applied(case, known)
+    assert since.changed() == ""
     apply(edited())
-    assert changed(case.store, known) == ""
+    assert since.changed() == ""
     apply(edited(('name="rides_by_station_and_class"', 'name="rides_by_station_and_kind"')))
-    assert changed(case.store, known) == "without rides_by_station_and_class, with rides_by_station_and_kind"
+    assert since.changed() == "without rides_by_station_and_class, with rides_by_station_and_kind"
     apply(edited(('function="sum"', 'function="max"')))
-    assert changed(case.store, known) == "another rides_by_station"
-    assert changed(UseCase(case.folder, own.state / "nothing.db").store, known) == ""
+    assert since.changed() == "another rides_by_station"
+    assert Applied(UseCase(case.folder, own.state / "nothing.db"), known).changed() == ""
