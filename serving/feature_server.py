@@ -10,19 +10,17 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from redis.exceptions import RedisError
 
 from feature_repo.definition import DefinitionError
+from feature_repo.followed import Followed
 from feature_repo.use_case import UseCase
-from infra.cause import cause
 from infra.moment import whole_seconds
 from infra.settings import Settings
 from serving.body import check_values, read_json
@@ -43,8 +41,6 @@ log = logging.getLogger(__name__)
 STATUS = {"f": "PRESENT", "s": "OUTSIDE_MAX_AGE", "n": "NULL_VALUE", "m": "NOT_FOUND"}
 _COLUMNS = 1000
 """Columns of a request."""
-FOLLOW_S = 1.0
-"""How often the registry is looked at for an `apply`."""
 COMPUTE_S = 5.0
 """On-demand views of one answer may take so long."""
 _PLANS = 32
@@ -84,10 +80,9 @@ class FeatureServer:
     ) -> None:
         self._settings, self._redis, self._clock, self._counts = settings, client, clock, counts
         self._limits = Limits.of(settings)
-        self._case = UseCase(settings.repo)
+        self._registry = Followed(UseCase(settings.repo))
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
         self._lock = asyncio.Lock()
-        self._look_at, self._seen, self._told = 0.0, None, False
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -188,40 +183,23 @@ class FeatureServer:
 
     async def _follow(self) -> None:
         """What was compiled before an `apply` is let go of, within a second of it. A registry that cannot be read changes nothing."""
-        if time.monotonic() < self._look_at:
+        if not self._registry.due or not await asyncio.to_thread(self._registry.changed):
             return
-        self._look_at = time.monotonic() + FOLLOW_S
-        try:
-            seen = await asyncio.to_thread(self._case.revision)
-            if seen is None or seen == self._seen:
-                return
-            if self._opened:  # what is open goes on reading a file that was deleted
-                self._case = await asyncio.to_thread(_reopened, self._case.folder)
-        except Exception as error:  # whatever a file system, a database or Feast says: it is asked again in a second
-            if not self._told:
-                log.error("the registry cannot be read, and what was applied before answers on: %s", cause(error))
-            self._told = True
-            return
-        self._told = False
-        self._seen, before = seen, list(self._plans.values())
+        before = list(self._plans.values())
         self._plans.clear()
         for plan in before:  # a request may still be waiting for its answer
             task = asyncio.create_task(_close_later(*plan, 2 * self._settings.redis_timeout_s + COMPUTE_S))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    @property
-    def _opened(self) -> bool:
-        return "store" in vars(self._case)
-
     def _plan(self, asked: GetOnlineFeatures) -> tuple[list[Projection], list[Transformation]]:
         try:
             if asked.feature_service:
-                plan = projections(self._case.store, asked.feature_service)
-                on_demand = transformations(self._case.store, asked.feature_service, plan)
+                plan = projections(self._registry.case.store, asked.feature_service)
+                on_demand = transformations(self._registry.case.store, asked.feature_service, plan)
                 serveable(on_demand)
                 return plan, on_demand
-            known, _ = usable(self._case.store)
+            known, _ = usable(self._registry.case.store)
         except (DefinitionError, OnDemandError) as error:
             raise NotFound(f"{error}.") from None
         wanted: dict[str, list[str]] = {}
@@ -248,7 +226,7 @@ class FeatureServer:
             )
         async with self._lock:
             await self._follow()
-        known, _ = await asyncio.to_thread(usable, self._case.store)
+        known, _ = await asyncio.to_thread(usable, self._registry.case.store)
         fed = [v for v in known.values() if v.stream == asked.push_source_name]
         if not fed:
             sources = ", ".join(sorted({v.stream for v in known.values() if v.stream})) or "none"
@@ -259,7 +237,7 @@ class FeatureServer:
         self._admit(asked.df, lengths.pop(), "events")
         rows = [_row(place, dict(zip(asked.df, values, strict=True))) for place, values in enumerate(zip(*asked.df.values(), strict=True))]
         _check(fed, rows, self._clock() + round(self._settings.clock_tolerance_s * 1e6))
-        key = events_key(self._case.project)
+        key = events_key(self._registry.case.project)
         try:
             async with self._redis.pipeline(transaction=True) as pipeline:
                 for row in rows:
@@ -276,13 +254,6 @@ class FeatureServer:
         for reader, on_demand in self._plans.values():
             on_demand.close()
             await reader.close()
-
-
-def _reopened(folder: Path) -> UseCase:
-    """The use case with a registry that was read."""
-    case = UseCase(folder)
-    case.store.list_feature_services()
-    return case
 
 
 async def _close_later(reader: OnlineReader, on_demand: OnDemand, grace_s: float) -> None:

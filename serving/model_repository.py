@@ -3,6 +3,8 @@
 Four times a second the release files below the model root are looked at (`feature_repo.release`). A version that is new in them is
 verified and loaded in a thread, beside the one that answers; then one assignment makes it live. A version that cannot be loaded leaves
 the old one in place. Canary, shadow and the version before stay loaded, so that promoting or rolling back among them is immediate.
+
+Once a second the registry is looked at: a version whose features an `apply` has redefined does not answer any more, until they are back.
 """
 
 from __future__ import annotations
@@ -21,32 +23,25 @@ from numpy.typing import NDArray
 from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.contract import Contract, ContractError
-from feature_repo.definition import DefinitionError, definitions
+from feature_repo.followed import Followed
 from feature_repo.release import Release, ReleaseError
-from feature_repo.use_case import UseCase, UseCaseError
+from feature_repo.use_case import UseCase
 from infra.settings import Settings
-from serving.explain import BOOSTER, Explainer
-from serving.limits import Limits, natural
+from serving.explain import BOOSTER
+from serving.limits import natural
+from serving.loading import REFUSALS, Loader, explainer, fits, load
 from serving.metrics import Metrics
-from serving.on_demand import OnDemand, OnDemandError
 from serving.predict import Predictor
-from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
 from serving.reader import OnlineReader
 from serving.schema import Contribution
-from serving.scorer import Scorer, ScorerError
 from serving.shadow import Shadow
-from serving.wiring import WiringError
-from streaming.view import projections
 
 POLL_S = 0.25
 LOOK_S = 60.0
 """A look at the releases may take so long, loading included; beyond, it is said that nothing is followed."""
-REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)
-"""Their messages are written for the caller; any other exception's is not."""
 Explain = Callable[[NDArray[np.float64]], Awaitable[list[list[Contribution]]]]
-Loader = Callable[[Settings, str, int, Metrics, PredictionLog], Predictor]
 log = logging.getLogger(__name__)
 
 
@@ -104,6 +99,7 @@ class ModelRepository:
         self._warming: asyncio.Task[None] | None = None
         self.loaded = False
         self._looked = time.monotonic()
+        self._registry, self._misfits = Followed(UseCase(settings.repo)), set[tuple[str, int]]()
 
     @property
     def stuck(self) -> str:
@@ -215,6 +211,7 @@ class ModelRepository:
                 log.exception("could not look at the releases")
 
     async def _look(self) -> None:
+        await self._follow_apply()
         found = await asyncio.to_thread(_releases, self._settings.model_root)
         for entry in self.entries:
             if entry.name not in found and entry.seen is not None:
@@ -231,6 +228,38 @@ class ModelRepository:
                     log.exception("model %s: its release could not be followed", name)
                     self._refuse(entry, "its release could not be followed (see the replica's log)")
         self._looked = time.monotonic()
+
+    async def _follow_apply(self) -> None:
+        """A version whose features were redefined answers no more, and what was refused is tried again: as if it started now.
+
+        Looked at twice, for an `apply` writes one object after the other.
+        """
+        if not self._registry.due or not await asyncio.to_thread(self._registry.changed):
+            return
+        loaded = [(entry, version, predictor.contract) for entry in self.entries for version, predictor in entry.ready.items()]
+        fit = await asyncio.to_thread(lambda: [fits(self._registry.case, contract) for _, _, contract in loaded])
+        misfits = {(entry.name, version) for (entry, version, _), well in zip(loaded, fit, strict=True) if not well}
+        sure, self._misfits = misfits & self._misfits, misfits
+        if misfits - sure:
+            self._registry.again()
+        for entry in self.entries:
+            gone = [version for version in entry.ready if (entry.name, version) in sure]
+            for version in gone:
+                await self._let_go(entry, version)
+            if gone or entry.reason or entry.refused:
+                entry.seen = None
+
+    async def _let_go(self, entry: Entry, version: int) -> None:
+        """Close a version, once no request can still hold it."""
+        gone = entry.ready.pop(version)
+        entry.predictor = None if entry.predictor is gone else entry.predictor
+        entry.canary = None if entry.canary is gone else entry.canary
+        if entry.shadow is not None and entry.shadow.challenger is gone:
+            ended, entry.shadow = entry.shadow, None
+            await ended.close()
+        task = asyncio.create_task(_retire(gone, 2 * gone.contract.deadline_ms / 1e3 + 1))
+        entry.retired.add(task)
+        task.add_done_callback(entry.retired.discard)
 
     async def _follow(self, entry: Entry) -> None:
         """Make a model's release what answers: its champion first, the others when it does."""
@@ -291,10 +320,7 @@ class ModelRepository:
             elif role == "shadow" and entry.shadow is None:
                 entry.shadow = Shadow(predictor, entry.predictor, self._metrics.shadow(entry.name, version))
         for version in [v for v in entry.ready if v not in wanted.versions]:
-            gone = entry.ready.pop(version)
-            task = asyncio.create_task(_retire(gone, 2 * gone.contract.deadline_ms / 1e3 + 1))
-            entry.retired.add(task)
-            task.add_done_callback(entry.retired.discard)
+            await self._let_go(entry, version)
 
     async def _ready(self, entry: Entry, wanted: Release, version: int) -> str | None:
         """Load a version, unless it is; why it cannot be, or None."""
@@ -334,34 +360,3 @@ def _releases(root: Path) -> dict[str, tuple[int, int, int]]:
             stat = path.stat()
             found[path.parent.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
     return found
-
-
-def load(settings: Settings, model: str, version: int, metrics: Metrics, prediction_log: PredictionLog) -> Predictor:
-    """Verify and load a version of a model; blocks (called in a thread).
-
-    Raises:
-        ContractError: a file was altered, the contract is not the one that was released, or features were redefined since it was trained.
-        DefinitionError, OnDemandError, ScorerError, UseCaseError, WiringError: the version cannot be served as it is.
-    """
-    folder = settings.model_root / model / str(version)
-    contract = release.verified(settings.model_root, model, version)
-    store = UseCase(settings.repo).store
-    contracts.check_definitions(contract, definitions(store, contract.feature_service))
-    joined = projections(store, contract.feature_service)
-    reader = OnlineReader(joined, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20, settings.clock_tolerance_s)
-    return Predictor(
-        contract,
-        reader=reader,
-        on_demand=OnDemand.compile(store, contract.feature_service, joined, reader.features, metrics.on_demand),
-        scorer=Scorer(folder / contracts.MODEL, len(contract.inputs)),
-        metrics=metrics.model,
-        log=prediction_log.put,
-        explainer=explainer(folder, contract),
-        read_timeout_s=settings.redis_timeout_s,
-        limits=Limits.of(settings),
-        ids=PredictionIds.of(settings),
-    )
-
-
-def explainer(folder: Path, contract: Contract) -> Explainer | None:
-    return Explainer(folder / BOOSTER, contract.names) if BOOSTER in contract.files else None

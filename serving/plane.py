@@ -30,9 +30,10 @@ from serving.connection import client
 from serving.feature_server import FeatureServer
 from serving.feedback import Feedback
 from serving.limits import Limits, natural
+from serving.loading import Loader
 from serving.lost_windows import LostWindows
 from serving.metrics import Metrics, drift_gauges, quality_gauges, readable
-from serving.model_repository import Entry, Loader, ModelRepository
+from serving.model_repository import Entry, ModelRepository
 from serving.open_inference import Inference
 from serving.passport import find, passport
 from serving.predict import Predictor

@@ -53,8 +53,8 @@ def apply(
     from feature_repo.plan import plan, proposed
     from feature_repo.use_case import UseCase
     from infra import redis_server
+    from streaming import removal
     from streaming.compilation import check, usable
-    from streaming.removal import remove
     from streaming.store import connect
 
     own = own_settings()
@@ -67,20 +67,28 @@ def apply(
     before, unusable = usable(case.store)
     for fault in unusable.values():
         console.print(f"[yellow]was applied, and cannot be used:[/yellow] {escape(fault)}")
-    gone = [view for name, view in before.items() if name in found.removed]
+    gone = [] if keep_data else [view for name, view in before.items() if name in found.removed]
+    # of an `apply` that was killed; what the registry still holds is this one's to decide
+    owed = [view for view in removal.owed(own.state) if view.project != case.project or view.name not in before]
+    if gone:
+        redis_server.up(own)
+    removal.owe(own.state, [*owed, *gone])
     applied = run(case)
     console.print(f"applied {len(applied.views)} views, {len(applied.entities)} entities, services: {', '.join(applied.services)}")
     for change in found.changes:
         console.print(f"  {change.what} {change.name}: {escape(change.text)}")
     if not found.changes:
         console.print("nothing has changed")
-    if gone and not keep_data:
+    others = [view for view in owed if view.project != case.project]
+    gone = [view for view in [*owed, *gone] if view.project == case.project and view.name not in applied.views]
+    if gone:
         redis_server.up(own)
         client = connect(own.redis())
         for view in gone:
             with console.status(f"removing {view.name}") as status:
-                done = remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
+                done = removal.remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
             console.print(f"{view.name}: removed from {done.entities:,} entities ({done.keys:,} held nothing else)")
+    removal.owe(own.state, others)
     stale = [name for name in found.backfill if name not in found.removed]
     if stale:
         console.print(f"to be backfilled: headrace backfill {' '.join(f'--view {name}' for name in stale)}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.definition import DefinitionError
+from feature_repo.followed import Followed
 from streaming.join import column_name
 from streaming.view import View, compile_view, projections
 
@@ -39,22 +40,16 @@ class Applied:
     """
 
     def __init__(self, case: UseCase, known: Sequence[View]) -> None:
-        self._case, self._revision = case, None
+        self._registry = Followed(case)
         self._before = {view.name: view for view in known if view.stream}
 
     def changed(self) -> str:
         """What was applied since, of the views that a stream feeds; empty: nothing, or the registry tells nothing now."""
-        try:
-            revision = self._case.revision()
-            if revision is None or revision == self._revision:
-                return ""
-            self._case.store.refresh_registry()
-            now = {name: view for name, view in usable(self._case.store)[0].items() if view.stream}
-        except Exception:  # away, or about to be written: unknown is not changed
+        if not self._registry.changed():
             return ""
-        if not now:
+        now = {name: view for name, view in usable(self._registry.case.store)[0].items() if view.stream}
+        if not now:  # about to be written
             return ""
-        self._revision = revision
         before = self._before
         said = [("without", sorted(before.keys() - now.keys())), ("with", sorted(now.keys() - before.keys()))]
         said.append(("another", sorted(name for name in now.keys() & before.keys() if now[name] != before[name])))

@@ -2,23 +2,38 @@
 
 An entity's hash that holds nothing else is gone with its last field (Redis does that); other views' fields, other projects' keys and
 whatever else lies there stay byte for byte. A removal that was killed is run again: the index of the view's entities shrinks as it goes.
+What it needs of a view lies in a file from before the registry forgets it until the removal is done: the next `apply` goes on with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from infra import files
 from streaming import layout
 from streaming.group import view_fields
 from streaming.journal import lease
 from streaming.store import OnlineStore, journal_key, keys_key, rejected_rows_key, view_key
+from streaming.view import Feature, View
 
 if TYPE_CHECKING:
     import redis
 
-    from streaming.view import View
+OWED = "removing.json"
+
+
+class _Owed(msgspec.Struct, frozen=True):
+    """What a removal needs of a view."""
+
+    project: str
+    name: str
+    keys: tuple[Feature, ...]
+    features: tuple[Feature, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,28 @@ class Removed:
     view: str
     entities: int
     keys: int
+
+
+def owed(state: Path) -> list[View]:
+    """Views that an `apply` was to remove from the store and, as far as is known, has not; only what `remove` needs is in them."""
+    path = state / OWED
+    try:
+        found = files.read_json(path, list[_Owed])
+    except FileNotFoundError:
+        return []
+    except files.FileError as error:
+        files.put_aside(path, f"{error}: values of views that were removed before may stay in the online store")
+        return []
+    return [View(v.project, v.name, v.keys, "", "", None, (), 0, v.features, None, None) for v in found]
+
+
+def owe(state: Path, views: Sequence[View]) -> None:
+    """Keep for `owed` what is to be removed, in the place of what was kept."""
+    if views:
+        kept = [_Owed(v.project, v.name, v.keys, v.features) for v in views]
+        files.replace(state / OWED, msgspec.json.encode(kept))
+    else:
+        (state / OWED).unlink(missing_ok=True)
 
 
 def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[int], None] = lambda _: None) -> Removed:

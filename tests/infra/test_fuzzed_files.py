@@ -27,6 +27,7 @@ from infra.settings import Settings
 from serving.prediction_id import PredictionIds, read_key
 from serving.spool import Spool
 from serving.verdict import history, history_path
+from streaming import removal
 from streaming.archive import Archive, Archived, ArchiveError
 from streaming.extent import extent
 from streaming.gather import NotHere, read_events_here
@@ -108,6 +109,10 @@ def _spool(root: Path) -> None:
         assert left is None or all(b"\n" not in line for line in left)
 
 
+def _removing(root: Path) -> None:
+    assert all(isinstance(view, View) for view in removal.owed(root))
+
+
 _ENTRIES = b'{"id":"1"}\n{"id":"2"}\n'
 KINDS: dict[str, tuple[str, bytes | None, Callable[[Path], None]]] = {
     "release.json": ("models/sells_out/release.json", None, _release),
@@ -118,6 +123,7 @@ KINDS: dict[str, tuple[str, bytes | None, Callable[[Path], None]]] = {
     "watch/*.jsonl": ("watch/v.jsonl", _ENTRIES, _history),
     "archive cursor": ("home/p.json", b'{"predictions":{"id":"5-1","read":7},"labels":{"id":"0-0","read":0}}', _cursor),
     "prediction-ids.key": ("prediction-ids.key", b"ab" * 32 + b" 1700000000000\n", _key),
+    "removing.json": (removal.OWED, b'[{"project":"p","name":"v","keys":[{"name":"k","dtype":"int64"}],"features":[]}]', _removing),
     "spool": ("spool/x.jsonl", _ENTRIES, _spool),
 }
 """Where it lies, what is good in it (None: what lies there), and how it is read."""

@@ -16,8 +16,8 @@ from feature_repo import contract as contracts
 from feature_repo.contract import Contract, Input, Null, Parity, RequestField
 from feature_repo.prediction import Mark
 from serving.explain import BOOSTER
+from serving.loading import Loader, explainer
 from serving.metrics import Metrics
-from serving.model_repository import Loader, explainer
 from serving.on_demand import OnDemand
 from serving.predict import Predictor
 from serving.prediction_id import PredictionIds

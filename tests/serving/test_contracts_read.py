@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from feature_repo import contract
 from feature_repo.prediction import Prediction
 from infra.settings import Settings
+from serving.loading import REFUSALS, load
 from serving.metrics import Metrics
-from serving.model_repository import REFUSALS, load
 from serving.prediction_log import PredictionLog
 from streaming.archive import Archive, Archived
 from tests.fuzz import fuzzed

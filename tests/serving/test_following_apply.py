@@ -1,9 +1,10 @@
-"""The feature server answers by what is applied now: what it compiled before an `apply` is let go of."""
+"""What answers goes by what is applied now: what was compiled before an `apply` is let go of, and so is a model that it breaks."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable
@@ -13,12 +14,21 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from feature_repo import contract, release
 from feature_repo.apply import apply
+from feature_repo.contract import Input, RequestField
+from feature_repo.definition import definitions
+from feature_repo.followed import EVERY_S
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
 from serving.feature_server import FeatureServer
+from serving.metrics import Metrics
+from serving.model_repository import ModelRepository
+from serving.predict import Predictor
+from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
 from streaming.store import events_key
+from tests.serving.shop import make_contract, write_key, write_linear
 
 
 class Docks:
@@ -36,6 +46,25 @@ class Docks:
     def write(self, features: str) -> None:
         (self.folder / "bikes.py").write_text(f"{self._text}\nonly = FeatureService(name='only', features=[{features}])\n")
         apply(UseCase(self.folder))
+
+    def release(self) -> None:
+        """A version of a model that reads two features of `only`, promoted."""
+        inputs = [Input(name, f"dock:{name}", "feature", "float64") for name in ("free_bikes", "charge")]
+        folder = self.settings.model_root / "sells_out" / "1"
+        folder.mkdir(parents=True)
+        write_linear(folder / contract.MODEL, [1.0, 10.0])
+        made = make_contract(
+            1,
+            project="bikes",
+            feature_service="only",
+            definitions=definitions(UseCase(self.folder).store, "only"),
+            inputs=inputs,
+            request=[RequestField("station", "entity", "int64", example=1)],
+            files={contract.MODEL: contract.sha256(folder / contract.MODEL)},
+        )
+        contract.write(folder, made)
+        write_key(self.settings.state)
+        release.promote(self.settings.model_root, "sells_out", 1)
 
     def run(self, scenario: Callable[[FeatureServer], Awaitable[None]]) -> None:
         async def inside() -> None:
@@ -112,6 +141,47 @@ def test_a_registry_that_comes_after_the_first_request_is_seen(docks: Docks) -> 
         await become(server, ["station", "free_bikes", "charge"])
 
     docks.run(follow)
+
+
+def test_a_model_whose_features_are_redefined_answers_no_more_until_they_are_back(docks: Docks) -> None:
+    """As a server that starts now would say; what an `apply` leaves alone stays loaded as it is."""
+    docks.write("dock")
+    docks.release()
+    said = re.compile(r"^Model 'sells_out' does not answer: .*\(no longer applied: .*dock:free_bikes\)\. Train a new version, or apply")
+
+    async def inside() -> None:
+        log = PredictionLog(None, "bikes", 10, 10)  # type: ignore[arg-type]
+        models = ModelRepository(docks.settings, Metrics(), log)
+        await models.start()
+        _, first = models.predictor("sells_out")
+
+        async def become(says: re.Pattern[str] | None) -> Predictor | None:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                try:
+                    found = models.predictor("sells_out")[1]
+                except Unavailable as error:
+                    if says is not None and says.match(error.detail):
+                        return None
+                else:
+                    if says is None:
+                        return found
+            raise AssertionError(models.entry("sells_out").reason)
+
+        try:
+            await asyncio.to_thread(docks.write, "dock, wish")
+            await asyncio.sleep(2 * EVERY_S + 1)
+            assert models.predictor("sells_out")[1] is first
+            for broken in ("dock[['charge']]", "rides_by_station"):
+                await asyncio.to_thread(docks.write, broken)
+                await become(said)
+                await asyncio.to_thread(docks.write, "dock")
+                assert await become(None) is not first
+        finally:
+            await models.stop()
+
+    asyncio.run(inside())
 
 
 def test_a_stream_of_events_that_is_something_else_is_named(docks: Docks) -> None:

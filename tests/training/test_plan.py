@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from feature_repo.plan import plan, proposed
 from feature_repo.prediction import Prediction
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT
+from streaming import removal
 from streaming.backfill import plan as plan_backfill
 from streaming.estimate import estimate
 from streaming.state import size
@@ -129,7 +131,17 @@ def test_a_view_a_service_and_code_are_said_as_a_person_would(bikes: Bikes, edit
     assert "rides_by_station_and_class:rides_30m" in found.broken["turned_away"]
 
 
-def command(bikes: Bikes, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+KILLED = f"""
+import os, runpy, signal, sys
+from streaming import removal
+removal.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = [{str(ROOT / "headrace.py")!r}, *sys.argv[1:]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""The command, which dies when it is about to remove the first view's values."""
+
+
+def command(bikes: Bikes, folder: Path, *arguments: str, killed: bool = False) -> subprocess.CompletedProcess[str]:
     import os
 
     environment = os.environ | {
@@ -138,8 +150,9 @@ def command(bikes: Bikes, folder: Path, *arguments: str) -> subprocess.Completed
         "HEADRACE_REDIS_URL": bikes.settings.redis(),
         "COLUMNS": "200",
     }
+    program = ["-c", KILLED] if killed else [str(ROOT / "headrace.py")]
     return subprocess.run(
-        [sys.executable, str(ROOT / "headrace.py"), *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, *program, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -164,7 +177,9 @@ def test_by_command_a_breaking_change_is_refused_and_nothing_is_half_applied(bik
         bikes.case.store.refresh_registry()
 
 
-def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: Any) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: Any, killed: bool) -> None:
+    """Also where an `apply` was killed between the registry and the store: the next one goes on, and says so."""
     client = connect(bikes.settings.redis())
     bikes.backfill()
     before = client.scard(keys_key("bikes", "rides_by_station_and_class"))
@@ -174,10 +189,14 @@ def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: 
         ("rides_by_station, rides_by_station_and_class, dock, wish]", "rides_by_station, dock, wish]"),
     )
     try:
+        if killed:
+            assert command(bikes, case.folder, "apply", "--allow-breaking", killed=True).returncode == -signal.SIGKILL
+            assert client.scard(keys_key("bikes", "rides_by_station_and_class")) == before
         done = command(bikes, case.folder, "apply", "--allow-breaking")
         assert done.returncode == 0, done.stderr
         assert f"removed from {before} entities" in done.stdout
         assert not client.exists(keys_key("bikes", "rides_by_station_and_class"))
+        assert not (bikes.settings.state / removal.OWED).exists()
         assert client.scard(keys_key("bikes", "rides_by_station")) == 6
     finally:
         apply(bikes.case)
