@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class FeatureServer:
         client: a `redis.asyncio` client, for pushes.
         clock: what a pushed row may not be dated ahead of, microseconds since the epoch.
         counts: see `OnDemand`.
+        before: is given a plan's reader before it reads.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class FeatureServer:
         client: Any,
         clock: Callable[[], int] = wall_us,
         counts: Counter[tuple[str, str]] | None = None,
+        before: Callable[[OnlineReader], Awaitable[None]] | None = None,
     ) -> None:
-        self._settings, self._redis, self._clock, self._counts = settings, client, clock, counts
+        self._settings, self._redis, self._clock, self._counts, self._before = settings, client, clock, counts, before
         self._limits = Limits.of(settings)
         self._registry = Followed(UseCase(settings.repo))
         self._plans: OrderedDict[tuple[str, ...], tuple[OnlineReader, OnDemand]] = OrderedDict()
@@ -173,6 +175,8 @@ class FeatureServer:
                 reader = OnlineReader(
                     plan, self._settings.redis(), self._settings.redis_timeout_s, ahead_s=self._settings.clock_tolerance_s
                 )
+                if self._before is not None:
+                    await self._before(reader)
                 self._plans[identity] = reader, OnDemand(views, reader.features, self._counts)
                 while len(self._plans) > _PLANS:
                     _, (oldest, computing) = self._plans.popitem(last=False)

@@ -71,9 +71,9 @@ class LostWindows:
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
 
-    async def look(self) -> None:
-        """Tell every reader what is lost. Where Redis does not answer, what was known before holds."""
-        readers = list(self._readers())
+    async def look(self, *new: Reader) -> None:
+        """Tell every reader what is lost, and those that are to read from now on. Where Redis does not answer, what was known before holds."""
+        readers = [*new, *self._readers()]
         views = list({view.name: view for reader in readers for view in reader.windows}.values())
         try:
             found = await asyncio.to_thread(self._unfilled, views) if views else []

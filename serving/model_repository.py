@@ -87,10 +87,18 @@ class ModelRepository:
         metrics: told of every load and refusal.
         prediction_log: given to every predictor.
         loader: makes a predictor of a model's version, in a thread; `load` where not given.
+        before: is given a version's reader before it reads.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, prediction_log: PredictionLog, loader: Loader | None = None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        prediction_log: PredictionLog,
+        loader: Loader | None = None,
+        before: Callable[[OnlineReader], Awaitable[None]] | None = None,
+    ) -> None:
+        self._settings, self._before = settings, before
         self._loader = loader or load
         self._metrics = metrics
         self._log = prediction_log
@@ -328,7 +336,10 @@ class ModelRepository:
             return None
         try:
             await asyncio.to_thread(release.load, self._settings.model_root, entry.name, version, wanted)
-            entry.ready[version] = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
+            loaded = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
+            if self._before is not None:
+                await self._before(loaded.reader)
+            entry.ready[version] = loaded
         except Exception as refusal:  # one version that cannot be loaded must not take the others down
             if isinstance(refusal, REFUSALS):
                 return str(refusal)

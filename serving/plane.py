@@ -91,9 +91,9 @@ class DataPlane:
         self.metrics.watch_log(self._log)
         self._tally = TallyWriter(self._redis, self._project, self.metrics, wall_clock, trouble=self._trouble)
         self._feedback = Feedback(self._redis, self._project, clock, settings, PredictionIds.of(settings))
-        self.features = FeatureServer(settings, self._redis, clock, self.metrics.on_demand)
-        self.models = ModelRepository(settings, self.metrics, self._log, loader)
         self.lost = LostWindows(settings.redis(), settings.offline_root, lambda: [*self.models.readers, *self.features.readers])
+        self.features = FeatureServer(settings, self._redis, clock, self.metrics.on_demand, self.lost.look)
+        self.models = ModelRepository(settings, self.metrics, self._log, loader, self.lost.look)
 
     async def start(self) -> None:
         """Start the log and load every model."""

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import redis
 
+from feature_repo import release
 from serving import lost_windows
 from serving.lost_windows import LostWindows
 from serving.reader import FeatureRows, OnlineReader
 from streaming.store import view_key
 from streaming.view import Projection, View
-from tests.serving.test_api import Server
+from tests.serving.shop import INSTANCE
+from tests.serving.test_api import PREDICT, Server
 from tests.serving.test_stored_bytes import LATEST, NOW, WINDOWED, Stored, good, of_view
 
 LIVE = replace(WINDOWED, stream="events")
@@ -97,6 +99,32 @@ def test_readers_are_told_what_is_lost_and_when_it_is_back(redis_url: str, view:
         assert reader.told[-1] == [view.name], "a store that does not answer has lost no more and got nothing back"
 
     asyncio.run(looks())
+
+
+def test_a_version_that_is_loaded_now_is_told_before_it_answers(
+    redis_url: str, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_windows, "EVERY_S", 1000)
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "part-0.parquet").touch()
+    server = Server(tmp_path, redis_url)
+    server.version(1)
+    server.version(2, promote=False)
+    reader: Any = server.reader
+    reader.windows, reader.told = [view], []
+    reader.lose = lambda names: reader.told.append(list(names))
+    store = redis.Redis.from_url(redis_url)
+    store.hset(view_key(view.project, view.name), "seam_us", 1)
+
+    async def promote(client: httpx.AsyncClient) -> None:
+        assert reader.told[-1] == []
+        store.delete(view_key(view.project, view.name))
+        release.promote(server.settings.model_root, "sells_out", 2)
+        while (await client.post(PREDICT, json={"instances": [INSTANCE]})).json()["model_version"] == 1:
+            await asyncio.sleep(0.02)
+        assert reader.told[-1] == [view.name]
+
+    server.run(promote)
 
 
 def test_a_replica_looks_by_itself_and_says_it(redis_url: str, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
