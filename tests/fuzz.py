@@ -43,6 +43,9 @@ def _long(test: Any) -> Callable[..., None]:
         def bound(*drawn: Any, **named: Any) -> None:
             inner(*drawn, **fixtures, **named)
 
+        whole = inspect.signature(inner)  # a failure is told with what was drawn
+        left = [p for name, p in whole.parameters.items() if name not in fixtures]
+        bound.__signature__ = whole.replace(parameters=left)  # type: ignore[attr-defined]
         test.hypothesis.inner_test = bound
         fuzz, bits = test.hypothesis.fuzz_one_input, random.Random(seed)
         done = tried = 0

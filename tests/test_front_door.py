@@ -11,6 +11,8 @@ import pytest
 
 from infra.settings import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 def _own() -> dict[str, str]:
     """The environment without settings but the state folder: other tests of this run have set some for theirs."""

@@ -113,6 +113,7 @@ headrace.run_app(headrace.app)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("what", "says", "kept"),
     [

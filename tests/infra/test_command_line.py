@@ -13,6 +13,8 @@ import pytest
 
 from infra.settings import ROOT
 
+pytestmark = pytest.mark.integration
+
 
 def _headrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -17,6 +17,8 @@ from tests.infra.test_process_endings import PARENT
 from tests.infra.test_supervisor import SLEEPER, keeper, row, start, within
 from tests.infra.test_supervisor import own as _own
 
+pytestmark = pytest.mark.integration
+
 own = _own
 
 

@@ -14,6 +14,8 @@ import pytest
 from infra import process
 from infra.settings import Settings
 
+pytestmark = pytest.mark.integration
+
 PARENT = "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('child', p.pid, flush=True); time.sleep(60)"
 
 

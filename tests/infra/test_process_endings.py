@@ -15,6 +15,8 @@ import pytest
 from infra import process
 from infra.settings import ROOT, Settings
 
+pytestmark = pytest.mark.integration
+
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 # a service with a child in a session of its own, as Ray and Spark start theirs
 PARENT = """

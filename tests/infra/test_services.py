@@ -11,6 +11,8 @@ import pytest
 from infra import process, services
 from infra.settings import Settings
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:

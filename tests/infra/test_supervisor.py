@@ -21,6 +21,8 @@ from infra.settings import Settings
 from infra.supervisor import LOG_BYTES, LOG_FILES, Supervisor
 from tests.bench.storm.ground import ground
 
+pytestmark = pytest.mark.integration
+
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 

@@ -20,6 +20,8 @@ from infra.watchdog import Patience, Watchdog
 from tests.infra.test_supervisor import own as _own
 from tests.infra.test_supervisor import row, within
 
+pytestmark = pytest.mark.integration
+
 own = _own
 BOUND_S = 8.0
 # a part of the platform, with a Redis that is away for ever

@@ -25,6 +25,8 @@ from infra.settings import ROOT
 from serving.ingress import Ingress, IngressError, read, running
 from serving.stand_in import StandIn
 
+pytestmark = pytest.mark.integration
+
 FOLDER, PORT = Path("/where/it/is"), 51_000
 _WRITE = f"""
 import json

@@ -27,6 +27,8 @@ from streaming.window import DAY, HOUR
 from tests.oracle.nasty import whole
 from tests.streaming.world import START, World, produce, views, wait_applied
 
+pytestmark = pytest.mark.integration
+
 SEAM = START + 2 * DAY
 END = START + 3 * DAY + 2 * HOUR
 PASSWORD = "correct-horse-battery"

@@ -105,6 +105,7 @@ def headrace(own: Settings, folder: Path, *arguments: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.integration
 def test_by_command_a_typo_is_refused_before_anything_is_applied_and_a_bad_registry_is_mended(own: Settings, edited: Edit) -> None:
     case = edited(TYPO)
     refused = headrace(own, case.folder, "apply")

@@ -166,6 +166,7 @@ def seeded(seed: int, state: Path, repo: Path, turn: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.integration
 def test_an_unchanged_repository_applied_under_another_hash_seed_changes_nothing(tmp_path: Path) -> None:
     repo = Path(__file__).parents[1] / "bikes" / "repo"
     first, second = seeded(1, tmp_path, repo, "first"), seeded(2, tmp_path, repo, "again")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra import beat
 from infra.settings import Settings
 from streaming.store import applied_key, connect, events_key
@@ -30,6 +32,7 @@ def within(seconds: float, found: Callable[[], Any], said: Callable[[], Any]) ->
     return value
 
 
+@pytest.mark.integration
 def test_a_stream_whose_batches_fail_for_ever_is_failing_until_they_do_not(own: Settings, project: str, tmp_path: Path) -> None:
     client = connect(own.redis())
 

@@ -131,6 +131,7 @@ def test_a_backfill_killed_at_any_moment_goes_on_and_ends_as_if_it_had_not_been(
     assert not client.exists(journal_key(project, "latest"), journal_key(project, "windows"))
 
 
+@pytest.mark.integration
 def test_of_two_backfills_at_once_one_works_and_the_other_says_so(own: Settings, world: tuple[World, Path], project: str) -> None:
     made, root = world
     client = connect(own.redis())
