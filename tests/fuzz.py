@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 INPUTS = int(os.environ.get("HEADRACE_FUZZ", "400"))
@@ -41,13 +41,13 @@ def _long(test: Any) -> Callable[..., None]:
 
         @functools.wraps(inner)
         def bound(*drawn: Any, **named: Any) -> None:
-            inner(*drawn, **fixtures, **named)
+            inner(**fixtures, **dict(zip((p.name for p in left), drawn, strict=False)), **named)
 
-        whole = inspect.signature(inner)  # a failure is told with what was drawn
+        whole = inspect.signature(inner)  # Hypothesis' way for fuzzers takes no fixtures
         left = [p for name, p in whole.parameters.items() if name not in fixtures]
         bound.__signature__ = whole.replace(parameters=left)  # type: ignore[attr-defined]
-        test.hypothesis.inner_test = bound
-        fuzz, bits = test.hypothesis.fuzz_one_input, random.Random(seed)
+        one: Any = _LIMITS(given(**test.hypothesis._given_kwargs)(bound))
+        fuzz, bits = one.hypothesis.fuzz_one_input, random.Random(seed)
         done = tried = 0
         while done < INPUTS:
             tried += 1
