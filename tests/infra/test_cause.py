@@ -104,7 +104,7 @@ def fail(what: str):
     if what == "ours": raise headrace.UseCaseForTest("a sentence of ours")
     if what == "redis":
         import redis
-        redis.Redis(port=1).ping()
+        redis.Redis(port=1, retry=None).ping()
 class UseCaseForTest(ValueError): pass
 UseCaseForTest.__module__ = "feature_repo.use_case"
 headrace.UseCaseForTest = UseCaseForTest

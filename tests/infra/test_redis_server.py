@@ -152,7 +152,7 @@ def test_a_stranger_cannot_write_as_us_and_nor_can_who_knows_the_password(own: S
         ["CONFIG", "SET", "dir", "/tmp"], ["CONFIG", "SET", "dbfilename", "x"], ["DEBUG", "JMAP"], ["MODULE", "LOAD", "/x.so"],
         ["REPLICAOF", "127.0.0.1", "1"], ["SLAVEOF", "127.0.0.1", "1"], ["MIGRATE", "127.0.0.1", "1", "k", "0", "9"],
     ]  # fmt: skip
-    stranger = redis.Redis(port=port(own, "redis"))
+    stranger = redis.Redis(port=port(own, "redis"), retry=None)  # a refusal is an answer
     for command in [["PING"], ["SET", "k", "v"], ["SHUTDOWN", "NOSAVE"], *dangerous]:
         with pytest.raises(redis.AuthenticationError):
             stranger.execute_command(*command)
@@ -182,7 +182,7 @@ def test_a_server_that_a_version_before_started_is_replaced_and_its_data_kept(ow
     number, folder = port(own, "redis"), own.state / "redis"
     folder.mkdir(parents=True)
     old = [str(redis_server.binary()), "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
-    stranger = redis.Redis(port=number)
+    stranger = redis.Redis(port=number, retry=None)
 
     def answers() -> bool:
         try:
@@ -196,4 +196,4 @@ def test_a_server_that_a_version_before_started_is_replaced_and_its_data_kept(ow
     with redis.Redis.from_url(own.redis()) as client:
         assert client.get("kept") == b"1"
     with pytest.raises(redis.AuthenticationError):
-        redis.Redis(port=port(own, "redis")).ping()
+        redis.Redis(port=port(own, "redis"), retry=None).ping()
