@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from infra.settings import ROOT
 from tests.bench.storm import recovery
-from tests.bench.storm.client import REFUSED, TIMEOUT, Answer
+from tests.bench.storm.client import CUT, REFUSED, RESET, TIMEOUT, Answer, ask, request
 from tests.bench.storm.faults import Fault
 from tests.bench.storm.ground import Ground, ground
 from tests.bench.storm.hostile_events import FUTURE, MADE, event
 from tests.bench.storm.hostile_requests import KINDS, hostile
 from tests.bench.storm.ledger import Ledger, Outcome
 from tests.bench.storm.storm import Course, Plan, Struck
+from tests.bench.storm.verdict import Verdict, _memory
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def test_every_hostile_event_is_one_of_a_kind_and_says_what_must_become_of_it() 
         (Answer(503, 0.1), False, "unexpected"),
         (Answer(503, 9.0, {"retry-after": "1"}), False, "late"),
         (Answer(None, 0.1, error=REFUSED), False, "unreached"),
+        (Answer(None, 0.1, error=CUT), False, "unreached"),
         (Answer(None, 20.0, error=TIMEOUT), False, "unexpected"),
     ],
 )
@@ -85,6 +89,52 @@ def test_a_refusal_is_prompt_from_when_what_listens_goes_on(part: str, late: flo
     course.plan = Plan(1.0)
     course.struck.append(Struck(Fault("stop", part, 4.0, 5.0), 6.0, 10.0))
     assert (not course.unexpected()) == expected
+
+
+@pytest.mark.parametrize(
+    ("what", "part", "status", "expected"),
+    [
+        ("kill", "replica", CUT, True), ("kill", "replica", RESET, False), ("kill", "replica", REFUSED, False), ("stop", "replica", CUT, False),
+        ("kill", "haproxy", CUT, True), ("kill", "haproxy", RESET, True), ("kill", "redis", CUT, False),
+    ],
+)  # fmt: skip
+def test_only_what_was_killed_while_it_wrote_an_answer_cuts_it_short(what: Any, part: str, status: str, expected: bool) -> None:
+    ledger: Any = Ledger()
+    ledger.outcomes.append(Outcome(6.1, "predict", "unreached", False, status, 0.1))
+    course = Course(*[None] * 3, ledger, *[None] * 3, 0.0)  # type: ignore[arg-type]
+    course.plan = Plan(1.0)
+    course.struck.append(Struck(Fault(what, part, 0.0, 5.0), 6.0, 6.0))
+    assert (not course.unexpected()) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"), [(b"", RESET), (b"HTTP/1.1 200 OK\r\ncontent-le", RESET), (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab", CUT)]
+)
+def test_a_client_tells_no_answer_from_one_that_was_cut_short(sent: bytes, error: str) -> None:
+    async def meet() -> Answer:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            return await ask(server.sockets[0].getsockname()[1], request("GET", "/"), 5)
+
+    found = asyncio.run(meet())
+    assert (found.status, found.error) == (None, error)
+
+
+def test_memory_is_judged_of_a_process_that_has_grown_up() -> None:
+    """It grows by 200 MB in its first two minutes, and then stands, or goes on."""
+    for goes_on, lives_s, expected in [(False, 300, 0), (True, 300, 1), (True, 170, None)]:
+        monitor: Any = SimpleNamespace(memory=[])
+        for at in range(0, lives_s, 5):
+            monitor.memory.append((float(at), {("autopilot", 1): 100 + min(at, 120) * 5 / 3 + goes_on * 2 * max(0, at - 120)}))
+        course = Course(*[None] * 6, monitor, 0.0)  # type: ignore[arg-type]
+        verdict = Verdict()
+        _memory(course, verdict)
+        assert len(verdict.memory) == (expected is not None)
+        assert [row.value for row in verdict.rows if row.name == "processes whose memory grew"] == [expected or 0]
 
 
 def test_a_stream_has_recovered_when_it_keeps_up() -> None:

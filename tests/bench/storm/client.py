@@ -6,7 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-REFUSED, RESET, TIMEOUT = "refused", "reset", "no answer"
+REFUSED, RESET, CUT, TIMEOUT = "refused", "reset", "cut short", "no answer"
+"""Why there is no answer: nobody listened; the connection ended before any of it came, or in the middle of it; nothing came in time."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     error: str = ""
+
+
+class _CutShort(OSError):
+    """The connection ended in the middle of an answer."""
 
 
 def request(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
@@ -51,8 +56,8 @@ async def ask(port: int, sent: bytes, timeout_s: float, pause_s: float = 0.0, pi
         return Answer(None, time.monotonic() - began, error=TIMEOUT)
     except ConnectionRefusedError:
         return Answer(None, time.monotonic() - began, error=REFUSED)
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
-        return Answer(None, time.monotonic() - began, error=RESET)
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+        return Answer(None, time.monotonic() - began, error=CUT if isinstance(error, _CutShort) else RESET)
 
 
 async def _send(writer: asyncio.StreamWriter, sent: bytes, pause_s: float, piece: int) -> None:
@@ -68,8 +73,9 @@ async def _send(writer: asyncio.StreamWriter, sent: bytes, pause_s: float, piece
 async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-    if "content-length" in headers:
-        body = await reader.readexactly(int(headers["content-length"]))
-    else:
-        body = await reader.read()  # to the end of the connection
+    try:
+        # without a length: to the end of the connection
+        body = await (reader.readexactly(int(headers["content-length"])) if "content-length" in headers else reader.read())
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise _CutShort from error
     return Answer(int(head[0].split()[1]), time.monotonic() - began, headers, body)

@@ -54,6 +54,11 @@ class Fault:
         """Whether connections may be refused or reset meanwhile: it befalls what listens, or what holds that."""
         return self.part in ("haproxy", "ray driver")
 
+    @property
+    def cuts_short(self) -> bool:
+        """Whether an answer may end in its middle: who was killed had begun to write it, and no other can go on with it."""
+        return self.cuts_off or (self.what, self.part) == ("kill", "replica")
+
 
 def kills(parts: Sequence[str] = tuple(KINDS)) -> list[Fault]:
     return [Fault("kill", part, 0.0, LONGER_S.get(part, RECOVERY_S)) for part in parts]

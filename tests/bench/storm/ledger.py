@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.bench.storm.client import REFUSED, RESET, Answer
+from tests.bench.storm.client import CUT, REFUSED, RESET, Answer
 
 PROMPT_S = 2.0
 DOCUMENTED = frozenset({400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 421, 422, 426, 429, 431})
@@ -90,7 +90,7 @@ class Ledger:
 
     def _verdict(self, answer: Answer, hostile: bool, may_pass: bool) -> Verdict:
         if answer.status is None:
-            return "unreached" if answer.error in (REFUSED, RESET) else "unexpected"
+            return "unreached" if answer.error in (REFUSED, RESET, CUT) else "unexpected"
         if answer.status in (503, 504):
             if "retry-after" not in answer.headers:
                 return "unexpected"

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from tests.bench.storm import recovery
+from tests.bench.storm.client import CUT
 from tests.bench.storm.faults import Fault, Hand, NotDone, everything
 from tests.bench.storm.ground import Ground
 from tests.bench.storm.ledger import PROMPT_S, Ledger, Outcome
@@ -103,7 +104,7 @@ class Course:
 
         def excused(outcome: Outcome) -> bool:
             now = self.faults_at(outcome.at)
-            if now is None or not now.fault.cuts_off:
+            if now is None or not (now.fault.cuts_short if outcome.status == CUT else now.fault.cuts_off):
                 return False
             if outcome.verdict == "unreached":
                 return outcome.at - now.over <= now.fault.bound_s * self.plan.slack

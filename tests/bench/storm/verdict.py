@@ -25,8 +25,8 @@ from training.skew import prove, read_log
 
 GROWTH_MB, GROWTH_SHARE = 96.0, 0.25
 """Memory of a process is flat where its last quarter is above its second by no more than the larger of these."""
-_OLD_S = 120.0
-"""A process that lived for less has not finished growing up."""
+_YOUNG_S, _LONG_S = 120.0, 60.0
+"""A process loads what it needs in its first two minutes; after these it has to be seen for a minute at least."""
 
 
 @dataclass(frozen=True)
@@ -251,8 +251,9 @@ def _memory(course: Course, verdict: Verdict) -> None:
             lives.setdefault(key, []).append((at, mb))
     grown = []
     for (part, pid), life in sorted(lives.items()):
-        span, quarter = life[-1][0] - life[0][0], len(life) // 4
-        if span < _OLD_S or quarter < 2:
+        life = [(at, mb) for at, mb in life if at - life[0][0] >= _YOUNG_S]
+        span, quarter = life[-1][0] - life[0][0] if life else 0.0, len(life) // 4
+        if span < _LONG_S or quarter < 2:
             continue
         early, late = median(mb for _, mb in life[quarter : 2 * quarter]), median(mb for _, mb in life[-quarter:])
         slope = (late - early) / (span * 0.625 / 60)  # from the middle of the second quarter to that of the last
