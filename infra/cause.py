@@ -12,6 +12,7 @@ _STATE = re.compile(r"\s*SQLSTATE: \w+")
 _LOST_TASK = re.compile(
     r"^Job aborted due to stage failure: .*?: Lost task \S+ in stage \S+ \(TID \d+\) \([^)]*\): (?:[\w$]+\.)+[\w$]+: ", re.S
 )
+_CAUSED = re.compile(r"^Caused by: (?:[\w$]+\.)*[\w$]+: (.+)", re.M)
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Invalid|Interrupt|Exit|Failure)\b.*")
 
 
@@ -77,7 +78,8 @@ def _spark(error: BaseException) -> str:
         raised = [line.strip() for line in said.splitlines() if _RAISED.match(line.strip())]
         if raised:
             return raised[-1]
-    return message(said)
+    below = _CAUSED.findall(str(error)) if "[FAILED_READ_FILE" in said else []
+    return f"{message(said).rstrip('.')}: {below[-1].strip()}" if below else message(said)
 
 
 def message(said: str) -> str:

@@ -13,6 +13,7 @@ from supervisor import loggers, process, supervisord
 from supervisor.states import ProcessStates
 
 from infra.launch import hung_path, read_record, write
+from infra.probe import Probes
 from infra.watchdog import Patience
 
 LOOK_S = 2.0
@@ -51,21 +52,22 @@ def _patient(longest_pause_s: int) -> Any:
 
 def _keeper(patience: Patience, run: Path) -> Any:
     class Keeper(supervisord.Supervisor):
-        looked = 0.0
+        looked, probes = 0.0, Probes()
 
         def tick(self, now: Any = None) -> None:
             super().tick(now)
             if time.monotonic() - self.looked >= LOOK_S:
                 self.looked = time.monotonic()
                 with suppress(Exception):  # whatever it is, the services are kept
-                    _end_hung(self, patience, run)
+                    _end_hung(self, patience, self.probes, run)
 
     return Keeper
 
 
-def _end_hung(daemon: Any, patience: Patience, run: Path) -> None:
+def _end_hung(daemon: Any, patience: Patience, probes: Probes, run: Path) -> None:
     kept = [one for group in daemon.process_groups.values() for one in group.processes.values()]
     running = [one.config.name for one in kept if one.get_state() == ProcessStates.RUNNING]
+    probes.look(run, running)
     for name, (pid, quiet_s) in patience.look(run, running, time.monotonic()).items():
         record = read_record(run / f"{name}.json")
         if record is None or record.pid != pid or not record.lives:  # the word of another, which has ended

@@ -118,6 +118,11 @@ def watched_path(run_folder: Path, name: str) -> Path:
     return run_folder / f"{name}.fed"
 
 
+def asked_path(run_folder: Path, name: str) -> Path:
+    """The port where the supervisor asks a service that has no watchdog of its own (`infra.probe`)."""
+    return run_folder / f"{name}.asked"
+
+
 def hung_path(run_folder: Path, name: str) -> Path:
     """Where it is written that the supervisor has ended a service, and why."""
     return run_folder / f"{name}.hung"

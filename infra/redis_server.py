@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import private, redis_client
+from infra.launch import asked_path
 from infra.ports import port
 from infra.process import ServiceError, alive, start, stop, tail
 from infra.settings import Settings
@@ -109,6 +110,8 @@ def argv(settings: Settings, number: int) -> list[str]:
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
         file.write("\n".join(lines) + "\n")
     partial.replace(path)
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    asked_path(settings.run_dir, NAME).write_text(str(number))
     # included from within the folder: the server reads a path as a pattern, and one that fits nothing would leave it without a password
     return [str(chosen), "--dir", str(path.parent), "--include", path.name]
 

@@ -20,6 +20,11 @@ ROUNDS = 6
 _LAYOUT = struct.Struct("<qdq")  # process id (0: disarmed), seconds within which a round ends, rounds so far
 
 
+def fed(pid: int, every_s: float, rounds: int) -> bytes:
+    """What lies in the file once a service has ended so many rounds; process id 0: it is disarmed."""
+    return _LAYOUT.pack(pid, every_s, rounds)
+
+
 class Watchdog:
     """A service's own; in any other process it does nothing.
 
@@ -49,7 +54,7 @@ class Watchdog:
     def _write(self, pid: int) -> None:
         if self._file >= 0:
             with suppress(OSError):  # a disk that takes nothing: this round is not seen
-                os.pwrite(self._file, _LAYOUT.pack(pid, self._every_s, self._rounds), 0)
+                os.pwrite(self._file, fed(pid, self._every_s, self._rounds), 0)
 
 
 @dataclass

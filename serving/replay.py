@@ -20,7 +20,7 @@ from feature_repo.use_case import ModelSpec
 from infra.moment import moment_at
 from streaming import event
 from streaming.clock import set_rehearsal
-from streaming.parquet import fault
+from streaming.parquet import checked, fault
 from streaming.store import applied_key, connect, events_key
 from streaming.view import View
 from streaming.window import SECOND
@@ -80,7 +80,7 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     partitioning = ds.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
     days = (pc.field("day") >= low) & (pc.field("day") <= high)
     try:
-        table = ds.dataset(folder, format="parquet", partitioning=partitioning).to_table(filter=days)
+        table = ds.dataset(folder, format=checked(), partitioning=partitioning).to_table(filter=days)
     except (pa.ArrowException, OSError) as error:
         raise ReplayError(f"the table at {folder} cannot be read: {' '.join(str(error).split())}") from None
     us = table[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64())

@@ -128,7 +128,7 @@ class _Day:
         held = pa.concat_tables(self._held)
         if self._writer is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._partial, held.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._partial, held.schema, compression="zstd", write_page_checksum=True)
         self._writer.write_table(held, row_group_size=ROW_GROUP)
         self._held = []
 

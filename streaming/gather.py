@@ -31,7 +31,7 @@ from streaming.join import (
     column_name,
     join_bucket,
 )
-from streaming.parquet import TableError, table_path
+from streaming.parquet import TableError, checked, table_path
 from streaming.sketch import hashed
 from streaming.view import Projection, View
 from streaming.window import HASHED
@@ -134,7 +134,7 @@ def _read(projections: Sequence[Projection], root: Path, limit: int, span: Bound
             size = extent(view, root, first, span[1])
             if size.rows > limit:
                 raise NotHere(f"{size.rows:,} rows in {path}")
-            files: Any = ds.dataset(path, format="parquet", partitioning="hive")
+            files: Any = ds.dataset(path, format=checked(), partitioning="hive")
         except TableError as error:
             raise JoinError(f"feature view {view.name!r}: {error}") from error
         except (pa.ArrowException, OSError) as error:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from infra import files
 from streaming.archived import PREDICTION, TRUTH
 from streaming.extent import day_of
+from streaming.parquet import checked
 
 HOUR_US = 3_600_000_000
 BROKEN = (pa.ArrowException, OSError)
@@ -88,7 +89,7 @@ def _table(paths: Sequence[Path], schema: pa.Schema, columns: Sequence[str] | No
     schemas = [_sound(pq.read_schema(path), schema) for path in (paths if every or columns is None else [paths[0], paths[-1]])]
     unified = _unified(schemas)
     wanted = None if columns is None else [c for c in dict.fromkeys(columns) if c in unified.names]
-    return ds.dataset(list(paths), schema=unified, format=_CHECKED).to_table(columns=wanted)
+    return ds.dataset(list(paths), schema=unified, format=checked()).to_table(columns=wanted)
 
 
 def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:
@@ -113,9 +114,6 @@ def _together(before: pa.Table, table: pa.Table) -> pa.Table:
     wanted = _unified([before.schema, table.schema])
     parts = [t.cast(pa.schema([wanted.field(name) for name in t.column_names]), safe=False) for t in (before, table)]
     return pa.concat_tables(parts, promote_options="permissive")
-
-
-_CHECKED = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
 
 
 def _sound(found: pa.Schema, wanted: pa.Schema) -> pa.Schema:

@@ -2,6 +2,9 @@
 
 A table is a folder of Parquet files (with `day=…` folders below it, or without) or one file. Moments are microseconds everywhere here:
 a file's nanoseconds are cut to them, in Spark and in Arrow alike.
+
+What we write carries a checksum in each page, and whoever reads verifies those that there are: a bit that a disk has flipped is an error
+that names the table, not another value. (Spark is told so in `streaming.session`.)
 """
 
 from __future__ import annotations
@@ -21,6 +24,13 @@ if TYPE_CHECKING:
 
 class TableError(ValueError):
     """A table that is not there, or not one; the message says which, where, and what to do."""
+
+
+def checked() -> Any:
+    """Parquet for Arrow's datasets, with its pages' checksums verified."""
+    import pyarrow.dataset as ds
+
+    return ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
 
 
 def table_path(view: View, root: Path) -> str:
@@ -74,7 +84,7 @@ def table(path: Path, columns: Sequence[str] | None = None, rows: Any = None) ->
     if why := fault(str(path)):
         raise TableError(why)
     try:
-        return ds.dataset(path, format="parquet", partitioning="hive").to_table(
+        return ds.dataset(path, format=checked(), partitioning="hive").to_table(
             columns=None if columns is None else list(columns), filter=rows
         )
     except (pa.ArrowException, OSError) as error:

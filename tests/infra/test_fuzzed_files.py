@@ -23,6 +23,7 @@ from feature_repo.prediction import Prediction
 from feature_repo.release import ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra import files, launch, ports
+from infra.probe import Probes
 from infra.settings import Settings
 from serving.prediction_id import PredictionIds, read_key
 from serving.spool import Spool
@@ -109,6 +110,12 @@ def _spool(root: Path) -> None:
         assert left is None or all(b"\n" not in line for line in left)
 
 
+def _asked(root: Path) -> None:
+    probes = Probes()
+    probes.look(root, ["redis"])
+    probes.look(root, [])
+
+
 def _removing(root: Path) -> None:
     assert all(isinstance(view, View) for view in removal.owed(root))
 
@@ -123,6 +130,7 @@ KINDS: dict[str, tuple[str, bytes | None, Callable[[Path], None]]] = {
     "watch/*.jsonl": ("watch/v.jsonl", _ENTRIES, _history),
     "archive cursor": ("home/p.json", b'{"predictions":{"id":"5-1","read":7},"labels":{"id":"0-0","read":0}}', _cursor),
     "prediction-ids.key": ("prediction-ids.key", b"ab" * 32 + b" 1700000000000\n", _key),
+    "run/*.asked": ("redis.asked", b"1", _asked),
     "removing.json": (removal.OWED, b'[{"project":"p","name":"v","keys":[{"name":"k","dtype":"int64"}],"features":[]}]', _removing),
     "spool": ("spool/x.jsonl", _ENTRIES, _spool),
 }

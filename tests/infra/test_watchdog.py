@@ -10,11 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import process, supervisor
+from infra import process, redis_server, supervisor
 from infra.launch import MARK, SELF, watched_path
+from infra.probe import Probe
 from infra.settings import ROOT, Settings
 from infra.watchdog import Patience, Watchdog
 from tests.infra.test_supervisor import own as _own
@@ -80,6 +82,33 @@ def test_one_that_outlived_its_supervisor_is_watched_again(own: Settings, monkey
     assert begin(own) == first
     os.kill(first.pid, signal.SIGSTOP)
     within(60, lambda: (found := process.alive(own, "part")) and found.pid != first.pid)
+
+
+def test_a_redis_that_hangs_is_started_again_and_one_that_stands_still_for_a_moment_is_not(
+    own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HUNG_S", BOUND_S)
+    redis_server.up(own)
+    first = process.alive(own, "redis")
+    assert first is not None
+    with redis.Redis.from_url(own.redis()) as client:
+        client.set("kept", "1")
+    psutil.Process(first.pid).suspend()
+    time.sleep(4)
+    psutil.Process(first.pid).resume()
+    time.sleep(BOUND_S)
+    assert process.alive(own, "redis") == first
+    psutil.Process(first.pid).suspend()
+    within(60, lambda: (found := process.alive(own, "redis")) and found.pid != first.pid)
+    within(30, lambda: redis_server.ping(own))
+    assert row(own, "redis")["last_end"][:11] == "silent for "
+    with redis.Redis.from_url(own.redis()) as client:
+        assert client.get("kept") == b"1"
+
+
+@pytest.mark.parametrize("port", [70_000, -1, 2**70, 0])
+def test_a_port_that_there_cannot_be_answers_nothing(port: int) -> None:
+    assert [Probe(port).look(), Probe(port).look()] == [False, False]
 
 
 def test_only_the_service_itself_feeds_its_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

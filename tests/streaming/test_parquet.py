@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Row
 
-from streaming.parquet import TableError, read, schema, table_path
+from infra.cause import cause
+from streaming.days import _Day
+from streaming.gather import NotHere, read_events_here
+from streaming.parquet import TableError, read, schema, table, table_path
+from streaming.view import Feature, View
 
 AT = [datetime(2024, 5, 1, 6, 30, 0, 123456, tzinfo=UTC), None, datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
 
@@ -62,3 +70,55 @@ def test_spark_reads_every_unit_as_the_same_moments(tmp_path: Path, spark: Any, 
     cut = 1000 if unit == "ms" else 1
     assert [r.us for r in rows] == [None if v is None else round(v.timestamp() * 1e6) // cut * cut for v in AT]
     assert spark.conf.get("spark.sql.legacy.parquet.nanosAsLong", "false") == "false"
+
+
+def _flips(whole: bytes, step: int) -> Iterator[bytes]:
+    """The file with one bit of its pages turned over, at every so many bytes."""
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(4, footer, step):
+        spoilt = bytearray(whole)
+        spoilt[at] ^= 1 << at % 8
+        yield bytes(spoilt)
+
+
+def _lines(rows: int) -> pa.Table:
+    at = pa.array([datetime(2024, 5, 1, tzinfo=UTC) + timedelta(seconds=i * i) for i in range(rows)], pa.timestamp("us", "UTC"))
+    return pa.table({"k": [i % 7 for i in range(rows)], "at": at, "x": [i / 3 if i % 5 else None for i in range(rows)]})
+
+
+@pytest.mark.parametrize("writer", ["ingest", "spark"])
+def test_a_bit_that_was_turned_over_is_an_error_and_no_other_value(tmp_path: Path, spark: Any, writer: str) -> None:
+    root = tmp_path / "offline"
+    if writer == "ingest":
+        day = _Day("2024-05-01", "at", root / "t")
+        day.add(_lines(200))
+        day.close()
+    else:
+        spark.createDataFrame(_lines(200).to_pandas()).coalesce(1).write.parquet(str(root / "t"))
+    (path,) = (root / "t").rglob("*.parquet")
+    whole, view = path.read_bytes(), View("p", "v", (Feature("k", "int64"),), "t", "at", None, (), 0, (Feature("x", "double"),), None, None)
+    path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Hadoop's own, of the file system: there is none on others
+
+    def here() -> Any:
+        return table(root / "t", ["k", "at", "x"]).to_pylist(), read_events_here(view, root, None, 10**6)
+
+    sound, refused = here(), 0
+    flips = list(_flips(whole, 3))
+    for raw in flips:
+        path.write_bytes(raw)
+        try:
+            assert here() == sound
+        except (TableError, NotHere) as error:
+            refused += str(root / "t") in str(error)
+    assert refused > len(flips) / 2
+    rows = read(spark, str(root / "t")).select("k", "x")
+    said = []
+    for raw in flips[:: len(flips) // 6]:
+        path.write_bytes(raw)
+        try:
+            found = rows.collect()
+        except (PySparkException, Py4JJavaError) as error:
+            said.append(cause(error))
+        else:
+            assert sorted(map(str, found)) == sorted(map(str, [Row(k=r["k"], x=r["x"]) for r in sound[0]]))
+    assert any(str(path) in one and "CRC checksum verification failed" in one for one in said), said
