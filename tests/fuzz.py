@@ -27,7 +27,8 @@ _LIMITS = settings(max_examples=INPUTS, deadline=None, suppress_health_check=lis
 
 
 def fuzzed(test: Any) -> Any:
-    """A test under `@given` with as many inputs as `HEADRACE_FUZZ` says."""
+    """A test under `@given` with as many inputs as `HEADRACE_FUZZ` says; it is written above `@given`."""
+    assert hasattr(test, "hypothesis"), "@fuzzed is written above @given"
     return _LIMITS(test) if INPUTS < _LONG else _long(_LIMITS(test))
 
 

@@ -166,8 +166,8 @@ _bodies = (
 )
 
 
-@given(_bodies)
 @fuzzed
+@given(_bodies)
 def test_fuzz_a_body_is_truths_or_refused_with_a_reason(body: bytes) -> None:
     decoder = Feedback(None, "shop", lambda: NOW_US, Settings(), IDS)
     try:

@@ -163,8 +163,8 @@ HOSTILE_PREDICTIONS = {
 }
 
 
-@given(st.lists(st.binary(max_size=80) | st.sampled_from([msgspec.json.encode(t) for t in HOSTILE_TRUTHS.values()]), max_size=4), st.data())
 @fuzzed
+@given(st.lists(st.binary(max_size=80) | st.sampled_from([msgspec.json.encode(t) for t in HOSTILE_TRUTHS.values()]), max_size=4), st.data())
 def test_fuzz_whatever_lies_on_the_log_of_truths_is_a_truth_or_counted(raws: list[bytes], data: st.DataObject) -> None:
     """Truths of any shape, with bytes exchanged, become rows of the archive's table or count as unreadable; none ends a run."""
     one = bytearray(msgspec.json.encode(Label(MODEL, number(data.draw(st.integers(0, 9))), 1, START_US)))

@@ -30,8 +30,8 @@ def take(view: View, raw: bytes) -> tuple[pa.Table, list[event.Rejected]]:
     return table, bad
 
 
-@given(events())
 @fuzzed
+@given(events())
 def test_fuzz_an_event_can_be_written_and_read_back_or_is_rejected_with_a_reason(raw: bytes) -> None:
     for view in views():
         table, bad = take(view, raw)
