@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo import stored_order
-from feature_repo.prediction import predictions_table, truths_table
+from feature_repo.redis_keys import predictions_table, truths_table
 from feature_repo.use_case import UseCase, UseCaseError
 from infra.cause import cause, line_of
 

@@ -46,8 +46,3 @@ class Tally(msgspec.Struct, frozen=True):
     at_us: Moment
     bounds: list[float]
     models: dict[str, dict[int, Count]]
-
-
-def tallies_key(project: str) -> str:
-    """The Redis hash of tallies by id of the replica's start; each value is a `Tally` as JSON."""
-    return f"headrace:{{{project}}}:tallies"

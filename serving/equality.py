@@ -16,7 +16,8 @@ import numpy as np
 
 from feature_repo import release
 from feature_repo.contract import Contract
-from feature_repo.prediction import Prediction, equality_key, logged
+from feature_repo.prediction import Prediction, logged
+from feature_repo.redis_keys import equality_key
 from feature_repo.use_case import UseCase
 from infra.cause import cause
 from infra.settings import Settings

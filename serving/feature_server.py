@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from feature_repo.definition import DefinitionError
 from feature_repo.followed import Followed
+from feature_repo.redis_keys import events_key
 from feature_repo.use_case import UseCase
 from infra.moment import whole_seconds
 from infra.settings import Settings
@@ -33,8 +34,8 @@ from serving.schema import moment, shown
 from streaming import event
 from streaming.clock import wall_us
 from streaming.compilation import usable
+from streaming.json_row import encode
 from streaming.on_demand import Transformation, serveable, transformations
-from streaming.store import events_key
 from streaming.view import Projection, View, projections
 
 log = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ async def _close_later(reader: OnlineReader, on_demand: OnDemand, grace_s: float
 
 def _row(place: int, row: dict[str, Any]) -> bytes:
     try:
-        return event.encode(row)
+        return encode(row)
     except (OverflowError, RecursionError) as error:
         why = "a number is beyond 64 bits" if isinstance(error, OverflowError) else "it is nested too deep"
         raise Invalid(f"row {place}: {why}.", [FieldError(why, place)]) from None

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import RedisError
 
-from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths, label_log_key, labels_key, stream_key
+from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths
+from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
 from infra.moment import microseconds, moment_at
 from serving.body import read_json
 from serving.passport import find
@@ -121,7 +122,11 @@ class Feedback:
             else:
                 raise Unavailable("Others keep changing the same truths; send it again.")
         except (RedisError, OSError, TimeoutError) as error:
-            kinds = {labels_key(self._project, model): "hash", label_log_key(self._project): "stream", stream_key(self._project): "stream"}
+            kinds = {
+                labels_key(self._project, model): "hash",
+                label_log_key(self._project): "stream",
+                prediction_log_key(self._project): "stream",
+            }
             why = await refusal(self._redis, error, kinds)
             raise Unavailable(f"The truth could not be kept: the online store {why}. Send it again.") from None
         known = len(by_number) - accepted

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import RedisError
 
-from streaming.state import unfilled
 from streaming.store import OnlineStoreError, connect
+from streaming.unfilled import unfilled_views
 
 if TYPE_CHECKING:
     from streaming.view import View
@@ -96,4 +96,4 @@ class LostWindows:
     def _unfilled(self, views: list[View]) -> list[str]:
         if self._client is None:
             self._client = connect(self._url)
-        return unfilled(self._client, views, self._root)
+        return unfilled_views(self._client, views, self._root)

@@ -16,7 +16,7 @@ from serving.predict import Predictor
 from serving.reader import FeatureRows
 from serving.reply import FRESH, NULL
 from serving.scorer import Scorer
-from streaming.join import column_name, floats
+from streaming.columns import column_name, floats
 from streaming.on_demand import transformations
 from streaming.recompute import plan
 from streaming.view import Projection, projections

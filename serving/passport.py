@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import Mark, Prediction, id_ms, known_truths, logged, rows, stream_key
+from feature_repo.prediction import Mark, Prediction, id_ms, known_truths, logged, rows
+from feature_repo.redis_keys import prediction_log_key
 from infra.moment import moment_at
 from serving.schema import Contribution
 
@@ -38,7 +39,7 @@ async def find(client: Any, project: str, number: str, retries: tuple[float, ...
         for before, after in _LOOK_MS:
             start: bytes | str = f"{max(at_ms + before, 0)}-0"
             while True:
-                entries = await client.xrange(stream_key(project), start, f"{at_ms + after}", count=_PAGE)
+                entries = await client.xrange(prediction_log_key(project), start, f"{at_ms + after}", count=_PAGE)
                 for _, fields in entries:
                     # the id of the answer stands first; a shadow's entry names it too, and is not it
                     if wanted not in fields.get(b"p", b""):

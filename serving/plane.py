@@ -18,7 +18,8 @@ from redis.exceptions import RedisError, ResponseError
 from starlette.requests import ClientDisconnect
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import drift_key, equality_key, is_prediction_id, labels_key, quality_key, stream_key
+from feature_repo.prediction import is_prediction_id
+from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, quality_key
 from feature_repo.use_case import UseCase
 from infra import beat, files, redis_client
 from infra.beat import Part
@@ -82,7 +83,7 @@ class DataPlane:
         self.metrics = Metrics()
         self._log = PredictionLog(
             client(settings.redis(), timeout),
-            stream_key(self._project),
+            prediction_log_key(self._project),
             settings.log_capacity,
             settings.log_retention,
             spool=Spool(settings.state / "spool"),
@@ -253,7 +254,7 @@ class DataPlane:
         """
         if not is_prediction_id(number):
             raise NotFound(f"{number!r} is no prediction_id: give one as a prediction carried it.")
-        kinds = {stream_key(self._project): "stream"}
+        kinds = {prediction_log_key(self._project): "stream"}
         try:
             prediction = await find(self._redis, self._project, number)
             if prediction is None:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from feature_repo import release
+from feature_repo.redis_keys import clock_key, view_key
 from feature_repo.use_case import ModelSpec, UseCase
 from infra import redis_client
 from infra.moment import moment_at
 from infra.ports import port
 from infra.settings import Settings
 from serving.replay import Replayed, ReplayError, events_of, play, requests_of
-from streaming.store import clock_key, connect, view_key
+from streaming.store import connect
 from streaming.view import views
 from streaming.window import MINUTE
 

@@ -16,12 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feature_repo.redis_keys import applied_key, events_key
 from feature_repo.use_case import ModelSpec
 from infra.moment import moment_at
-from streaming import event
 from streaming.clock import set_rehearsal
+from streaming.json_row import encode
 from streaming.parquet import checked, fault
-from streaming.store import applied_key, connect, events_key
+from streaming.store import connect
 from streaming.view import View
 from streaming.window import SECOND
 
@@ -115,7 +116,7 @@ def events_of(views: Sequence[View], root: Path, first_us: int, last_us: int) ->
         table = _table(root, view.path, first_us, last_us, known)
         moments = table["__us"].to_pylist()
         rows = table.drop_columns(["__us"]).to_pylist()
-        found += [(us, number, source, event.encode(row)) for us, row in zip(moments, rows, strict=True)]
+        found += [(us, number, source, encode(row)) for us, row in zip(moments, rows, strict=True)]
     found.sort(key=lambda e: (e[0], e[1]))  # stable: canonical order within a moment and source
     return _Timeline([e[0] for e in found], [(e[2], e[3]) for e in found])
 

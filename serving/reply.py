@@ -14,9 +14,8 @@ from feature_repo.prediction import Mark
 from serving.window_cache import WindowCache
 from streaming import layout, row, tile
 from streaming.finisher import Finisher
-from streaming.point_in_time import NEVER
 from streaming.view import Projection
-from streaming.window import declared
+from streaming.window import NEVER, declared
 
 STATUSES = "fsnm"
 """fresh, stale, null, missing."""

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.contract import Input
-from feature_repo.prediction import Prediction, id_ms, is_prediction_id, logged, rows, stream_key
+from feature_repo.prediction import Prediction, id_ms, is_prediction_id, logged, rows
+from feature_repo.redis_keys import prediction_log_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.scorer import Scorer
-from streaming.join import column_name
+from streaming.columns import column_name
 from streaming.on_demand import transformations
 from streaming.recompute import asked, fitting, plan, recompute
 from streaming.view import projections
@@ -76,7 +77,7 @@ def find(client: redis.Redis, project: str, number: str) -> Prediction:
     if not is_prediction_id(number):
         raise RerunError(f"{number!r} is no prediction_id: give one as a prediction carried it")
     after = f"{max(id_ms(number) - 5_000, 0)}-0"
-    while entries := client.xrange(stream_key(project), after, "+", count=2000):
+    while entries := client.xrange(prediction_log_key(project), after, "+", count=2000):
         for _, fields in entries:  # type: ignore[union-attr]
             if number.encode() in fields.get(b"p", b""):
                 with contextlib.suppress(ValueError):  # an entry that is broken is not the one

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from feature_repo import release
 from feature_repo.decision import Journal
-from feature_repo.prediction import quality_key
+from feature_repo.redis_keys import quality_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra import files

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from redis.exceptions import RedisError, ResponseError
 
-from feature_repo.tally import Tally, tallies_key
+from feature_repo.redis_keys import tallies_key
+from feature_repo.tally import Tally
 from infra.beat import READ, WRITE, encode, parse, parts_key, replaced
 from serving.metrics import LATENCY_MS, Metrics
 

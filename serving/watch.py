@@ -26,6 +26,7 @@ import msgspec
 import redis
 
 from feature_repo import contract, prediction, release
+from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
 from infra import redis_client
 from infra.beat import Pulse
 from infra.redis_client import misplaced, says, whole
@@ -50,11 +51,6 @@ class WatchError(RuntimeError):
     """The watcher cannot do its work; the message says why and what to do."""
 
 
-def state_key(project: str, model: str) -> str:
-    """The Redis hash with the watch's place: `cursor:<version>` → stream id of its last verdict's newest entry, `skipped` → count."""
-    return f"headrace:{{{project}}}:watch:{model}"
-
-
 class Watch:
     """See the module's description; `run` is the process around it."""
 
@@ -63,7 +59,7 @@ class Watch:
             raise ValueError(f"window ({window}) and step ({step}) must be at least 1")
         self.client, self.settings, self.project, self.model = client, settings, project, model
         self.rows, self.step = window, step
-        self.stream = prediction.stream_key(project)
+        self.stream = prediction_log_key(project)
         self.group = f"watch:{model}"
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
@@ -83,7 +79,7 @@ class Watch:
             if not str(error).startswith("BUSYGROUP"):
                 raise
         self.windows, self._unreadable = {}, {}
-        state = cast(dict[bytes, bytes], self.client.hgetall(state_key(self.project, self.model)))
+        state = cast(dict[bytes, bytes], self.client.hgetall(watch_key(self.project, self.model)))
         self.cursors = _cursors(state)
         self.skipped = whole(state.get(b"skipped")) or 0
         self._again: str | None = "0"
@@ -96,8 +92,8 @@ class Watch:
         """What Redis has against its commands, in one line: the key that somebody else has written, where that is it."""
         said = says(error)
         if "WRONGTYPE" in said:
-            kinds = {self.stream: "stream", state_key(self.project, self.model): "hash"}
-            kinds |= {key(self.project, self.model): "hash" for key in (prediction.labels_key, prediction.equality_key)}
+            kinds = {self.stream: "stream", watch_key(self.project, self.model): "hash"}
+            kinds |= {key(self.project, self.model): "hash" for key in (labels_key, equality_key)}
             with contextlib.suppress(redis.RedisError):
                 found = [cast(bytes, self.client.type(key)) for key in kinds]
                 said = f"refuses: {misplaced(kinds, found) or said.partition(': ')[2]}"
@@ -134,7 +130,7 @@ class Watch:
         if done:
             with self.client.pipeline(transaction=True) as pipe:
                 pipe.xack(self.stream, self.group, *done)
-                pipe.hset(state_key(self.project, self.model), "skipped", str(self.skipped))
+                pipe.hset(watch_key(self.project, self.model), "skipped", str(self.skipped))
                 pipe.execute()
         return bool(entries)
 
@@ -153,8 +149,8 @@ class Watch:
         live = release.champion(self.settings.model_root, self.model)
         with self.client.pipeline(transaction=True) as pipe:
             if live is None or live == verdict.version:
-                pipe.set(prediction.drift_key(self.project, self.model), encoded)
-            pipe.hset(state_key(self.project, self.model), f"cursor:{verdict.version}", window.entries[-1][0])
+                pipe.set(drift_key(self.project, self.model), encoded)
+            pipe.hset(watch_key(self.project, self.model), f"cursor:{verdict.version}", window.entries[-1][0])
             pipe.xack(self.stream, self.group, *window.pending)
             pipe.execute()
         self.cursors[verdict.version] = window.entries[-1][0]
@@ -169,13 +165,13 @@ class Watch:
 
     def _truths(self, ids: list[str]) -> dict[str, float]:
         """Those known by now; a truth comes later than its prediction, so a window's newest have none yet."""
-        found = cast(list[bytes | None], self.client.hmget(prediction.labels_key(self.project, self.model), ids))
+        found = cast(list[bytes | None], self.client.hmget(labels_key(self.project, self.model), ids))
         known = ((number, prediction.known_truths(raw)) for number, raw in zip(ids, found, strict=True))
         return {number: float(truths.label) for number, truths in known if truths is not None}
 
     def _unequal(self) -> tuple[int, int]:
         """What the equality check has found since the last verdict: values compared, and of these not equal."""
-        found = cast(list[bytes | None], self.client.hmget(prediction.equality_key(self.project, self.model), ["compared", "unequal"]))
+        found = cast(list[bytes | None], self.client.hmget(equality_key(self.project, self.model), ["compared", "unequal"]))
         before, self._checked = self._checked, (whole(found[0]) or 0, whole(found[1]) or 0)
         return max(self._checked[0] - before[0], 0), max(self._checked[1] - before[1], 0)
 

@@ -30,22 +30,13 @@ import pyarrow.compute as pc
 
 from feature_repo import release
 from feature_repo.contract import Contract, ContractError
-from feature_repo.prediction import (
-    MODEL,
-    Label,
-    Prediction,
-    id_ms,
-    label_log_key,
-    labels_key,
-    predictions_table,
-    stream_key,
-    truths_table,
-)
+from feature_repo.prediction import MODEL, Label, Prediction, id_ms
+from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key, predictions_table, truths_table
 from feature_repo.release import ReleaseError
 from infra import files
 from streaming import clock, hours
 from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
-from streaming.sweep import SHARE
+from streaming.clock import SHARE
 from streaming.types import FIRST_US, LAST_US
 
 if TYPE_CHECKING:
@@ -142,7 +133,7 @@ class Archive:
         latest_us = max(clock.wall_us(), now_us) + round(tolerance_s * 1e6)
         with self._alone():
             cursor = self.cursor
-            for page in self._pages(client, stream_key(self.project), cursor.predictions):
+            for page in self._pages(client, prediction_log_key(self.project), cursor.predictions):
                 self._predictions(page, done)
                 self._note(cursor)
             for page in self._pages(client, label_log_key(self.project), cursor.labels):

@@ -20,26 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from feature_repo.redis_keys import applied_key, events_key, keys_key, view_key
 from infra.redis_client import whole, without_password
 from streaming import clock, journal, live, rejected_rows, tile
-from streaming.clock import TOLERANCE_S
+from streaming.clock import SHARE, TOLERANCE_S
+from streaming.columns import EVENT, KNOWN, canonical
 from streaming.extent import Extent, extent
 from streaming.group import view_fields
-from streaming.join import EVENT, KNOWN, canonical, read_events
+from streaming.join import read_events
+from streaming.lease import HeldError, hold
 from streaming.parquet import TableError
-from streaming.store import (
-    OnlineStore,
-    applied_key,
-    connect,
-    events_key,
-    fields_of,
-    keys_key,
-    of_the_store,
-    stream_id,
-    view_key,
-    watermark,
-)
-from streaming.sweep import SHARE
+from streaming.store import OnlineStore, connect, fields_of, of_the_store, stream_id, watermark
 from streaming.types import FIRST_US
 from streaming.unfit import WHY
 from streaming.view import View
@@ -207,7 +198,7 @@ def backfill(
         began = time.monotonic()
         key = view_key(view.project, view.name)
         try:
-            with journal.lease(client, view):
+            with hold(client, view):
                 results.append(
                     _one(
                         spark,
@@ -223,7 +214,7 @@ def backfill(
                     )
                 )
         except Exception as error:
-            held = isinstance(error, journal.HeldError)
+            held = isinstance(error, HeldError)
             results.append(Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error), held=held))
             if not held:
                 with contextlib.suppress(Exception):  # the store may be what failed

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from feature_repo.redis_keys import bridged_key, events_key
 from infra.redis_client import without_password
-from streaming.store import bridged_key, connect, events_key
+from streaming.store import connect
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from feature_repo.redis_keys import clock_key
 from infra import redis_client
-from streaming.store import clock_key
 
 if TYPE_CHECKING:
     import redis
@@ -74,3 +74,7 @@ def now_us(client: redis.Redis, project: str) -> int:
     if moment is None:
         raise ValueError(f"what lies in Redis under {clock_key(project)} is no moment: remove it, and the wall clock counts")
     return min(moment, now)
+
+
+SHARE = 0.5
+"""More than this share of a view's entities is not deleted at once, unless told to (`HEADRACE_DELETE_SHARE`)."""

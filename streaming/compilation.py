@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.definition import DefinitionError
 from feature_repo.followed import Followed
-from streaming.join import column_name
+from streaming.columns import column_name
 from streaming.view import View, compile_view, projections
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from infra.moment import EPOCH, whole_seconds
-from streaming.join import ARROW_TYPES, TEXT
+from streaming.columns import ARROW_TYPES
+from streaming.types import TEXT
 
 Convert = Callable[[Any], Any]
 _RANGES = {"int64": (-(2**63), 2**63 - 1), "int32": (-(2**31), 2**31 - 1)}

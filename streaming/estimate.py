@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming.backfill import Planned
+from streaming.columns import KNOWN, canonical
 from streaming.gather import NotHere, read_events_here
 from streaming.group import group, view_fields
-from streaming.join import KNOWN, canonical
 from streaming.materialize import snapshot
 from streaming.view import View
 

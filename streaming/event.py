@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from reprlib import Repr
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from infra.moment import microseconds, moment_at
-from streaming.join import EVENT, KNOWN
+from infra.moment import moment_at
+from streaming.columns import EVENT, KNOWN
+from streaming.json_row import moment_us, shown
 from streaming.layout import element_of
 from streaming.sketch import hash_of
-from streaming.types import FIRST_US, INTEGERS, LAST_US, TEXT, holds_integer, holds_text
+from streaming.types import INTEGERS, LAST_US, TEXT, holds_integer, holds_text
 from streaming.view import View
 from streaming.window import HASHED
 
@@ -39,9 +38,6 @@ _ARROW: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", "UTC"),
 }
 _ARROW |= {f"array<{dtype}>": pa.list_(arrow) for dtype, arrow in _ARROW.items()} | dict.fromkeys(TEXT, pa.string()) | {"hash": pa.int64()}
-_REPR = Repr()
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
-_shown = _REPR.repr  # of whatever came in, cut short
 _INFINITE = {"inf": math.inf, "Infinity": math.inf, "-inf": -math.inf, "-Infinity": -math.inf}
 
 
@@ -51,43 +47,6 @@ class Rejected:
 
     row: int
     why: str
-
-
-def encode(row: Mapping[str, Any]) -> bytes:
-    """A row as it is put on the stream: JSON; times in ISO 8601 UTC, bytes in base64, infinities as text."""
-    return msgspec.json.encode({k: _plain(v) for k, v in row.items()})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and math.isinf(value):
-        return {"$number": "Infinity" if value > 0 else "-Infinity"}  # JSON has none, and text may be text
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    return None if value != value else value
-
-
-def moment_us(value: Any, name: str) -> int:
-    """Microseconds since the epoch of an ISO 8601 string (UTC where it has no zone) or of a number of seconds.
-
-    Raises:
-        ValueError: neither, or no moment of the years 1 to 9999; names the field.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not FIRST_US / 1e6 <= value <= LAST_US / 1e6:
-            raise ValueError(f"{name} is {_shown(value)}: as seconds that is no moment of the years 1 to 9999 (is it in milliseconds?)")
-        return round(value * 1_000_000)
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} is {_shown(value)}, not an ISO 8601 moment") from None
-    us = microseconds(moment)
-    if not FIRST_US <= us <= LAST_US:
-        raise ValueError(f"{name} is {_shown(value)}: in UTC that is no moment of the years 1 to 9999")
-    return us
 
 
 def _dated(value: Any, name: str, latest_us: int) -> int:
@@ -109,11 +68,11 @@ def _typed(value: Any, dtype: str, name: str) -> Any:
     element = element_of(dtype)
     if element is not None:
         if not isinstance(value, list):
-            raise ValueError(f"{name} is {_shown(value)}, not a list")
+            raise ValueError(f"{name} is {shown(value)}, not a list")
         return [_typed(v, element, name) for v in value]
     found = _scalar(value, dtype, name)
     if found is None:
-        raise ValueError(f"{name} is {_shown(value)}, not {dtype}")
+        raise ValueError(f"{name} is {shown(value)}, not {dtype}")
     return None if found is _NULL else found
 
 

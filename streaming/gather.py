@@ -16,21 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming import unfit
+from streaming.columns import ARROW_TYPES, AT, EVENT, HIDDEN, KNOWN, MARK, NOW, TIES, column_name
 from streaming.extent import day_of, extent
-from streaming.join import (
-    ARROW_TYPES,
-    AT,
-    EVENT,
-    HIDDEN,
-    KNOWN,
-    MARK,
-    NOW,
-    TIES,
-    JoinError,
-    check_spine,
-    column_name,
-    join_bucket,
-)
+from streaming.join import JoinError, check_spine, join_bucket
 from streaming.parquet import TableError, checked, table_path
 from streaming.sketch import hashed
 from streaming.view import Projection, View

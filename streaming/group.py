@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streaming import layout
-from streaming.join import EVENT, KNOWN, microseconds
-from streaming.point_in_time import NEVER, encode_keys
+from streaming.columns import EVENT, KNOWN, microseconds
+from streaming.point_in_time import encode_keys
 from streaming.resp import bulk
 from streaming.view import View
-from streaming.window import Ints
+from streaming.window import NEVER, Ints
 
 MS, SEQ = "__ms", "__seq"
 """Columns with the stream id of an event; absent or (0, 0) where it came from the offline store."""

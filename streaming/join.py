@@ -16,52 +16,38 @@ import pyarrow.compute as pc
 
 from streaming import unfit
 from streaming.cast import sorted_out
+from streaming.columns import (
+    ARROW_TYPES,
+    AT,
+    BUCKET,
+    EVENT,
+    HIDDEN,
+    KNOWN,
+    MARK,
+    NOW,
+    ROW,
+    SQL_TYPES,
+    TIES,
+    column_name,
+    inputs,
+    microseconds,
+    sortable,
+    to_arrow,
+)
 from streaming.parquet import TableError, read, table_path
-from streaming.point_in_time import NEVER, Events, Spine, aggregate, latest
+from streaming.point_in_time import Events, Spine, aggregate, latest
 from streaming.view import Feature, Projection, View
-from streaming.window import HASHED, Floats, Ints, declared
+from streaming.window import HASHED, NEVER, Ints, declared
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
-EVENT, KNOWN = "__event", "__known"
-NOW, HIDDEN = "__now__", "__hidden__"
-TEXT = ("json", "uuid", "timeuuid", "decimal")
-"""Feast's types that travel as text."""
 SLICED = 2_000_000
 """Events in a bucket beyond which windows are joined one slice of time after the other."""
-_SQL_TYPES = {
-    "double": "double",
-    "float": "float",
-    "int64": "bigint",
-    "int32": "int",
-    "bool": "boolean",
-    "string": "string",
-    "bytes": "binary",
-    "timestamp": "timestamp",
-}
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "double": pa.float64(),
-    "float": pa.float32(),
-    "int64": pa.int64(),
-    "int32": pa.int32(),
-    "bool": pa.bool_(),
-    "string": pa.string(),
-    "bytes": pa.binary(),
-    "timestamp": pa.timestamp("us", "UTC"),
-}
-_SQL_TYPES |= {f"array<{dtype}>": f"array<{sql}>" for dtype, sql in _SQL_TYPES.items()} | dict.fromkeys(TEXT, "string")
-ARROW_TYPES |= {f"array<{dtype}>": pa.list_(arrow) for dtype, arrow in ARROW_TYPES.items()} | dict.fromkeys(TEXT, pa.string())
 
 
 class JoinError(ValueError):
     """The spine lacks a column, or an offline table is not there or not as declared. The message names view and column."""
-
-
-def column_name(alias: str, feature: str) -> str:
-    """Output column of a feature (Feast's full feature name)."""
-    return f"{alias}__{feature}"
 
 
 def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None = None, upto_us: int | None = None) -> DataFrame:
@@ -98,7 +84,7 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
             table = table.where(partition >= day if above else partition <= day)
         moment = F.unix_micros(F.col(view.timestamp))
         table = table.where(moment >= bound if above else moment <= bound)
-    types = {f.name: _SQL_TYPES[f.dtype] for f in (*view.features, *view.keys)}
+    types = {f.name: SQL_TYPES[f.dtype] for f in (*view.features, *view.keys)}
     if view.layout:
         types |= dict.fromkeys(view.columns, "double")
     for name in [c for c in view.columns if c.startswith(HASHED)]:
@@ -120,44 +106,6 @@ def _hash(table: DataFrame, column: str) -> Any:
     return F.when(~null, F.xxhash64(value).bitwiseAND(F.lit(2**63 - 1)))
 
 
-def microseconds(column: pa.ChunkedArray | pa.Array) -> Ints:
-    """int64 `[n]` of a column of timestamps or integers without nulls."""
-    return np.asarray(
-        column.cast(pa.int64()).to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.cast(pa.int64()).to_numpy()
-    )
-
-
-def floats(column: pa.ChunkedArray) -> Floats:
-    """float64 `[n]`, NaN for null; the nearest number where a whole one is beyond 2^53."""
-    return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(), dtype=np.float64)
-
-
-def inputs(view: View, events: pa.Table) -> dict[str, Any]:
-    """A windowed view's columns as the window arithmetic takes them: float64 with NaN for null; hashes int64 with -1."""
-    found: dict[str, Any] = {}
-    for name in view.columns:
-        column = events[name]
-        found[name] = np.asarray(pc.fill_null(column, -1).to_numpy()) if name.startswith(HASHED) else floats(column)
-    return found
-
-
-def canonical(events: pa.Table) -> pa.Table:
-    """Events in canonical order: by event time, known time, then content, so that ties fall the same way in every engine."""
-    others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
-    keys = [(EVENT, "ascending"), (KNOWN, "ascending"), *((c, "ascending") for c in others)]
-    return events.take(pc.sort_indices(_sortable(events), keys))
-
-
-def _sortable(table: pa.Table) -> pa.Table:
-    """The table with what Arrow cannot sort, lists, as text."""
-    for i, one in enumerate(table.schema):
-        if pa.types.is_nested(one.type):
-            table = table.set_column(
-                i, one.name, pa.array([None if v is None else repr(v) for v in table[one.name].to_pylist()], pa.string())
-            )
-    return table
-
-
 def _canonical_order(code: Ints, events: pa.Table) -> Ints:
     """Rows by entity, event time, known time, and - where all three are equal - content, as `canonical` has it."""
     event_us, known_us = microseconds(events[EVENT]), microseconds(events[KNOWN])
@@ -175,7 +123,7 @@ def _canonical_order(code: Ints, events: pa.Table) -> Ints:
     number = np.cumsum(np.concatenate([[True], ~same]))[places]
     others = [c for c in events.column_names if c not in (EVENT, KNOWN, BUCKET)]
     content = events.select(others).take(pa.array(order[places])).append_column("__tie", pa.array(number))
-    within = pc.sort_indices(_sortable(content), [("__tie", "ascending"), *((c, "ascending") for c in others)]).to_numpy()
+    within = pc.sort_indices(sortable(content), [("__tie", "ascending"), *((c, "ascending") for c in others)]).to_numpy()
     order[places] = order[places][within]
     return order
 
@@ -274,14 +222,9 @@ def _features(view: View, features: Sequence[str], indexed: Events, examples: Sp
     return [as_stored(events[name].combine_chunks().take(take).cast(types[name]), dtypes[name]) for name in features]
 
 
-def to_arrow(values: Floats, dtype: pa.DataType) -> pa.Array:
-    """float64 with NaN for null as an Arrow array of the feature's type."""
-    return pa.array(values, mask=np.isnan(values)).cast(dtype, safe=False)
-
-
 def _columns(projection: Projection, marks: bool) -> dict[str, str]:
     """Output columns of a projection with their Spark types."""
-    dtypes = {f.name: _SQL_TYPES[f.dtype] for f in projection.view.features}
+    dtypes = {f.name: SQL_TYPES[f.dtype] for f in projection.view.features}
     plain = {column_name(projection.alias, n): dtypes[n] for n in projection.features}
     if not marks:
         return plain
@@ -387,7 +330,7 @@ def _joined(
         events = read_events(spark, view, root, None if first is None or not reach else first - reach, last)
         events = unfit.leave_out_on_spark(view, table_path(view, root), events)
         keys = projection.spine_keys
-        types = {k.name: _SQL_TYPES[k.dtype] for k in view.keys}
+        types = {k.name: SQL_TYPES[k.dtype] for k in view.keys}
         # a key that its type cannot hold is no entity's: nothing is known of it
         typed = [F.col(c).try_cast(types[k]).alias(c) for c, k in zip(keys, view.key_names, strict=True)]
         cut = [F.col(f"{MARK}:{projection.alias}").alias(MARK), F.col(f"{TIES}:{projection.alias}").alias(TIES)] if marks else []

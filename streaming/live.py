@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from feature_repo.redis_keys import events_key
 from streaming import clock, event, rejected
-from streaming.join import KNOWN, microseconds
-from streaming.store import connect, events_key, stream_id, watermark
+from streaming.columns import KNOWN, microseconds
+from streaming.store import connect, stream_id, watermark
 from streaming.view import View
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from feature_repo.redis_keys import keys_key
 from streaming import layout, row, tile
+from streaming.columns import canonical, inputs
 from streaming.group import MS, SEQ, Grouped, encoded, group, view_fields
-from streaming.join import canonical, inputs
 from streaming.resp import bulk
-from streaming.store import BusyError, OnlineStore, Rows, keys_key
+from streaming.store import BusyError, OnlineStore, Rows
 from streaming.view import View
 from streaming.window import Floats, Ints, declared
 

@@ -26,8 +26,9 @@ from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from infra.settings import settings
+from streaming.columns import column_name
 from streaming.gather import NotHere, gather
-from streaming.join import JoinError, check_spine, column_name, point_in_time_join, point_in_time_table
+from streaming.join import JoinError, check_spine, point_in_time_join, point_in_time_table
 from streaming.on_demand import Transformation, append, transformation
 from streaming.session import session
 from streaming.view import Projection, compile_view

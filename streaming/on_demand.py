@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from feature_repo.definition import DefinitionError
+from streaming.columns import column_name
 from streaming.declared import Convert, converter, from_arrow, to_arrow
-from streaming.join import JoinError, column_name
+from streaming.join import JoinError
 from streaming.view import Projection, dtype_of
 
 if TYPE_CHECKING:

@@ -22,12 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streaming import sketch
-from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
+from streaming.window import NEVER, Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 Bools = NDArray[np.bool_]
-
-NEVER = np.iinfo(np.int64).min // 4
-"""A time before every event, with room to subtract windows from."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streaming.store import events_key, noted_id, rejected_key, set_aside_key, stream_id
+from feature_repo.redis_keys import events_key, rejected_key, set_aside_key
+from streaming.store import noted_id, stream_id
 
 if TYPE_CHECKING:
     import redis

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
+from feature_repo.redis_keys import rejected_rows_key
 from streaming import unfit
 from streaming.group import group
 from streaming.materialize import snapshot
-from streaming.store import rejected_rows_key
 from streaming.unfit import WHY
 
 if TYPE_CHECKING:

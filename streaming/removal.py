@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from feature_repo.redis_keys import journal_key, keys_key, rejected_rows_key, view_key
 from infra import files
 from streaming import layout
 from streaming.group import view_fields
-from streaming.journal import lease
-from streaming.store import OnlineStore, journal_key, keys_key, rejected_rows_key, view_key
+from streaming.lease import hold
+from streaming.store import OnlineStore
 from streaming.view import Feature, View
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
     """
     store, index, fields = OnlineStore(client), keys_key(view.project, view.name), view_fields(view)
     entities = gone = 0
-    with lease(client, view):
+    with hold(client, view):
         for keys in store.members(index):
             entities += store.drop(index, keys, fields, lambda _: False)
             gone += _absent(store, keys)

@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
+from feature_repo.redis_keys import applied_key, events_key, view_key
 from infra.redis_client import whole
 from streaming import clock, event, rejected
 from streaming.clock import TOLERANCE_S
-from streaming.join import EVENT
+from streaming.columns import EVENT
 from streaming.materialize import apply
-from streaming.store import (
-    ForeignKeyError,
-    OnlineStore,
-    applied_key,
-    events_key,
-    of_the_store,
-    stream_id,
-    view_key,
-)
+from streaming.store import ForeignKeyError, OnlineStore, of_the_store, stream_id
 from streaming.tile import OtherDefinitionError
 from streaming.view import View
 

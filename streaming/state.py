@@ -6,16 +6,15 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from feature_repo.redis_keys import applied_key, events_key, keys_key, view_key
 from infra.redis_client import whole
 from streaming import rejected
 from streaming.group import view_fields
 from streaming.journal import unfinished
-from streaming.parquet import fault, table_path
 from streaming.sink import newest_field
-from streaming.store import OnlineStore, applied_key, events_key, fields_of, keys_key, noted_id, stream_id, view_key
+from streaming.store import OnlineStore, fields_of, noted_id, stream_id
 from streaming.types import FIRST_US, LAST_US
 from streaming.view import View
 
@@ -102,19 +101,6 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
         said.get("error", "") or broken,
         f"{len(run.done)} of {run.buckets}" if run else "",
     )
-
-
-def unfilled(client: redis.Redis, views: Sequence[View], root: Path) -> list[str]:
-    """Views that have an offline table, and no backfill that the store knows of: it was never done, or the store has lost what it held.
-
-    Args:
-        root: where the offline tables lie.
-    """
-    asked = client.pipeline(transaction=False)
-    for view in views:
-        asked.hexists(view_key(view.project, view.name), "seam_us")
-    answers = asked.execute(raise_on_error=False)
-    return [view.name for view, there in zip(views, answers, strict=True) if not there and not fault(table_path(view, root))]
 
 
 def known_entities(client: redis.Redis, view: View) -> tuple[int, str]:

@@ -282,61 +282,6 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 # Names of our own keys. In braces what a cluster hashes: one project's bookkeeping lies on one server.
 
 
-def view_key(project: str, view: str) -> str:
-    """The Redis hash with what is known of a view's materialization: `seam_us`, `rows`, `entities`, `seconds`, `at`, `error`, ..."""
-    return f"headrace:{{{project}}}:view:{view}"
-
-
-def keys_key(project: str, view: str) -> str:
-    """The Redis set of the entity keys that hold a view's fields."""
-    return f"headrace:{{{project}}}:keys:{view}"
-
-
-def journal_key(project: str, view: str) -> str:
-    """The Redis hash of an unfinished backfill of a view (`streaming.journal`)."""
-    return f"headrace:{{{project}}}:backfill:{view}"
-
-
-def lease_key(project: str, view: str) -> str:
-    """The Redis string that says who is backfilling a view; it expires unless renewed."""
-    return f"headrace:{{{project}}}:lease:{view}"
-
-
-def events_key(project: str) -> str:
-    """The Redis Stream of live events; each entry has `source` (a push source's name) and `data` (the row, JSON)."""
-    return f"headrace:{{{project}}}:events"
-
-
-def bridged_key(project: str) -> str:
-    """The Redis hash of what `streaming.bridge` has put on the event stream: last offset by file or topic partition."""
-    return f"headrace:{{{project}}}:bridged"
-
-
-def applied_key(project: str) -> str:
-    """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, and per view `newest:<view>`."""
-    return f"headrace:{{{project}}}:applied"
-
-
-def rejected_key(project: str) -> str:
-    """The Redis Stream of events that do not fit their source's schema: the entry as it came, plus `why`."""
-    return f"headrace:{{{project}}}:rejected"
-
-
-def rejected_rows_key(project: str, view: str) -> str:
-    """The Redis hash of rows of a view's offline table that no backfill can store: what it says, and why, by a hash of both."""
-    return f"headrace:{{{project}}}:rejected-rows:{view}"
-
-
-def set_aside_key(project: str) -> str:
-    """The Redis sorted set of `<stream id> <view>` of events that a view refused, by the id's milliseconds: rejected, or put back since."""
-    return f"headrace:{{{project}}}:set-aside"
-
-
-def clock_key(project: str) -> str:
-    """The Redis string with the moment that a rehearsal has got to, microseconds (`streaming.clock`)."""
-    return f"headrace:{{{project}}}:clock"
-
-
 def watermark(client: redis.Redis, key: str) -> tuple[int, int]:
     """The last id of a Redis Stream, `(milliseconds, sequence)`; (0, 0) where there is none."""
     last: Any = client.xrevrange(key, count=1)

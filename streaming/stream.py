@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 from infra.beat import Pulse, span
 from infra.cause import cause
 from infra.redis_client import without_password
-from streaming.clock import TOLERANCE_S
-from streaming.state import unfilled
+from streaming.clock import SHARE, TOLERANCE_S
 from streaming.store import OnlineStoreError, connect
-from streaming.sweep import SHARE, sweep
+from streaming.sweep import sweep
+from streaming.unfilled import unfilled_views
 from streaming.view import View
 from streaming.workers import forget_dead, warm
 
@@ -200,7 +200,7 @@ def _missing(redis_url: str, views: Sequence[View], root: Path, before: str) -> 
 
     try:
         with contextlib.closing(connect(redis_url)) as client:
-            lacking = unfilled(client, [v for v in views if v.stream], root)
+            lacking = unfilled_views(client, [v for v in views if v.stream], root)
     except (OnlineStoreError, OSError, redis.RedisError):
         return before
     if not lacking:

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from feature_repo.redis_keys import keys_key
 from streaming import clock, tile
+from streaming.clock import SHARE
 from streaming.group import view_fields
-from streaming.store import OnlineStore, keys_key
+from streaming.store import OnlineStore
 from streaming.view import View
 from streaming.window import DAY
 
 if TYPE_CHECKING:
     import redis
-
-SHARE = 0.5
-"""More than this share of a view's entities is not deleted at once, unless told to (`HEADRACE_DELETE_SHARE`)."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ import numpy as np
 import xxhash
 
 from streaming import sketch
-from streaming.point_in_time import NEVER
 from streaming.sketch import Ragged
-from streaming.window import Aggregation, Floats, Ints, Layout, RangeTree, tail
+from streaming.window import NEVER, Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 HEADER = struct.Struct("<2sHIqIQIIqqq")
 HEADER_SIZE = HEADER.size

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from feature_repo.redis_keys import applied_key, events_key
 from streaming import live
 from streaming.sink import merge
-from streaming.store import applied_key, connect, events_key, noted_id
+from streaming.store import connect, noted_id
 
 if TYPE_CHECKING:
     import redis

@@ -69,11 +69,11 @@ def _beyond(column: pa.Array) -> Any:
 
 def row_text(table: pa.Table, i: int) -> str:
     """A row as text: JSON where it can be said in it."""
-    from streaming import event  # which is made of the join's columns
+    from streaming.json_row import encode  # which is made of the join's columns
 
     one = table.slice(i, 1)
     try:
-        text = event.encode(one.to_pylist()[0]).decode()
+        text = encode(one.to_pylist()[0]).decode()
     except Exception:  # a moment that no calendar has, text that is none, ...
         text = " ".join(str(one).split())
     return text[:2000]

@@ -354,3 +354,7 @@ class RangeTree:
             more = lo < hi
             active, lo, hi = active[more], lo[more], hi[more]
         return out
+
+
+NEVER = np.iinfo(np.int64).min // 4
+"""A time before every event, with room to subtract windows from."""

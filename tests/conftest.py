@@ -83,7 +83,8 @@ def bikes(state: Settings, redis_url: str, spark: Any, tmp_path_factory: pytest.
 @pytest.fixture
 def streaming(bikes: Any) -> Iterator[Any]:
     """Starts streaming queries on a fresh backfill; stops the last one."""
-    from streaming.store import applied_key, connect, events_key, rejected_key
+    from feature_repo.redis_keys import applied_key, events_key, rejected_key
+    from streaming.store import connect
     from streaming.stream import start
 
     client = connect(bikes.settings.redis())

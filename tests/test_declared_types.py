@@ -22,7 +22,8 @@ from feature_repo import release
 from feature_repo.apply import apply
 from feature_repo.contract import Contract, RequestField
 from feature_repo.definition import definitions
-from feature_repo.prediction import Prediction, stream_key
+from feature_repo.prediction import Prediction
+from feature_repo.redis_keys import prediction_log_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.api import Front, build_app
@@ -162,7 +163,7 @@ def test_a_name_that_no_service_gives_is_refused_and_not_absent(meters: Meters) 
 def logged(meters: Meters) -> list[Prediction]:
     """Every question, asked over HTTP, as it was logged."""
     client = connect(meters.settings.redis())
-    client.delete(stream_key("meters"))
+    client.delete(prediction_log_key("meters"))
     meters.ask("/v1/models/bursts/predict", {"instances": requests()})
     deadline = time.monotonic() + 60
     while len(log := read_log(client, "meters", "bursts")) < len(requests()) and time.monotonic() < deadline:

@@ -21,15 +21,17 @@ import pytest
 
 from feature_repo import contract
 from feature_repo.definition import definitions
+from feature_repo.redis_keys import applied_key, events_key, keys_key, rejected_key, view_key
 from infra.redis_client import for_feast
 from infra.settings import ROOT
 from serving.prediction_id import PredictionIds
 from serving.reader import OnlineReader, OnlineStoreUnavailable
 from serving.reply import MISSING, STALE
 from serving.rerun import RerunError, find, rerun
-from streaming import event, layout
+from streaming import layout
 from streaming.backfill import backfill
-from streaming.store import applied_key, connect, events_key, keys_key, rejected_key, view_key
+from streaming.json_row import encode
+from streaming.store import connect
 from streaming.types import FIRST_US
 from streaming.view import View
 from streaming.window import HOUR, MINUTE, Layout
@@ -160,7 +162,7 @@ def push(bikes: Bikes, first_us: int, last_us: int) -> bytes:
         for row in bikes.events(view):
             known = round(row[view.created or view.timestamp].timestamp() * 1e6)
             if first_us < known <= last_us:
-                rows.append((known, source, event.encode(row)))
+                rows.append((known, source, encode(row)))
     last = b""
     for _, source, data in sorted(rows):
         last = client.xadd(events_key("bikes"), {"source": source, "data": data})  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract
-from feature_repo.prediction import drift_key
+from feature_repo.redis_keys import drift_key
 from feature_repo.use_case import ModelSpec
 from infra import files
 from streaming.parquet import TableError, fault, table

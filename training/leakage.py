@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.moment import moment_at
 from streaming import parquet
+from streaming.columns import column_name
 from streaming.gather import gather
-from streaming.join import column_name
 from streaming.parquet import fault, table_path
 from streaming.view import Projection, View, views
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.prediction import quality_key
+from feature_repo.redis_keys import quality_key
 from feature_repo.use_case import ModelSpec
 from streaming import parquet
 from streaming.archive import Archive

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Contract, known
 from feature_repo.definition import definitions
-from feature_repo.prediction import Prediction, rows, sound, stream_key
-from streaming.join import HIDDEN, NOW, column_name, floats
+from feature_repo.prediction import Prediction, rows, sound
+from feature_repo.redis_keys import prediction_log_key
+from streaming.columns import HIDDEN, NOW, column_name, floats
 from streaming.on_demand import transformations
-from streaming.point_in_time import NEVER
 from streaming.recompute import asked, fitting, plan, recompute
 from streaming.view import projections
+from streaming.window import NEVER
 from training.skew_cause import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
 
 if TYPE_CHECKING:
@@ -138,10 +139,10 @@ def read_log(client: redis.Redis, project: str, model: str, version: int | None 
     known = {p.id for p in found}
     after, broken = "-", 0
     while True:
-        entries: Any = client.xrange(stream_key(project), after, "+", count=5000)
+        entries: Any = client.xrange(prediction_log_key(project), after, "+", count=5000)
         if not entries:
             if broken:
-                logger.warning("%d entries of %s are no predictions and are passed over", broken, stream_key(project))
+                logger.warning("%d entries of %s are no predictions and are passed over", broken, prediction_log_key(project))
             return found
         some, none = sound(entries)
         broken += none

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from feature_repo.tally import Count, Tally, tallies_key
+from feature_repo.redis_keys import tallies_key
+from feature_repo.tally import Count, Tally
 from training.stages import Traffic
 
 FRESH_S = 60.0

@@ -15,8 +15,8 @@ from feature_repo.definition import DefinitionError, definition_hash, definition
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.files import FileError
 from infra.moment import microseconds
+from streaming.columns import column_name
 from streaming.extent import extent
-from streaming.join import column_name
 from streaming.on_demand import serveable, transformations
 from streaming.view import NUMERIC, dtype_of, projections
 from training import manifest

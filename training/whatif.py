@@ -11,8 +11,9 @@ import numpy as np
 
 from feature_repo import contract
 from feature_repo.definition import DefinitionError
-from feature_repo.prediction import Prediction, sound, stream_key
-from streaming.join import floats
+from feature_repo.prediction import Prediction, sound
+from feature_repo.redis_keys import prediction_log_key
+from streaming.columns import floats
 from streaming.recompute import fitting, sent
 from streaming.view import projections
 from training.tree_ensemble import INPUT, OUTPUT
@@ -55,14 +56,14 @@ def last_requests(client: redis.Redis, project: str, model: str, limit: int) -> 
     found: list[Prediction] = []
     before, broken = "+", 0
     while len(found) < limit:
-        entries: Any = client.xrevrange(stream_key(project), before, "-", count=1000)
+        entries: Any = client.xrevrange(prediction_log_key(project), before, "-", count=1000)
         if not entries:
             break
         some, none = sound(entries)
         found, broken = found + [p for p in some if p.model == model], broken + none
         before = "(" + entries[-1][0].decode()
     if broken:
-        logger.warning("%d entries of %s are no predictions and are passed over", broken, stream_key(project))
+        logger.warning("%d entries of %s are no predictions and are passed over", broken, prediction_log_key(project))
     return found[:limit][::-1]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from feature_repo.redis_keys import keys_key
 from infra import redis_server
 from infra.redis_client import for_feast
 from infra.settings import Settings
 from streaming import layout
 from streaming.backfill import backfill
-from streaming.store import connect, keys_key
+from streaming.store import connect
 from tests.bench.data import END_US, latest_view, windowed_view, write_table
 from tests.bench.measure import Peer, memory
 from tests.bench.report import Measurement, rounds
@@ -93,7 +94,7 @@ def _write_phase(own: Settings, view: object, told: Callable[[str], None]) -> fl
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from streaming.join import EVENT, KNOWN, canonical
+    from streaming.columns import EVENT, KNOWN, canonical
     from streaming.materialize import overwrite
     from streaming.store import OnlineStore
     from streaming.view import View

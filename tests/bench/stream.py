@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from feature_repo.redis_keys import applied_key, events_key
 from infra import redis_server
 from infra.settings import Settings
-from streaming.store import applied_key, connect, events_key, stream_id
+from streaming.store import connect, stream_id
 from tests.bench.data import latest_view, whole, windowed_view
 from tests.bench.measure import memory
 from tests.bench.report import Measurement

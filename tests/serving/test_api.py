@@ -17,7 +17,8 @@ import redis
 from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.contract import Null
-from feature_repo.prediction import Prediction, drift_key, stream_key
+from feature_repo.prediction import Prediction
+from feature_repo.redis_keys import drift_key, prediction_log_key
 from infra.settings import Settings
 from serving import model_repository
 from serving.api import Front, build_app
@@ -107,13 +108,13 @@ def test_a_prediction_is_answered_and_logged(server: Server) -> None:
     assert response.status_code == 200
     answer = response.json()
     assert (answer["model"], answer["model_version"], len(answer["predictions"])) == ("sells_out", 1, 2)
-    logged = [msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in server.redis.xrange(stream_key(server.project))]
+    logged = [msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in server.redis.xrange(prediction_log_key(server.project))]
     assert [(p.id, p.score, p.at_us) for p in logged] == [(p["prediction_id"], p["score"], NOW_US) for p in answer["predictions"]]
 
 
 def test_now_is_taken_where_the_profile_allows_it(server: Server) -> None:
     server.post(PREDICT, {"instances": [INSTANCE], "now": "2013-10-01T00:00:00Z"})
-    ((_, fields),) = server.redis.xrange(stream_key(server.project))
+    ((_, fields),) = server.redis.xrange(prediction_log_key(server.project))
     assert msgspec.json.decode(fields[b"p"], type=Prediction).at_us == 1_380_585_600_000_000
 
 

@@ -23,7 +23,8 @@ import psutil
 import pytest
 
 from feature_repo import release
-from feature_repo.prediction import Prediction, labels_key, stream_key
+from feature_repo.prediction import Prediction
+from feature_repo.redis_keys import labels_key, prediction_log_key
 from infra import launch
 from infra.ports import port
 from infra.settings import ROOT, Settings
@@ -56,7 +57,7 @@ def test_a_prediction_goes_through_haproxy_reader_and_model(served: Served) -> N
 def test_what_was_answered_is_in_the_stream_and_takes_feedback(served: Served) -> None:
     answer = served.predict(INSTANCE).json()["predictions"][0]
     for _ in range(600):
-        entries = served.redis.xrevrange(stream_key("shop"), count=5)
+        entries = served.redis.xrevrange(prediction_log_key("shop"), count=5)
         logged = {p.id: p for p in (msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in entries)}
         if answer["prediction_id"] in logged:
             break
@@ -311,6 +312,6 @@ def test_a_stop_ends_every_process_and_flushes_the_log(served: Served) -> None:
     assert not alive
     mark = str(scratch(served.settings))
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if any(mark in part for part in p.info["cmdline"] or [])]
-    entries = served.redis.xrevrange(stream_key("shop"), count=50)
+    entries = served.redis.xrevrange(prediction_log_key("shop"), count=50)
     logged = {msgspec.json.decode(fields[b"p"], type=Prediction).id for _, fields in entries}
     assert set(last) <= logged

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feature_repo import contract as contracts
 from feature_repo import release
+from feature_repo.redis_keys import events_key
 from infra.settings import Settings
 from serving import open_inference
 from serving import open_inference_pb2 as _generated
@@ -29,7 +30,7 @@ from serving.limits import Limits, natural
 from serving.open_inference_grpc import InferenceCalls, handlers
 from serving.plane import DataPlane
 from serving.problem import Invalid
-from streaming.store import connect, events_key
+from streaming.store import connect
 from tests.fuzz import fuzzed, spoilt
 from tests.infra.test_files import BREAKS
 from tests.serving.hostile import HEADERS, NAMES, bodies, packed

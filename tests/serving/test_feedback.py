@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Label, Prediction, Truths, label_log_key, labels_key, stream_key
+from feature_repo.prediction import Label, Prediction, Truths
+from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
 from infra.settings import Settings
 from serving.feedback import MAX_TRUTHS, Feedback, _merged
 from serving.prediction_id import PredictionIds
@@ -116,7 +117,7 @@ def test_a_truth_is_taken_only_for_a_prediction_that_this_model_answered(server:
     """Also before the log has it, and long after it left the log: the id says so itself."""
     answered = server.post(PREDICT, {"instances": [INSTANCE]}).json()["predictions"][0]["prediction_id"]
     assert feedback(server, (answered, 1, None)) == counted(accepted=1)
-    server.redis.delete(stream_key(server.project))
+    server.redis.delete(prediction_log_key(server.project))
     assert feedback(server, (answered, 0, LATER)) == counted(accepted=1, corrected=1)
     unknown = [
         PredictionIds(bytes(32)).make("sells_out", NOW_US)[0],  # of another key
@@ -138,7 +139,7 @@ def test_predictions_from_before_ids_carried_a_proof_are_known_by_the_log(server
         at_ms = IDS.since_ms - 60_000
         number = PredictionIds(bytes(32)).make(model, at_ms * 1000)[0]
         one = Prediction(number, model, 1, at_ms * 1000, at_ms * 1000, {}, [], "", {}, 0.5, role)
-        server.redis.xadd(stream_key(server.project), {"p": msgspec.json.encode(one)}, id=f"{at_ms}-*")
+        server.redis.xadd(prediction_log_key(server.project), {"p": msgspec.json.encode(one)}, id=f"{at_ms}-*")
         return number
 
     assert feedback(server, (old("sells_out"), 1, None)) == counted(accepted=1)

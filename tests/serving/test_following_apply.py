@@ -19,6 +19,7 @@ from feature_repo.apply import apply
 from feature_repo.contract import Input, RequestField
 from feature_repo.definition import definitions
 from feature_repo.followed import EVERY_S
+from feature_repo.redis_keys import events_key
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
 from serving.feature_server import FeatureServer
@@ -27,7 +28,6 @@ from serving.model_repository import ModelRepository
 from serving.predict import Predictor
 from serving.prediction_log import PredictionLog
 from serving.problem import NotFound, Unavailable
-from streaming.store import events_key
 from tests.serving.shop import make_contract, write_key, write_linear
 
 

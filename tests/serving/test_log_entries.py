@@ -15,18 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo import release
-from feature_repo.prediction import (
-    Mark,
-    Prediction,
-    Truths,
-    drift_key,
-    equality_key,
-    known_truths,
-    labels_key,
-    logged,
-    quality_key,
-    stream_key,
-)
+from feature_repo.prediction import Mark, Prediction, Truths, known_truths, logged
+from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, quality_key, watch_key
 from feature_repo.tally import Count, Tally
 from infra import beat, files
 from infra.settings import Settings
@@ -35,7 +25,7 @@ from serving.judgement import Row
 from serving.metrics import drift_gauges, quality_gauges, readable
 from serving.prediction_log import _is_prediction
 from serving.rerun import RerunError, find
-from serving.watch import Watch, _cursors, state_key
+from serving.watch import Watch, _cursors
 from streaming.store import connect, noted_id
 from tests.fuzz import NUMBERS, fuzzed
 from tests.serving.hostile import bodies
@@ -86,7 +76,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 
 
 def log_of(redis: Any, *entries: bytes) -> None:
-    key = stream_key("shop_of_entries")
+    key = prediction_log_key("shop_of_entries")
     with redis.pipeline(transaction=False) as pipe:
         pipe.delete(key)
         for place, raw in enumerate(entries):
@@ -161,7 +151,7 @@ def test_fuzz_the_place_of_a_watch_is_a_place_or_none(state: dict[bytes, bytes])
 def test_a_watch_begins_beside_whatever_lies_in_its_place(redis: Any, tmp_path: Path) -> None:
     """And takes truths that are none for not known, entries that are none for skipped."""
     own = Settings(state=tmp_path)
-    redis.hset(state_key("shop_of_entries", "m"), mapping={"cursor:x": "1-1", "cursor:1": "yesterday", "skipped": "some"})
+    redis.hset(watch_key("shop_of_entries", "m"), mapping={"cursor:x": "1-1", "cursor:1": "yesterday", "skipped": "some"})
     redis.hset(equality_key("shop_of_entries", "m"), mapping={"compared": "\xff", "unequal": "1.5"})
     redis.hset(labels_key("shop_of_entries", "m"), mapping={"a": "{", "b": b"\xff", "c": '{"label":1,"at_us":5}', "d": "[" * 100_000})
     log_of(redis, b"\xff", b"[" * 100_000, b'{"id":"\xff"}')
@@ -170,7 +160,7 @@ def test_a_watch_begins_beside_whatever_lies_in_its_place(redis: Any, tmp_path: 
     assert (watch.cursors, watch.skipped, watch._truths(["a", "b", "c", "d"])) == ({}, 0, {"c": 1.0})
     assert watch.poll(None)
     assert watch.skipped == 3
-    redis.delete(stream_key("shop_of_entries"))
+    redis.delete(prediction_log_key("shop_of_entries"))
 
 
 _SAID = bodies(

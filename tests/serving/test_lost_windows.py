@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from feature_repo import release
+from feature_repo.redis_keys import view_key
 from serving import lost_windows
 from serving.lost_windows import LostWindows
 from serving.reader import FeatureRows, OnlineReader
-from streaming.store import view_key
 from streaming.view import Projection, View
 from tests.serving.shop import INSTANCE
 from tests.serving.test_api import PREDICT, Server

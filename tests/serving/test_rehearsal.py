@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from feature_repo.redis_keys import view_key
 from infra.moment import microseconds
 from serving.rehearsal import check_place
 from serving.replay import ReplayError
 from streaming import clock
-from streaming.store import connect, view_key
+from streaming.store import connect
 
 DAYS = [microseconds(datetime(2024, 5, day, tzinfo=UTC)) for day in range(1, 6)]
 

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from feature_repo import release
-from feature_repo.prediction import Prediction, stream_key
+from feature_repo.prediction import Prediction
+from feature_repo.redis_keys import prediction_log_key
 from serving import model_repository
 from tests.serving.shop import INSTANCE, make_contract
 from tests.serving.test_api import PREDICT, Server
@@ -45,7 +46,7 @@ async def until(client: httpx.AsyncClient, true: Callable[[dict[str, Any]], bool
 
 
 def logged(server: Server) -> list[Prediction]:
-    entries: Any = server.redis.xrange(stream_key(server.project))
+    entries: Any = server.redis.xrange(prediction_log_key(server.project))
     return [msgspec.json.decode(fields[b"p"], type=Prediction) for _, fields in entries]
 
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from feature_repo.prediction import quality_key
+from feature_repo.redis_keys import applied_key, events_key, quality_key
 from infra import beat, redis_client
 from infra.beat import parts_key
 from infra.settings import Settings
 from serving import commands
 from serving.status import print_status
-from streaming.store import applied_key, events_key
 from tests.bikes.generate import REPO as BIKES
 from tests.serving.test_liveness import record
 

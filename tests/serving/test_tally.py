@@ -8,7 +8,8 @@ import secrets
 import msgspec
 import redis.asyncio
 
-from feature_repo.tally import Tally, tallies_key
+from feature_repo.redis_keys import tallies_key
+from feature_repo.tally import Tally
 from serving.metrics import Metrics
 from serving.plane import wall_clock
 from serving.tally import TallyWriter

@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from feature_repo import contract, prediction, release
+from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
 from infra import beat
 from infra.settings import ROOT, Settings
 from serving import verdict_plot, watch
@@ -93,16 +94,16 @@ class Log:
                 at = apart_us * self.count
                 marks = {"v": prediction.Mark(at - 5_000_000, 0, None)}
                 entry = prediction.Prediction(str(self.count), model, version, at, at, {}, values, status, marks, float(row[-1]))
-                pipe.xadd(prediction.stream_key(self.project), {"p": msgspec.json.encode(entry)})
+                pipe.xadd(prediction_log_key(self.project), {"p": msgspec.json.encode(entry)})
                 self.count += 1
             pipe.execute()
 
     def latest(self) -> Verdict | None:
-        raw = self.client.get(prediction.drift_key(self.project, MODEL))
+        raw = self.client.get(drift_key(self.project, MODEL))
         return msgspec.json.decode(raw, type=Verdict) if isinstance(raw, bytes) else None
 
     def pending(self) -> int:
-        answer = self.client.xpending(prediction.stream_key(self.project), f"watch:{MODEL}")
+        answer = self.client.xpending(prediction_log_key(self.project), f"watch:{MODEL}")
         return int(answer["pending"])  # type: ignore[index, call-overload]
 
 
@@ -158,7 +159,7 @@ def test_the_verdict_is_the_json_that_others_read(settings: Settings, project: s
     register(settings, 1, rows(3000, 0))
     log.write(rows(400, 1, shift=2.0))
     once(settings, project)
-    verdict = json.loads(log.client.get(prediction.drift_key(project, MODEL)))  # type: ignore[arg-type]
+    verdict = json.loads(log.client.get(drift_key(project, MODEL)))  # type: ignore[arg-type]
     assert {"model", "version", "at_us", "window", "drift", "features", "score", "outliers", "detector"} <= verdict.keys()
     assert set(verdict["window"]) == {"rows", "from_us", "to_us"}
     assert {"name", "p_value", "effect", "null_rate", "reference_null_rate", "drift"} <= verdict["features"][0].keys()
@@ -181,8 +182,8 @@ def test_a_restart_at_any_point_changes_no_verdict(settings: Settings, project: 
             if not all(alive):
                 break
         assert log.pending() == 0
-        client.delete(watch.state_key(project, MODEL))
-        client.xgroup_destroy(prediction.stream_key(project), f"watch:{MODEL}")
+        client.delete(watch_key(project, MODEL))
+        client.xgroup_destroy(prediction_log_key(project), f"watch:{MODEL}")
         once(straight, project)
     finally:
         watch.BATCH = smallest
@@ -196,8 +197,8 @@ def test_a_verdict_written_just_before_a_kill_is_not_written_twice(settings: Set
     once(settings, project)
     before = history(settings, MODEL)
     # As after a kill between the history file and Redis, in the middle of another line:
-    log.client.delete(watch.state_key(project, MODEL))
-    log.client.xgroup_destroy(prediction.stream_key(project), f"watch:{MODEL}")
+    log.client.delete(watch_key(project, MODEL))
+    log.client.xgroup_destroy(prediction_log_key(project), f"watch:{MODEL}")
     with history_path(settings, MODEL).open("ab") as file:
         file.write(b'{"id":"1@')
     once(settings, project)
@@ -207,7 +208,7 @@ def test_a_verdict_written_just_before_a_kill_is_not_written_twice(settings: Set
 
 def test_bad_entries_are_counted_once_and_the_rest_is_judged(settings: Settings, project: str, log: Log) -> None:
     register(settings, 1, rows(3000, 0))
-    key = prediction.stream_key(project)
+    key = prediction_log_key(project)
     log.write(rows(200, 1))
     for fields in ({"p": b"not json"}, {"q": b"{}"}, {"p": b'{"model": "pump"}'}, {"p": b"\xff\xfe"}):
         log.client.xadd(key, fields)  # type: ignore[arg-type]
@@ -225,7 +226,7 @@ def test_entries_trimmed_before_they_were_judged_are_counted(settings: Settings,
     dying = watch.Watch(log.client, settings, project, MODEL, 400, 100)
     dying.poll(None)
     dying.poll(None)
-    log.client.xtrim(prediction.stream_key(project), maxlen=250, approximate=False)
+    log.client.xtrim(prediction_log_key(project), maxlen=250, approximate=False)
     log.write(rows(200, 2))
     assert once(settings, project)["skipped"] == 50
     assert history(settings, MODEL)[0].window.rows == 400
@@ -288,10 +289,10 @@ def test_a_verdict_in_the_history_stands_though_the_equality_check_goes_on(setti
     log.write(matrix, apart_us=HOUR_US // 4)
     once(settings, project, window=len(matrix), step=100)
     (before,) = history(settings, MODEL)
-    for key in (watch.state_key(project, MODEL), prediction.drift_key(project, MODEL)):
+    for key in (watch_key(project, MODEL), drift_key(project, MODEL)):
         log.client.delete(key)
-    log.client.xgroup_destroy(prediction.stream_key(project), f"watch:{MODEL}")  # as after a kill between history and Redis
-    log.client.hset(prediction.equality_key(project, MODEL), mapping={"compared": 10, "unequal": 10})
+    log.client.xgroup_destroy(prediction_log_key(project), f"watch:{MODEL}")  # as after a kill between history and Redis
+    log.client.hset(equality_key(project, MODEL), mapping={"compared": 10, "unequal": 10})
     once(settings, project, window=len(matrix), step=100)
     assert history(settings, MODEL) == [before]
     assert log.latest() == before
@@ -306,7 +307,7 @@ def test_truths_that_came_in_are_judged_against_the_references_own(
     log.write(matrix, apart_us=HOUR_US // 4)
     known = len(matrix) - 24  # the newest have none yet
     truths = {str(i): msgspec.json.encode({"label": int(i % every == 0), "at_us": i}) for i in range(known)}
-    log.client.hset(prediction.labels_key(project, MODEL), mapping=truths)  # type: ignore[arg-type]
+    log.client.hset(labels_key(project, MODEL), mapping=truths)  # type: ignore[arg-type]
     once(settings, project, window=len(matrix), step=100)
     (verdict,) = history(settings, MODEL)
     assert verdict.label is not None
@@ -318,7 +319,7 @@ def test_too_few_truths_are_not_judged(settings: Settings, project: str, log: Lo
     register(settings, 1, *daily(120, 0))
     matrix, _ = daily(4, 3)
     log.write(matrix, apart_us=HOUR_US // 4)
-    log.client.hset(prediction.labels_key(project, MODEL), "3", b'{"label":1,"at_us":3}')
+    log.client.hset(labels_key(project, MODEL), "3", b'{"label":1,"at_us":3}')
     once(settings, project, window=len(matrix), step=100)
     assert history(settings, MODEL)[0].label is None
 

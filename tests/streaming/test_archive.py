@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Label, Mark, Prediction, label_log_key, labels_key, stream_key
+from feature_repo.prediction import Label, Mark, Prediction
+from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
 from streaming import archive as archives
 from streaming import hours
 from streaming.archive import Archive, ArchiveError
@@ -41,7 +42,7 @@ def prediction(i: int, **changes: Any) -> Prediction:
 def client(redis_url: str) -> Any:
     made = connect(redis_url)
     yield made
-    for key in (stream_key("arch"), label_log_key("arch"), labels_key("arch", MODEL)):
+    for key in (prediction_log_key("arch"), label_log_key("arch"), labels_key("arch", MODEL)):
         made.delete(key)
     made.close()
 
@@ -60,7 +61,7 @@ def archive(tmp_path: Path) -> Archive:
 
 def put(client: Any, *found: Prediction) -> None:
     for one in found:
-        client.xadd(stream_key("arch"), {"p": msgspec.json.encode(one)})
+        client.xadd(prediction_log_key("arch"), {"p": msgspec.json.encode(one)})
 
 
 def truth(client: Any, i: int, label: int, model: str = MODEL) -> None:
@@ -181,9 +182,9 @@ def test_fuzz_whatever_lies_on_the_log_of_truths_is_a_truth_or_counted(raws: lis
 def test_entries_that_are_none_are_counted_and_end_nothing(archive: Archive, client: Any) -> None:
     for one in HOSTILE_PREDICTIONS.values():
         put(client, one)
-    client.xadd(stream_key("arch"), {"p": b"{"})
-    client.xadd(stream_key("arch"), {"p": b"[" * 50_000})
-    client.xadd(stream_key("arch"), {"other": b"1"})
+    client.xadd(prediction_log_key("arch"), {"p": b"{"})
+    client.xadd(prediction_log_key("arch"), {"p": b"[" * 50_000})
+    client.xadd(prediction_log_key("arch"), {"other": b"1"})
     put(client, prediction(7))
     for truth_ in HOSTILE_TRUTHS.values():
         client.xadd(label_log_key("arch"), {"l": msgspec.json.encode(truth_)})
@@ -199,7 +200,7 @@ def test_what_redis_trimmed_unread_is_a_gap(archive: Archive, client: Any) -> No
     put(client, *[prediction(i) for i in range(20)])
     archive.run(client)
     put(client, *[prediction(i) for i in range(20, 60)])
-    client.xtrim(stream_key("arch"), maxlen=25, approximate=False)
+    client.xtrim(prediction_log_key("arch"), maxlen=25, approximate=False)
     done = archive.run(client)
     assert done.predictions == 25
     ((before, after),) = done.gaps
@@ -209,12 +210,12 @@ def test_what_redis_trimmed_unread_is_a_gap(archive: Archive, client: Any) -> No
 
 
 def test_a_redis_that_lost_its_end_is_read_from_its_beginning(archive: Archive, client: Any) -> None:
-    client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(0))}, id="5-0")
-    client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(1))}, id="9-0")
+    client.xadd(prediction_log_key("arch"), {"p": msgspec.json.encode(prediction(0))}, id="5-0")
+    client.xadd(prediction_log_key("arch"), {"p": msgspec.json.encode(prediction(1))}, id="9-0")
     archive.run(client)
-    client.delete(stream_key("arch"))
+    client.delete(prediction_log_key("arch"))
     for i, at in ((0, "5-0"), (2, "6-0")):
-        client.xadd(stream_key("arch"), {"p": msgspec.json.encode(prediction(i))}, id=at)
+        client.xadd(prediction_log_key("arch"), {"p": msgspec.json.encode(prediction(i))}, id=at)
     assert archive.run(client).predictions == 1
     assert ids(archive) == [number(i) for i in range(3)]
 

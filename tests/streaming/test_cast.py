@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.redis_keys import keys_key
 from streaming import rejected_rows
 from streaming.backfill import backfill
 from streaming.join import read_events
-from streaming.store import connect, keys_key
+from streaming.store import connect
 from streaming.unfit import WHY
 from streaming.view import Feature, View
 

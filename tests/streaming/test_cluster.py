@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from feature_repo.redis_keys import keys_key
 from infra import redis_server
 from infra.settings import ROOT
 from serving.reader import OnlineReader
@@ -22,7 +23,7 @@ from streaming.live import SCHEMA
 from streaming.removal import remove
 from streaming.sink import apply_batch
 from streaming.state import view_states
-from streaming.store import OnlineStore, connect, keys_key
+from streaming.store import OnlineStore, connect
 from streaming.window import DAY, HOUR
 from tests.oracle.nasty import whole
 from tests.streaming.world import START, World, produce, views, wait_applied

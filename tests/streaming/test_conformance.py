@@ -15,10 +15,12 @@ import pytest
 
 from serving.reader import OnlineReader
 from serving.reply import STALE
-from streaming import event, join
+from streaming import join
 from streaming.backfill import backfill
+from streaming.columns import column_name
 from streaming.gather import gather
-from streaming.join import column_name, point_in_time_join, point_in_time_table
+from streaming.join import point_in_time_join, point_in_time_table
+from streaming.json_row import encode
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, connect
@@ -134,7 +136,7 @@ def stream(made: Nasty, compiled: dict[str, View], url: str, after_us: int, seed
     """Everything known after a moment, in known order, in batches of random sizes, some of them twice."""
     random = np.random.default_rng(seed)
     rows = sorted((r for r in made.rows if r["known"] > after_us), key=lambda r: (r["known"], nasty.canonical(r)))
-    encoded = [event.encode(row | {"at": nasty.moment(row["at"]), "known": nasty.moment(row["known"])}) for row in rows]
+    encoded = [encode(row | {"at": nasty.moment(row["at"]), "known": nasty.moment(row["known"])}) for row in rows]
     store, at, n = OnlineStore(connect(url)), 0, len(encoded)
     while at < n:
         size = int(random.integers(1, 60))

@@ -13,9 +13,9 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from streaming import layout
+from streaming.columns import ARROW_TYPES
+from streaming.columns import to_arrow as finished
 from streaming.declared import converter, from_arrow, from_floats, to_arrow
-from streaming.join import ARROW_TYPES
-from streaming.join import to_arrow as finished
 from streaming.window import declared
 
 _MOMENTS = st.datetimes(datetime(1950, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))

@@ -12,8 +12,8 @@ from hypothesis import given
 
 from streaming import event, layout
 from streaming.clock import latest_us
+from streaming.columns import EVENT, KNOWN
 from streaming.group import group
-from streaming.join import EVENT, KNOWN
 from streaming.materialize import snapshot
 from streaming.types import FIRST_US
 from streaming.view import View

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from feature_repo.redis_keys import events_key, set_aside_key, view_key
 from streaming import layout, live, rejected, sink, tile
 from streaming.group import key_function
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch
-from streaming.store import OnlineStore, OnlineStoreError, connect, events_key, set_aside_key, view_key
+from streaming.store import OnlineStore, OnlineStoreError, connect
 from streaming.tile import OtherDefinitionError, TileError, fingerprint
 from streaming.view import View
 from tests.oracle.hostile import NOW_US, POISON, good, views

@@ -12,13 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_repo.redis_keys import keys_key
 from serving.reader import FeatureRows, OnlineReader
-from streaming import event, layout, tile
+from streaming import layout, tile
 from streaming.gather import gather
 from streaming.group import key_function, view_fields
+from streaming.json_row import encode
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch
-from streaming.store import OnlineStore, connect, keys_key
+from streaming.store import OnlineStore, connect
 from streaming.view import Feature, Projection, View
 from streaming.window import SECOND
 from tests.streaming.test_identity import NEWEST, OLD, STORED, WAS, view_of
@@ -41,7 +43,7 @@ def read(view: View, url: str, now_us: int, key: int = 1) -> tuple[dict[str, flo
 
 
 def push(view: View, url: str, row: dict[str, Any], position: int) -> None:
-    columns = [[position], [0], ["things"], [event.encode(row)], [""]]
+    columns = [[position], [0], ["things"], [encode(row)], [""]]
     apply_batch([view], OnlineStore(connect(url)), pa.table(columns, schema=SCHEMA))
 
 

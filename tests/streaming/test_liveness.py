@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from feature_repo.redis_keys import applied_key, events_key
 from infra import beat
 from infra.settings import Settings
-from streaming.store import applied_key, connect, events_key
+from streaming.store import connect
 from tests.streaming.test_survival import SEAM, Engine, own, project, seen
 from tests.streaming.world import wait_applied
 

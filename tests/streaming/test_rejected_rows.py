@@ -14,6 +14,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_repo.redis_keys import bridged_key, events_key, keys_key
 from streaming import bridge, layout, live, rejected, rejected_rows, tile
 from streaming.backfill import backfill
 from streaming.event import decode
@@ -22,7 +23,7 @@ from streaming.materialize import snapshot
 from streaming.rejected_rows import culprits, sort_out
 from streaming.report import result_table
 from streaming.sink import apply_batch
-from streaming.store import BusyError, OnlineStore, OnlineStoreError, bridged_key, connect, events_key, keys_key, of_the_store
+from streaming.store import BusyError, OnlineStore, OnlineStoreError, connect, of_the_store
 from streaming.unfit import WHY
 from streaming.view import Feature, View
 from tests.fuzz import fuzzed

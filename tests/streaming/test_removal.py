@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from feature_repo.redis_keys import keys_key, view_key
 from streaming import layout
 from streaming.group import key_function, view_fields
 from streaming.removal import remove
 from streaming.sink import apply_batch
-from streaming.store import OnlineStore, connect, keys_key, view_key
+from streaming.store import OnlineStore, connect
 from tests.streaming.test_survival import batch
 from tests.streaming.world import views
 

@@ -17,9 +17,9 @@ from feast.type_map import feast_value_type_to_python_type
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming.columns import ARROW_TYPES
 from streaming.gather import gather, read_events_here
 from streaming.group import group
-from streaming.join import ARROW_TYPES
 from streaming.layout import decode_value
 from streaming.materialize import snapshot
 from streaming.view import Feature, Projection, View

@@ -12,24 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_repo.redis_keys import applied_key, clock_key, events_key, journal_key, lease_key, rejected_key, set_aside_key, view_key
 from streaming import clock, journal, live, rejected, state, tile
 from streaming.backfill import _RATE, _rate
 from streaming.finisher import Finisher
-from streaming.journal import HeldError, Journal
+from streaming.journal import Journal
 from streaming.layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
+from streaming.lease import HeldError, hold
 from streaming.sink import _ADVANCE
-from streaming.store import (
-    applied_key,
-    clock_key,
-    connect,
-    events_key,
-    fields_of,
-    journal_key,
-    lease_key,
-    rejected_key,
-    set_aside_key,
-    view_key,
-)
+from streaming.store import connect, fields_of
 from streaming.tile import TileError
 from streaming.turn import take
 from streaming.types import FIRST_US, LAST_US
@@ -165,7 +156,7 @@ def test_fuzz_rejected_events_are_read_whatever_they_are(client: Any, changed: d
 @pytest.mark.parametrize("holder", [b"somebody", b"\xff", b"", b"a/b", f"{socket.gethostname()}/x/1.0/y".encode()])
 def test_a_lease_that_is_no_backfills_is_named(client: Any, holder: bytes) -> None:
     client.set(lease_key(PROJECT, "latest"), holder)
-    with pytest.raises(HeldError, match=r"no backfill's .*remove it"), journal.lease(client, LATEST):
+    with pytest.raises(HeldError, match=r"no backfill's .*remove it"), hold(client, LATEST):
         raise AssertionError
     client.delete(lease_key(PROJECT, "latest"))
 
@@ -263,8 +254,9 @@ def test_what_is_no_index_of_a_view_is_put_aside_by_the_next_write_and_costs_no_
     client: Any, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Otherwise the batch would be tried for ever, and every view of the project would wait for it."""
+    from feature_repo.redis_keys import keys_key
     from streaming.state import view_states
-    from streaming.store import OnlineStore, keys_key
+    from streaming.store import OnlineStore
 
     index, store = keys_key(PROJECT, WINDOWS.name), OnlineStore(client)
     _clear(client)

@@ -19,19 +19,21 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from feature_repo.redis_keys import events_key, journal_key, keys_key, view_key
 from infra import process, redis_server
 from infra.moment import moment_at
 from infra.settings import ROOT, Settings
-from streaming import clock, journal, live, rejected
+from streaming import clock, live, rejected
 from streaming.backfill import backfill, plan
 from streaming.bridge import put
-from streaming.event import moment_us
 from streaming.group import key_function
+from streaming.json_row import moment_us
+from streaming.lease import HeldError, hold
 from streaming.live import SCHEMA
 from streaming.sink import apply_batch, merge
-from streaming.state import unfilled
-from streaming.store import OnlineStore, connect, events_key, journal_key, keys_key, view_key
+from streaming.store import OnlineStore, connect
 from streaming.sweep import Swept, sweep
+from streaming.unfilled import unfilled_views
 from streaming.window import DAY, HOUR
 from tests.streaming.world import START, World, produce, views, wait_applied
 
@@ -140,7 +142,7 @@ def test_of_two_backfills_at_once_one_works_and_the_other_says_so(own: Settings,
     assert said.count("error=None") >= 2, said
     both(made, client, project, SEAM)
     view = views(project)[0]
-    with journal.lease(client, view), pytest.raises(journal.HeldError, match=f"process {os.getpid()} "), journal.lease(client, view):
+    with hold(client, view), pytest.raises(HeldError, match=f"process {os.getpid()} "), hold(client, view):
         pass
 
 
@@ -336,20 +338,20 @@ def test_a_rehearsal_ends_with_a_backfill_that_names_no_moment(spark: Any, redis
 def test_a_store_that_has_lost_what_a_backfill_wrote_is_said_to(redis_url: str, project: str, tmp_path: Path) -> None:
     """Live events go on, and make windows that look whole: nobody else would tell."""
     client, both = connect(redis_url), views(project)
-    assert unfilled(client, both, tmp_path) == [], "no offline table: there is nothing to be filled with"
+    assert unfilled_views(client, both, tmp_path) == [], "no offline table: there is nothing to be filled with"
     (tmp_path / "things").mkdir()
-    assert unfilled(client, both, tmp_path) == [], "nor in an empty one"
+    assert unfilled_views(client, both, tmp_path) == [], "nor in an empty one"
     (tmp_path / "things" / "part-0.parquet").touch()
-    assert unfilled(client, both, tmp_path) == ["latest", "windows"]
+    assert unfilled_views(client, both, tmp_path) == ["latest", "windows"]
     elsewhere = [replace(view, path=str(tmp_path / "things")) for view in both]
-    assert unfilled(client, elsewhere, tmp_path / "root") == ["latest", "windows"], "a table lies where its source says"
+    assert unfilled_views(client, elsewhere, tmp_path / "root") == ["latest", "windows"], "a table lies where its source says"
     for view in both:
         client.hset(view_key(project, view.name), mapping={"seam_us": 1, "fingerprint": view.fingerprint})
-    assert unfilled(client, both, tmp_path) == []
+    assert unfilled_views(client, both, tmp_path) == []
     client.delete(view_key(project, "windows"))
-    assert unfilled(client, both, tmp_path) == ["windows"]
+    assert unfilled_views(client, both, tmp_path) == ["windows"]
     client.set(view_key(project, "windows"), "of another type")
-    assert unfilled(client, both, tmp_path) == [], "that it cannot be read is said elsewhere"
+    assert unfilled_views(client, both, tmp_path) == [], "that it cannot be read is said elsewhere"
     client.delete(*(view_key(project, view.name) for view in both))
 
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from streaming import tile
 from streaming.finisher import Finisher
-from streaming.point_in_time import NEVER
-from streaming.window import HOUR, MINUTE, Layout
+from streaming.window import HOUR, MINUTE, NEVER, Layout
 from tests.oracle import naive
 from tests.streaming.test_point_in_time import AGGREGATIONS, columns_of, events_strategy, magnitude, same
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from feature_repo.redis_keys import applied_key, events_key
 from streaming import live, turn
-from streaming.store import applied_key, connect, events_key, stream_id
+from streaming.store import connect, stream_id
 from tests.streaming.world import views
 
 pytestmark = pytest.mark.integration

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streaming import layout, tile
+from streaming.columns import ARROW_TYPES, to_arrow
 from streaming.group import encoded
-from streaming.join import ARROW_TYPES, to_arrow
 from streaming.view import Feature, View
 from streaming.window import DAY, HOUR, SECOND, Aggregation, Layout, declared
 from tests.streaming.test_identity import served

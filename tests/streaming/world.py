@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streaming import event, layout, tile
+from feature_repo.redis_keys import applied_key, events_key
+from streaming import layout, tile
 from streaming.finisher import Finisher
 from streaming.group import key_function
-from streaming.store import applied_key, events_key
+from streaming.json_row import encode
 from streaming.view import Feature, View
 from streaming.window import DAY, HOUR, SECOND, Aggregation, Layout
 from tests.oracle import naive
@@ -86,7 +87,7 @@ class World:
         """What becomes known in `(after, upto]` as the stream's data, in that order."""
         known = np.asarray(self.table["known"].cast(pa.int64()))
         for row in self.table.filter(pa.array((known > after_us) & (known <= upto_us))).to_pylist():
-            yield event.encode(row)
+            yield encode(row)
 
     def check(self, client: Any, view: View, upto_us: int, t_us: int, entities: int = 40) -> None:
         """A sample of the store's entities, read at `t_us`, equals the oracle's answer from all events known by `upto_us`."""

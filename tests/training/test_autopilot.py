@@ -21,8 +21,9 @@ import pytest
 from feature_repo import contract, decision, release
 from feature_repo.decision import Decision, Journal
 from feature_repo.learning import Learning
-from feature_repo.prediction import Label, Prediction, drift_key, label_log_key, labels_key, quality_key, stream_key
-from feature_repo.tally import Count, Tally, tallies_key
+from feature_repo.prediction import Label, Prediction
+from feature_repo.redis_keys import drift_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
+from feature_repo.tally import Count, Tally
 from feature_repo.use_case import UseCase
 from streaming.store import connect
 from tests.bikes.platform import Bikes
@@ -126,7 +127,7 @@ class World:
                 score = float(scores[v][i])
                 score = 1 - score if self.bad(r, v) else score
                 one = Prediction(number, MODEL, v, at, at, {}, values[i], "f" * len(names), {}, score, r, of)
-                self.client.xadd(stream_key(self.project), {"p": msgspec.json.encode(one)})
+                self.client.xadd(prediction_log_key(self.project), {"p": msgspec.json.encode(one)})
                 count = self.counted.setdefault(v, {"ok": 0, "scored": 0, "failed": 0, "slow": 0})
                 count["scored" if r == "shadow" else "ok"] += 1
             truth = Label(MODEL, entries[0][0], int(labels[i]), at + 1_000_000)
@@ -164,7 +165,7 @@ class World:
         raise AssertionError(f"{step} did not come: {self.steps()}; {said}")
 
     def close(self) -> None:
-        for key in (stream_key, label_log_key, tallies_key):
+        for key in (prediction_log_key, label_log_key, tallies_key):
             self.client.delete(key(self.project))
         for key in (labels_key, drift_key, quality_key):
             self.client.delete(key(self.project, MODEL))

@@ -22,8 +22,9 @@ import redis
 
 from feature_repo import contract, release
 from feature_repo.decision import Journal
-from feature_repo.prediction import Label, Prediction, label_log_key, stream_key
-from feature_repo.tally import Count, Tally, tallies_key
+from feature_repo.prediction import Label, Prediction
+from feature_repo.redis_keys import label_log_key, prediction_log_key, tallies_key
+from feature_repo.tally import Count, Tally
 from infra import process, redis_server
 from infra.settings import ROOT, Settings
 from serving.verdict import history
@@ -109,7 +110,7 @@ class World:
             entries.append(msgspec.structs.replace(entries[0], **shadow))
         with client.pipeline(transaction=False) as pipe:
             for one in entries:
-                pipe.xadd(stream_key("bikes"), {"p": msgspec.json.encode(one)})
+                pipe.xadd(prediction_log_key("bikes"), {"p": msgspec.json.encode(one)})
             pipe.hset(tallies_key("bikes"), "replica", self._tally(now, entries))
             pipe.xadd(label_log_key("bikes"), {"l": msgspec.json.encode(Label(MODEL, number, int(row["turned_away"]), at + 1))})
             pipe.execute()

@@ -16,13 +16,14 @@ from feature_repo import contract
 from feature_repo.apply import BreakingChangeError, apply, check_live_models
 from feature_repo.plan import plan, proposed
 from feature_repo.prediction import Prediction
+from feature_repo.redis_keys import keys_key
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT
 from streaming import removal
 from streaming.backfill import plan as plan_backfill
 from streaming.estimate import estimate
 from streaming.state import size
-from streaming.store import connect, keys_key
+from streaming.store import connect
 from streaming.view import views
 from tests.bikes.platform import Bikes
 from training import whatif

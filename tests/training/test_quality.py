@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from feature_repo.prediction import Label, Prediction, label_log_key, stream_key
+from feature_repo.prediction import Label, Prediction
+from feature_repo.redis_keys import label_log_key, prediction_log_key
 from feature_repo.use_case import ModelSpec
 from streaming.archive import Archive
 from streaming.store import connect
@@ -61,7 +62,7 @@ def archive(tmp_path: Path, redis_url: str) -> Any:
     client = connect(redis_url)
     made = Archive(tmp_path / "offline", tmp_path / "models", tmp_path / "archive", "qual")
     yield made, client
-    client.delete(stream_key("qual"), label_log_key("qual"))
+    client.delete(prediction_log_key("qual"), label_log_key("qual"))
     client.close()
 
 
@@ -78,7 +79,7 @@ def serve(client: Any, n: int, version: int = 1, role: str = "champion", offset:
         one = Prediction(
             number(i), "model", version, at, at, {"basket": i, "shop": "ab"[i % 2]}, [1.0], "f", {}, random.random(), role, shadow
         )
-        client.xadd(stream_key("qual"), {"p": msgspec.json.encode(one)})
+        client.xadd(prediction_log_key("qual"), {"p": msgspec.json.encode(one)})
 
 
 def truths(client: Any, which: range, after_s: int = 600) -> None:

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Mark, Prediction, drift_key, rows, sound, stream_key
+from feature_repo.prediction import Mark, Prediction, rows, sound
+from feature_repo.redis_keys import drift_key, prediction_log_key
 from infra.files import FileError
 from serving import judgement, replay
 from serving.replay import ReplayError
@@ -58,14 +59,14 @@ def redis(redis_url: str) -> Iterator[Any]:
 def project(redis: Any) -> Iterator[str]:
     name = f"readers_{uuid.uuid4().hex[:8]}"
     yield name
-    redis.delete(stream_key(name), drift_key(name, MODEL))
+    redis.delete(prediction_log_key(name), drift_key(name, MODEL))
 
 
 def write_log(redis: Any, project: str, fields: list[dict[bytes, bytes]]) -> None:
     with redis.pipeline(transaction=False) as pipe:
-        pipe.delete(stream_key(project))
+        pipe.delete(prediction_log_key(project))
         for one in fields:
-            pipe.xadd(stream_key(project), one)
+            pipe.xadd(prediction_log_key(project), one)
         pipe.execute()
 
 

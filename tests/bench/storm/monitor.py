@@ -8,7 +8,8 @@ from typing import Any
 
 import redis
 
-from streaming.store import OnlineStoreError, applied_key, connect, events_key, stream_id, watermark
+from feature_repo.redis_keys import applied_key, events_key
+from streaming.store import OnlineStoreError, connect, stream_id, watermark
 from tests.bench.storm.parts import Parts
 from tests.bench.storm.world import PROJECT, World
 

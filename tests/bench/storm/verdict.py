@@ -13,9 +13,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from feature_repo.redis_keys import events_key
 from streaming import rejected
 from streaming.archive import ArchiveError, of
-from streaming.store import connect, events_key
+from streaming.store import connect
 from tests.bench.storm import truth
 from tests.bench.storm.hostile_events import STRANGERS
 from tests.bench.storm.producer import PUSHED, STATIONS
