@@ -141,10 +141,11 @@ def _training() -> Any:
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what is missing, and the exact fix."""
+    from feature_repo.use_case_check import use_case
     from infra.doctor import examine
 
     table = Table("", "what", "found", box=None, pad_edge=False)
-    findings = examine(settings())  # not _own(): that writes, and whether it can is a finding
+    findings = examine(settings(), use_case)  # not _own(): that writes, and whether it can is a finding
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.ok else "[red]!![/red]", finding.name, finding.found)
         if not finding.ok:

@@ -121,7 +121,7 @@ def _ports(settings: Settings) -> Finding:
 
     live = any(row["running"] for row in status(settings)) or (settings.run_dir / "serve.pid").exists()
     taken = []
-    for name, number in ports.chosen(settings).items():
+    for name, number in ports.chosen(settings.state).items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger after a stop take no port
             try:
@@ -130,7 +130,7 @@ def _ports(settings: Settings) -> Finding:
                 taken.append(f"{name} {number}")
     # while something of ours runs, a port in use is most likely its own
     ok = live or not taken
-    found = ", ".join(f"{n} {v}" for n, v in ports.chosen(settings).items()) or "none chosen yet"
+    found = ", ".join(f"{n} {v}" for n, v in ports.chosen(settings.state).items()) or "none chosen yet"
     return Finding(
         "Ports",
         ok,
@@ -149,17 +149,6 @@ def _disk(settings: Settings) -> Finding:
         f"{settings.state}, {free:.0f} GB free",
         f"make {folder} a writable folder with {DISK_GB:.0f} GB free, or set HEADRACE_STATE",
     )
-
-
-def _use_case(settings: Settings) -> Finding:
-    from feature_repo.use_case import UseCase, UseCaseError
-
-    try:
-        case = UseCase(settings.repo)
-        found = f"{case.project}: {len(case.ingest.tables)} tables, models {', '.join(case.models) or 'none'}"
-    except UseCaseError as error:
-        return Finding("Use case", False, str(settings.repo), str(error))
-    return Finding("Use case", True, found)
 
 
 def _checkout(_: Settings) -> Finding:
@@ -185,7 +174,8 @@ def _settings(_: Settings) -> Finding:
     return Finding("Settings", True, ", ".join(shown) or "none set: all as docs/operations.md has them")
 
 
-CHECKS: list[Callable[[Settings], Finding]] = [
+Check = Callable[[Settings], Finding]
+CHECKS: list[Check] = [
     _python,
     _packages,
     _java,
@@ -197,15 +187,18 @@ CHECKS: list[Callable[[Settings], Finding]] = [
     _disk,
     _ports,
     _checkout,
-    _use_case,
     _settings,
 ]
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Every check, in order; a check that breaks is a finding itself."""
+def examine(settings: Settings, *more: Check) -> list[Finding]:
+    """Every check, in order; a check that breaks is a finding itself.
+
+    Args:
+        more: checks of the rooms above.
+    """
     findings = []
-    for check in CHECKS:
+    for check in (*CHECKS, *more):
         try:
             findings.append(check(settings))
         except OSError as error:  # the state folder, most likely: it has a finding of its own

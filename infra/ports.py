@@ -15,14 +15,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from infra import files, private
-
-if TYPE_CHECKING:
-    from infra.settings import Settings
 
 PREFERRED = {"http": 8000}
 """Ports a person expects; taken where free when the checkout first asks."""
@@ -79,9 +76,9 @@ def _replace(path: Path, content: object) -> None:
     files.replace(path, json.dumps(content, indent=1).encode())
 
 
-def chosen(settings: Settings) -> dict[str, int]:
+def chosen(state: Path) -> dict[str, int]:
     """The ports of this checkout so far. A file that is broken is put aside: ports are chosen anew then, and services have to be started again."""
-    path: Path = settings.state / "ports.json"
+    path = state / "ports.json"
     try:
         return files.read_json(path, dict[str, Annotated[int, msgspec.Meta(ge=1, le=65535)]])
     except FileNotFoundError:
@@ -91,20 +88,21 @@ def chosen(settings: Settings) -> dict[str, int]:
         return {}
 
 
-def port(settings: Settings, name: str, claim: bool = False) -> int:
+def port(state: Path, name: str, claim: bool = False) -> int:
     """The port this checkout uses for `name`, chosen on first use and kept.
 
     Args:
+        state: the checkout's state folder.
         claim: the caller is about to listen on it: where another program has taken it in the meantime, choose another.
     """
-    settings.state.mkdir(parents=True, exist_ok=True)
-    path: Path = settings.state / "ports.json"
-    with open(settings.state / "ports.lock", "w") as lock:
+    state.mkdir(parents=True, exist_ok=True)
+    path = state / "ports.json"
+    with open(state / "ports.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ports = chosen(settings)
+        ports = chosen(state)
         if name not in ports or (claim and not is_free(ports[name])):
             with _claims() as claims:
                 ports[name] = _choose(PREFERRED.get(name), {int(number) for number in claims} | set(ports.values()))
                 _replace(path, ports)
-                claims[str(ports[name])] = str(settings.state)
+                claims[str(ports[name])] = str(state)
         return ports[name]

@@ -13,8 +13,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
+
+from infra import private
 
 if TYPE_CHECKING:
     import redis
@@ -234,3 +237,9 @@ def _value(text: str) -> str:
         for unit in (int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2))
     )
     return f'"{"".join(escaped)}"'
+
+
+def embedded_password(state: Path) -> str:
+    """Of the checkout's own server: in a file of its user's own below the state folder, made on first use."""
+    state.mkdir(parents=True, exist_ok=True)
+    return private.secret(private.folder(state / "redis") / "password")

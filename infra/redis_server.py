@@ -101,7 +101,7 @@ def argv(settings: Settings, number: int) -> list[str]:
     chosen = binary()
     path = _configuration(settings)
     private.folder(path.parent)
-    options = [("port", str(number)), ("requirepass", password(settings)), *_OURS.items()]
+    options = [("port", str(number)), ("requirepass", redis_client.embedded_password(settings.state)), *_OURS.items()]
     modern = (_version(chosen) or MINIMUM) >= (7, 0)
     options += list(_SINCE_7.items()) if modern else []
     lines = [f'{name} "{value}"' for name, value in options]
@@ -120,12 +120,6 @@ def _configuration(settings: Settings) -> Path:
     return settings.state / "redis" / "redis.conf"
 
 
-def password(settings: Settings) -> str:
-    """Of the embedded server: in a file of its user's own, made on first use."""
-    settings.state.mkdir(parents=True, exist_ok=True)
-    return private.secret(private.folder(settings.state / "redis") / "password")
-
-
 def up(settings: Settings) -> None:
     """Start the embedded server and wait for it; with `HEADRACE_REDIS_URL` set, only check that that one answers.
 
@@ -141,7 +135,7 @@ def up(settings: Settings) -> None:
     if running is not None and _configuration(settings).name not in running.argv:
         stop(settings, NAME)  # started by a version before, without a password
     # a port is claimed only where no server of ours is there or on its way: it would be found taken, and given up for another
-    start(settings, NAME, (), lambda: _ours(settings), timeout_s=120, before=lambda: argv(settings, port(settings, NAME, claim=True)))
+    start(settings, NAME, (), lambda: _ours(settings), timeout_s=120, before=lambda: argv(settings, port(settings.state, NAME, claim=True)))
     deadline = time.monotonic() + 120
     while not _ours(settings):  # the supervisor may have started it this moment
         if time.monotonic() > deadline:

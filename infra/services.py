@@ -146,7 +146,7 @@ def status(settings: Settings) -> list[dict[str, object]]:
                 "pid": running.pid if running else None,
                 "started": running.started if running else None,
                 "memory_mb": running.memory_mb if running else 0.0,
-                "port": port(settings, where) if where else None,
+                "port": port(settings.state, where) if where else None,
                 "restarts": process.restarts(settings, name),
                 "last_end": process.why_ended(settings, name) or (known.last_end if known else ""),
             }

@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra import ports, redis_client
+
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
@@ -133,10 +135,7 @@ class Settings(BaseSettings):
         """
         if self.redis_url:
             return self.redis_url
-        from infra.ports import port
-        from infra.redis_server import password
-
-        return f"redis://default:{password(self)}@127.0.0.1:{port(self, 'redis')}/0"
+        return f"redis://default:{redis_client.embedded_password(self.state)}@127.0.0.1:{ports.port(self.state, 'redis')}/0"
 
     def environment(self) -> dict[str, str]:
         """The `HEADRACE_*` variables with which another process has these very settings."""
@@ -145,8 +144,6 @@ class Settings(BaseSettings):
 
     def export(self) -> None:
         """Put what `feature_store.yaml` files refer to (`${HEADRACE_…}`) and child processes need into the environment."""
-        from infra import redis_client
-
         url = self.redis()
         password = redis_client.address(url).password
         if password:  # also where the URL holds it: Spark's workers are told a URL without

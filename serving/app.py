@@ -89,8 +89,8 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         BINARY: str(ingress(settings).launcher),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings, "haproxy-metrics")),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings, "haproxy-stats")),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(port(settings.state, "haproxy-metrics")),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(port(settings.state, "haproxy-stats")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "a"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "m"),
@@ -105,8 +105,8 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine takes its time; Ray's 5 s and 30 s end in a restart
         "RAY_raylet_start_wait_time_s": "300",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port(settings, "fallback-proxy")),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port(settings, "fallback-proxy-grpc")),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(port(settings.state, "fallback-proxy")),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(port(settings.state, "fallback-proxy-grpc")),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(replicas + 31),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(replicas + 32),
@@ -218,7 +218,9 @@ def run(settings: Settings) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ServeError(f"this checkout serves already on http://{settings.host}:{port(settings, 'http')}; stop that first") from None
+            raise ServeError(
+                f"this checkout serves already on http://{settings.host}:{port(settings.state, 'http')}; stop that first"
+            ) from None
         stopping = Event()
         _heed(stopping)
         _serve(settings, stopping)
@@ -262,15 +264,15 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             clear(settings)
             # the logs of the last run stay until now
             shutil.rmtree(folder / "r", ignore_errors=True)
-            port(settings, "http", claim=True)
+            port(settings.state, "http", claim=True)
             if settings.grpc:
-                port(settings, "grpc", claim=True)
+                port(settings.state, "grpc", claim=True)
             ingress(settings).write()
             found = head.start(
                 settings, folder, max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)), made, stopping
             )
             facing = read(folder)
-        with StandIn(facing, port(settings, "http")):
+        with StandIn(facing, port(settings.state, "http")):
             try:
                 ray.init(address=found.address, log_to_driver=False, logging_level=logging.WARNING)
                 _heed(stopping)  # Ray has put its own handlers there
@@ -278,7 +280,7 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             except Exception as error:
                 raise _DeployError(f"Ray Serve did not start: {cause(error)}") from error
             if _await_ready(settings, stopping):
-                print(f"ready http://{settings.host}:{port(settings, 'http')}", flush=True)
+                print(f"ready http://{settings.host}:{port(settings.state, 'http')}", flush=True)
             while not stopping.is_set():
                 descendants.note(settings, started, found.pid)
                 if not found.wait(1.0):
@@ -311,7 +313,7 @@ def _application(settings: Settings) -> None:
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     serve.start(
         proxy_location=ProxyLocation.HeadOnly,
-        http_options=HTTPOptions(host=settings.host, port=port(settings, "http")),
+        http_options=HTTPOptions(host=settings.host, port=port(settings.state, "http")),
         logging_config=quiet,
     )
     there = serve.status().applications.get(NAME)
@@ -331,9 +333,9 @@ def _await_ready(settings: Settings, stopping: Event) -> bool:
     deadline = time.monotonic() + START_S
     told = False
     while not stopping.wait(0.1):
-        status, answer = _get(f"http://{settings.host}:{port(settings, 'haproxy-stats')}/stats;csv")
+        status, answer = _get(f"http://{settings.host}:{port(settings.state, 'haproxy-stats')}/stats;csv")
         if status == 200 and _replica_up(answer):
-            status, answer = _get(f"http://{settings.host}:{port(settings, 'http')}/readyz")
+            status, answer = _get(f"http://{settings.host}:{port(settings.state, 'http')}/readyz")
             if status == 200:
                 return True
             reason = detail(answer)

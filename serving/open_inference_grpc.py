@@ -59,9 +59,9 @@ async def listening(plane: DataPlane) -> AsyncIterator[None]:
     server.add_generic_rpc_handlers((handlers(InferenceCalls(plane)),))
     host = f"[{own.host}]" if ":" in own.host else own.host
     try:
-        server.add_insecure_port(f"{host}:{port(own, 'grpc')}")
+        server.add_insecure_port(f"{host}:{port(own.state, 'grpc')}")
     except RuntimeError as error:
-        raise OSError(f"gRPC cannot listen on {host}:{port(own, 'grpc')}: {error}") from None
+        raise OSError(f"gRPC cannot listen on {host}:{port(own.state, 'grpc')}: {error}") from None
     await server.start()
     try:
         yield

@@ -74,7 +74,7 @@ def rehearse(
         return asyncio.run(
             play(
                 model=spec.name,
-                base_url=f"http://{settings.host}:{port(settings, 'http')}",
+                base_url=f"http://{settings.host}:{port(settings.state, 'http')}",
                 redis_url=settings.redis(),
                 project=case.project,
                 events=events,

@@ -31,7 +31,7 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
     scalars.make(own, own.state / "repo")
     bodies = scalars.predict_bodies(100, ROWS)
     path = scalars.write_bodies(own.state / "heavy.jsonl", bodies)
-    url = f"http://127.0.0.1:{port(own, 'http')}"
+    url = f"http://127.0.0.1:{port(own.state, 'http')}"
     predict, seconds = f"{url}/v1/models/{scalars.MODEL}/predict", max(2.0, 8 * scale)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HEADRACE_REPO": str(own.state / "repo"), "HEADRACE_REDIS_URL": own.redis()}
     environment |= {"HEADRACE_MAX_AT_ONCE": "8", "HEADRACE_REPLICAS_MAX": "2", "HEADRACE_REPLICAS": "1", "HEADRACE_REPLICA_CPUS": "0.5"}
@@ -69,7 +69,7 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
 
 def _replicas(own: Settings) -> int:
     with contextlib.suppress(httpx.HTTPError):
-        text = httpx.get(f"http://127.0.0.1:{port(own, 'haproxy-stats')}/stats;csv").text
+        text = httpx.get(f"http://127.0.0.1:{port(own.state, 'haproxy-stats')}/stats;csv").text
         rows = csv.DictReader(io.StringIO(text.lstrip("# ")))
         return sum(r["status"] == "UP" and r["act"] == "1" and r["svname"] not in ("BACKEND", "FRONTEND") for r in rows)
     return 0

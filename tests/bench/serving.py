@@ -138,11 +138,11 @@ def _start(
         for name, path in names.items():
             targets[name] = Target(name, base + path, bodies[bodies_of], process)
 
-    http = f"http://127.0.0.1:{port(own, 'http')}"
+    http = f"http://127.0.0.1:{port(own.state, 'http')}"
     predict = f"/v1/models/{scalars.MODEL}/predict"
     add({OURS: predict}, "predict", [python, "-m", "serving.app"], http, "/readyz")
     other = Settings(repo=own.state / "repo", state=noop_state, redis_url=own.redis())
-    same = f"http://127.0.0.1:{port(other, 'http')}"
+    same = f"http://127.0.0.1:{port(other.state, 'http')}"
     more = {"HEADRACE_STATE": str(noop_state)}
     add(
         {NOOP: "/noop", "Feast SDK, same ingress": "/sdk"},
@@ -152,18 +152,18 @@ def _start(
         "/readyz",
         more,
     )
-    number = port(own, "peer-uvicorn")
+    number = port(own.state, "peer-uvicorn")
     command = [python, noop, "uvicorn", str(plain), str(model), str(number)]
     add({"no-op, uvicorn": "/noop", "FastAPI + Feast SDK": "/sdk"}, "predict", command, f"http://127.0.0.1:{number}", "/readyz")
-    number = port(own, "peer-ray")
+    number = port(own.state, "peer-ray")
     command = [python, noop, "ray", str(plain), str(model), str(number)]
     add({"Ray Serve default + Feast SDK": "/sdk"}, "predict", command, f"http://127.0.0.1:{number}", "/readyz")
-    number = port(own, "peer-feast")
+    number = port(own.state, "peer-feast")
     feast = [str(Path(python).with_name("feast")), "-c", str(plain), "serve", "-h", "127.0.0.1", "-p", str(number), "--no-access-log"]
     add({"feast serve (features only)": "/get-online-features"}, "feast", feast, f"http://127.0.0.1:{number}", "/health")
     bento = _bento(own, told)
     if bento is not None:
-        number = port(own, "peer-bento")
+        number = port(own.state, "peer-bento")
         command = [str(bento), "serve", "bento:Scores", "--working-dir", str(peers), "--port", str(number), "--host", "127.0.0.1"]
         more = {
             "BENCH_REPO": str(plain),
@@ -257,7 +257,7 @@ def _start_windowed(
     other = Settings(
         repo=Path(environment["HEADRACE_REPO"]), state=Path(environment["HEADRACE_STATE"]), redis_url=environment["HEADRACE_REDIS_URL"]
     )
-    base = f"http://127.0.0.1:{port(other, 'http')}"
+    base = f"http://127.0.0.1:{port(other.state, 'http')}"
     process = stack.enter_context(_running(own, [sys.executable, "-m", "serving.app"], environment, WINDOWED, f"{base}/readyz"))
     spec = UseCase(other.repo).model("arrival_delay")
     number = release.champion(other.model_root, spec.name)

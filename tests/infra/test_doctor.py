@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from feature_repo.use_case_check import use_case
 from infra import doctor
 from infra.ports import port
 from infra.settings import Settings
 
 
 def _findings(own: Settings) -> dict[str, doctor.Finding]:
-    return {f.name: f for f in doctor.examine(own)}
+    return {f.name: f for f in doctor.examine(own, use_case)}
 
 
 def test_a_machine_that_runs_these_tests_has_what_the_platform_needs(tmp_path: Path) -> None:
@@ -38,11 +39,11 @@ def test_every_check_says_how_to_mend_what_it_finds(tmp_path: Path, monkeypatch:
 def test_a_port_that_another_program_took_is_found(tmp_path: Path) -> None:
     own = Settings(state=tmp_path)
     with socket.socket() as stranger:
-        stranger.bind(("127.0.0.1", port(own, "redis")))
+        stranger.bind(("127.0.0.1", port(own.state, "redis")))
         stranger.listen()
         finding = _findings(own)["Ports"]
     assert not finding.ok
-    assert f"redis {port(own, 'redis')}" in finding.found
+    assert f"redis {port(own.state, 'redis')}" in finding.found
     assert "ports.json" in finding.fix
 
 
@@ -57,7 +58,7 @@ def test_a_package_of_another_version_than_locked_is_found(tmp_path: Path, monke
 
 def test_looking_writes_no_ports(tmp_path: Path) -> None:
     own = Settings(state=tmp_path)
-    doctor.examine(own)
+    doctor.examine(own, use_case)
     path = own.state / "ports.json"
     assert not path.exists() or json.loads(path.read_text()) == {}
 

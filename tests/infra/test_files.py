@@ -156,10 +156,10 @@ def test_a_broken_line_of_a_journal_costs_that_line_and_is_named(tmp_path: Path,
 @broken
 def test_broken_ports_are_chosen_anew_and_the_file_is_kept(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     own = Settings(state=tmp_path / "state")
-    ports.port(own, "redis")
+    ports.port(own.state, "redis")
     BREAKS[how](own.state / "ports.json")
     with caplog.at_level(logging.WARNING):
-        assert ports.port(own, "redis") == ports.port(own, "redis")
+        assert ports.port(own.state, "redis") == ports.port(own.state, "redis")
     assert "ports.json cannot be read" in caplog.text
     assert "headrace down" in caplog.text
     assert (own.state / "ports.json.broken").exists()
@@ -168,9 +168,9 @@ def test_broken_ports_are_chosen_anew_and_the_file_is_kept(tmp_path: Path, how: 
 @broken
 def test_broken_claims_cost_no_command(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "claims_folder", lambda: tmp_path)
-    ports.port(Settings(state=tmp_path / "one"), "redis")
+    ports.port(tmp_path / "one", "redis")
     BREAKS[how](tmp_path / "claims.json")
-    assert ports.port(Settings(state=tmp_path / "two"), "redis") > 0
+    assert ports.port(tmp_path / "two", "redis") > 0
 
 
 @broken

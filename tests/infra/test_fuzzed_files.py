@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_version(root / "models", 1)
     release.promote(root / "models", "sells_out", 1)
     Journal(root, "m").write(Decision("1/held", 0, 0, "held", "because"))
-    ports.port(Settings(state=root), "redis")
+    ports.port(root, "redis")
     launch.write(root / "run.json", {"pid": 7, "created": 1.5, "argv": ["a"], "session": 7, "starts": 1})
     archive = Archive(root / "offline", root / "models", root / "home", "p")
     one = Prediction("id1", "m", 1, HOUR, HOUR, {"k": 1}, [1.0, None], "fn", {}, 0.5)
@@ -78,7 +78,7 @@ def _contract(root: Path) -> None:
 
 
 def _ports(root: Path) -> None:
-    assert all(1 <= number <= 65535 for number in ports.chosen(Settings(state=root)).values())
+    assert all(1 <= number <= 65535 for number in ports.chosen(root).values())
 
 
 def _record(root: Path) -> None:

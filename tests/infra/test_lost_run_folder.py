@@ -97,12 +97,12 @@ def test_what_a_dead_service_left_is_not_taken_for_it(own: Settings, tmp_path: P
 @pytest.mark.integration
 def test_no_second_redis_is_started_on_the_same_data(own: Settings) -> None:
     redis_server.up(own)
-    running, number = process.alive(own, "redis"), port(own, "redis")
+    running, number = process.alive(own, "redis"), port(own.state, "redis")
     assert running is not None
     lose(own, "all of it")
     redis_server.up(own)
     assert process.alive(own, "redis") == running
-    assert port(own, "redis") == number
+    assert port(own.state, "redis") == number
     lose(own, "all of it")
     assert services.stop_all(own) == ["redis"]
     assert not psutil.pid_exists(running.pid)

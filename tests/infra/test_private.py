@@ -44,7 +44,7 @@ def test_a_folder_that_somebody_else_put_there_is_refused_wherever_we_use_one(pl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ports, "claims_folder", lambda: planted)
         with pytest.raises(private.NotOursError, match=str(planted)):
-            ports.port(Settings(state=tmp_path / "state"), "anything")
+            ports.port(tmp_path / "state", "anything")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "scratch", lambda _: planted)
         with pytest.raises(private.NotOursError, match=str(planted)):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import redis
 
-from infra import process, redis_server
+from infra import process, redis_client, redis_server
 from infra.ports import port
 from infra.process import ServiceError
 from infra.settings import Settings
@@ -44,7 +44,7 @@ def test_an_old_redis_on_the_path_is_passed_over(tmp_path: Path, monkeypatch: py
 
 def test_an_external_redis_that_does_not_answer_is_said_and_none_is_started(tmp_path: Path) -> None:
     state = Settings(state=tmp_path)
-    external = Settings(state=tmp_path, redis_url=f"redis://:secret@127.0.0.1:{port(state, 'nobody')}/0")
+    external = Settings(state=tmp_path, redis_url=f"redis://:secret@127.0.0.1:{port(state.state, 'nobody')}/0")
     with pytest.raises(ServiceError, match="no Redis answers") as caught:
         redis_server.up(external)
     assert "secret" not in str(caught.value)
@@ -143,7 +143,7 @@ def test_a_stranger_cannot_write_as_us_and_nor_can_who_knows_the_password(own: S
     redis_server.up(own)
     running = process.alive(own, redis_server.NAME)
     assert running is not None
-    secret = redis_server.password(own)
+    secret = redis_client.embedded_password(own.state)
     for place in ([*running.argv, own.log_dir / "redis.log"], psutil.Process(running.pid).cmdline()):
         assert not any(secret in str(part) for part in place)
     for path in [own.state / "redis", *(own.state / "redis").rglob("*"), own.log_dir / "redis.log"]:
@@ -152,7 +152,7 @@ def test_a_stranger_cannot_write_as_us_and_nor_can_who_knows_the_password(own: S
         ["CONFIG", "SET", "dir", "/tmp"], ["CONFIG", "SET", "dbfilename", "x"], ["DEBUG", "JMAP"], ["MODULE", "LOAD", "/x.so"],
         ["REPLICAOF", "127.0.0.1", "1"], ["SLAVEOF", "127.0.0.1", "1"], ["MIGRATE", "127.0.0.1", "1", "k", "0", "9"],
     ]  # fmt: skip
-    stranger = redis.Redis(port=port(own, "redis"), retry=None)  # a refusal is an answer
+    stranger = redis.Redis(port=port(own.state, "redis"), retry=None)  # a refusal is an answer
     for command in [["PING"], ["SET", "k", "v"], ["SHUTDOWN", "NOSAVE"], *dangerous]:
         with pytest.raises(redis.AuthenticationError):
             stranger.execute_command(*command)
@@ -179,7 +179,7 @@ def test_what_an_older_server_wrote_is_read(own: Settings) -> None:
 
 @pytest.mark.integration
 def test_a_server_that_a_version_before_started_is_replaced_and_its_data_kept(own: Settings) -> None:
-    number, folder = port(own, "redis"), own.state / "redis"
+    number, folder = port(own.state, "redis"), own.state / "redis"
     folder.mkdir(parents=True)
     old = [str(redis_server.binary()), "--port", str(number), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
     stranger = redis.Redis(port=number, retry=None)
@@ -196,4 +196,4 @@ def test_a_server_that_a_version_before_started_is_replaced_and_its_data_kept(ow
     with redis.Redis.from_url(own.redis()) as client:
         assert client.get("kept") == b"1"
     with pytest.raises(redis.AuthenticationError):
-        redis.Redis(port=port(own, "redis"), retry=None).ping()
+        redis.Redis(port=port(own.state, "redis"), retry=None).ping()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from feature_repo.use_case_check import use_case
 from infra import java, redis_client, redis_server
 from infra.doctor import Finding, examine
 from infra.ports import port
@@ -32,10 +33,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_checkouts_never_share_a_port_and_keep_their_own(tmp_path: Path) -> None:
     a, b = Settings(state=tmp_path / "a"), Settings(state=tmp_path / "b")
     names = [f"service-{i}" for i in range(20)]
-    first = [port(a, n) for n in names]
+    first = [port(a.state, n) for n in names]
     assert len(set(first)) == len(first)
-    assert [port(a, n) for n in names] == first
-    assert not set(first) & {port(b, n) for n in names}
+    assert [port(a.state, n) for n in names] == first
+    assert not set(first) & {port(b.state, n) for n in names}
 
 
 def _detector(own: Settings) -> Finding:
@@ -131,9 +132,9 @@ def test_the_bundled_java_runs_without_the_module_it_lacks(tmp_path: Path, monke
 
 
 def test_the_doctor_finds_nothing_wrong_here_and_names_a_broken_use_case(tmp_path: Path) -> None:
-    findings = {f.name: f for f in examine(Settings(state=tmp_path, repo=first_use_case()))}
+    findings = {f.name: f for f in examine(Settings(state=tmp_path, repo=first_use_case()), use_case)}
     assert all(findings[n].ok for n in ("Python", "Packages", "Java", "Redis", "HAProxy", "Use case"))
-    broken = {f.name: f for f in examine(Settings(state=tmp_path, repo=tmp_path))}["Use case"]
+    broken = {f.name: f for f in examine(Settings(state=tmp_path, repo=tmp_path), use_case)}["Use case"]
     assert not broken.ok
     assert "feature_store.yaml" in broken.fix
 

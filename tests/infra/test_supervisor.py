@@ -219,12 +219,12 @@ def test_a_redis_that_is_asked_for_from_everywhere_at_once_has_one_owner_and_one
         list(pool.map(lambda _: redis_server.up(own), range(4)))
     running = process.alive(own, redis_server.NAME)
     assert running is not None
-    before = port(own, "redis")
+    before = port(own.state, "redis")
     psutil.Process(running.pid).kill()
     with ThreadPoolExecutor(4) as pool:  # while the supervisor starts it again
         list(pool.map(lambda _: redis_server.up(own), range(4)))
     assert redis_server.ping(own)
-    assert port(own, "redis") == before
+    assert port(own.state, "redis") == before
     servers = [p for p in psutil.process_iter(["cmdline"]) if str(own.state / "redis") in (p.info["cmdline"] or [])]
     again = process.alive(own, redis_server.NAME)
     assert again is not None

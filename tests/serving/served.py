@@ -77,7 +77,7 @@ class Served:
         self.definitions = definitions
         self._environment = environment
         self.start()
-        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings, 'http')}", timeout=30)
+        self.client = httpx.Client(base_url=f"http://{settings.host}:{port(settings.state, 'http')}", timeout=30)
         self.redis = redis.Redis.from_url(settings.redis())
 
     def start(self) -> None:

@@ -103,7 +103,7 @@ def test_tritons_grpc_client(served: Served, client_python: Path) -> None:
     command = [
         str(client_python),
         str(ROOT / "tests" / "clients" / "triton_grpc.py"),
-        f"127.0.0.1:{port(served.settings, 'grpc')}",
+        f"127.0.0.1:{port(served.settings.state, 'grpc')}",
         "sells_out",
     ]
     done = subprocess.run([*command, json.dumps([INSTANCE] * 2)], capture_output=True, text=True, timeout=180, check=False)
@@ -154,7 +154,7 @@ def test_grpc_is_admitted_like_http(served: Served) -> None:
         for kind, values in contents.items():
             getattr(tensor.contents, kind).extend(values)
     served.redis.client_pause(400)
-    with grpc.insecure_channel(f"127.0.0.1:{port(served.settings, 'grpc')}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port(served.settings.state, 'grpc')}") as channel:
         call = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
         )
@@ -246,7 +246,7 @@ def test_slow_clients_keep_nobody_out(served: Served) -> None:
 
     Of large bodies, which go on to a replica as they come, a quarter of what it works on at once is let in, and the others are told 503.
     """
-    host, number = served.settings.host, port(served.settings, "http")
+    host, number = served.settings.host, port(served.settings.state, "http")
     body = msgspec.json.encode({"instances": [INSTANCE], "now": NOW.isoformat()})
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     full = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-1]

@@ -35,7 +35,7 @@ class Load:
     """
 
     def __init__(self, world: World, ledger: Ledger, rate: float, share: float, seed: int, patience_s: float = TIMEOUT_S) -> None:
-        self._port, self._ledger, self.rate, self._share = port(world.own, "http"), ledger, rate, share
+        self._port, self._ledger, self.rate, self._share = port(world.own.state, "http"), ledger, rate, share
         self._random, self._patience_s = random.Random(seed), patience_s
         self._ended = threading.Event()
         self._waiting: list[tuple[float, str, int]] = []
