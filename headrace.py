@@ -14,15 +14,15 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import typer
 from rich.table import Table
 
-from feature_repo import commands as releasing
-from infra.command_line import Commands, Report, console, model_name, moment, own_settings, write_report
-from infra.command_line import run as run_app
-from infra.moment import microseconds
+from feature_repo import cli as releasing
+from infra.cli import Commands, Report, console, model_name, moment, own_settings, write_report
+from infra.cli import run as run_app
 from infra.settings import ROOT, Settings, settings
-from serving import commands as serving
-from streaming import commands as streaming
-from training import commands as training
-from training import loop_commands as learning
+from infra.timestamps import microseconds
+from serving import cli as serving
+from streaming import cli as streaming
+from training import cli as training
+from training import loop_cli as learning
 
 VERSION = "0.1.0"
 
@@ -119,7 +119,7 @@ def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[
 
 def _drift(own: Settings) -> Any:
     """The watch's judgement for training's policies; handed in, since training does not import serving."""
-    from serving.detector import detectors
+    from serving.detectors import detectors
 
     fitted: dict[int, Any] = {}
 
@@ -133,9 +133,9 @@ def _drift(own: Settings) -> Any:
 
 def _training() -> Any:
     """What the demo needs of training; handed in, since serving does not import it."""
-    from training import evaluate, register, skew, training_set
+    from training import metrics, register, skew, training_set
 
-    return {"build": training_set.build, "register": register.train_and_register, "skew": skew, "evaluate": evaluate}
+    return {"build": training_set.build, "register": register.train_and_register, "skew": skew, "evaluate": metrics}
 
 
 @app.command()

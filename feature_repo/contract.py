@@ -143,7 +143,7 @@ class Contract(msgspec.Struct, frozen=True):
     project: str
     feature_service: str
     definitions: dict[str, str]
-    """Hash of each feature's definition, by `view:feature` (`feature_repo.definition`)."""
+    """Hash of each feature's definition, by `view:feature` (`feature_repo.definitions`)."""
     definition_hash: str
     inputs: list[Input]
     request: list[RequestField]
@@ -260,7 +260,7 @@ def check_definitions(contract: Contract, applied: dict[str, str]) -> None:
     """Refuse a contract whose features are no longer what is applied.
 
     Args:
-        applied: hash by `view:feature`, from `feature_repo.definition.definitions`.
+        applied: hash by `view:feature`, from `feature_repo.definitions.definitions`.
 
     Raises:
         ContractError: names each feature that changed or is gone.

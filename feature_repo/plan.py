@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo import release
-from feature_repo.definition import DefinitionError, definitions
+from feature_repo.definitions import DefinitionError, definitions
 from feature_repo.use_case import UseCase
 
 if TYPE_CHECKING:

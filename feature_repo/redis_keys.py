@@ -17,7 +17,7 @@ def keys_key(project: str, view: str) -> str:
 
 
 def journal_key(project: str, view: str) -> str:
-    """The Redis hash of an unfinished backfill of a view (`streaming.journal`)."""
+    """The Redis hash of an unfinished backfill of a view (`streaming.checkpoint`)."""
     return f"headrace:{{{project}}}:backfill:{view}"
 
 
@@ -32,7 +32,7 @@ def events_key(project: str) -> str:
 
 
 def bridged_key(project: str) -> str:
-    """The Redis hash of what `streaming.bridge` has put on the event stream: last offset by file or topic partition."""
+    """The Redis hash of what `streaming.connectors` has put on the event stream: last offset by file or topic partition."""
     return f"headrace:{{{project}}}:bridged"
 
 

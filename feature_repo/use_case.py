@@ -15,7 +15,7 @@ from uuid import uuid4
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from feature_repo.learning import Learning
+from feature_repo.retraining import Learning
 
 log = logging.getLogger(__name__)
 

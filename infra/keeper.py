@@ -13,7 +13,7 @@ from supervisor import loggers, process, supervisord
 from supervisor.states import ProcessStates
 
 from infra.launch import hung_path, read_record, write
-from infra.probe import Probes
+from infra.redis_probe import Probes
 from infra.watchdog import Patience
 
 LOOK_S = 2.0

@@ -119,7 +119,7 @@ def watched_path(run_folder: Path, name: str) -> Path:
 
 
 def asked_path(run_folder: Path, name: str) -> Path:
-    """The port where the supervisor asks a service that has no watchdog of its own (`infra.probe`)."""
+    """The port where the supervisor asks a service that has no watchdog of its own (`infra.redis_probe`)."""
     return run_folder / f"{name}.asked"
 
 

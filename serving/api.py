@@ -1,4 +1,4 @@
-"""The HTTP API: routes, status codes and bodies. What the calls do is in `serving.plane`.
+"""The HTTP API: routes, status codes and bodies. What the calls do is in `serving.data_plane`.
 
 `predict` is bare ASGI that hands bytes to msgspec and back; its schema and examples come from the contracts.
 """
@@ -23,13 +23,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving import problem
 from serving.body import read_body
+from serving.data_plane import GONE, DataPlane
 from serving.metrics import CONTENT_TYPE
-from serving.open_inference_grpc import listening
 from serving.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
 from serving.origin import Origins
-from serving.plane import GONE, DataPlane
 from serving.problem import FieldError, Invalid, Problem, Unavailable
 from serving.protocols import add_routes
+from serving.servicer import listening
 
 log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 `configure` puts everything Ray and Serve read at import time into the environment (so it must run before Ray is imported);
 `run` starts, announces readiness, waits for SIGTERM or SIGINT, and leaves no process behind. Where it is killed, Ray and what runs in it go
-on (`serving.head`), and the next `run` takes them over.
+on (`serving.ray_head`), and the next `run` takes them over.
 
-All ports, sockets and files are this checkout's own. Nothing binds another address than `settings.host` (`serving.ingress`).
+All ports, sockets and files are this checkout's own. Nothing binds another address than `settings.host` (`serving.haproxy`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from infra.cause import cause
 from infra.launch import SELF
 from infra.ports import port
 from infra.settings import ROOT, Settings, settings
-from serving import descendants, head
-from serving.ingress import BINARY, Ingress, IngressError, connections, read
+from serving import leftovers, ray_head
+from serving.haproxy import BINARY, Ingress, IngressError, connections, read
 from serving.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def configure(settings: Settings) -> Path:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a log line per request, parsed in Python; replicas measure better
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",  # a replica that takes no connection is down now, not after its next health check
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # the second for what only reads (serving/ingress.py)
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",  # the second for what only reads (serving/haproxy.py)
         "RAY_SERVE_HAPROXY_MAXCONN": str(connections()),
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine takes its time; Ray's 5 s and 30 s end in a restart
@@ -151,7 +151,7 @@ def _token(settings: Settings) -> Path:
 def build() -> Front:
     """The replica's application; called by Serve in the replica, with the environment of `configure`."""
     from serving.api import Front, build_app
-    from serving.plane import DataPlane
+    from serving.data_plane import DataPlane
 
     logging.getLogger("serving").setLevel(logging.INFO)
     own = settings()
@@ -234,16 +234,16 @@ def _heed(stopping: Event) -> None:
 def _serve(settings: Settings, stopping: Event) -> None:
     private.folder(scratch(settings))
     folder, before = configure(settings), {k: v for k, v in os.environ.items() if k != SELF}
-    made = head.made_of({k: v for k, v in before.items() if k.startswith(("HEADRACE_", "RAY_", "PYTHON"))})
+    made = ray_head.made_of({k: v for k, v in before.items() if k.startswith(("HEADRACE_", "RAY_", "PYTHON"))})
     try:
         _deploy(settings, folder, made, stopping)
-    except (head.HeadError, _DeployError) as error:
+    except (ray_head.HeadError, _DeployError) as error:
         if stopping.is_set():
             return
         print(f"not up yet: {error}; once more, from the start", flush=True)
         try:
             _deploy(settings, folder, made, stopping)
-        except (head.HeadError, _DeployError) as again:
+        except (ray_head.HeadError, _DeployError) as again:
             raise ServeError(f"{again}; see {folder / 'r' / 'session_latest' / 'logs'}") from None
 
 
@@ -258,7 +258,7 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
 
     started: set[psutil.Process] = set()
     try:
-        found = head.find(settings, made)
+        found = ray_head.find(settings, made)
         facing = _facing(folder) if found is not None else None
         if found is None or facing is None:
             clear(settings)
@@ -268,7 +268,7 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             if settings.grpc:
                 port(settings.state, "grpc", claim=True)
             ingress(settings).write()
-            found = head.start(
+            found = ray_head.start(
                 settings, folder, max(2, os.cpu_count() or 2, math.ceil(_most(settings) * settings.replica_cpus)), made, stopping
             )
             facing = read(folder)
@@ -282,12 +282,12 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             if _await_ready(settings, stopping):
                 print(f"ready http://{settings.host}:{port(settings.state, 'http')}", flush=True)
             while not stopping.is_set():
-                descendants.note(settings, started, found.pid)
+                leftovers.note(settings, started, found.pid)
                 if not found.wait(1.0):
                     raise ServeError("Ray's head process died, and with it all that it served; another start begins anew")
     finally:
         with contextlib.suppress(Exception):  # of a Ray that died nothing is left to shut down
-            descendants.note(settings, started, found.pid if found else None)
+            leftovers.note(settings, started, found.pid if found else None)
             if ray.is_initialized() and found and found.lives():
                 serve.shutdown()  # type: ignore[no-untyped-call]
         with contextlib.suppress(Exception):
@@ -323,8 +323,8 @@ def _application(settings: Settings) -> None:
 
 def clear(settings: Settings, started: Iterable[psutil.Process] = ()) -> None:
     """End Ray's head and whatever a run of this checkout has left."""
-    head.stop(settings)
-    descendants.end(settings, {*started, *descendants.left(settings, scratch(settings))})
+    ray_head.stop(settings)
+    leftovers.end(settings, {*started, *leftovers.left(settings, scratch(settings))})
 
 
 def _await_ready(settings: Settings, stopping: Event) -> bool:

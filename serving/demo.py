@@ -20,10 +20,10 @@ import numpy as np
 from feature_repo import release
 from feature_repo.use_case import UseCase
 from infra import process, redis_server, services
-from infra.moment import microseconds, moment_at
 from infra.settings import ROOT, Settings
-from serving.course import Course, StageFailed
+from infra.timestamps import microseconds, moment_at
 from serving.replay import Replayed
+from serving.stages import Course, StageFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ class Demo:
                 with self.console.status("shutting down"):
                     services.stop_all(self.settings)
         data = self._report()
-        from serving.report import summary_table, write_report
+        from serving.demo_report import summary_table, write_report
 
         page = self.settings.state / "report.html"
         write_report(data, page)
@@ -96,9 +96,9 @@ class Demo:
         from feature_repo.plan import proposed
         from streaming.backfill import backfill
         from streaming.compilation import check
+        from streaming.feature_view import views
         from streaming.ingest import ingest
-        from streaming.session import session
-        from streaming.view import views
+        from streaming.spark import session
 
         with self.course.stage("set-up") as said:
             if any(row["running"] and row["name"] != redis_server.NAME for row in services.status(self.settings)):
@@ -136,7 +136,7 @@ class Demo:
                 services.start(self.settings, service)
             said("Ray Serve, stream and watch are ready")
         with self.course.stage("replay", progress=False) as said:
-            from serving.rehearsal import rehearse
+            from serving.replay_run import rehearse
 
             self.replayed = rehearse(self.settings, self.case, self.spec, self.first_us, self.last_us, self.step_minutes, self.console)
             tally = self.replayed
@@ -167,7 +167,7 @@ class Demo:
         said(f"{len(self.watched)} verdicts, {drifted} say drift")
 
     def _skew(self, said: Callable[[str], None]) -> None:
-        from streaming.session import session
+        from streaming.spark import session
         from streaming.store import connect
 
         if not self.keep:  # the services have done their work: leave the memory to Spark
@@ -205,7 +205,7 @@ class Demo:
         return self.training["evaluate"].metrics(label, score) if len(set(label.tolist())) == 2 else {}
 
     def _report(self) -> Any:
-        from serving import report as page
+        from serving import demo_report as page
 
         made, metrics, live = self.contract, {}, self.live()
         for name, m in {**(made.metrics if made else {}), **({"replay": live} if live else {})}.items():

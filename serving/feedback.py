@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 
 from feature_repo.prediction import Label, Truths, id_ms, is_prediction_id, known_truths
 from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
-from infra.moment import microseconds, moment_at
+from infra.timestamps import microseconds, moment_at
 from serving.body import read_json
-from serving.passport import find
+from serving.lookup import find
 from serving.prediction_id import PredictionIds
 from serving.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
 from serving.refusal import refusal

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from feature_repo import contract, release
 from feature_repo.prediction import Mark, Moment, Whole, rows
-from serving.calibration import Matrix, Moments
-from serving.detector import DriftDetector, OutlierDetector, detectors, label_detector
-from serving.evidence import Seen
+from serving.detectors import DriftDetector, OutlierDetector, detectors, label_detector
+from serving.fault_evidence import Seen
+from serving.null_distribution import Matrix, Moments
 from serving.scorer import Scorer, ScorerError
 from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Span, Verdict

@@ -8,21 +8,21 @@ from pathlib import Path
 from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.contract import Contract, ContractError
-from feature_repo.definition import DefinitionError, definitions
+from feature_repo.definitions import DefinitionError, definitions
 from feature_repo.release import ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra.settings import Settings
-from serving.explain import BOOSTER, Explainer
+from serving.explainer import BOOSTER, Explainer
+from serving.input_sources import WiringError
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand, OnDemandError
-from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
 from serving.prediction_log import PredictionLog
+from serving.predictor import Predictor
 from serving.reader import OnlineReader
 from serving.scorer import Scorer, ScorerError
-from serving.wiring import WiringError
-from streaming.view import projections
+from streaming.feature_view import projections
 
 Loader = Callable[[Settings, str, int, Metrics, PredictionLog], Predictor]
 REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerError, UseCaseError, WiringError)

@@ -1,6 +1,6 @@
 """Windows whose past the store has lost: the stream fills them with live events only, and they would pass for whole.
 
-A view with an offline table and no backfill that the store knows of (`streaming.state.unfilled`) has no windows to serve: they count as
+A view with an offline table and no backfill that the store knows of (`streaming.status.unfilled`) has no windows to serve: they count as
 missing until it is backfilled. That is looked at beside the requests, once a second; no request asks for it.
 """
 
@@ -19,7 +19,7 @@ from streaming.store import OnlineStoreError, connect
 from streaming.unfilled import unfilled_views
 
 if TYPE_CHECKING:
-    from streaming.view import View
+    from streaming.feature_view import View
 
 EVERY_S = 1.0
 log = logging.getLogger(__name__)

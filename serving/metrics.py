@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from feature_repo.tally import Count
+from feature_repo.replica_tally import Count
 from infra import files
 from infra.beat import Part
 from serving.liveness import part_metrics

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from serving.decoder import STALE
 from serving.problem import Late
-from serving.reply import STALE
 from serving.threads import Threads
 from streaming.declared import Convert, converter, from_floats
+from streaming.feature_view import NUMERIC, Projection
 from streaming.on_demand import OnDemandError, Transformation, serveable, transformations
-from streaming.view import NUMERIC, Projection
 
 if TYPE_CHECKING:
     from serving.reader import FeatureRows
@@ -122,7 +122,7 @@ class OnDemand:
         Args:
             store: a `feast.FeatureStore`.
             service: name of the feature service.
-            joined: its views (`streaming.view.projections`).
+            joined: its views (`streaming.feature_view.projections`).
             columns, counts: see the class.
 
         Raises:

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from serving import open_inference, problem, schema
-from serving.plane import DataPlane
-from serving.predict import Predictor
+from serving.data_plane import DataPlane
+from serving.predictor import Predictor
 
 JSON = "application/json"
 PREDICT = "/v1/models/{model}/predict"

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from feature_repo.prediction import Prediction
 from infra import files
-from serving.connection import StoreClient
+from serving.redis_connection import StoreClient
 from serving.spool import Spool
 
 BATCH = 100

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 
 from serving import open_inference
 from serving.body import read_body
-from serving.plane import DataPlane
+from serving.data_plane import DataPlane
 from serving.problem import Problem
 
 JSON = "application/json"

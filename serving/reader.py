@@ -1,7 +1,7 @@
 """The online reader: a feature service compiled to a plan, one HMGET per entity, every value with its status, age and high-water mark.
 
-Reads Feast's Redis layout without Feast; windows are finished at the request's own now from the tiles (`streaming.tile`). Of a
-latest-value view the packed row (`streaming.row`) is read; the features' own fields only where somebody else wrote them.
+Reads Feast's Redis layout without Feast; windows are finished at the request's own now from the tiles (`streaming.tiles`). Of a
+latest-value view the packed row (`streaming.packed_row`) is read; the features' own fields only where somebody else wrote them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.prediction import Mark
-from serving.connection import Connection, Pipelines, client
-from serving.reply import Answer, Entity, Part, broken, latest, loose, make_part, unknown, windowed
+from serving.decoder import Answer, Entity, Part, broken, latest, loose, make_part, unknown, windowed
+from serving.redis_connection import Connection, Pipelines, client
 from serving.window_cache import WindowCache
-from streaming import layout, tile
+from streaming import feast_layout, tiles
 from streaming.clock import TOLERANCE_S
 from streaming.compilation import refuse_offline
+from streaming.feature_view import Projection, projections
 from streaming.resp import bulk
-from streaming.view import Projection, projections
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -137,7 +137,7 @@ class OnlineReader:
             view, columns = projection.view, projection.spine_keys
             identity = (view.project, view.keys, tuple(columns))
             if identity not in entities:
-                encode = layout.key_encoder(view.project, [(k.name, k.dtype) for k in view.keys])
+                encode = feast_layout.key_encoder(view.project, [(k.name, k.dtype) for k in view.keys])
                 entities[identity] = Entity(columns, encode)
             grouped.setdefault(identity, []).append(projection)
             self.join_keys |= {c: k.dtype for c, k in zip(columns, view.keys, strict=True)}
@@ -189,7 +189,7 @@ class OnlineReader:
             answers = [self._decode(self._entities[asked[i][0]], reply, now_us, strangers, asked[i][1]) for i, reply in enumerate(replies)]
             if strangers:
                 await self._read_loose(strangers, now_us, timeout_s)
-        except tile.TileError as error:
+        except tiles.TileError as error:
             raise OnlineStoreUnavailable(str(error)) from None
         return self._assemble(lookup, answers)
 
@@ -248,7 +248,7 @@ class OnlineReader:
                     windowed(part, part.finisher, None if part.lost else reply[part.first], now_us, answer, self._cache, key)
                 elif not latest(part, reply, now_us, answer):
                     strangers.append(_Stranger(key, part, reply[part.first], answer))
-            except tile.OtherDefinitionError:
+            except tiles.OtherDefinitionError:
                 raise
             except _BROKEN as error:
                 broken(part, answer)

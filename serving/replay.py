@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.redis_keys import applied_key, events_key
 from feature_repo.use_case import ModelSpec
-from infra.moment import moment_at
+from infra.timestamps import moment_at
 from streaming.clock import set_rehearsal
+from streaming.feature_view import View
 from streaming.json_row import encode
 from streaming.parquet import checked, fault
 from streaming.store import connect
-from streaming.view import View
-from streaming.window import SECOND
+from streaming.windows import SECOND
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,9 +21,9 @@ from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.scorer import Scorer
 from streaming.columns import column_name
+from streaming.feature_view import projections
 from streaming.on_demand import transformations
 from streaming.recompute import asked, fitting, plan, recompute
-from streaming.view import projections
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
         raise RerunError(f"the log's entry of {prediction.id} is no prediction of its version: it has {', '.join(why)}")
 
     def spark() -> Any:
-        from streaming.session import session
+        from streaming.spark import session
 
         return session(settings)
 

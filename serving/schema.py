@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from feature_repo.contract import Contract, RequestField
-from infra.moment import EPOCH, microseconds
+from infra.timestamps import EPOCH, microseconds
 from serving.body import malformed, read_json
 from serving.limits import Limits
 from serving.problem import FieldError, Invalid, Malformed, TooLarge

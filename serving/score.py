@@ -15,8 +15,8 @@ import numpy as np
 from feature_repo.contract import RequestField
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
-from serving.offline import feature_rows, offline_predictor
-from serving.predict import Predictor
+from serving.offline_predictor import feature_rows, offline_predictor
+from serving.predictor import Predictor
 from serving.problem import Invalid
 from serving.schema import Question
 from streaming.join import point_in_time_join
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
-    from streaming.view import Projection
+    from streaming.feature_view import Projection
 
 AT = "event_timestamp"
 MARKER = "_headrace_scores.json"

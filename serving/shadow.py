@@ -8,7 +8,7 @@ import logging
 from collections import deque
 
 from serving.metrics import ShadowMetrics
-from serving.predict import Asked, Predictor
+from serving.predictor import Asked, Predictor
 from serving.problem import Problem
 
 CAPACITY = 2000

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from serving.ingress import Ingress, note, running
+from serving.haproxy import Ingress, note, running
 
 _WAIT_S, _MOST_S = 0.05, 5.0
 log = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from feature_repo import release
-from feature_repo.decision import Journal
+from feature_repo.decisions import Journal
 from feature_repo.redis_keys import quality_key
 from feature_repo.release import Release
 from feature_repo.use_case import UseCase
 from infra import files
 from infra.beat import Part
-from infra.moment import moment_at
 from infra.settings import Settings
+from infra.timestamps import moment_at
 
 
 def print_status(own: Settings, console: Console) -> None:
@@ -78,7 +78,7 @@ def _parts(own: Settings) -> list[Part]:
 def _print_views(own: Settings, console: Console) -> None:
     from streaming import clock
     from streaming.compilation import usable
-    from streaming.state import stream_state, view_states
+    from streaming.status import stream_state, view_states
     from streaming.store import connect
 
     case = UseCase(own.repo)

@@ -3,8 +3,8 @@
 Only the last is a reason to retrain: a model learnt from a fault is wrong when the fault is mended. What is asked, in this order:
 
 1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model, and the
-   equality check (`serving.equality`) reads values again through stock Feast. Where either differs, there is training/serving skew.
-2. *Is there evidence of a fault, and against which view?* (`serving.evidence`)
+   equality check (`serving.feast_parity`) reads values again through stock Feast. Where either differs, there is training/serving skew.
+2. *Is there evidence of a fault, and against which view?* (`serving.fault_evidence`)
 3. *What does it do to the scores?* Each input that drifted is put back to the reference's distribution (its quantiles, so that ranks
    within the window stay) and the window is scored again; inputs are ranked by the mean absolute change.
 
@@ -18,9 +18,9 @@ from typing import Protocol
 
 import numpy as np
 
-from serving.calibration import Matrix
-from serving.evidence import Seen, evidence
-from serving.relation import Relations
+from serving.dependence import Relations
+from serving.fault_evidence import Seen, evidence
+from serving.null_distribution import Matrix
 from serving.verdict import FeatureVerdict, Suspect, Triage
 
 RESCORED = 500

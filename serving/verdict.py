@@ -29,7 +29,7 @@ class FeatureVerdict(msgspec.Struct, frozen=True):
         unseen: share of the non-null values that lie out of the reference's range, or are codes it does not know.
         commonest: share of the commonest of the non-null values (1: the column is stuck).
         usual: the largest KS statistic of the reference's own windows; 0 where that is not known.
-        kinds: all of `serving.calibration.KINDS` that drifted.
+        kinds: all of `serving.null_distribution.KINDS` that drifted.
     """
 
     name: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from infra.canvas import GRID, MUTED, SERIES, Canvas
-from infra.moment import moment_at
+from infra.charts import GRID, MUTED, SERIES, Canvas
+from infra.timestamps import moment_at
 from serving.verdict import FeatureVerdict, Verdict
 
 SHOWN = 14

@@ -31,7 +31,7 @@ from infra import redis_client
 from infra.beat import Pulse
 from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
-from serving.equality import Equality
+from serving.feast_parity import Equality
 from serving.judgement import Entry, Reference, ReferenceError, Row, Window, judge
 from serving.verdict import Verdict, history, history_path
 from streaming.store import noted_id

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from feature_repo import release
-from feature_repo.decision import Decision, Journal
+from feature_repo.decisions import Decision, Journal
 from feature_repo.use_case import UseCase
 from infra import process, redis_client, redis_server, services
-from infra.moment import moment_at
 from infra.settings import Settings
-from serving.course import Course, StageFailed
+from infra.timestamps import moment_at
 from serving.replay import Replayed
+from serving.stages import Course, StageFailed
 from serving.verdict import Verdict, history
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ DAY_US = 86_400_000_000
 
 
 class Loop(Protocol):
-    """What is needed of training (`training.loop`)."""
+    """What is needed of training (`training.simulation_port`)."""
 
     def first(self, case: UseCase, model: str, at_us: int) -> int: ...
 
@@ -94,9 +94,9 @@ class Year:
         from feature_repo.plan import proposed
         from streaming.backfill import backfill
         from streaming.compilation import check
+        from streaming.feature_view import views
         from streaming.ingest import ingest
-        from streaming.session import session
-        from streaming.view import views
+        from streaming.spark import session
 
         stage = self.course.stage
         with stage("set-up") as said:
@@ -143,7 +143,7 @@ class Year:
             said(", ".join(f"{o.policy} AUC {o.total['auc']:.4f} ({len(o.trainings)} trainings)" for o in self.outcomes))
 
     def _live(self) -> None:
-        from serving.rehearsal import rehearse
+        from serving.replay_run import rehearse
         from serving.watch import Watch
 
         client = redis_client.client(self.settings.redis())

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from infra.moment import moment_at
-from serving import plot
+from infra.timestamps import moment_at
+from serving import plots
 
 if TYPE_CHECKING:
     from serving.year import Year
@@ -160,11 +160,11 @@ def _days(first: str, last: str) -> float:
 
 def write(data: YearData, path: Path) -> None:
     """The page: one file, nothing loaded from elsewhere."""
-    plots = {
-        "auc": plot.by_month(
+    pictures = {
+        "auc": plots.by_month(
             {p.name: [(m.month, m.auc) for m in p.months] for p in data.policies}, [(m.month, m.auc) for m in data.answered.months], "AUC"
         ),
-        "calibration": plot.by_month(
+        "calibration": plots.by_month(
             {p.name: [(m.month, m.calibration_error) for m in p.months] for p in data.policies},
             [(m.month, m.calibration_error) for m in data.answered.months],
             "calibration error",
@@ -173,7 +173,7 @@ def write(data: YearData, path: Path) -> None:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("year.html").render(data=data, plots=plots)
+    page = environment.get_template("year.html").render(data=data, plots=pictures)
     partial = path.with_name(f".{path.name}.new")
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)

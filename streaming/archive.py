@@ -34,8 +34,8 @@ from feature_repo.prediction import MODEL, Label, Prediction, id_ms
 from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key, predictions_table, truths_table
 from feature_repo.release import ReleaseError
 from infra import files
-from streaming import clock, hours
-from streaming.archived import PREDICTION, TRUTH, predictions_of, table_of, truths_of
+from streaming import archive_hours, clock
+from streaming.archive_rows import PREDICTION, TRUTH, predictions_of, table_of, truths_of
 from streaming.clock import SHARE
 from streaming.types import FIRST_US, LAST_US
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 PAGE = 5000
-_DAY_US = 24 * hours.HOUR_US
+_DAY_US = 24 * archive_hours.HOUR_US
 
 
 class ArchiveError(RuntimeError):
@@ -175,12 +175,12 @@ class Archive:
             except ValueError:
                 done.unreadable += 1
                 continue
-            by_file[one.model, one.at_us // hours.HOUR_US].append(one)
+            by_file[one.model, one.at_us // archive_hours.HOUR_US].append(one)
         for (model, hour), found in by_file.items():
             table = self._table(model, found, done)
             if table is None:
                 continue
-            new = hours.add(hours.path_of(self.root / predictions_table(model), hour), table)
+            new = archive_hours.add(archive_hours.path_of(self.root / predictions_table(model), hour), table)
             done.predictions += new
             done.models[model] = done.models.get(model, 0) + new
 
@@ -204,13 +204,13 @@ class Archive:
                 made_us = id_ms(one.prediction_id) * 1000
                 if not MODEL.fullmatch(one.model) or made_us > latest_us or not FIRST_US <= one.at_us <= LAST_US or one.label not in (0, 1):
                     raise ValueError("no truth of a prediction that there can be")
-                hour = made_us // hours.HOUR_US
+                hour = made_us // archive_hours.HOUR_US
             except ValueError:
                 done.unreadable += 1
                 continue
             by_file[one.model, hour].append(one)
         for (model, hour), found in by_file.items():
-            done.labels += hours.add(hours.path_of(self.root / truths_table(model), hour), truths_of(found))
+            done.labels += archive_hours.add(archive_hours.path_of(self.root / truths_table(model), hour), truths_of(found))
 
     def _load(self, model: str, version: int) -> Contract | None:
         released = None
@@ -283,8 +283,8 @@ class Archive:
 
     def newest_us(self, model: str) -> int | None:
         """The newest archived prediction's own moment; None where there is none."""
-        for path in reversed(hours.paths(self.root / predictions_table(model))):
-            rows = hours.read(path, PREDICTION, ["event_timestamp"])
+        for path in reversed(archive_hours.paths(self.root / predictions_table(model))):
+            rows = archive_hours.read(path, PREDICTION, ["event_timestamp"])
             newest = None if rows is None else pc.max(rows["event_timestamp"].cast(pa.int64())).as_py()
             if newest is not None:
                 return int(newest)
@@ -303,7 +303,7 @@ class Archive:
         upto_us: int | None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        table = hours.table(hours.paths(self.root / name, from_us, upto_us), schema, columns)
+        table = archive_hours.table(archive_hours.paths(self.root / name, from_us, upto_us), schema, columns)
         moments = table[column].cast(pa.int64())
         sound = pc.fill_null(pc.and_(pc.greater_equal(moments, FIRST_US), pc.less_equal(moments, LAST_US)), False)
         if not pc.all(sound).as_py():  # an hour of before there were checksums

@@ -22,24 +22,24 @@ import pyarrow as pa
 
 from feature_repo.redis_keys import applied_key, events_key, keys_key, view_key
 from infra.redis_client import whole, without_password
-from streaming import clock, journal, live, rejected_rows, tile
+from streaming import checkpoint, clock, event_log, rejected_rows, tiles
 from streaming.clock import SHARE, TOLERANCE_S
 from streaming.columns import EVENT, KNOWN, canonical
-from streaming.extent import Extent, extent
-from streaming.group import view_fields
+from streaming.entities import view_fields
+from streaming.feature_view import View
+from streaming.footers import Extent, extent
 from streaming.join import read_events
 from streaming.lease import HeldError, hold
 from streaming.parquet import TableError
 from streaming.store import OnlineStore, connect, fields_of, of_the_store, stream_id, watermark
 from streaming.types import FIRST_US
 from streaming.unfit import WHY
-from streaming.view import View
 
 if TYPE_CHECKING:
     import redis
     from pyspark.sql import DataFrame, SparkSession
 
-    from streaming.journal import Journal
+    from streaming.checkpoint import Journal
 
 ROWS_PER_BUCKET = 250_000
 _RATE = 150_000
@@ -135,7 +135,7 @@ def _plan(
     try:
         all_of_it = extent(view, root, None, None)
         reaches = now if all_of_it.known_us is None else min(now, all_of_it.known_us)
-        old = journal.unfinished(client, view)
+        old = checkpoint.unfinished(client, view)
         if old is not None and (end_us not in (None, old.end_us) or (from_us or 0) != old.from_us):
             old = None
         end = old.end_us if old else reaches if end_us is None else end_us
@@ -241,8 +241,8 @@ def _one(
     if planned.error:
         raise FileNotFoundError(planned.error)
     if run is None:
-        position = live.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
-        run = journal.Journal(view, planned.end_us, planned.from_us, planned.buckets, position)
+        position = event_log.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
+        run = checkpoint.Journal(view, planned.end_us, planned.from_us, planned.buckets, position)
         run.begin(client)
         if not run.from_us:
             rejected_rows.forget(client, view)
@@ -251,7 +251,7 @@ def _one(
     def watch() -> None:
         while not ended.wait(0.5):
             with contextlib.suppress(Exception):
-                now = journal.unfinished(client, view)
+                now = checkpoint.unfinished(client, view)
                 if now is not None:
                     progress(Progress(view.name, len(now.done), now.buckets, sum(r for r, *_ in now.done.values())))
 
@@ -291,7 +291,7 @@ def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal,
     nobodys = nobodys.where(reduce(or_, (F.col(name).isNull() for name in view.key_names)))
     changed = events.where(F.col(KNOWN) > run.from_us).select(*view.key_names).distinct() if run.from_us else None
     if view.stream and run.position != "0-0":
-        later = live.frame(spark, view, url, run.end_us, run.position, events.drop(WHY), tolerance_s)
+        later = event_log.frame(spark, view, url, run.end_us, run.position, events.drop(WHY), tolerance_s)
         events = events.unionByName(later.withColumn(WHY, F.lit(None).cast("string")))
     if changed is not None:
         events = events.join(changed, view.key_names, "left_semi").unionByName(nobodys)
@@ -308,7 +308,7 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # one partition is one bucket: one connection, and its entities must fit into memory
-        from streaming.materialize import overwrite
+        from streaming.writer import overwrite
 
         table = pa.Table.from_batches(batches) if (batches := list(batches)) else None  # type: ignore[assignment]
         if table is None or not len(table):
@@ -316,7 +316,7 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
         (bucket,) = table[_BUCKET].unique().to_pylist()
         client = connect(url)
         try:
-            later = live.since(client, view, end_us, tolerance_s) if view.stream else None
+            later = event_log.since(client, view, end_us, tolerance_s) if view.stream else None
             found = rejected_rows.sort_out(view, table.select(names))
             ordered, rejected = canonical(found.table), found.rejected
 
@@ -336,7 +336,7 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
             rejected_rows.put(client, view, rejected)
             newest = max(ordered[EVENT].to_pylist(), default=0)
             done = (len(ordered), entities, newest, len(rejected))
-            journal.note(client, key, index, bucket, done)
+            checkpoint.note(client, key, index, bucket, done)
         finally:
             client.close()
         yield pa.RecordBatch.from_pydict({"bucket": [bucket], **{name: [n] for name, n in zip(_DONE, done, strict=True)}})
@@ -363,8 +363,8 @@ def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float, re
 
     def moved_on(header: bytes) -> bool:
         try:
-            return not rewind and bool(header) and tile.read_header(header).position > position
-        except tile.TileError:
+            return not rewind and bool(header) and tiles.read_header(header).position > position
+        except tiles.TileError:
             return False
 
     fields, total, stale = view_fields(view), 0, 0
@@ -372,7 +372,7 @@ def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float, re
         total += len(keys)
     going = []
     for keys in store.members(index, run.index):
-        headers = [(blob or b"")[: tile.HEADER_SIZE] for blob in store.read(keys, fields[0])] if keys else []
+        headers = [(blob or b"")[: tiles.HEADER_SIZE] for blob in store.read(keys, fields[0])] if keys else []
         going += [key for key, header in zip(keys, headers, strict=True) if not moved_on(header)]
     stale = len(going)
     if stale > most * total:

@@ -102,7 +102,7 @@ def _end_java() -> None:
 def _practise(own: Settings) -> None:
     from pyspark import SparkContext
 
-    from streaming.session import session
+    from streaming.spark import session
 
     spark = session(own, "headrace-classes", quick=True)
     there = str(own.state / "rows")

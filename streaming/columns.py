@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streaming.feature_view import View
 from streaming.types import TEXT
-from streaming.view import View
-from streaming.window import HASHED, Floats, Ints
+from streaming.windows import HASHED, Floats, Ints
 
 ROW, BUCKET, AT, MARK, TIES = "__row", "__bucket", "__at", "__mark", "__ties"
 EVENT, KNOWN = "__event", "__known"

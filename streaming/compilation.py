@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.definition import DefinitionError
+from feature_repo.definitions import DefinitionError
 from feature_repo.followed import Followed
 from streaming.columns import column_name
-from streaming.view import View, compile_view, projections
+from streaming.feature_view import View, compile_view, projections
 
 if TYPE_CHECKING:
     from feast import FeatureStore

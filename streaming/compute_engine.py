@@ -15,12 +15,12 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
-from infra.moment import microseconds
 from infra.settings import settings
+from infra.timestamps import microseconds
 from streaming.backfill import backfill
-from streaming.session import session
+from streaming.feature_view import compile_view
+from streaming.spark import session
 from streaming.store import OnlineStoreError
-from streaming.view import compile_view
 
 
 class HeadraceComputeEngineConfig(FeastConfigBaseModel):

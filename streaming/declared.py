@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from infra.moment import EPOCH, whole_seconds
+from infra.timestamps import EPOCH, whole_seconds
 from streaming.columns import ARROW_TYPES
 from streaming.types import TEXT
 
@@ -38,7 +38,7 @@ def converter(dtype: str) -> Convert:
     """A function of one value that gives it as the type declares it.
 
     Args:
-        dtype: as of `streaming.view.dtype_of`; an empty text leaves values as they are.
+        dtype: as of `streaming.feature_view.dtype_of`; an empty text leaves values as they are.
 
     Returns:
         `convert(value)`. It raises ValueError, with a reason that reads on from "... ", for a value that the type cannot hold.

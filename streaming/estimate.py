@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 
 from streaming.backfill import Planned
 from streaming.columns import KNOWN, canonical
-from streaming.gather import NotHere, read_events_here
-from streaming.group import group, view_fields
-from streaming.materialize import snapshot
-from streaming.view import View
+from streaming.entities import group, view_fields
+from streaming.feature_view import View
+from streaming.in_process import NotHere, read_events_here
+from streaming.writer import snapshot
 
 SAMPLE = 500
 

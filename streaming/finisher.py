@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from streaming import sketch
-from streaming.sketch import Ragged
-from streaming.tile import COUNT, HEADER_SIZE, levels_of
-from streaming.window import Aggregation, Layout, two_product, two_sum
+from streaming import sketches
+from streaming.sketches import Ragged
+from streaming.tiles import COUNT, HEADER_SIZE, levels_of
+from streaming.windows import Aggregation, Layout, two_product, two_sum
 
 _NAN = math.nan
 FOREVER = 2**63 - 1
@@ -120,7 +120,7 @@ def _compiled(layout: Layout, aggregation: Aggregation) -> tuple[int, int, int, 
 
 def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
     if aggregation.kind is not None:
-        return float(sketch.finish(aggregation.function, Ragged.empty(1))[0])
+        return float(sketches.finish(aggregation.function, Ragged.empty(1))[0])
     return float(layout.finish(aggregation, layout.identity(1))[0])
 
 
@@ -240,5 +240,5 @@ def _sketched(kind: str, function: str, blob: bytes, at: int, m: int, n: int, fi
     at += 4 * n
     items = np.frombuffer(blob, np.dtype("<i8"), m, at)[lo:hi].astype(np.int64, copy=False)
     weights = np.frombuffer(blob, "<f8", m, at + 8 * m)[lo:hi]
-    merged = sketch.combine(kind, np.zeros(len(items), np.int64), items, weights, 1)
-    return float(sketch.finish(function, merged)[0])
+    merged = sketches.combine(kind, np.zeros(len(items), np.int64), items, weights, 1)
+    return float(sketches.finish(function, merged)[0])

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 from feature_repo.use_case import RawFile, Table, UseCase
 from infra.cause import cause
 from streaming import parquet
-from streaming.days import DAY, Written, write_days
-from streaming.session import session
+from streaming.partitions import DAY, Written, write_days
+from streaming.spark import session
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

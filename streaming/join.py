@@ -34,10 +34,10 @@ from streaming.columns import (
     sortable,
     to_arrow,
 )
+from streaming.feature_view import Feature, Projection, View
 from streaming.parquet import TableError, read, table_path
 from streaming.point_in_time import Events, Spine, aggregate, latest
-from streaming.view import Feature, Projection, View
-from streaming.window import HASHED, NEVER, Ints, declared
+from streaming.windows import HASHED, NEVER, Ints, declared
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from infra.moment import microseconds
+from infra.timestamps import microseconds
 from streaming.types import FIRST_US, LAST_US
 
 _REPR = Repr()

@@ -15,7 +15,7 @@ from feature_repo.redis_keys import lease_key
 if TYPE_CHECKING:
     import redis
 
-    from streaming.view import View
+    from streaming.feature_view import View
 
 LEASE_S = 30
 

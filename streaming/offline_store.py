@@ -27,11 +27,11 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from infra.settings import settings
 from streaming.columns import column_name
-from streaming.gather import NotHere, gather
+from streaming.feature_view import Projection, compile_view
+from streaming.in_process import NotHere, gather
 from streaming.join import JoinError, check_spine, point_in_time_join, point_in_time_table
 from streaming.on_demand import Transformation, append, transformation
-from streaming.session import session
-from streaming.view import Projection, compile_view
+from streaming.spark import session
 
 log = logging.getLogger(__name__)
 

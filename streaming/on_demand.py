@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from feature_repo.definition import DefinitionError
+from feature_repo.definitions import DefinitionError
 from streaming.columns import column_name
 from streaming.declared import Convert, converter, from_arrow, to_arrow
+from streaming.feature_view import Projection, dtype_of
 from streaming.join import JoinError
-from streaming.view import Projection, dtype_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -43,7 +43,7 @@ class Source:
     Attributes:
         reference: `alias:feature`.
         names: what the function may call it: its own name, and the same behind its view's (`view__feature`).
-        dtype: of `streaming.view`.
+        dtype: of `streaming.feature_view`.
     """
 
     reference: str
@@ -174,7 +174,7 @@ def transformation(view: Any, alias: str, wanted: Iterable[str], joined: Sequenc
         view: Feast's.
         alias: what the service calls it.
         wanted: the features that are asked of it.
-        joined: the views that are read with it (`streaming.view.projections`): its sources' keys are found there.
+        joined: the views that are read with it (`streaming.feature_view.projections`): its sources' keys are found there.
 
     Raises:
         OnDemandError: it is written to the online store, aggregates, or has no function.
@@ -205,7 +205,7 @@ def transformation(view: Any, alias: str, wanted: Iterable[str], joined: Sequenc
 
 
 def _dtype(feature: Any, view: Any) -> str:
-    """Of `streaming.view`; an empty text where Feast knows the type and the engines do not: its values stay as they are."""
+    """Of `streaming.feature_view`; an empty text where Feast knows the type and the engines do not: its values stay as they are."""
     try:
         return dtype_of(feature.dtype, f"on-demand view {view.name!r}, {feature.name!r}")
     except DefinitionError:
@@ -219,7 +219,7 @@ def transformations(store: FeatureStore, service: str, joined: Sequence[Projecti
         DefinitionError: the service is not applied.
         OnDemandError: see `transformation`.
     """
-    from feature_repo.definition import service_projections
+    from feature_repo.definitions import service_projections
 
     known = {view.name: view for view in store.list_on_demand_feature_views(allow_cache=True)}
     listed = [p for p in service_projections(store, service) if p.name in known]

@@ -4,7 +4,7 @@ A table is a folder of Parquet files (with `day=…` folders below it, or withou
 a file's nanoseconds are cut to them, in Spark and in Arrow alike.
 
 What we write carries a checksum in each page, and whoever reads verifies those that there are: a bit that a disk has flipped is an error
-that names the table, not another value. (Spark is told so in `streaming.session`.)
+that names the table, not another value. (Spark is told so in `streaming.spark`.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from streaming.view import View
+    from streaming.feature_view import View
 
 
 class TableError(ValueError):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming import sketch
-from streaming.window import NEVER, Aggregation, Floats, Ints, Layout, RangeTree, tail
+from streaming import sketches
+from streaming.windows import NEVER, Aggregation, Floats, Ints, Layout, RangeTree, tail
 
 Bools = NDArray[np.bool_]
 
@@ -200,7 +200,7 @@ def aggregate(layout: Layout, events: Events, columns: Mapping[str, Any], spine:
     leaves = layout.prepare(columns, events.event_us, events.known_us)
     whole = len(events.classes) == 1
     trees = [RangeTree(layout, leaves if whole else leaves[:, part.index]) for part in events.classes]
-    sketches = {(name, kind): sketch.leaves(kind, columns[name]) for name, kind in layout.sketches}
+    sketched = {(name, kind): sketches.leaves(kind, columns[name]) for name, kind in layout.sketches}
     groups: dict[tuple[int, int], list[Aggregation]] = defaultdict(list)
     for aggregation in layout.aggregations:
         groups[aggregation.window_us, aggregation.hop_us].append(aggregation)
@@ -219,7 +219,7 @@ def aggregate(layout: Layout, events: Events, columns: Mapping[str, Any], spine:
             if aggregation.kind is None:
                 found[aggregation.name] = layout.finish(aggregation, state)
             else:
-                found[aggregation.name] = _sketched(aggregation, sketches[aggregation.input, aggregation.kind], runs, len(spine.key))
+                found[aggregation.name] = _sketched(aggregation, sketched[aggregation.input, aggregation.kind], runs, len(spine.key))
     return {a.name: found[a.name] for a in layout.aggregations}
 
 
@@ -232,11 +232,11 @@ class _Runs:
     stop: Ints
 
 
-def _sketched(aggregation: Aggregation, events: sketch.Ragged, runs: Sequence[_Runs], examples: int, chunk: int = 10_000_000) -> Floats:
+def _sketched(aggregation: Aggregation, events: sketches.Ragged, runs: Sequence[_Runs], examples: int, chunk: int = 10_000_000) -> Floats:
     """A sketched feature of each example, from one sketch per event. Costs as much as its windows hold events."""
     assert aggregation.kind is not None
     if not len(events.counts):
-        return np.repeat(sketch.finish(aggregation.function, sketch.Ragged.empty(1)), examples)
+        return np.repeat(sketches.finish(aggregation.function, sketches.Ragged.empty(1)), examples)
     counts = [np.maximum(r.stop - r.start, 0) for r in runs]
     total = np.cumsum(np.sum(counts, axis=0))
     found = np.empty(len(total))
@@ -246,12 +246,12 @@ def _sketched(aggregation: Aggregation, events: sketch.Ragged, runs: Sequence[_R
         who, owner, places = np.arange(upto - at), [], []
         for run, count in zip(runs, counts, strict=True):
             owner.append(np.repeat(who, count[at:upto]))
-            places.append(run.places[sketch.spread(run.start[at:upto], count[at:upto])])
+            places.append(run.places[sketches.spread(run.start[at:upto], count[at:upto])])
         place, owners = np.concatenate(places), np.concatenate(owner)
         has = events.counts[place] > 0  # an event is one pair, or none where its value is null
         item = events.offsets[place[has]]
-        merged = sketch.combine(aggregation.kind, owners[has], events.items[item], events.weights[item], upto - at)
-        found[at:upto] = sketch.finish(aggregation.function, merged)
+        merged = sketches.combine(aggregation.kind, owners[has], events.items[item], events.weights[item], upto - at)
+        found[at:upto] = sketches.finish(aggregation.function, merged)
         at = upto
     return found
 

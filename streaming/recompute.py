@@ -15,12 +15,12 @@ import pyarrow as pa
 from feature_repo.contract import RequestField
 from feature_repo.prediction import Prediction
 from streaming.columns import MARK, NOW, TIES, column_name
-from streaming.gather import NotHere, gather
+from streaming.feature_view import Projection, projections
+from streaming.in_process import NotHere, gather
 from streaming.join import point_in_time_table
 from streaming.json_row import moment_us
 from streaming.on_demand import Transformation, append_each
-from streaming.view import Projection, projections
-from streaming.window import NEVER
+from streaming.windows import NEVER
 
 if TYPE_CHECKING:
     from feast import FeatureStore

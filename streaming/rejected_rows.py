@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from feature_repo.redis_keys import rejected_rows_key
 from streaming import unfit
-from streaming.group import group
-from streaming.materialize import snapshot
+from streaming.entities import group
 from streaming.unfit import WHY
+from streaming.writer import snapshot
 
 if TYPE_CHECKING:
     import redis
 
-    from streaming.view import View
+    from streaming.feature_view import View
 
 KEPT = 1000
 """Rows kept of a view; all are counted."""

@@ -16,11 +16,11 @@ import msgspec
 
 from feature_repo.redis_keys import journal_key, keys_key, rejected_rows_key, view_key
 from infra import files
-from streaming import layout
-from streaming.group import view_fields
+from streaming import feast_layout
+from streaming.entities import view_fields
+from streaming.feature_view import Feature, View
 from streaming.lease import hold
 from streaming.store import OnlineStore
-from streaming.view import Feature, View
 
 if TYPE_CHECKING:
     import redis
@@ -92,7 +92,7 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
             gone += _absent(store, keys)
             told(entities)
         if scan:
-            matches = layout.key_matcher(view.project, [(k.name, k.dtype) for k in view.keys])
+            matches = feast_layout.key_matcher(view.project, [(k.name, k.dtype) for k in view.keys])
             batch: list[bytes] = []
             for key in client.scan_iter(count=1000):
                 if matches(key):

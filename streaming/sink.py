@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from feature_repo.redis_keys import applied_key, events_key, view_key
 from infra.redis_client import whole
-from streaming import clock, event, rejected
+from streaming import clock, dead_letters, events
 from streaming.clock import TOLERANCE_S
 from streaming.columns import EVENT
-from streaming.materialize import apply
+from streaming.feature_view import View
 from streaming.store import ForeignKeyError, OnlineStore, of_the_store, stream_id
-from streaming.tile import OtherDefinitionError
-from streaming.view import View
+from streaming.tiles import OtherDefinitionError
+from streaming.writer import apply
 
 if TYPE_CHECKING:
     import redis
@@ -78,7 +78,7 @@ def apply_batch(
     """
     rows = _Batch.of(batch, tolerance_s, now_us)
     project, fed = views[0].project, {v.stream for v in views}
-    aside = rejected.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
+    aside = dead_letters.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
     refused: dict[int, dict[str, str]] = defaultdict(dict)
     by_source: dict[str, list[int]] = defaultdict(list)
     for i, source in enumerate(rows.source):
@@ -98,10 +98,10 @@ def apply_batch(
         if us is not None:
             newest[view.name] = us
     if refused:
-        rejected.put(
+        dead_letters.put(
             store.client,
             project,
-            [rejected.Rejected(rows.position[i], rows.source[i], rows.data[i], why) for i, why in sorted(refused.items())],
+            [dead_letters.Rejected(rows.position[i], rows.source[i], rows.data[i], why) for i, why in sorted(refused.items())],
         )
     return newest
 
@@ -111,7 +111,7 @@ def _merge(view: View, store: OnlineStore, rows: _Batch, some: list[int]) -> tup
     if not some:
         return None, {}
     try:
-        table, kept, bad = event.decode(view, [rows.data[i] for i in some], some, [rows.latest_us[i] for i in some])
+        table, kept, bad = events.decode(view, [rows.data[i] for i in some], some, [rows.latest_us[i] for i in some])
         apply(view, store, table, [rows.position[i] for i in kept])
         return max(table[EVENT].to_pylist(), default=None), {one.row: one.why for one in bad}
     except Exception as error:
@@ -154,5 +154,5 @@ def merge(
     if oldest > 0:
         client.xtrim(events_key(project), minid=oldest, approximate=True)
         first: Any = client.xrange(events_key(project), count=1)
-        rejected.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
+        dead_letters.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
     return len(table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import redis_client
 from streaming import resp
-from streaming.tile import HEADER_SIZE
+from streaming.tiles import HEADER_SIZE
 
 if TYPE_CHECKING:
     import redis

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from feature_repo.redis_keys import applied_key, events_key
-from streaming import live
+from streaming import event_log
 from streaming.sink import merge
 from streaming.store import connect, noted_id
 
@@ -38,7 +38,7 @@ def take(client: redis.Redis, project: str, limit: int = LIMIT) -> list[pa.Recor
     """
     done = noted_id(client.hget(applied_key(project), "id") or b"")  # type: ignore[arg-type]
     # where it is broken all is read again: what was applied before is passed over
-    found = live.entries(client, events_key(project), live.text(done) if done else "0-0", "+", limit)
+    found = event_log.entries(client, events_key(project), event_log.text(done) if done else "0-0", "+", limit)
     return list(found)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from uuid import UUID
 
-from infra.moment import microseconds
+from infra.timestamps import microseconds
 
 FIRST_US = microseconds(datetime.min)
 LAST_US = microseconds(datetime.max)

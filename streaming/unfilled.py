@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.redis_keys import view_key
+from streaming.feature_view import View
 from streaming.parquet import fault, table_path
-from streaming.view import View
 
 if TYPE_CHECKING:
     import redis

@@ -18,7 +18,7 @@ from streaming.types import FIRST_US, LAST_US, TEXT, holds_text
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from streaming.view import View
+    from streaming.feature_view import View
 
 WHY = "__why"
 """Column with the reason, in a sentence; null where there is none."""

@@ -64,7 +64,7 @@ def redis_url(state: Settings) -> str:
 @pytest.fixture(scope="session")
 def spark(state: Settings) -> Iterator[Any]:
     """The run's Spark session."""
-    from streaming.session import session
+    from streaming.spark import session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     made = session(state)
@@ -84,8 +84,8 @@ def bikes(state: Settings, redis_url: str, spark: Any, tmp_path_factory: pytest.
 def streaming(bikes: Any) -> Iterator[Any]:
     """Starts streaming queries on a fresh backfill; stops the last one."""
     from feature_repo.redis_keys import applied_key, events_key, rejected_key
+    from streaming.query import start
     from streaming.store import connect
-    from streaming.stream import start
 
     client = connect(bikes.settings.redis())
     client.delete(events_key("bikes"), applied_key("bikes"), rejected_key("bikes"))
@@ -116,7 +116,7 @@ def server(bikes: Any) -> Iterator[str]:
     import uvicorn
 
     from serving.api import Front, build_app
-    from serving.plane import DataPlane
+    from serving.data_plane import DataPlane
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -21,17 +21,17 @@ from feature_repo import contract as contracts
 from feature_repo import release
 from feature_repo.apply import apply
 from feature_repo.contract import Contract, RequestField
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.prediction import Prediction
 from feature_repo.redis_keys import prediction_log_key
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
 from serving.api import Front, build_app
-from serving.plane import DataPlane
+from serving.data_plane import DataPlane
 from serving.rerun import rerun
 from streaming.backfill import backfill
+from streaming.feature_view import views
 from streaming.store import connect
-from streaming.view import views
 from tests.meters.generate import METERS, NOW, generate, requests
 from tests.serving.shop import make_contract, write_linear
 from training.skew import prove, read_log
@@ -206,7 +206,7 @@ def test_a_replayed_prediction_goes_the_way_of_training(meters: Meters, monkeypa
 
 
 def test_the_equality_check_covers_functions_of_what_has_not_moved(meters: Meters) -> None:
-    from serving.equality import Equality
+    from serving.feast_parity import Equality
 
     log = logged(meters)
     check = Equality(connect(meters.settings.redis()), meters.settings, "meters", "bursts", 1.0)

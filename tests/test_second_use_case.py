@@ -20,21 +20,21 @@ import numpy as np
 import pytest
 
 from feature_repo import contract
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.redis_keys import applied_key, events_key, keys_key, rejected_key, view_key
 from infra.redis_client import for_feast
 from infra.settings import ROOT
+from serving.decoder import MISSING, STALE
 from serving.prediction_id import PredictionIds
 from serving.reader import OnlineReader, OnlineStoreUnavailable
-from serving.reply import MISSING, STALE
 from serving.rerun import RerunError, find, rerun
-from streaming import layout
+from streaming import feast_layout
 from streaming.backfill import backfill
+from streaming.feature_view import View
 from streaming.json_row import encode
 from streaming.store import connect
 from streaming.types import FIRST_US
-from streaming.view import View
-from streaming.window import HOUR, MINUTE, Layout
+from streaming.windows import HOUR, MINUTE, Layout
 from tests.bikes.platform import SEAM_US, Bikes
 from tests.oracle import naive
 from training.skew import prove, read_log
@@ -145,8 +145,8 @@ def test_an_entity_the_backfill_does_not_find_loses_the_view_and_nothing_else(bi
     client = connect(bikes.settings.redis())
     bikes.backfill()
     view = bikes.views["dock"]
-    key = layout.key_encoder("bikes", [("station", "int64")])([424242])
-    client.hset(key, mapping={layout.tile_field("dock"): b"H1", layout.timestamp_field("dock"): b"", b"_hr:other": b"kept"})
+    key = feast_layout.key_encoder("bikes", [("station", "int64")])([424242])
+    client.hset(key, mapping={feast_layout.tile_field("dock"): b"H1", feast_layout.timestamp_field("dock"): b"", b"_hr:other": b"kept"})
     client.sadd(keys_key("bikes", view.name), key)
     bikes.backfill()
     assert client.hgetall(key) == {b"_hr:other": b"kept"}
@@ -325,7 +325,7 @@ def test_feasts_own_calls_use_our_join_and_our_backfill(bikes: Bikes) -> None:
 
     client = connect(bikes.settings.redis())
     for key in client.smembers(keys_key("bikes", "dock")):
-        client.hdel(key, layout.timestamp_field("dock"))
+        client.hdel(key, feast_layout.timestamp_field("dock"))
     store.materialize(SEAM.replace(month=1), SEAM, feature_views=["dock"])
     check_online(bikes, SEAM_US, SEAM_US)
 
@@ -455,7 +455,7 @@ def test_a_row_that_stock_feast_wrote_after_ours_is_what_is_read(bikes: Bikes) -
 
 def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bikes: Bikes, streaming: Any, server: str) -> None:
 
-    from serving.equality import Equality
+    from serving.feast_parity import Equality
 
     client = connect(bikes.settings.redis())
     instance = {"station": 7, "rider_class": "member", "wanted_at": "2021-03-13T00:10:00Z", "party": 2}
@@ -468,14 +468,14 @@ def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bike
     compared, unequal = check.check(log[-1])
     assert compared >= 12
     assert unequal == []
-    key = layout.key_encoder("bikes", [("station", "int64")])([7])
-    kept = client.hget(key, layout.field("rides_by_station", "sum_km_2h"))  # type: ignore[arg-type]
-    client.hset(key, layout.field("rides_by_station", "sum_km_2h"), layout.encode_value(-1.0, "double"))  # type: ignore[arg-type]
+    key = feast_layout.key_encoder("bikes", [("station", "int64")])([7])
+    kept = client.hget(key, feast_layout.field("rides_by_station", "sum_km_2h"))  # type: ignore[arg-type]
+    client.hset(key, feast_layout.field("rides_by_station", "sum_km_2h"), feast_layout.encode_value(-1.0, "double"))  # type: ignore[arg-type]
     try:
         (found,) = check.check(log[-1])[1]
         assert (found.feature, found.feast) == ("rides_by_station:sum_km_2h", -1.0)
     finally:
-        client.hset(key, layout.field("rides_by_station", "sum_km_2h"), kept)  # type: ignore[arg-type]
+        client.hset(key, feast_layout.field("rides_by_station", "sum_km_2h"), kept)  # type: ignore[arg-type]
 
 
 def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bikes, tmp_path: Path) -> None:

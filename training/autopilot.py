@@ -24,21 +24,21 @@ import msgspec
 
 from feature_repo import release
 from feature_repo.contract import ContractError
-from feature_repo.decision import Decision, Journal
+from feature_repo.decisions import Decision, Journal
 from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase
 from infra import files, redis_client
 from infra.settings import Settings
 from streaming.archive import of
 from streaming.parquet import TableError
-from training import facts, loop_state, quality, trigger
-from training.counterfactual import scored
+from training import live_quality, loop_state, trigger_facts, triggers
+from training.live_quality import Labelled
 from training.loop_state import State
-from training.quality import Labelled
+from training.rescoring import scored
 from training.retrain import Gates, find, read_gates
-from training.stages import Phase, Ruling, Traffic, evidence, rule
-from training.traffic import Counted, Counters, Unknown, from_mark, marked, since, summed
-from training.trigger import Reason
+from training.rollout import Phase, Ruling, Traffic, evidence, rule
+from training.server_metrics import Counted, Counters, Unknown, from_mark, marked, since, summed
+from training.triggers import Reason
 
 if TYPE_CHECKING:
     import redis
@@ -130,11 +130,11 @@ class Autopilot:
                 return f"no version of {self.spec.name} is live: train and promote one first"
             state = self.state
             newest = self.archive.newest_us(self.spec.name)
-            from_us = None if newest is None else newest - quality.DAYS * trigger.DAY_US
-            rows = quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
-            now_us = facts.moment(self.settings, self.spec, rows, self.clock())
-            if (measured := quality.measured(rows, self.spec)) is not None:
-                quality.publish(self.client, self.case.project, measured)
+            from_us = None if newest is None else newest - live_quality.DAYS * triggers.DAY_US
+            rows = live_quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
+            now_us = trigger_facts.moment(self.settings, self.spec, rows, self.clock())
+            if (measured := live_quality.measured(rows, self.spec)) is not None:
+                live_quality.publish(self.client, self.case.project, measured)
             if state.phase in ("shadow", "canary", "probation"):
                 return self._stage(state, live, rows, now_us)
             if state.phase == "training":
@@ -145,12 +145,12 @@ class Autopilot:
 
     def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
         drift = self._drift(state)
-        known = facts.truths_known(self.settings, self.spec, now_us)
+        known = trigger_facts.truths_known(self.settings, self.spec, now_us)
         request = self.request_path.read_text(errors="replace").strip() if self.request_path.is_file() else None
         made = release.load(self.root, self.spec.name, live.champion, live)
-        found = facts.facts(self.spec, made, rows, now_us, known)
+        found = trigger_facts.facts(self.spec, made, rows, now_us, known)
         found = msgspec.structs.replace(found, drift=drift, request=request, trained_us=state.trained_us)
-        reason = trigger.due(self.spec.learning.triggers, found)
+        reason = triggers.due(self.spec.learning.triggers, found)
         if reason is None:
             return "nothing to do"
         if reason.held:
@@ -159,7 +159,7 @@ class Autopilot:
             return text
         state.phase, state.reason, state.attempts = "training", reason, 0
         # not later than the day after the newest truth: where the data ends years ago, there is nothing to train on at the end of the splits
-        state.as_of_us = min(now_us, int(known.max()) + trigger.DAY_US) if len(known) else now_us
+        state.as_of_us = min(now_us, int(known.max()) + triggers.DAY_US) if len(known) else now_us
         if reason.kind != "request":
             state.trained_us.append(now_us)
         state.calls = 0
@@ -176,7 +176,7 @@ class Autopilot:
 
     def _drift(self, state: State) -> str:
         """What changed, where so many verdicts in a row called for a training; a single one is too often the beginning of a fault."""
-        identity, text = facts.verdict(self.client, self.case.project, self.spec.name)
+        identity, text = trigger_facts.verdict(self.client, self.case.project, self.spec.name)
         if identity != state.verdict:
             state.verdict, state.calls = identity, state.calls + 1 if text else 0
             self.save(state)

@@ -19,9 +19,9 @@ from markupsafe import Markup, escape
 from feature_repo import contract
 from feature_repo.contract import Contract
 from feature_repo.use_case import ModelSpec
-from training import limits
-from training.evaluate import Measured
+from training import limitations
 from training.fairness import RATES
+from training.metrics import Measured
 
 MARKDOWN, HTML = "card.md", "card.html"
 TOP = 15
@@ -60,25 +60,25 @@ def bounded(value: float | None, bounds: tuple[float, float] | None) -> str:
 class Card:
     """
     Args:
-        curves: split -> `roc` and `calibration`, from `training.evaluate.curves`.
+        curves: split -> `roc` and `calibration`, from `training.metrics.curves`.
     """
 
     def __init__(self, spec: ModelSpec, measured: Measured, curves: Mapping[str, Mapping[str, Any]]) -> None:
-        from infra import canvas
-        from training import plot
+        from infra import charts
+        from training import card_plots
 
         self.spec, self.measured = spec, measured
         overall = measured.metrics[measured.held_out]["auc"]
         self.quality = [
-            canvas.roc([(n, c["roc"]) for n, c in curves.items()]),
-            canvas.calibration([(n, c["calibration"]) for n, c in curves.items()]),
+            charts.roc([(n, c["roc"]) for n, c in curves.items()]),
+            charts.calibration([(n, c["calibration"]) for n, c in curves.items()]),
         ]
-        self.top = plot.importance(dict(list(measured.importance.items())[:TOP]))
+        self.top = card_plots.importance(dict(list(measured.importance.items())[:TOP]))
         self.slices = {}
         for column, values in measured.slices[measured.held_out].items():
             known = [(v, m["auc"], m["auc_low"], m["auc_high"]) for v, m in values.items() if math.isfinite(m["auc_low"])]
             if known:
-                self.slices[column] = plot.slices(column, known, overall)
+                self.slices[column] = card_plots.slices(column, known, overall)
 
     def write(self, folder: Path, made: Contract) -> None:
         """Write `card.md` and `card.html` into a folder that holds its contract already."""
@@ -119,7 +119,9 @@ class Card:
                 "What the scores are made of", [f"Mean absolute SHAP value on {self.measured.held_out} rows, in log odds."], [self.top]
             ),
             Section(
-                "Limitations", ["Said from the numbers above; a limit that nobody measured is not in this list."], points=limits.found(made)
+                "Limitations",
+                ["Said from the numbers above; a limit that nobody measured is not in this list."],
+                points=limitations.found(made),
             ),
             self._features(made),
             _provenance(made, contract_hash),

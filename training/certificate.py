@@ -1,6 +1,6 @@
 """The export certificate: an ONNX file is accepted only where it scores what LightGBM scores, on rows that were held out and on every probe.
 
-What is probed, and why held-out rows are not enough, is in `training/probe.py`. The real rows that probes start from are those whose score is
+What is probed, and why held-out rows are not enough, is in `training/probes.py`. The real rows that probes start from are those whose score is
 nearest to 0.5, where a probability shows a changed leaf best.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from training.probe import CHUNK, Batch, Floats, at_inputs, at_splits, count, splits
+from training.probes import CHUNK, Batch, Floats, at_inputs, at_splits, count, splits
 from training.tree_ensemble import INPUT, OUTPUT
 
 if TYPE_CHECKING:

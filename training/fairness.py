@@ -34,7 +34,7 @@ def measure(label: Floats, score: Floats, group: NDArray[Any], threshold: float,
     Args:
         label: 0/1 `[n]`.
         score: probabilities `[n]`.
-        group: value of the slice column `[n]` (`training.evaluate.groups`).
+        group: value of the slice column `[n]` (`training.metrics.groups`).
         smallest: values with fewer rows are too small to be asked for every rate.
     """
     from fairlearn.metrics import MetricFrame, false_positive_rate, selection_rate, true_positive_rate

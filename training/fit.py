@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Input, Policy
 from feature_repo.use_case import ModelSpec, Span
-from infra.moment import microseconds
-from training import calibrate
+from infra.timestamps import microseconds
+from training import calibration
 
 if TYPE_CHECKING:
     import lightgbm
@@ -155,9 +155,9 @@ def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = 
     slope, intercept = 1.0, -float(np.log(spec.imbalance.positive_weight)) if spec.imbalance else 0.0
     if spec.calibration == "sigmoid":
         raw = np.asarray(booster.predict(parts["valid"].matrix, raw_score=True, num_threads=THREADS))
-        slope, intercept = calibrate.platt(parts["valid"].label, raw)
+        slope, intercept = calibration.platt(parts["valid"].label, raw)
     if (slope, intercept) != (1.0, 0.0):
-        calibrate.rescale(booster, slope, intercept)
+        calibration.rescale(booster, slope, intercept)
     return Fitted(booster, parts, slope, intercept)
 
 

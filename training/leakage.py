@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.use_case import ModelSpec, UseCase
-from infra.moment import moment_at
+from infra.timestamps import moment_at
 from streaming import parquet
 from streaming.columns import column_name
-from streaming.gather import gather
+from streaming.feature_view import Projection, View, views
+from streaming.in_process import gather
 from streaming.parquet import fault, table_path
-from streaming.view import Projection, View, views
 
 if TYPE_CHECKING:
     from infra.settings import Settings

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from infra import files
-from training.traffic import Counted, Mark
-from training.trigger import Reason
+from training.server_metrics import Counted, Mark
+from training.triggers import Reason
 
 
 class State(msgspec.Struct):

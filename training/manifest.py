@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from infra import files
-from infra.moment import moment_at
+from infra.timestamps import moment_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from feature_repo.use_case import ModelSpec
-    from streaming.view import View
+    from streaming.feature_view import View
 
 
 class Partition(msgspec.Struct, frozen=True):

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from feature_repo import contract, release
 from feature_repo.contract import Contract, ContractError, Finding, Profile
 from feature_repo.use_case import ModelSpec
-from training import calibrate, evaluate, gate, search, tracking, validation
+from training import calibration, gates, metrics, tracking, tuning, validation
 from training.card import Card
 from training.fit import Fitted, Part, Progress, fit, matrix, model_text, split
 from training.provenance import code
-from training.reference import write_reference
+from training.reference_sample import write_reference
 from training.tree_ensemble import export, parity
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def train_and_register(
     force: bool = False,
     tune: bool = False,
     progress: Progress | None = None,
-    tuning: search.Told | None = None,
+    told: tuning.Told | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> Contract:
     """Train a new version and register it. Promotion is a step of its own (`release.promote`).
@@ -72,7 +72,7 @@ def train_and_register(
     Args:
         force: register even if the data or a gate fails; the contract and the run record the failure.
         tune: look for parameters first (`ModelSpec.search`); what is found stands in the contract's `spec`.
-        tuning: told of the search.
+        told: of the search.
         provenance: what asked for this training (`trigger`, `reason`, ...); kept in the contract.
 
     Returns:
@@ -88,16 +88,16 @@ def train_and_register(
     names = [i.name for i in training_set.inputs]
     record: dict[str, Any] = {}
     if tune:
-        found = search.search(spec, parts, names, tuning)
+        found = tuning.search(spec, parts, names, told)
         spec, record = spec.model_copy(update={"parameters": found.parameters}), found.record
     fitted = fit(spec, training_set, progress, parts)
     scores = {name: fitted.score(part) for name, part in parts.items()}
-    measured = evaluate.measure(spec, fitted, scores, names)
+    measured = metrics.measure(spec, fitted, scores, names)
     onnx = export(fitted.booster)
     same = parity(fitted.booster, onnx, _every_row(training_set))
-    gates = gate.check(spec, measured.metrics, measured.slices, same, measured.fairness)
+    checks = gates.check(spec, measured.metrics, measured.slices, same, measured.fairness)
     if not force:
-        gate.require(spec, gates)
+        gates.require(spec, checks)
     root = settings.model_root / spec.name
     root.mkdir(parents=True, exist_ok=True)
     sweep(root)
@@ -134,7 +134,7 @@ def train_and_register(
             parameters={**spec.parameters, "rounds": fitted.booster.best_iteration or fitted.booster.current_iteration()},
             metrics=_defined(measured.metrics),
             slices=_defined(measured.slices["valid"]),
-            gates=gates,
+            gates=checks,
             reference=reference | {"score": profile(scores["valid"])},
             parity=same,
             run_id=run_id,
@@ -152,7 +152,7 @@ def train_and_register(
             importance=measured.importance,
             code=code(settings.repo),
         )
-        card = Card(spec, measured, {name: evaluate.curves(part.label, scores[name]) for name, part in parts.items() if name != "train"})
+        card = Card(spec, measured, {name: metrics.curves(part.label, scores[name]) for name, part in parts.items() if name != "train"})
         folder, made = _claim(partial, root, made, card.write)
         tracking.finish(settings, folder, made)
     except BaseException:
@@ -203,16 +203,16 @@ def _validated(
     return parts, findings
 
 
-def _calibration(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, NDArray[np.float64]], measured: evaluate.Measured) -> dict[str, Any]:
+def _calibration(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, NDArray[np.float64]], measured: metrics.Measured) -> dict[str, Any]:
     """How the scores were calibrated, and the calibration error on held-out rows with and without it."""
     after = measured.metrics[measured.held_out]["calibration_error"]
     found: dict[str, Any] = {"method": spec.calibration, "slope": fitted.slope, "intercept": fitted.intercept}
     found["positive_weight"] = spec.imbalance.positive_weight if spec.imbalance else 1.0
     found |= {"on": measured.held_out, "error_before": after, "error": after}
     if (fitted.slope, fitted.intercept) != (1.0, 0.0):
-        raw = (calibrate.log_odds(scores[measured.held_out]) - fitted.intercept) / fitted.slope
+        raw = (calibration.log_odds(scores[measured.held_out]) - fitted.intercept) / fitted.slope
         label = fitted.parts[measured.held_out].label
-        found["error_before"] = evaluate.metrics(label, calibrate.sigmoid(raw))["calibration_error"]
+        found["error_before"] = metrics.metrics(label, calibration.sigmoid(raw))["calibration_error"]
     return found
 
 

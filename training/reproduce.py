@@ -13,7 +13,7 @@ import msgspec
 
 from feature_repo import contract
 from feature_repo.contract import Contract, ContractError
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.use_case import ModelSpec, UseCase
 from training import manifest, provenance
 

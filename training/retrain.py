@@ -20,10 +20,10 @@ from feature_repo import contract, release
 from feature_repo.contract import Contract, ContractError
 from feature_repo.use_case import ModelSpec, Span, Split, UseCase
 from infra import files
-from infra.moment import microseconds, moment_at
-from training.counterfactual import NotComparable, Scored, scored
-from training.moments import micros
-from training.trigger import DAY_US
+from infra.timestamps import microseconds, moment_at
+from training.column_moments import micros
+from training.rescoring import NotComparable, Scored, scored
+from training.triggers import DAY_US
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -282,7 +282,7 @@ def _skew(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, 
     """The champion's newest logged vectors, recomputed: a challenger trained on other numbers than those served would prove nothing."""
     from streaming.archive import of
     from training.skew import SkewError, prove
-    from training.skew_cause import over_budget
+    from training.skew_causes import over_budget
 
     asked = spec.learning.challenge.skew_rows
     if not asked:

@@ -6,7 +6,7 @@ Each served view value carries its high-water mark, so two questions are told ap
 * **late** - an event known at the moment of the request had not reached the online store yet, and it would have changed the value.
   Reported as a share, with the lag: how long the first such event had been known.
 
-Every difference has a cause by name: `training.skew_cause`.
+Every difference has a cause by name: `training.skew_causes`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import Contract, known
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.prediction import Prediction, rows, sound
 from feature_repo.redis_keys import prediction_log_key
 from streaming.columns import HIDDEN, NOW, column_name, floats
+from streaming.feature_view import projections
 from streaming.on_demand import transformations
 from streaming.recompute import asked, fitting, plan, recompute
-from streaming.view import projections
-from streaming.window import NEVER
-from training.skew_cause import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
+from streaming.windows import NEVER
+from training.skew_causes import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +96,7 @@ class SkewResult:
 
     @property
     def causes(self) -> dict[str, int]:
-        """Cells by cause (`training.skew_cause`), the most frequent first."""
+        """Cells by cause (`training.skew_causes`), the most frequent first."""
         return dict(sum((v.causes for v in self.views), Counter[str]()).most_common())
 
     def lag_s(self, view: ViewSkew | None = None) -> dict[str, float] | None:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.contract import Input, Null, RequestField
-from feature_repo.definition import DefinitionError, definition_hash, definitions, service_projections
+from feature_repo.definitions import DefinitionError, definition_hash, definitions, service_projections
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.files import FileError
-from infra.moment import microseconds
+from infra.timestamps import microseconds
 from streaming.columns import column_name
-from streaming.extent import extent
+from streaming.feature_view import NUMERIC, dtype_of, projections
+from streaming.footers import extent
 from streaming.on_demand import serveable, transformations
-from streaming.view import NUMERIC, dtype_of, projections
 from training import manifest
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from feature_repo.redis_keys import keys_key
 from infra import redis_server
 from infra.redis_client import for_feast
 from infra.settings import Settings
-from streaming import layout
+from streaming import feast_layout
 from streaming.backfill import backfill
 from streaming.store import connect
 from tests.bench.data import END_US, latest_view, windowed_view, write_table
@@ -20,7 +20,7 @@ FEATURES = 10
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.session import session
+    from streaming.spark import session
 
     rows, entities = (max(1000, round(n * scale)) for n in (1_000_000, 200_000))
     root, url = own.offline_root, None
@@ -95,9 +95,9 @@ def _write_phase(own: Settings, view: object, told: Callable[[str], None]) -> fl
     import pyarrow.dataset as ds
 
     from streaming.columns import EVENT, KNOWN, canonical
-    from streaming.materialize import overwrite
+    from streaming.feature_view import View
     from streaming.store import OnlineStore
-    from streaming.view import View
+    from streaming.writer import overwrite
 
     assert isinstance(view, View)
     told("the write phase alone")
@@ -118,11 +118,11 @@ def _check(own: Settings, project: str, entities: int) -> None:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    client, encode = connect(own.redis()), layout.key_encoder(project, [("user_id", "int64")])
+    client, encode = connect(own.redis()), feast_layout.key_encoder(project, [("user_id", "int64")])
     table = ds.dataset(own.offline_root / "wide", format="parquet").to_table()
     for user in range(0, entities, max(1, entities // 50)):
         mine = table.filter(pc.equal(table["user_id"], user)).sort_by([("event_timestamp", "descending")])
-        stored = client.hget(encode([user]), layout.field("wide", "f0"))  # type: ignore[arg-type]
+        stored = client.hget(encode([user]), feast_layout.field("wide", "f0"))  # type: ignore[arg-type]
         want = mine["f0"][0].as_py() if mine.num_rows else None
-        if layout.decode_value(stored) != want:  # type: ignore[arg-type]
+        if feast_layout.decode_value(stored) != want:  # type: ignore[arg-type]
             raise AssertionError(f"user {user}: {stored!r} is not {want}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from infra.command_line import console
+from infra.cli import console
 from infra.settings import Settings, settings
 from tests.bench.report import Measurement, as_json, plot, show
 
@@ -48,7 +48,7 @@ def _running_spark() -> Any:
 
 def run(what: str, scale: float, rounds: int, seconds: float, report: Path | None) -> None:
     """Run one benchmark, print its table, write JSON and plot beside each other."""
-    from infra.command_line import own_settings
+    from infra.cli import own_settings
 
     own_settings()
     began = time.monotonic()
@@ -72,7 +72,7 @@ def storm(minutes: float, only: str, report: Path | None) -> bool:
     """Let a storm pass over the platform, print the verdict, write it as JSON. Returns whether every bar held."""
     import msgspec
 
-    from infra.command_line import own_settings
+    from infra.cli import own_settings
     from tests.bench.report import machine
     from tests.bench.storm.bench import run as pass_over
 

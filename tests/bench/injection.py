@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.calibration import Matrix, Moments
-from serving.evidence import Seen
+from serving.fault_evidence import Seen
+from serving.null_distribution import Matrix, Moments
 from serving.triage import Model
 
 if TYPE_CHECKING:

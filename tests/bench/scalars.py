@@ -12,15 +12,15 @@ import pyarrow as pa
 from feature_repo import contract, release
 from feature_repo.apply import apply
 from feature_repo.contract import Contract, Input, Parity, RequestField
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.redis_keys import keys_key
 from feature_repo.use_case import UseCase
 from infra.redis_client import for_feast
 from infra.settings import Settings
 from streaming.columns import EVENT, KNOWN, canonical
-from streaming.materialize import overwrite
+from streaming.feature_view import View, views
 from streaming.store import OnlineStore, connect
-from streaming.view import View, views
+from streaming.writer import overwrite
 
 KEYS, IDS = ("user_id", "item_id", "shop_id", "device_id"), 1000
 MODEL = "scalar_score"

@@ -28,8 +28,8 @@ QUEUED = 500_000
 
 
 def run(own: Settings, scale: float, seconds: float, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.session import session
-    from streaming.stream import start
+    from streaming.query import start
+    from streaming.spark import session
 
     redis_server.up(own)
     views = [windowed_view("windows", "things", 5, "things"), latest_view("latest", 1, "things")]

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from feature_repo import contract
-from infra.command_line import console
+from infra.cli import console
 from infra.settings import Settings
-from serving.calibration import DAY_US
-from serving.detector import NOMINAL_RATE, detectors, label_detector
+from serving.detectors import NOMINAL_RATE, detectors, label_detector
+from serving.null_distribution import DAY_US
 from serving.scorer import Scorer
 from serving.triage import triage
 from serving.verdict import FeatureVerdict, Kind, Triage
@@ -87,7 +87,7 @@ def prepare(own: Settings, told: Callable[[str], None]) -> Bench:
     from feature_repo.apply import apply
     from feature_repo.use_case import UseCase
     from streaming.ingest import ingest
-    from streaming.session import session
+    from streaming.spark import session
     from training.register import train_and_register
     from training.training_set import build
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from infra.settings import Settings
-from streaming.view import Projection
+from streaming.feature_view import Projection
 from tests.bench.measure import memory
 from tests.bench.report import Measurement, rounds
 
@@ -27,10 +27,10 @@ _SQL = {
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
     from feature_repo.apply import apply
     from feature_repo.use_case import UseCase
-    from streaming.gather import gather
+    from streaming.feature_view import projections
+    from streaming.in_process import gather
     from streaming.ingest import ingest
-    from streaming.session import session
-    from streaming.view import projections
+    from streaming.spark import session
     from training.training_set import build
 
     case = UseCase(own.repo)

@@ -13,8 +13,8 @@ from feature_repo.contract import Contract
 from feature_repo.use_case import ModelSpec, UseCase
 from infra.settings import Settings
 from streaming.backfill import Backfilled, backfill
+from streaming.feature_view import View, views
 from streaming.ingest import ingest
-from streaming.view import View, views
 from tests.bikes.generate import START, generate
 from training.register import train_and_register
 from training.training_set import TrainingSet, build

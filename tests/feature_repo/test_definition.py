@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from feature_repo.apply import apply
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
 

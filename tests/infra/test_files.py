@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 
 from feature_repo import contract, release
 from feature_repo.contract import Contract, ContractError
-from feature_repo.decision import Decision, Journal
+from feature_repo.decisions import Decision, Journal
 from feature_repo.release import Release, ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra import files, launch, ports, process, services
 from infra.settings import Settings
 from serving.judgement import Reference
-from serving.offline import offline_predictor
+from serving.offline_predictor import offline_predictor
 from serving.verdict import Verdict
 from streaming.archive import Archive, Cursor
 from tests.fuzz import fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.shop import make_contract, write_version
-from training.counterfactual import scored
 from training.loop_state import State
 from training.manifest import Manifest
+from training.rescoring import scored
 from training.retrain import Gates, gates_path, read_gates
 
 BREAKS: dict[str, Callable[[Path], Any]] = {

@@ -18,23 +18,23 @@ from hypothesis import strategies as st
 
 from feature_repo import contract, release, stored_order
 from feature_repo.contract import ContractError
-from feature_repo.decision import Decision, Journal
+from feature_repo.decisions import Decision, Journal
 from feature_repo.prediction import Prediction
 from feature_repo.release import ReleaseError
 from feature_repo.use_case import UseCase, UseCaseError
 from infra import files, launch, ports
-from infra.probe import Probes
+from infra.redis_probe import Probes
 from infra.settings import Settings
 from serving.prediction_id import PredictionIds, read_key
 from serving.spool import Spool
 from serving.verdict import history, history_path
 from streaming import removal
 from streaming.archive import Archive, Archived, ArchiveError
-from streaming.extent import extent
-from streaming.gather import NotHere, read_events_here
+from streaming.feature_view import Feature, View
+from streaming.footers import extent
+from streaming.in_process import NotHere, read_events_here
 from streaming.join import JoinError
 from streaming.parquet import TableError, schema
-from streaming.view import Feature, View
 from tests.fuzz import fuzzed, parquet_bytes, spoilt
 from tests.serving.hostile import bodies
 from tests.serving.shop import IDS, NOW_US, write_version

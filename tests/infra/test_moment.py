@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.moment import microseconds, moment_at, whole_seconds
+from infra.timestamps import microseconds, moment_at, whole_seconds
 
 LAST = datetime(3059, 1, 1, 0, 0, 0, 999_997, tzinfo=UTC)
 """As a float its seconds are the next whole number."""

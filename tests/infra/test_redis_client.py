@@ -21,7 +21,7 @@ from redis import exceptions
 from infra import redis_client, redis_server
 from infra.process import ServiceError
 from infra.settings import ROOT, Settings
-from serving.connection import Connection
+from serving.redis_connection import Connection
 from streaming.store import OnlineStoreError, connect
 
 PASSWORD, ALLOWED = "p@ss:w/rd#1,=$ ü", "12345"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from infra import process, redis_server, supervisor
 from infra.launch import MARK, SELF, watched_path
-from infra.probe import Probe
+from infra.redis_probe import Probe
 from infra.settings import ROOT, Settings
 from infra.watchdog import Patience, Watchdog
 from tests.infra.test_supervisor import own as _own

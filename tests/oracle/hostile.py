@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from streaming.view import Feature, View
-from streaming.window import DAY, HOUR, Aggregation, Layout
+from streaming.feature_view import Feature, View
+from streaming.windows import DAY, HOUR, Aggregation, Layout
 
 NOW_US = 1_700_000_000_000_000
 TYPES = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from ddsketch.mapping import LogarithmicMapping
 
-from streaming.window import Aggregation
+from streaming.windows import Aggregation
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from feature_repo.contract import Input
 from infra import launch
 from infra.ports import port
 from infra.settings import ROOT, Settings
-from serving import descendants
+from serving import leftovers
 from serving.app import scratch
-from serving.head import Head
+from serving.ray_head import Head
 from tests.serving.shop import write_version
 
 REPO = Path(__file__).parent / "shop_repo"
@@ -50,7 +50,7 @@ def apply_and_fill() -> dict[str, str]:
     """Apply the shop, write its rows with stock Feast, and return its definitions."""
     from feast import FeatureStore
 
-    from feature_repo.definition import definitions
+    from feature_repo.definitions import definitions
 
     spec = importlib.util.spec_from_file_location("shop_features", REPO / "shop_features.py")
     assert spec is not None
@@ -111,7 +111,7 @@ class Served:
             found |= {psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)}
         with contextlib.suppress(psutil.Error):
             found |= {psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)}
-        return found | descendants.left(self.settings, scratch(self.settings))
+        return found | leftovers.left(self.settings, scratch(self.settings))
 
     def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         body = {"instances": list(instances), "now": NOW.isoformat(), **more}

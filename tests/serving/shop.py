@@ -15,12 +15,12 @@ from onnx import TensorProto, helper
 from feature_repo import contract as contracts
 from feature_repo.contract import Contract, Input, Null, Parity, RequestField
 from feature_repo.prediction import Mark
-from serving.explain import BOOSTER
+from serving.explainer import BOOSTER
 from serving.loading import Loader, explainer
 from serving.metrics import Metrics
 from serving.on_demand import OnDemand
-from serving.predict import Predictor
 from serving.prediction_id import PredictionIds
+from serving.predictor import Predictor
 from serving.reader import FeatureRows, OnlineStoreUnavailable
 from serving.scorer import Scorer
 from streaming.on_demand import transformation

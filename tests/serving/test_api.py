@@ -20,10 +20,10 @@ from feature_repo.contract import Null
 from feature_repo.prediction import Prediction
 from feature_repo.redis_keys import drift_key, prediction_log_key
 from infra.settings import Settings
-from serving import model_repository
+from serving import repository
 from serving.api import Front, build_app
+from serving.data_plane import DataPlane
 from serving.limits import Limits
-from serving.plane import DataPlane
 from serving.prediction_id import PredictionIds
 from tests.serving.shop import IDS, INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_key, write_version
 
@@ -330,7 +330,7 @@ def test_an_altered_model_is_refused_with_its_reason_and_the_others_answer(serve
 
 
 def test_a_new_champion_takes_over_without_a_failed_request(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_repository, "POLL_S", 0.05)
+    monkeypatch.setattr(repository, "POLL_S", 0.05)
     readers: list[Rows] = []
 
     def reader() -> Rows:
@@ -361,7 +361,7 @@ def test_a_new_champion_takes_over_without_a_failed_request(server: Server, monk
 
 
 def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_answering(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_repository, "POLL_S", 0.02)
+    monkeypatch.setattr(repository, "POLL_S", 0.02)
     folder = server.version(2, promote=False)
     release.promote(server.settings.model_root, "sells_out", 1)
 

@@ -30,7 +30,7 @@ from infra.ports import port
 from infra.settings import ROOT, Settings
 from serving import open_inference_pb2 as _generated
 from serving.app import ServeError, configure, run, scratch
-from serving.ingress import connections, read, running
+from serving.haproxy import connections, read, running
 from tests.serving.clients import Clients
 from tests.serving.served import INPUTS, MARK, NOW, PREDICT, REPO, Served, served
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version

@@ -35,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Settings:
     """The shop, applied to a registry of its own, and one version of its model that was never promoted."""
     from feast import FeatureStore
 
-    from feature_repo.definition import definitions
+    from feature_repo.definitions import definitions
 
     folder = tmp_path_factory.mktemp("contracts")
     repo, project = folder / "repo", f"shop_{uuid.uuid4().hex[:8]}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving.course import StageFailed
 from serving.demo import _no_verdict
+from serving.stages import StageFailed
 from training.leakage import Checked
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from serving.calibration import Matrix
-from serving.detector import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
+from serving.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
+from serving.null_distribution import Matrix
 from serving.verdict import FeatureVerdict
 
 NAMES = ["normal", "skewed", "count", "constant", "holey", "heavy", "score"]

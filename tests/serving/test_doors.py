@@ -25,11 +25,11 @@ from infra.settings import Settings
 from serving import open_inference
 from serving import open_inference_pb2 as _generated
 from serving.api import Front, build_app, door
-from serving.feature_server import key_of
+from serving.data_plane import DataPlane
+from serving.feast import key_of
 from serving.limits import Limits, natural
-from serving.open_inference_grpc import InferenceCalls, handlers
-from serving.plane import DataPlane
 from serving.problem import Invalid
+from serving.servicer import InferenceCalls, handlers
 from streaming.store import connect
 from tests.fuzz import fuzzed, spoilt
 from tests.infra.test_files import BREAKS

@@ -17,17 +17,17 @@ import redis.asyncio
 from feature_repo import contract, release
 from feature_repo.apply import apply
 from feature_repo.contract import Input, RequestField
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.followed import EVERY_S
 from feature_repo.redis_keys import events_key
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
-from serving.feature_server import FeatureServer
+from serving.feast import FeatureServer
 from serving.metrics import Metrics
-from serving.model_repository import ModelRepository
-from serving.predict import Predictor
 from serving.prediction_log import PredictionLog
+from serving.predictor import Predictor
 from serving.problem import NotFound, Unavailable
+from serving.repository import ModelRepository
 from tests.serving.shop import make_contract, write_key, write_linear
 
 

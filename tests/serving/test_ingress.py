@@ -22,7 +22,7 @@ import pytest
 
 from infra.ports import is_free
 from infra.settings import ROOT
-from serving.ingress import Ingress, IngressError, read, running
+from serving.haproxy import Ingress, IngressError, read, running
 from serving.stand_in import StandIn
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from feature_repo import release
 from feature_repo.prediction import Mark, Prediction, Truths, known_truths, logged
 from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, quality_key, watch_key
-from feature_repo.tally import Count, Tally
+from feature_repo.replica_tally import Count, Tally
 from infra import beat, files
 from infra.settings import Settings
 from serving import status
@@ -31,7 +31,7 @@ from tests.fuzz import NUMBERS, fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.shop import IDS, NOW_US, loader, make_contract, write_key, write_version
 from tests.serving.test_doors import House, check_refusal
-from training.traffic import Counters, Unknown, since
+from training.server_metrics import Counters, Unknown, since
 
 NUMBER = IDS.make("sells_out", NOW_US)[0]
 CONTRACT = make_contract()

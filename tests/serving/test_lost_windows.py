@@ -19,7 +19,7 @@ from feature_repo.redis_keys import view_key
 from serving import lost_windows
 from serving.lost_windows import LostWindows
 from serving.reader import FeatureRows, OnlineReader
-from streaming.view import Projection, View
+from streaming.feature_view import Projection, View
 from tests.serving.shop import INSTANCE
 from tests.serving.test_api import PREDICT, Server
 from tests.serving.test_stored_bytes import LATEST, NOW, WINDOWED, Stored, good, of_view

@@ -11,12 +11,12 @@ import pytest
 
 from feature_repo.contract import Input, Null
 from feature_repo.prediction import Prediction
+from serving.input_sources import WiringError
 from serving.metrics import Metrics
-from serving.predict import Predictor
+from serving.predictor import Predictor
 from serving.problem import Invalid, Unavailable
 from serving.schema import Answer
 from serving.scorer import Scorer
-from serving.wiring import WiringError
 from tests.serving.shop import INPUTS, INSTANCE, NOW_US, WEIGHTS, Rows, make_contract, on_demand, shelves, with_null, write_linear
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from feature_repo.redis_keys import view_key
-from infra.moment import microseconds
-from serving.rehearsal import check_place
+from infra.timestamps import microseconds
 from serving.replay import ReplayError
+from serving.replay_run import check_place
 from streaming import clock
 from streaming.store import connect
 

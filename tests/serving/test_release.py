@@ -16,7 +16,7 @@ import pytest
 from feature_repo import release
 from feature_repo.prediction import Prediction
 from feature_repo.redis_keys import prediction_log_key
-from serving import model_repository
+from serving import repository
 from tests.serving.shop import INSTANCE, make_contract
 from tests.serving.test_api import PREDICT, Server
 
@@ -137,8 +137,8 @@ def test_a_release_that_is_gone_is_said_and_what_answered_goes_on(server: Server
 
 
 def test_a_look_at_the_releases_that_does_not_end_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_repository, "LOOK_S", 0.5)
-    monkeypatch.setattr(model_repository, "_releases", lambda _: time.sleep(2) or {})
+    monkeypatch.setattr(repository, "LOOK_S", 0.5)
+    monkeypatch.setattr(repository, "_releases", lambda _: time.sleep(2) or {})
 
     async def scenario(client: httpx.AsyncClient) -> str:
         await asyncio.sleep(1)

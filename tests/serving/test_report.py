@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from feature_repo.contract import Parity
-from serving.report import (
+from serving.demo_report import (
     Calibration,
     Curve,
     Day,

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import Settings
-from serving import descendants, head, ingress
+from serving import haproxy, leftovers, ray_head
 from serving.app import detail
-from serving.ingress import Ingress, IngressError
+from serving.haproxy import Ingress, IngressError
 from tests.fuzz import fuzzed, spoilt
 from tests.serving.hostile import bodies
 
@@ -42,8 +42,8 @@ def nobody(raw: bytes) -> bytes:
 def test_fuzz_a_head_that_was_left_is_found_or_forgotten(own: Settings, raw: bytes) -> None:
     path = own.run_dir / "ray-head"
     path.write_bytes(raw)
-    assert head.find(own, "this") is None
-    head.stop(own)
+    assert ray_head.find(own, "this") is None
+    ray_head.stop(own)
     assert not path.exists()
 
 
@@ -51,19 +51,19 @@ def test_fuzz_a_head_that_was_left_is_found_or_forgotten(own: Settings, raw: byt
 @given(st.one_of(bodies([[2**22 + 7, 1.5], [2**22 + 9, 2.5]]), st.just(DEEP)).map(nobody))
 def test_fuzz_processes_that_were_left_are_found_or_nobodys(own: Settings, raw: bytes) -> None:
     (own.run_dir / "serve.children").write_bytes(raw)
-    assert descendants.noted(own) == set()
+    assert leftovers.noted(own) == set()
 
 
 def test_what_was_noted_down_is_found(own: Settings) -> None:
     me = psutil.Process()
     (own.run_dir / "serve.children").write_bytes(msgspec.json.encode([(me.pid, me.create_time()), (2**22 + 7, 1.5)]))
-    assert descendants.noted(own) == {me}
+    assert leftovers.noted(own) == {me}
     for strange in (b"[[-1,1.5]]", b"[[4294967296,1.5]]", b"[[99999999999999999999,1.5]]", DEEP, b'["\xff"]'):
         (own.run_dir / "serve.children").write_bytes(strange)
-        assert descendants.noted(own) == set()
+        assert leftovers.noted(own) == set()
         (own.run_dir / "ray-head").write_bytes(msgspec.json.encode(NOBODY).replace(str(2**22 + 7).encode(), b"-1"))
-        assert head.find(own, "this") is None
-        head.stop(own)
+        assert ray_head.find(own, "this") is None
+        ray_head.stop(own)
 
 
 def made(folder: Path) -> Ingress:
@@ -76,11 +76,11 @@ def test_fuzz_the_ingress_files_are_read_or_refused(own: Settings, data: st.Data
     folder = own.run_dir
     wanted = made(folder)
     wanted.current.write_bytes(data.draw(spoilt(f"{os.getpid()} /tmp/admin.sock".encode())))
-    assert ingress.running(wanted) is None, "this process is no HAProxy"
+    assert haproxy.running(wanted) is None, "this process is no HAProxy"
     raw = data.draw(bodies(msgspec.to_builtins(wanted)))
     (folder / "ingress.json").write_bytes(raw)
     with contextlib.suppress(IngressError):
-        assert isinstance(ingress.read(folder), Ingress)
+        assert isinstance(haproxy.read(folder), Ingress)
 
 
 @fuzzed

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.contract import RequestField
-from infra.moment import microseconds
+from infra.timestamps import microseconds
 from serving.limits import MAX_INSTANCES
 from serving.problem import Invalid, Malformed, TooLarge
 from serving.schema import RequestSchema, moment

@@ -16,7 +16,7 @@ import pytest
 
 from serving import on_demand as module
 from serving.on_demand import OnDemand
-from serving.predict import Asked, Predictor
+from serving.predictor import Asked, Predictor
 from serving.problem import Invalid, Late
 from serving.reader import FeatureRows
 from serving.schema import Question

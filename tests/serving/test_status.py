@@ -16,7 +16,7 @@ from feature_repo.redis_keys import applied_key, events_key, quality_key
 from infra import beat, redis_client
 from infra.beat import parts_key
 from infra.settings import Settings
-from serving import commands
+from serving import cli
 from serving.status import print_status
 from tests.bikes.generate import REPO as BIKES
 from tests.serving.test_liveness import record
@@ -83,11 +83,11 @@ def test_a_stopped_service_is_forgotten_however_it_ended(own: tuple[Settings, st
     settings, project = own
     for field in ("serve/a", "serve/b", "stream"):
         say(settings, project, field, 40)
-    commands._forget(settings, ["serve"])
+    cli._forget(settings, ["serve"])
     assert list(beat.read(redis_client.client(settings.redis()), project)[1]) == ["stream"]
-    commands._quietly(settings, beat.tidy)
+    cli._quietly(settings, beat.tidy)
     assert beat.read(redis_client.client(settings.redis()), project)[1] == {}
 
 
 def test_what_parts_say_is_no_reason_for_a_stop_to_fail(tmp_path: Path) -> None:
-    commands._forget(Settings(repo=tmp_path / "none", state=tmp_path, redis_url="redis://127.0.0.1:1"), ["serve"])
+    cli._forget(Settings(repo=tmp_path / "none", state=tmp_path, redis_url="redis://127.0.0.1:1"), ["serve"])

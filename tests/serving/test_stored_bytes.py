@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
-from streaming import layout, row, tile
-from streaming.view import Feature, Projection, View
-from streaming.window import HOUR, Layout
+from streaming import feast_layout, packed_row, tiles
+from streaming.feature_view import Feature, Projection, View
+from streaming.windows import HOUR, Layout
 from tests.fuzz import fuzzed, spoilt
 from tests.oracle import naive
 from tests.streaming.test_point_in_time import AGGREGATIONS
@@ -71,25 +71,29 @@ def good(sealed: bool = True) -> dict[bytes, bytes]:
 
 @lru_cache(maxsize=2)
 def _good(sealed: bool) -> dict[bytes, bytes]:
-    seal = tile.seal if sealed else bytes
-    at = layout.encode_timestamp(HOUR)
-    (packed,) = row.pack(
+    seal = tiles.seal if sealed else bytes
+    at = feast_layout.encode_timestamp(HOUR)
+    (packed,) = packed_row.pack(
         LATEST,
         pa.table(
             {"a": [1.5], "b": [None], "note": ["x"]}, schema=pa.schema([("a", pa.float64()), ("b", pa.float64()), ("note", pa.string())])
         ),
         [at],
     )
-    head = tile.Header(LATEST.fingerprint, HOUR, 1, (1, 0), 1, HOUR, HOUR, 0)
+    head = tiles.Header(LATEST.fingerprint, HOUR, 1, (1, 0), 1, HOUR, HOUR, 0)
     events = [naive.Event(0, i * HOUR // 7, i * HOUR // 7, {"x": float(i), "y": 1.0}) for i in range(30)]
     parts = []
     for level in LEVELS:
-        (part,) = tile.build(level, *arrays(events)).slices(1)
+        (part,) = tiles.build(level, *arrays(events)).slices(1)
         parts.append(part)
-    tiles = tile.encode(tile.Header(WINDOWED.fingerprint, 5 * HOUR, 1, (1, 0), 1, 5 * HOUR, 5 * HOUR, 0), parts)
-    fields = {layout.tile_field("v"): seal(head.pack(0) + packed), layout.timestamp_field("v"): at, layout.tile_field("w"): seal(tiles)}
+    stored = tiles.encode(tiles.Header(WINDOWED.fingerprint, 5 * HOUR, 1, (1, 0), 1, 5 * HOUR, 5 * HOUR, 0), parts)
+    fields = {
+        feast_layout.tile_field("v"): seal(head.pack(0) + packed),
+        feast_layout.timestamp_field("v"): at,
+        feast_layout.tile_field("w"): seal(stored),
+    }
     for name, value, dtype in (("a", 1.5, "double"), ("b", None, "double"), ("note", "x", "string")):
-        fields[layout.field("v", name)] = layout.encode_value(value, dtype)
+        fields[feast_layout.field("v", name)] = feast_layout.encode_value(value, dtype)
     return fields
 
 
@@ -116,7 +120,7 @@ def test_a_store_without_checksums_is_read_as_before() -> None:
 
 @pytest.mark.parametrize("view", [LATEST, WINDOWED])
 def test_one_flipped_bit_is_seen_and_costs_that_view_of_that_entity(view: View, caplog: pytest.LogCaptureFixture) -> None:
-    other, field = (WINDOWED if view is LATEST else LATEST), layout.tile_field(view.name)
+    other, field = (WINDOWED if view is LATEST else LATEST), feast_layout.tile_field(view.name)
     bits = 8 * len(good()[field])
     for bit in [*range(32), *random.Random(1).sample(range(bits), 200), bits - 1]:
         fields = good()
@@ -133,13 +137,13 @@ def test_one_flipped_bit_is_seen_and_costs_that_view_of_that_entity(view: View, 
 
 
 def test_what_was_sealed_comes_back_as_it_was() -> None:
-    plain = good(sealed=False)[layout.tile_field("w")]
-    assert tile.unseal(tile.seal(plain)) == plain == tile.unseal(plain)
+    plain = good(sealed=False)[feast_layout.tile_field("w")]
+    assert tiles.unseal(tiles.seal(plain)) == plain == tiles.unseal(plain)
 
 
 def test_tiles_of_another_definition_are_no_broken_entity() -> None:
-    field = layout.tile_field("w")
-    other = tile.seal(tile.Header(WINDOWED.fingerprint + 1).pack(0))
+    field = feast_layout.tile_field("w")
+    other = tiles.seal(tiles.Header(WINDOWED.fingerprint + 1).pack(0))
     with pytest.raises(OnlineStoreUnavailable, match="another definition"):
         Stored(good() | {field: other}).now()
 
@@ -156,19 +160,19 @@ def test_fuzz_any_bytes_in_redis_are_read_or_count_as_missing(sealed: bool, data
         found = reader.now()
     except OnlineStoreUnavailable as error:
         assert "another definition" in str(error)  # noqa: PT017
-        assert not sealed or layout.tile_field("w") in chosen
+        assert not sealed or feast_layout.tile_field("w") in chosen
         return
     assert found.values.shape == found.statuses.shape
     assert set(found.statuses.tobytes()) <= set(b"fsnm")
     assert all(m.known_us is None or abs(m.known_us) < 2**63 for m in found.marks[0].values())
     for view in (LATEST, WINDOWED):
-        mine = {layout.tile_field("w")} if view is WINDOWED else set(fields) - {layout.tile_field("w")}
+        mine = {feast_layout.tile_field("w")} if view is WINDOWED else set(fields) - {feast_layout.tile_field("w")}
         if not chosen & mine:
             assert alike(of_view(found, view), of_view(WHOLE, view))
 
 
 def test_the_checksum_costs_a_read_next_to_nothing() -> None:
-    blob, plain, reader = good()[layout.tile_field("w")], good(sealed=False)[layout.tile_field("w")], Stored(good())
+    blob, plain, reader = good()[feast_layout.tile_field("w")], good(sealed=False)[feast_layout.tile_field("w")], Stored(good())
     fields = [good().get(f) for f in reader._entities[0].fields]
 
     def best(act: Any) -> float:
@@ -179,6 +183,6 @@ def test_the_checksum_costs_a_read_next_to_nothing() -> None:
             took.append(time.perf_counter() - before)
         return min(took)
 
-    check, read = best(lambda: tile.unseal(blob)), best(lambda: reader._decode(reader._entities[0], fields, NOW, []))
+    check, read = best(lambda: tiles.unseal(blob)), best(lambda: reader._decode(reader._entities[0], fields, NOW, []))
     assert len(blob) == len(plain) + 8
     assert check < read / 5, (check, read)

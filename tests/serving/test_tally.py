@@ -9,10 +9,10 @@ import msgspec
 import redis.asyncio
 
 from feature_repo.redis_keys import tallies_key
-from feature_repo.tally import Tally
+from feature_repo.replica_tally import Tally
+from serving.data_plane import wall_clock
 from serving.metrics import Metrics
-from serving.plane import wall_clock
-from serving.tally import TallyWriter
+from serving.tally_writer import TallyWriter
 
 
 def test_every_start_has_a_field_of_its_own_and_the_last_word_is_written_at_the_end(redis_url: str) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from feature_repo.contract import Input
-from serving.calibration import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
-from serving.detector import NOMINAL_RATE, DriftDetector, detectors, label_detector
-from serving.evidence import Seen
+from serving.dependence import BOND
+from serving.detectors import NOMINAL_RATE, DriftDetector, detectors, label_detector
+from serving.fault_evidence import Seen
 from serving.judgement import Row, Window
-from serving.relation import BOND
+from serving.null_distribution import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
 from serving.triage import triage
 from serving.verdict import Triage
 from tests.serving.shop import make_contract

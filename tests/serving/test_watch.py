@@ -24,7 +24,7 @@ from feature_repo.redis_keys import drift_key, equality_key, labels_key, predict
 from infra import beat
 from infra.settings import ROOT, Settings
 from serving import verdict_plot, watch
-from serving.calibration import HOUR_US, Matrix, Moments
+from serving.null_distribution import HOUR_US, Matrix, Moments
 from serving.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration

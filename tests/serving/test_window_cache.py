@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.window_cache import WindowCache
-from streaming import tile
+from streaming import tiles
 from streaming.finisher import Finisher
-from streaming.window import HOUR, MINUTE
+from streaming.windows import HOUR, MINUTE
 from tests.oracle import naive
 from tests.streaming.test_tile import LAYOUT, LEVELS, PRINT, arrays, events_strategy
 
@@ -19,9 +19,9 @@ def stored(events: list[naive.Event], key: int) -> bytes:
     parts = []
     for level in LEVELS:
         owner, event, known, columns = arrays(mine)
-        (part,) = tile.build(level, owner, event, known, columns).slices(1)
+        (part,) = tiles.build(level, owner, event, known, columns).slices(1)
         parts.append(part)
-    return tile.encode(tile.Header(PRINT), parts)
+    return tiles.encode(tiles.Header(PRINT), parts)
 
 
 @given(events_strategy, st.lists(st.one_of(st.integers(0, 40 * HOUR), st.integers(0, 3)), min_size=1, max_size=30), st.data())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from feature_repo.prediction import Label, Mark, Prediction
 from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
 from streaming import archive as archives
-from streaming import hours
+from streaming import archive_hours
 from streaming.archive import Archive, ArchiveError
 from streaming.store import connect
 from tests.fuzz import fuzzed
@@ -102,7 +102,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
 
     choose = random.Random(seed)
     monkeypatch.setattr(archives, "PAGE", 17)
-    add, note = hours.add, Archive._note
+    add, note = archive_hours.add, Archive._note
 
     def sometimes(step: Any) -> Any:
         def run(*arguments: Any) -> Any:
@@ -115,7 +115,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
 
         return run
 
-    monkeypatch.setattr(hours, "add", sometimes(add))
+    monkeypatch.setattr(archive_hours, "add", sometimes(add))
     monkeypatch.setattr(Archive, "_note", sometimes(note))
     sent, kills = 0, 0
     while sent < 300 or kills < 5:
@@ -128,7 +128,7 @@ def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
             archive.run(client)
         except Killed:
             kills += 1
-    monkeypatch.setattr(hours, "add", add)
+    monkeypatch.setattr(archive_hours, "add", add)
     monkeypatch.setattr(Archive, "_note", note)
     archive.run(client)
     assert ids(archive) == [number(i) for i in range(sent)]

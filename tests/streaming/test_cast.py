@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from feature_repo.redis_keys import keys_key
 from streaming import rejected_rows
 from streaming.backfill import backfill
+from streaming.feature_view import Feature, View
 from streaming.join import read_events
 from streaming.store import connect
 from streaming.unfit import WHY
-from streaming.view import Feature, View
 
 
 def test_a_whole_number_out_of_range_is_named_and_never_written(spark: Any, redis_url: str, tmp_path: Path) -> None:

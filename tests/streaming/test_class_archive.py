@@ -51,7 +51,7 @@ def test_it_is_made_once_and_java_takes_it(own: Settings, tmp_path: Path) -> Non
     again.stop()
     # Java says which classes come out of it
     said = class_archive.options(java_home(own)).replace("-Xlog:cds=off -Xlog:cds+dynamic=off", "-Xlog:class+load:file=loaded")
-    script = "import sys; from infra.settings import settings; from streaming.session import session; session(settings(), quick=True).range(3).count()"
+    script = "import sys; from infra.settings import settings; from streaming.spark import session; session(settings(), quick=True).range(3).count()"
     code = f"import streaming.class_archive as c; c.options = lambda _: {said!r}; {script}"
     environment = os.environ | {"HEADRACE_STATE": str(tmp_path / "other"), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)

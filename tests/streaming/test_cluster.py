@@ -17,14 +17,14 @@ import pytest
 from feature_repo.redis_keys import keys_key
 from infra import redis_server
 from infra.settings import ROOT
+from serving.decoder import FRESH
 from serving.reader import OnlineReader
-from serving.reply import FRESH
-from streaming.live import SCHEMA
+from streaming.event_log import SCHEMA
 from streaming.removal import remove
 from streaming.sink import apply_batch
-from streaming.state import view_states
+from streaming.status import view_states
 from streaming.store import OnlineStore, connect
-from streaming.window import DAY, HOUR
+from streaming.windows import DAY, HOUR
 from tests.oracle.nasty import whole
 from tests.streaming.world import START, World, produce, views, wait_applied
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from feature_repo.apply import apply
-from feature_repo.definition import DefinitionError
+from feature_repo.definitions import DefinitionError
 from feature_repo.plan import applied, plan, proposed
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from serving.decoder import STALE
 from serving.reader import OnlineReader
-from serving.reply import STALE
 from streaming import join
 from streaming.backfill import backfill
 from streaming.columns import column_name
-from streaming.gather import gather
+from streaming.event_log import SCHEMA
+from streaming.feature_view import View
+from streaming.in_process import gather
 from streaming.join import point_in_time_join, point_in_time_table
 from streaming.json_row import encode
-from streaming.live import SCHEMA
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, connect
-from streaming.view import View
-from streaming.window import DAY, HOUR, MINUTE
+from streaming.windows import DAY, HOUR, MINUTE
 from tests.oracle import nasty
 from tests.oracle.nasty import NIGHT, Nasty, views, whole
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
 
-from streaming import layout
+from streaming import feast_layout
 from streaming.columns import ARROW_TYPES
 from streaming.columns import to_arrow as finished
 from streaming.declared import converter, from_arrow, from_floats, to_arrow
-from streaming.window import declared
+from streaming.windows import declared
 
 _MOMENTS = st.datetimes(datetime(1950, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 _SCALARS: dict[str, st.SearchStrategy[Any]] = {
@@ -44,7 +44,7 @@ def test_the_offline_table_and_feasts_format_give_a_function_the_same_objects(dt
     values = data.draw(st.lists(st.none() | (_SCALARS | _LISTS)[dtype], max_size=5))
     offline = from_arrow(pa.chunked_array([pa.array(values, ARROW_TYPES[dtype])]), dtype)
     stored = pa.array(values, ARROW_TYPES[dtype]).to_pylist()
-    online = [converter(dtype)(layout.decode_value(layout.encode_value(v, dtype))) for v in stored]
+    online = [converter(dtype)(feast_layout.decode_value(feast_layout.encode_value(v, dtype))) for v in stored]
     assert exactly(offline) == exactly(online)
     assert exactly(from_arrow(pa.chunked_array([to_arrow(offline, dtype)]), dtype)) == exactly(offline)
 

@@ -10,21 +10,22 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 
-from streaming import event, layout
+from streaming import feast_layout
 from streaming.clock import latest_us
 from streaming.columns import EVENT, KNOWN
-from streaming.group import group
-from streaming.materialize import snapshot
+from streaming.entities import group
+from streaming.events import Rejected, decode
+from streaming.feature_view import View
 from streaming.types import FIRST_US
-from streaming.view import View
+from streaming.writer import snapshot
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
 
 BOUND = NOW_US + 300_000_000
 
 
-def take(view: View, raw: bytes) -> tuple[pa.Table, list[event.Rejected]]:
-    table, kept, bad = event.decode(view, [raw], [5], [BOUND])
+def take(view: View, raw: bytes) -> tuple[pa.Table, list[Rejected]]:
+    table, kept, bad = decode(view, [raw], [5], [BOUND])
     assert len(table) + len(bad) == 1
     assert [*kept, *(b.row for b in bad)] == [5]
     return table, bad
@@ -45,7 +46,7 @@ def test_fuzz_an_event_can_be_written_and_read_back_or_is_rejected_with_a_reason
             for bulk in bulks:
                 stored = bulk[bulk.index(b"\r\n") + 2 : -2]
                 Value.FromString(stored)  # stock Feast reads it
-                found = layout.decode_value(stored)
+                found = feast_layout.decode_value(stored)
                 if view.layout is None and feature.dtype in ("int64", "int32", "bool", "array<int64>", "array<int32>"):
                     given_value = table[feature.name][0].as_py()
                     assert found == given_value or None in (given_value or [None] if isinstance(given_value, list) else [None])
@@ -85,5 +86,5 @@ def test_a_float_beyond_its_type_is_infinite_alone_and_in_a_list() -> None:
     assert not bad
     rows = snapshot(views()[0], group(views()[0], table), 0)
     scalar, listed = (rows.columns[2 + i][0] for i in (1, 13))
-    assert layout.decode_value(scalar[scalar.index(b"\r\n") + 2 : -2]) == math.inf
-    assert layout.decode_value(listed[listed.index(b"\r\n") + 2 : -2]) == [math.inf, -math.inf]
+    assert feast_layout.decode_value(scalar[scalar.index(b"\r\n") + 2 : -2]) == math.inf
+    assert feast_layout.decode_value(listed[listed.index(b"\r\n") + 2 : -2]) == [math.inf, -math.inf]

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from feature_repo.redis_keys import events_key, set_aside_key, view_key
-from streaming import layout, live, rejected, sink, tile
-from streaming.group import key_function
-from streaming.live import SCHEMA
+from streaming import dead_letters, event_log, feast_layout, sink, tiles
+from streaming.entities import key_function
+from streaming.event_log import SCHEMA
+from streaming.feature_view import View
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, OnlineStoreError, connect
-from streaming.tile import OtherDefinitionError, TileError, fingerprint
-from streaming.view import View
+from streaming.tiles import OtherDefinitionError, TileError, fingerprint
 from tests.oracle.hostile import NOW_US, POISON, good, views
 
 FIRST_MS = NOW_US // 1000 - 1_000_000
@@ -47,7 +47,7 @@ def encoded(number: int, **changes: Any) -> bytes:
 def is_stored(client: Any, view: View, number: int) -> bool:
     row = good(number)
     values = [b"\x00\x01\x02" if k.dtype == "bytes" else 1_699_920_000 if k.dtype == "timestamp" else row[k.name] for k in view.keys]
-    return bool(client.hexists(key_function(view)(values), layout.tile_field(view.name)))
+    return bool(client.hexists(key_function(view)(values), feast_layout.tile_field(view.name)))
 
 
 def counts(client: Any, view: View, number: int) -> float:
@@ -55,7 +55,7 @@ def counts(client: Any, view: View, number: int) -> float:
     from streaming.finisher import Finisher
 
     assert view.layout is not None
-    stored = client.hget(key_function(view)([number]), layout.tile_field(view.name))
+    stored = client.hget(key_function(view)([number]), feast_layout.tile_field(view.name))
     return float(
         Finisher(view.layout)(stored, NOW_US)[
             view.layout.aggregations.index(next(a for a in view.layout.aggregations if a.name == "count_24h"))
@@ -69,7 +69,7 @@ def test_poison_is_rejected_once_and_everything_else_is_applied_once(client: Any
         rows += [encoded(number), poison, encoded(number)]
     for _ in range(2):  # as after a crash
         apply_batch(compiled, OnlineStore(client), batch(rows), now_us=NOW_US)
-    letters = list(rejected.read(client, project))
+    letters = list(dead_letters.read(client, project))
     assert [one.data for one in letters] == list(POISON.values())
     assert all(one.why and all(one.why.values()) for one in letters)
     for number in range(1, len(POISON) + 1):
@@ -92,7 +92,7 @@ def test_a_batch_that_fails_for_a_reason_nobody_thought_of_is_halved_to_the_culp
     monkeypatch.setattr(sink, "apply", fails)
     compiled = views(project)
     apply_batch(compiled, OnlineStore(client), batch([encoded(i % 10) for i in range(100)]), now_us=NOW_US)
-    letters = list(rejected.read(client, project))
+    letters = list(dead_letters.read(client, project))
     assert [one.position[0] - FIRST_MS for one in letters] == culprits
     assert all("ZeroDivisionError: nobody thought of it" in str(one.why) for one in letters)
     kept = [i for i in range(100) if i not in culprits]
@@ -114,7 +114,7 @@ def test_an_outage_rejects_nothing_and_the_batch_is_tried_again(
         patch.setattr(sink, "apply", away)
         with pytest.raises(type(error)):
             apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
-    assert rejected.count(client, project) == 0
+    assert dead_letters.count(client, project) == 0
     apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
     assert counts(client, compiled[1], 1) == 1
 
@@ -126,9 +126,9 @@ def test_a_full_redis_is_an_outage(own_redis: Any, project: str) -> None:
     with pytest.raises(OnlineStoreError, match="maxmemory"):
         apply_batch(compiled, OnlineStore(own_redis), batch([encoded(2), b"{", encoded(3)], first_ms=FIRST_MS + 10), now_us=NOW_US)
     own_redis.config_set("maxmemory", 0)
-    assert rejected.count(own_redis, project) == 0
+    assert dead_letters.count(own_redis, project) == 0
     apply_batch(compiled, OnlineStore(own_redis), batch([encoded(2), b"{", encoded(3)], first_ms=FIRST_MS + 10), now_us=NOW_US)
-    assert rejected.count(own_redis, project) == 1
+    assert dead_letters.count(own_redis, project) == 1
     assert [counts(own_redis, compiled[1], n) for n in (1, 2, 3)] == [1, 1, 1]
 
 
@@ -150,14 +150,14 @@ def test_one_broken_entity_costs_its_own_events_only(client: Any, project: str) 
     compiled = views(project)
     windows, key = compiled[1], key_function(compiled[1])
     apply_batch(compiled, OnlineStore(client), batch([encoded(1), encoded(2), encoded(3), encoded(4)]), now_us=NOW_US)
-    client.hset(key([1]), layout.tile_field("windows"), b"H")
-    whole = client.hget(key([2]), layout.tile_field("windows"))
-    client.hset(key([2]), layout.tile_field("windows"), whole[:100])
+    client.hset(key([1]), feast_layout.tile_field("windows"), b"H")
+    whole = client.hget(key([2]), feast_layout.tile_field("windows"))
+    client.hset(key([2]), feast_layout.tile_field("windows"), whole[:100])
     client.delete(key([3]))
     client.set(key([3]), b"something else")
     rows = batch([encoded(n) for n in (1, 2, 3, 4, 5)], first_ms=FIRST_MS + 10)
     apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
-    letters = list(rejected.read(client, project))
+    letters = list(dead_letters.read(client, project))
     assert [one.position[0] - FIRST_MS - 9 for one in letters] == [1, 2, 3]
     assert all(set(one.why) == {"windows"} for one in letters)
     assert (counts(client, windows, 4), counts(client, windows, 5)) == (2, 1)
@@ -167,16 +167,16 @@ def test_a_view_of_another_definition_waits_for_its_backfill_and_one_entity_left
     compiled = views(project)
     windows = compiled[1]
     apply_batch(compiled, OnlineStore(client), batch([encoded(1)]), now_us=NOW_US)
-    key, field = key_function(windows)([1]), layout.tile_field("windows")
-    stored = tile.unseal(client.hget(key, field))
-    client.hset(key, field, tile.seal(stored[:4] + b"\x00\x00\x00\x00" + stored[8:]))
+    key, field = key_function(windows)([1]), feast_layout.tile_field("windows")
+    stored = tiles.unseal(client.hget(key, field))
+    client.hset(key, field, tiles.seal(stored[:4] + b"\x00\x00\x00\x00" + stored[8:]))
     rows = batch([encoded(1), encoded(2)], first_ms=FIRST_MS + 10)
     with pytest.raises(OtherDefinitionError, match="headrace backfill --view windows"):
         apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
-    assert rejected.count(client, project) == 0
+    assert dead_letters.count(client, project) == 0
     client.hset(view_key(project, "windows"), "fingerprint", fingerprint(windows.layout))
     apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
-    (letter,) = rejected.read(client, project)
+    (letter,) = dead_letters.read(client, project)
     assert letter.position[0] == FIRST_MS + 10
     assert counts(client, windows, 2) == 1
     assert issubclass(OtherDefinitionError, TileError)
@@ -192,28 +192,28 @@ def test_what_is_set_aside_is_never_applied_besides(client: Any, project: str) -
     rows = batch([ahead, encoded(1)], first_ms=5)
     apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US)
     apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US * 2)
-    (letter,) = rejected.read(client, project)
+    (letter,) = dead_letters.read(client, project)
     assert (letter.position, set(letter.why)) == ((5, 0), {"latest", "windows"})
     assert counts(client, windows, 1) == 1
 
     def seen() -> int:
-        return len(live.since(client, windows, 0, 300)((0, 0))[0])
+        return len(event_log.since(client, windows, 0, 300)((0, 0))[0])
 
     assert seen() == 1
-    assert rejected.replay(client, project) == 1
-    assert rejected.count(client, project) == 0
+    assert dead_letters.replay(client, project) == 1
+    assert dead_letters.count(client, project) == 0
     assert seen() == 2, "once under its new id"
 
 
 def test_letters_of_older_versions_are_read_and_put_back(client: Any, project: str) -> None:
     client.xadd(f"headrace:{{{project}}}:rejected", {"source": "things", "data": b"{}", "views": "windows", "why": "windows: no"}, id="7-1")
-    (letter,) = rejected.read(client, project)
+    (letter,) = dead_letters.read(client, project)
     assert (letter.position, letter.entry) == ((7, 1), "7-1")
-    assert rejected.replay(client, project) == 1
-    assert rejected.count(client, project) == 0
+    assert dead_letters.replay(client, project) == 1
+    assert dead_letters.count(client, project) == 0
 
 
 def test_a_refusal_found_later_than_a_younger_one_is_kept(client: Any, project: str) -> None:
     for ms in (9, 5, 9):
-        rejected.put(client, project, [rejected.Rejected((ms, 0), "things", b"{}", {"windows": "no"})])
-    assert sorted(one.position[0] for one in rejected.read(client, project)) == [5, 9]
+        dead_letters.put(client, project, [dead_letters.Rejected((ms, 0), "things", b"{}", {"windows": "no"})])
+    assert sorted(one.position[0] for one in dead_letters.read(client, project)) == [5, 9]

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.reply import Answer, make_part, windowed
+from serving.decoder import Answer, make_part, windowed
 from serving.window_cache import WindowCache
-from streaming import tile
-from streaming.view import Feature, Projection, View
-from streaming.window import DAY, HOUR, SECOND, Aggregation, Layout
+from streaming import tiles
+from streaming.feature_view import Feature, Projection, View
+from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout
 from tests.streaming.test_point_in_time import AGGREGATIONS
 
 OLD = [
@@ -62,19 +62,19 @@ WAS = {"total": 3.25, "spread": 3.1457643480294792, "kinds": 3.0, "newest": 4.0}
 
 def test_tiles_of_the_code_before_are_served_and_merged() -> None:
     view = view_of(OLD)
-    assert tile.read_header(STORED).fingerprint not in (view.fingerprint, 0)
+    assert tiles.read_header(STORED).fingerprint not in (view.fingerprint, 0)
     assert served(view, STORED, NEWEST + SECOND) == WAS
     assert view.layout is not None
-    header, parts = tile.decode(STORED, tile.levels_of(view.layout), view.fingerprint, view.former)
-    again = tile.encode(replace(header, fingerprint=view.fingerprint), parts)
+    header, parts = tiles.decode(STORED, tiles.levels_of(view.layout), view.fingerprint, view.former)
+    again = tiles.encode(replace(header, fingerprint=view.fingerprint), parts)
     assert served(view, again, NEWEST + SECOND) == WAS
 
 
 def test_tiles_of_another_definition_are_not() -> None:
     for changed in (OLD[1:], [replace(OLD[0], window_us=3 * HOUR), *OLD[1:]], [replace(OLD[0], function="mean"), *OLD[1:]]):
-        with pytest.raises(tile.TileError, match="another definition"):
+        with pytest.raises(tiles.TileError, match="another definition"):
             served(view_of(changed), STORED, NEWEST)
-    with pytest.raises(tile.TileError, match="another definition"):
+    with pytest.raises(tiles.TileError, match="another definition"):
         served(view_of(OLD, []), STORED, NEWEST)  # its tag says that nothing older lies there
 
 
@@ -90,7 +90,7 @@ def test_order_and_names_change_neither_fingerprint_nor_tiles(order: list[Aggreg
     before = Layout.canonical(AGGREGATIONS)
     renamed = [replace(a, name=name) for a, name in zip(order, names, strict=True)]
     after = Layout.canonical(renamed)
-    assert tile.fingerprint(after) == tile.fingerprint(before)
+    assert tiles.fingerprint(after) == tiles.fingerprint(before)
     assert list(after.slots.items()) == list(before.slots.items())
     assert after.sketches == before.sketches
     # and tiles that lie in the order given are the same numbers
@@ -101,23 +101,23 @@ def test_order_and_names_change_neither_fingerprint_nor_tiles(order: list[Aggreg
         hashed = name.startswith("#")
         columns[name] = random.integers(0, 9, 20) if hashed else np.where(random.random(20) < 0.2, np.nan, random.normal(0, 9, 20))
     fingerprint = zlib.crc32(repr(tuple(order)).encode())  # as it was
-    old = tile.encode(
-        tile.Header(fingerprint, int(event[-1]), 1, (0, 0), 1, int(event[-1]), int(event[-1])), built(Layout.of(order), event, columns)
+    old = tiles.encode(
+        tiles.Header(fingerprint, int(event[-1]), 1, (0, 0), 1, int(event[-1]), int(event[-1])), built(Layout.of(order), event, columns)
     )
-    new = tile.encode(
-        tile.Header(tile.fingerprint(before), int(event[-1]), 1, (0, 0), 1, int(event[-1]), int(event[-1])), built(before, event, columns)
+    new = tiles.encode(
+        tiles.Header(tiles.fingerprint(before), int(event[-1]), 1, (0, 0), 1, int(event[-1]), int(event[-1])), built(before, event, columns)
     )
     view = view_of(order)
     assert fingerprint in view.former
     assert str(served(view, old, int(event[-1]) + HOUR)) == str(served(view, new, int(event[-1]) + HOUR))  # NaN is NaN
-    header, parts = tile.decode(old, tile.levels_of(before), view.fingerprint, view.former)
-    assert tile.encode(replace(header, fingerprint=view.fingerprint), parts) == new
+    header, parts = tiles.decode(old, tiles.levels_of(before), view.fingerprint, view.former)
+    assert tiles.encode(replace(header, fingerprint=view.fingerprint), parts) == new
 
 
-def built(layout: Layout, event: Any, columns: dict[str, Any]) -> list[tile.Part]:
-    parts: list[tile.Part] = []
-    for level in tile.levels_of(layout):
-        parts += tile.build(level, np.zeros(len(event), np.int64), event, event, columns).slices(1)
+def built(layout: Layout, event: Any, columns: dict[str, Any]) -> list[tiles.Part]:
+    parts: list[tiles.Part] = []
+    for level in tiles.levels_of(layout):
+        parts += tiles.build(level, np.zeros(len(event), np.int64), event, event, columns).slices(1)
     return parts
 
 
@@ -125,11 +125,11 @@ SEEDED = """
 import json, sys
 from pathlib import Path
 from feature_repo.apply import apply
-from feature_repo.definition import definitions
+from feature_repo.definitions import definitions
 from feature_repo.plan import plan, proposed
 from feature_repo.use_case import UseCase
 from infra.settings import Settings
-from streaming.view import views
+from streaming.feature_view import views
 
 own = Settings(state=Path(sys.argv[1]), redis_url="redis://127.0.0.1:1/0")
 own.export()
@@ -182,7 +182,7 @@ def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: 
     from feature_repo.apply import apply
     from feature_repo.use_case import UseCase
     from infra.settings import Settings
-    from streaming.view import views
+    from streaming.feature_view import views
 
     environment = dict(os.environ)
     try:

@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from feature_repo.redis_keys import keys_key
 from serving.reader import FeatureRows, OnlineReader
-from streaming import layout, tile
-from streaming.gather import gather
-from streaming.group import key_function, view_fields
+from streaming import feast_layout, tiles
+from streaming.entities import key_function, view_fields
+from streaming.event_log import SCHEMA
+from streaming.feature_view import Feature, Projection, View
+from streaming.in_process import gather
 from streaming.json_row import encode
-from streaming.live import SCHEMA
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, connect
-from streaming.view import Feature, Projection, View
-from streaming.window import SECOND
+from streaming.windows import SECOND
 from tests.streaming.test_identity import NEWEST, OLD, STORED, WAS, view_of
 
 
@@ -54,7 +54,7 @@ def moment(us: int) -> datetime:
 def test_a_store_that_older_code_wrote_is_served_and_moves_on(redis_url: str) -> None:
     view = replace(view_of(OLD), project=f"p{uuid.uuid4().hex[:8]}", stream="things")
     client, (key,) = connect(redis_url), [key_function(view)([1])]
-    client.hset(key, mapping={view_fields(view)[0]: STORED, view_fields(view)[1]: layout.encode_timestamp(NEWEST)})
+    client.hset(key, mapping={view_fields(view)[0]: STORED, view_fields(view)[1]: feast_layout.encode_timestamp(NEWEST)})
     client.sadd(keys_key(view.project, view.name), key)
     assert read(view, redis_url, NEWEST + SECOND)[0] == WAS
     push(view, redis_url, {"k": 1, "at": moment(NEWEST + SECOND), "x": 10.0}, 4)  # before the position it has: in already
@@ -63,7 +63,7 @@ def test_a_store_that_older_code_wrote_is_served_and_moves_on(redis_url: str) ->
     values, _ = read(view, redis_url, NEWEST + 2 * SECOND)
     assert (values["total"], values["newest"], values["kinds"]) == (13.25, 10.0, 4.0)
     blob: Any = client.hget(key, view_fields(view)[0])
-    header = tile.read_header(blob)
+    header = tiles.read_header(blob)
     assert (header.fingerprint, header.revision, header.position) == (view.fingerprint, 2, (10, 0))
     again = replace(view, features=view.features[::-1], stored_order=())
     assert read(again, redis_url, NEWEST + 2 * SECOND)[0] == values

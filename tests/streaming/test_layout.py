@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import layout
+from streaming import feast_layout
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -29,13 +29,13 @@ def test_keys_are_feasts(name: str, number: int, small: int) -> None:
         ),
         entity_key_serialization_version=3,
     )
-    assert layout.key_encoder("peer", keys)([name, number, small]) == expected
+    assert feast_layout.key_encoder("peer", keys)([name, number, small]) == expected
 
 
 def test_fields_are_feasts() -> None:
     from feast.infra.online_stores.helpers import _mmh3
 
-    assert layout.field("view", "feature") == _mmh3("view:feature")
+    assert feast_layout.field("view", "feature") == _mmh3("view:feature")
 
 
 @given(
@@ -53,16 +53,16 @@ def test_values_are_feasts(pair) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
     value, dtype = pair
-    raw = layout.encode_value(value, dtype)
+    raw = feast_layout.encode_value(value, dtype)
     decoded = Value.FromString(raw)
     assert getattr(decoded, f"{dtype}_val") == value
     assert decoded.SerializeToString() == raw
-    assert layout.decode_value(raw) == value
+    assert feast_layout.decode_value(raw) == value
 
 
 def test_null_is_the_empty_message() -> None:
-    assert layout.encode_value(None, "double") == layout.encode_value(math.nan, "double") == b""
-    assert layout.decode_value(b"") is None
+    assert feast_layout.encode_value(None, "double") == feast_layout.encode_value(math.nan, "double") == b""
+    assert feast_layout.decode_value(b"") is None
 
 
 @given(st.integers(0, 4_000_000_000_000_000))
@@ -71,17 +71,17 @@ def test_timestamps_are_protobufs(us: int) -> None:
 
     stamp = Timestamp()
     stamp.FromMicroseconds(us)
-    assert layout.encode_timestamp(us) == stamp.SerializeToString()
-    assert layout.decode_timestamp(layout.encode_timestamp(us)) == us
+    assert feast_layout.encode_timestamp(us) == stamp.SerializeToString()
+    assert feast_layout.decode_timestamp(feast_layout.encode_timestamp(us)) == us
 
 
 def test_moments_are_values_in_seconds() -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
     moment = datetime(2024, 2, 29, 12, tzinfo=UTC)
-    raw = layout.encode_value(moment, "timestamp")
+    raw = feast_layout.encode_value(moment, "timestamp")
     assert Value.FromString(raw).unix_timestamp_val == int(moment.timestamp())
-    assert layout.decode_value(raw) == moment
+    assert feast_layout.decode_value(raw) == moment
 
 
 SCALARS = {
@@ -103,9 +103,9 @@ def test_lists_are_feasts(pair) -> None:
     expected = Value()
     getattr(expected, f"{element}_list_val").SetInParent()
     getattr(expected, f"{element}_list_val").val.extend(values)
-    raw = layout.encode_value(values, f"array<{element}>")
+    raw = feast_layout.encode_value(values, f"array<{element}>")
     assert raw == expected.SerializeToString()
-    assert layout.decode_value(raw) == values
+    assert feast_layout.decode_value(raw) == values
 
 
 @given(st.lists(st.integers(-(2**40), 2**40), max_size=20))
@@ -115,7 +115,7 @@ def test_moments_are_feasts_whole_seconds(seconds: list[int]) -> None:
     expected = Value()
     expected.unix_timestamp_list_val.SetInParent()
     expected.unix_timestamp_list_val.val.extend(seconds)
-    assert layout.encode_value(seconds, "array<timestamp>") == expected.SerializeToString()
+    assert feast_layout.encode_value(seconds, "array<timestamp>") == expected.SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -124,32 +124,32 @@ def test_moments_are_feasts_whole_seconds(seconds: list[int]) -> None:
 def test_what_travels_as_text_is_feasts(dtype: str, field: str) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
 
-    raw = layout.encode_value("text é", dtype)
+    raw = feast_layout.encode_value("text é", dtype)
     assert raw == Value(**{field: "text é"}).SerializeToString()
-    assert layout.decode_value(raw) == "text é"
+    assert feast_layout.decode_value(raw) == "text é"
 
 
 def test_a_null_among_the_elements_is_nan_or_a_null_array() -> None:
-    floats = layout.decode_value(layout.encode_value([1.0, None], "array<double>"))
+    floats = feast_layout.decode_value(feast_layout.encode_value([1.0, None], "array<double>"))
     assert floats[0] == 1.0
     assert math.isnan(floats[1])
-    assert layout.encode_value([1, None], "array<int64>") == b""
+    assert feast_layout.encode_value([1, None], "array<int64>") == b""
 
 
 def test_a_moment_before_1970_is_the_second_it_lies_in() -> None:
     before = datetime(1969, 12, 31, 23, 59, 58, 500_000, tzinfo=UTC)
-    assert layout.decode_value(layout.encode_value(before, "timestamp")) == before.replace(microsecond=0)
+    assert feast_layout.decode_value(feast_layout.encode_value(before, "timestamp")) == before.replace(microsecond=0)
 
 
 def test_a_map_is_named_unsupported() -> None:
     from feast.protos.feast.types.Value_pb2 import Map, Value
 
     with pytest.raises(ValueError, match="field 20"):
-        layout.decode_value(Value(map_val=Map()).SerializeToString())
+        feast_layout.decode_value(Value(map_val=Map()).SerializeToString())
 
 
 @given(st.lists(st.one_of(st.integers(-(2**50), 2**52), st.integers(-5, 5).map(lambda s: s * 1_000_000)), max_size=20))
 def test_timestamps_at_once_are_timestamps(moments: list[int]) -> None:
     import numpy as np
 
-    assert layout.encode_timestamps(np.array(moments, dtype=np.int64)) == [layout.encode_timestamp(us) for us in moments]
+    assert feast_layout.encode_timestamps(np.array(moments, dtype=np.int64)) == [feast_layout.encode_timestamp(us) for us in moments]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.point_in_time import Events, Spine, aggregate, encode_keys, latest
-from streaming.sketch import hashed
-from streaming.window import DAY, FUNCTIONS, HOUR, MINUTE, NEVER, Aggregation, Layout, default_hop
+from streaming.sketches import hashed
+from streaming.windows import DAY, FUNCTIONS, HOUR, MINUTE, NEVER, Aggregation, Layout, default_hop
 from tests.oracle import naive
 
 SPECS = [(HOUR, 0), (3 * HOUR, 10 * MINUTE), (13 * HOUR, 0), (7 * MINUTE, 2 * MINUTE)]

@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.redis_keys import bridged_key, events_key, keys_key
-from streaming import bridge, layout, live, rejected, rejected_rows, tile
+from streaming import connectors, dead_letters, event_log, feast_layout, rejected_rows, tiles
 from streaming.backfill import backfill
-from streaming.event import decode
-from streaming.group import group, key_function
-from streaming.materialize import snapshot
+from streaming.entities import group, key_function
+from streaming.events import decode
+from streaming.feature_view import Feature, View
 from streaming.rejected_rows import culprits, sort_out
-from streaming.report import result_table
 from streaming.sink import apply_batch
 from streaming.store import BusyError, OnlineStore, OnlineStoreError, connect, of_the_store
+from streaming.tables import result_table
 from streaming.unfit import WHY
-from streaming.view import Feature, View
+from streaming.writer import snapshot
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
 from tests.streaming.test_hostile import counts, encoded
@@ -79,7 +79,7 @@ def test_rows_that_cannot_be_stored_are_set_aside_and_the_others_are_stored(spar
         for *_, word in (row for row in ROWS if row[-1]):
             assert [word in r.why for r in kept].count(True) == 1, (word, kept)
     assert client.smembers(keys_key(one.project, "v")) == {key_function(one)([k]) for k in (1, 4, 8)}
-    assert layout.decode_value(client.hget(key_function(one)([1]), layout.field("v", "x"))) == 1.5
+    assert feast_layout.decode_value(client.hget(key_function(one)([1]), feast_layout.field("v", "x"))) == 1.5
     assert "6 rows rejected" in str([list(c.cells) for c in result_table([done]).columns])
     # of what became known since, one is poison, in a key too
     write(tmp_path, [*ROWS, (9, 1, None, None, None, None, None), (9, 2**40, None, None, None, None, None)], NOW_US + 1)
@@ -136,12 +136,12 @@ LINES = {name: raw for name, raw in POISON.items() if raw.strip()}
 
 def taken(client: Any, project: str) -> None:
     """Apply what is on the event stream, as the stream does."""
-    for batch in live.entries(client, events_key(project), "0-0", "+"):
+    for batch in event_log.entries(client, events_key(project), "0-0", "+"):
         apply_batch(views(project), OnlineStore(client), pa.Table.from_batches([batch]), now_us=NOW_US)
 
 
 def check(client: Any, project: str) -> None:
-    letters = list(rejected.read(client, project))
+    letters = list(dead_letters.read(client, project))
     assert {one.data for one in letters} == set(LINES.values())
     assert all(one.why and all(one.why.values()) for one in letters)
     for number in range(10_001, 10_001 + len(LINES)):
@@ -154,7 +154,7 @@ def test_poison_in_files_costs_itself(spark: Any, redis_url: str, tmp_path: Path
     lines = [line for number, raw in enumerate(LINES.values(), 10_001) for line in (raw, b"", encoded(number))]
     (tmp_path / "in" / "things" / "one.jsonl").write_bytes(b"\n".join(lines))
     (tmp_path / "in" / "things" / "none.jsonl").write_bytes(b"")
-    query = bridge.from_files(spark, redis_url, project, tmp_path / "in", ["things"], str(tmp_path / "checkpoint"))
+    query = connectors.from_files(spark, redis_url, project, tmp_path / "in", ["things"], str(tmp_path / "checkpoint"))
     deadline = time.monotonic() + 60
     while client.xlen(events_key(project)) < 2 * len(LINES) and time.monotonic() < deadline and query.isActive:
         time.sleep(0.1)
@@ -170,18 +170,18 @@ def test_poison_in_kafka_costs_itself(redis_url: str) -> None:
     records = [line for number, raw in enumerate(LINES.values(), 10_001) for line in (raw, encoded(number))]
     n = len(records)
     batch = pa.RecordBatch.from_pydict({"partition": ["things-0"] * n, "offset": list(range(n)), "source": ["things"] * n, "data": records})
-    assert [bridge.take(client, project, batch) for _ in range(2)] == [n, 0]
+    assert [connectors.take(client, project, batch) for _ in range(2)] == [n, 0]
     strange = pa.RecordBatch.from_pydict({"partition": ["else-0"], "offset": [0], "source": ["else"], "data": [b"\xff"]})
-    assert bridge.take(client, project, strange) == 1
+    assert connectors.take(client, project, strange) == 1
     taken(client, project)
-    (letter,) = [one for one in rejected.read(client, project) if one.source == "else"]
+    (letter,) = [one for one in dead_letters.read(client, project) if one.source == "else"]
     assert "no feature view is fed" in letter.why[""]
     client.xdel(f"headrace:{{{project}}}:rejected", letter.entry)
     check(client, project)
     client.hset(bridged_key(project), "things-0", "many")
     with pytest.raises(Exception, match=r"field things-0 of headrace:.* is no offset"):
-        bridge.take(client, project, batch)
-    assert tile.read_header(client.hget(key_function(views(project)[1])([10_001]), layout.tile_field("windows"))).ties == 1
+        connectors.take(client, project, batch)
+    assert tiles.read_header(client.hget(key_function(views(project)[1])([10_001]), feast_layout.tile_field("windows"))).ties == 1
     assert good()
 
 

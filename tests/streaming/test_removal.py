@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from feature_repo.redis_keys import keys_key, view_key
-from streaming import layout
-from streaming.group import key_function, view_fields
+from streaming import feast_layout
+from streaming.entities import key_function, view_fields
 from streaming.removal import remove
 from streaming.sink import apply_batch
 from streaming.store import OnlineStore, connect
@@ -70,8 +70,8 @@ def test_what_only_stock_feast_wrote_is_found_by_decoding_every_key(redis_url: s
     client.flushdb()
     latest = views(name)[0]
     fields = dict.fromkeys(view_fields(latest)[1:], b"x")  # stock Feast has no tile field
-    own, alike = key_function(latest)([5]), layout.key_encoder(f"pre{name}", [("user", "int64")])([5])
-    other = layout.key_encoder(name, [("users", "int64")])([5])
+    own, alike = key_function(latest)([5]), feast_layout.key_encoder(f"pre{name}", [("user", "int64")])([5])
+    other = feast_layout.key_encoder(name, [("users", "int64")])([5])
     for key in (own, alike, other):
         client.hset(key, mapping=fields)
     client.set("something", "else")
@@ -84,12 +84,12 @@ def test_what_only_stock_feast_wrote_is_found_by_decoding_every_key(redis_url: s
 
 
 def test_a_key_is_matched_by_what_it_says() -> None:
-    matches = layout.key_matcher("prod", [("user", "int64"), ("kind", "string")])
-    key = layout.key_encoder("prod", [("kind", "string"), ("user", "int64")])
+    matches = feast_layout.key_matcher("prod", [("user", "int64"), ("kind", "string")])
+    key = feast_layout.key_encoder("prod", [("kind", "string"), ("user", "int64")])
     assert matches(key(["a", 1]))
     assert matches(key(["prod", 1]))
-    assert not matches(layout.key_encoder("preprod", [("kind", "string"), ("user", "int64")])(["a", 1]))
-    assert not matches(layout.key_encoder("prod", [("kind", "string"), ("user", "int32")])(["a", 1]))
-    assert not matches(layout.key_encoder("prod", [("user", "int64")])([1]))
+    assert not matches(feast_layout.key_encoder("preprod", [("kind", "string"), ("user", "int64")])(["a", 1]))
+    assert not matches(feast_layout.key_encoder("prod", [("kind", "string"), ("user", "int32")])(["a", 1]))
+    assert not matches(feast_layout.key_encoder("prod", [("user", "int64")])([1]))
     assert not matches(key(["a", 1])[:-5])
     assert not matches(b"")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import layout, row
-from streaming.tile import HEADER_SIZE, Header
-from streaming.view import Feature, View
+from streaming import feast_layout, packed_row
+from streaming.feature_view import Feature, View
+from streaming.tiles import HEADER_SIZE, Header
 
 FEATURES = (
     Feature("a", "double"), Feature("note", "string"), Feature("b", "float"), Feature("c", "int64"), Feature("d", "bool"),
@@ -25,7 +25,7 @@ HEADER = Header(1).pack(0)
 def packed(rows: list[dict], times: list[bytes]) -> list[bytes]:
     types = {"a": pa.float64(), "note": pa.string(), "b": pa.float64(), "c": pa.int64(), "d": pa.bool_()}
     table = pa.table({name: pa.array([r[name] for r in rows], kind) for name, kind in types.items()})
-    return [HEADER + blob for blob in row.pack(VIEW, table, times)]
+    return [HEADER + blob for blob in packed_row.pack(VIEW, table, times)]
 
 
 values = st.fixed_dictionaries(
@@ -41,28 +41,28 @@ values = st.fixed_dictionaries(
 
 @given(st.lists(st.tuples(values, st.integers(-(10**15), 10**15)), min_size=1, max_size=8))
 def test_what_is_unpacked_is_what_feasts_fields_say(rows: list[tuple[dict, int]]) -> None:
-    times = [layout.encode_timestamp(us) for _, us in rows]
+    times = [feast_layout.encode_timestamp(us) for _, us in rows]
     for (one, _), blob, time in zip(rows, packed([r for r, _ in rows], times), times, strict=True):
-        found = row.unpacker(VIEW)(blob, time)
+        found = packed_row.unpacker(VIEW)(blob, time)
         if one["c"] is not None and abs(one["c"]) >= 2**53:
             assert found is None, "an integer that may be no float64 is read from its own field"
             continue
         assert found is not None
         for got, feature in zip(found, (f for f in FEATURES if f.numeric), strict=True):
-            stored = layout.decode_value(layout.encode_value(one[feature.name], feature.dtype))
+            stored = feast_layout.decode_value(feast_layout.encode_value(one[feature.name], feature.dtype))
             assert math.isnan(got) if stored is None else got == float(stored), feature
 
 
 def test_a_row_of_another_moment_other_features_or_none_is_not_taken() -> None:
     (blob,) = packed([{"a": 1.0, "note": "x", "b": 2.0, "c": 3, "d": True}], [b"\x08\x05"])
-    unpack = row.unpacker(VIEW)
+    unpack = packed_row.unpacker(VIEW)
     assert unpack(blob, b"\x08\x05") == (1.0, 2.0, 3.0, 1.0)
     assert unpack(blob, b"\x08\x06") is None, "stock Feast has written since"
     assert unpack(blob, None) is None
     assert unpack(blob[:HEADER_SIZE], b"\x08\x05") is None, "written before rows were packed"
     swapped = replace(VIEW, features=(Feature("e", "double"), *FEATURES[1:]))
-    assert row.unpacker(swapped)(blob, b"\x08\x05") is None, "as many features, others"
-    assert row.unpacker(replace(VIEW, features=FEATURES[:3]))(blob, b"\x08\x05") is None
+    assert packed_row.unpacker(swapped)(blob, b"\x08\x05") is None, "as many features, others"
+    assert packed_row.unpacker(replace(VIEW, features=FEATURES[:3]))(blob, b"\x08\x05") is None
 
 
 def test_a_row_that_was_packed_in_the_registrys_order_is_still_read() -> None:
@@ -75,21 +75,21 @@ def test_a_row_that_was_packed_in_the_registrys_order_is_still_read() -> None:
         known_by = struct.pack("<I", zlib.crc32(repr(was).encode()))
         return HEADER + known_by + struct.pack("<4d", *((values | changed)[name] for name in was)) + b"\x08\x05"
 
-    unpack = row.unpacker(old)
+    unpack = packed_row.unpacker(old)
     assert unpack(stored(), b"\x08\x05") == (1.5, 0.25, 7.0, 1.0)
     assert unpack(stored(), b"\x08\x06") is None, "stock Feast has written since"
     assert unpack(stored(c=2.0**53), b"\x08\x05") is None, "it may have been rounded: its own field says"
-    assert row.unpacker(replace(old, stored_order=()))(stored(), b"\x08\x05") is None, "of another definition"
+    assert packed_row.unpacker(replace(old, stored_order=()))(stored(), b"\x08\x05") is None, "of another definition"
 
 
 def test_a_packed_row_does_not_hang_on_the_order_of_declaration() -> None:
     one = {"a": 1.0, "note": None, "b": 2.0, "c": 3, "d": True}
     (blob,) = packed([one], [b"\x08\x05"])
     for features in itertools.permutations(FEATURES):
-        assert row.unpacker(replace(VIEW, features=features))(blob, b"\x08\x05") == (1.0, 2.0, 3.0, 1.0)
+        assert packed_row.unpacker(replace(VIEW, features=features))(blob, b"\x08\x05") == (1.0, 2.0, 3.0, 1.0)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 20])
 def test_a_row_that_is_cut_short_is_not_taken(cut: int) -> None:
     (blob,) = packed([{"a": 1.0, "note": None, "b": None, "c": None, "d": None}], [b"\x08\x05"])
-    assert row.unpacker(VIEW)(blob[:-cut], b"\x08\x05") is None
+    assert packed_row.unpacker(VIEW)(blob[:-cut], b"\x08\x05") is None

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming.columns import ARROW_TYPES
-from streaming.gather import gather, read_events_here
-from streaming.group import group
-from streaming.layout import decode_value
-from streaming.materialize import snapshot
-from streaming.view import Feature, Projection, View
+from streaming.entities import group
+from streaming.feast_layout import decode_value
+from streaming.feature_view import Feature, Projection, View
+from streaming.in_process import gather, read_events_here
+from streaming.writer import snapshot
 from tests.oracle.hostile import TYPES
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)

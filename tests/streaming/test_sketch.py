@@ -11,7 +11,7 @@ from ddsketch import DDSketch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.sketch import (
+from streaming.sketches import (
     ACCURACY,
     DISTINCT,
     buckets,

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.redis_keys import applied_key, clock_key, events_key, journal_key, lease_key, rejected_key, set_aside_key, view_key
-from streaming import clock, journal, live, rejected, state, tile
+from streaming import checkpoint, clock, dead_letters, event_log, status, tiles
 from streaming.backfill import _RATE, _rate
+from streaming.checkpoint import Journal
+from streaming.feast_layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
 from streaming.finisher import Finisher
-from streaming.journal import Journal
-from streaming.layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
 from streaming.lease import HeldError, hold
 from streaming.sink import _ADVANCE
 from streaming.store import connect, fields_of
-from streaming.tile import TileError
+from streaming.tiles import TileError
 from streaming.turn import take
 from streaming.types import FIRST_US, LAST_US
 from tests.fuzz import NUMBERS, fuzzed, spoilt
@@ -61,17 +61,17 @@ def noted(draw: st.DrawFn) -> dict[bytes, bytes]:
 @fuzzed
 @given(noted())
 def test_fuzz_a_killed_backfill_is_gone_on_with_or_begun_anew(fields: dict[bytes, bytes]) -> None:
-    found = journal.unfinished(Hash(fields), WINDOWS)  # type: ignore[arg-type]
+    found = checkpoint.unfinished(Hash(fields), WINDOWS)  # type: ignore[arg-type]
     if found is None:
         return
     assert isinstance(found, Journal)
     assert sorted([*found.done, *found.remaining()]) == list(range(found.buckets))
-    assert live.text(journal.noted_id(found.position) or (0, 0))
+    assert event_log.text(checkpoint.noted_id(found.position) or (0, 0))
     assert FIRST_US <= found.end_us <= LAST_US
 
 
 def test_what_was_noted_of_a_killed_backfill_is_gone_on_with() -> None:
-    found = journal.unfinished(Hash({k.encode(): v.encode() for k, v in NOTED.items()}), WINDOWS)  # type: ignore[arg-type]
+    found = checkpoint.unfinished(Hash({k.encode(): v.encode() for k, v in NOTED.items()}), WINDOWS)  # type: ignore[arg-type]
     assert found is not None
     assert found.done == {0: (5, 3, 1700, 0), 3: (7, 2, 1800, 4)}
 
@@ -109,12 +109,12 @@ def test_fuzz_the_state_is_told_whatever_lies_there(client: Any, said: dict[str,
             pipe.delete(key)
             pipe.hset(key, mapping=said)
         pipe.execute()
-    (found,) = state.view_states(client, [WINDOWS])
+    (found,) = status.view_states(client, [WINDOWS])
     assert all(us is None or FIRST_US <= us <= LAST_US for us in (found.seam_us, found.newest_us))
-    stream = state.stream_state(client, PROJECT)
+    stream = status.stream_state(client, PROJECT)
     assert stream.waiting == 0
     client.xadd(events_key(PROJECT), {"source": "things", "data": b"{}"}, id="5-1")
-    done = journal.noted_id(client.hget(applied_key(PROJECT), "id") or b"")
+    done = checkpoint.noted_id(client.hget(applied_key(PROJECT), "id") or b"")
     taken = take(client, PROJECT)
     client.delete(events_key(PROJECT))
     assert sum(map(len, taken)) == (done is None or done < (5, 1))
@@ -149,8 +149,8 @@ def test_fuzz_rejected_events_are_read_whatever_they_are(client: Any, changed: d
         pipe.xadd(rejected_key(PROJECT), changed)
         pipe.zadd(set_aside_key(PROJECT), {member: 7, b"7-1 windows": 7})
         pipe.execute()
-    assert len(list(rejected.read(client, PROJECT))) == 2
-    assert "windows" in rejected.set_aside(client, PROJECT, (0, 0), (9, 0))[7, 1]
+    assert len(list(dead_letters.read(client, PROJECT))) == 2
+    assert "windows" in dead_letters.set_aside(client, PROJECT, (0, 0), (9, 0))[7, 1]
 
 
 @pytest.mark.parametrize("holder", [b"somebody", b"\xff", b"", b"a/b", f"{socket.gethostname()}/x/1.0/y".encode()])
@@ -168,9 +168,9 @@ def test_fuzz_an_entry_of_the_event_stream_is_a_row_of_the_batch(client: Any, fi
         pipe.delete(events_key(PROJECT), rejected_key(PROJECT), set_aside_key(PROJECT))
         pipe.xadd(events_key(PROJECT), fields)
         pipe.execute()
-    (batch,) = live.entries(client, events_key(PROJECT), "0-0", "+")
+    (batch,) = event_log.entries(client, events_key(PROJECT), "0-0", "+")
     assert batch.num_rows == 1
-    assert len(live.since(client, WINDOWS, 0, 300)((0, 0))[0]) == 0
+    assert len(event_log.since(client, WINDOWS, 0, 300)((0, 0))[0]) == 0
 
 
 SEALED, PLAIN = (stored(sealed)[b"_hr:w"] for sealed in (True, False))
@@ -182,10 +182,10 @@ def test_fuzz_tiles_are_tiles_or_refused(whole: bytes, data: st.DataObject) -> N
     """As the stream reads them before it merges into them."""
     raw = data.draw(spoilt(whole))
     try:
-        header, parts = tile.decode(raw, LEVELS, WINDOWED.fingerprint)
+        header, parts = tiles.decode(raw, LEVELS, WINDOWED.fingerprint)
     except TileError:
         return
-    assert tile.read_header(tile.unseal(raw)) == header
+    assert tiles.read_header(tiles.unseal(raw)) == header
     assert len(parts) == len(LEVELS)
 
 
@@ -194,8 +194,8 @@ def test_fuzz_tiles_are_tiles_or_refused(whole: bytes, data: st.DataObject) -> N
 def test_fuzz_sealed_tiles_are_as_they_were_written_or_refused(raw: bytes) -> None:
     finisher = Finisher(LAYOUT)
     with contextlib.suppress(TileError):
-        plain = tile.unseal(raw)
-        if raw[:2] == tile.SEALED:
+        plain = tiles.unseal(raw)
+        if raw[:2] == tiles.SEALED:
             assert raw == SEALED
             assert len(finisher(plain, 10**11)) == len(LAYOUT.aggregations)
 
@@ -255,7 +255,7 @@ def test_what_is_no_index_of_a_view_is_put_aside_by_the_next_write_and_costs_no_
 ) -> None:
     """Otherwise the batch would be tried for ever, and every view of the project would wait for it."""
     from feature_repo.redis_keys import keys_key
-    from streaming.state import view_states
+    from streaming.status import view_states
     from streaming.store import OnlineStore
 
     index, store = keys_key(PROJECT, WINDOWS.name), OnlineStore(client)
@@ -283,13 +283,13 @@ def test_a_killed_backfill_whose_list_of_written_entities_is_lost_begins_anew(cl
     client.delete(index)
     client.hset(key, mapping=NOTED)
     client.sadd(index, "one")
-    found = journal.unfinished(client, WINDOWS)
+    found = checkpoint.unfinished(client, WINDOWS)
     assert found is not None
     assert found.done
     client.delete(index)
     if lost != "gone":
         OTHER_TYPES[lost](client, index)
-    assert journal.unfinished(client, WINDOWS) is None
+    assert checkpoint.unfinished(client, WINDOWS) is None
     Journal(WINDOWS, 0, 0, 4, "0-0").begin(client)
     assert not client.exists(index)
     client.delete(key)
@@ -298,7 +298,7 @@ def test_a_killed_backfill_whose_list_of_written_entities_is_lost_begins_anew(cl
 @pytest.mark.parametrize("how", [h for h in OTHER_TYPES if h != "a hash"])
 @pytest.mark.parametrize("of", [view_key, journal_key])
 def test_a_key_of_a_view_that_is_no_hash_costs_that_views_line_only(client: Any, how: str, of: Any) -> None:
-    from streaming.state import view_states
+    from streaming.status import view_states
 
     key = of(PROJECT, WINDOWS.name)
     _clear(client)

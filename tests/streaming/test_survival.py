@@ -21,20 +21,20 @@ import pytest
 
 from feature_repo.redis_keys import events_key, journal_key, keys_key, view_key
 from infra import process, redis_server
-from infra.moment import moment_at
 from infra.settings import ROOT, Settings
-from streaming import clock, live, rejected
+from infra.timestamps import moment_at
+from streaming import clock, dead_letters, event_log
 from streaming.backfill import backfill, plan
-from streaming.bridge import put
-from streaming.group import key_function
+from streaming.connectors import put
+from streaming.entities import key_function
+from streaming.event_log import SCHEMA
 from streaming.json_row import moment_us
 from streaming.lease import HeldError, hold
-from streaming.live import SCHEMA
+from streaming.retention import Swept, sweep
 from streaming.sink import apply_batch, merge
 from streaming.store import OnlineStore, connect
-from streaming.sweep import Swept, sweep
 from streaming.unfilled import unfilled_views
-from streaming.window import DAY, HOUR
+from streaming.windows import DAY, HOUR
 from tests.streaming.world import START, World, produce, views, wait_applied
 
 SEAM = START + 2 * DAY
@@ -254,10 +254,10 @@ def test_a_rejected_event_is_kept_once_and_replayed_only_to_who_refused_it(redis
     bad = b'{"user": 1, "kind": "a", "at": "2020-09-13T00:01:00Z", "known": "2020-09-13T00:01:01Z", "x": "much", "label": "l"}'
     for _ in range(2):  # the same batch again, as after a crash
         apply_batch(compiled, store, batch([good, bad], 1_000))
-    (letter,) = rejected.read(client, project)
+    (letter,) = dead_letters.read(client, project)
     assert (letter.source, letter.data, set(letter.why)) == ("things", bad, {"latest", "windows"})
-    assert rejected.replay(client, project) == 1
-    assert rejected.count(client, project) == 0
+    assert dead_letters.replay(client, project) == 1
+    assert dead_letters.count(client, project) == 0
     ((_, fields),) = client.xrange(events_key(project))  # type: ignore[misc]
     assert (fields[b"data"], fields[b"only"]) == (bad, b"latest,windows")
     client.delete(events_key(project))
@@ -299,7 +299,7 @@ def test_an_event_dated_ahead_of_the_clock_costs_no_entity_anything(redis_url: s
     before = [client.hgetall(key_function(windows)(["a", n])) for n in range(12)]
     wrong = json.dumps({"user": 3, "kind": "a", "at": ahead, "x": 1.5, "label": "l"}).encode()
     newest = apply_batch(compiled, store, batch([wrong], 2_000), now_us=now)
-    assert (newest, rejected.count(client, project)) == ({}, 1)
+    assert (newest, dead_letters.count(client, project)) == ({}, 1)
     assert sweep(client, compiled, now_us=now) == [Swept("windows", 12, 0, 0)]
     assert [client.hgetall(key_function(windows)(["a", n])) for n in range(12)] == before
 
@@ -361,7 +361,7 @@ def test_trimming_needs_two_clocks_that_agree(redis_url: str, project: str, monk
     key, hour = events_key(project), 3_600_000
     for i in range(300):
         client.xadd(key, {"source": "things", "data": seen(i, 16)}, id=f"{now_ms - 100 * hour + i * hour // 3}-0")
-    entries = next(live.entries(client, key, "0-0", "+"))
+    entries = next(event_log.entries(client, key, "0-0", "+"))
     monkeypatch.setattr(time, "time_ns", lambda: (now_ms + 24 * 3650 * hour) * 1_000_000)
     merge(client, views(project), [entries.slice(0, 10)], keep_s=48 * 3600)
     assert client.xlen(key) == 300

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming import tile
+from streaming import tiles
 from streaming.finisher import Finisher
-from streaming.window import HOUR, MINUTE, NEVER, Layout
+from streaming.windows import HOUR, MINUTE, NEVER, Layout
 from tests.oracle import naive
 from tests.streaming.test_point_in_time import AGGREGATIONS, columns_of, events_strategy, magnitude, same
 
 LAYOUT = Layout.of(AGGREGATIONS)
-LEVELS = tile.levels_of(LAYOUT)
-PRINT = tile.fingerprint(LAYOUT)
+LEVELS = tiles.levels_of(LAYOUT)
+PRINT = tiles.fingerprint(LAYOUT)
 
 
 def arrays(events: list[naive.Event]):
@@ -38,17 +38,17 @@ def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], 
         pieces = []
         for part in (punctual[:cut], punctual[cut:]):
             owner, event, known, columns = arrays(part)
-            pieces.append(tile.build(level, owner, event, known, columns))
-        whole = tile.merge(level, *pieces)
+            pieces.append(tiles.build(level, owner, event, known, columns))
+        whole = tiles.merge(level, *pieces)
         newest = np.array([max([e.event_us for e in events if e.key == k], default=0) for k in range(3)])
-        whole = tile.prune(level, whole, newest)
-        found |= tile.finish(level, whole, 3, np.full(3, t))
+        whole = tiles.prune(level, whole, newest)
+        found |= tiles.finish(level, whole, 3, np.full(3, t))
         for k, part in enumerate(whole.slices(3)):
             stored[k].append(part)
     finisher = Finisher(LAYOUT)
     for k in range(3):
-        blob = tile.encode(tile.Header(PRINT, mark_us=t), stored[k])
-        assert tile.decode(blob, LEVELS, PRINT)[0].mark_us == t
+        blob = tiles.encode(tiles.Header(PRINT, mark_us=t), stored[k])
+        assert tiles.decode(blob, LEVELS, PRINT)[0].mark_us == t
         online = finisher(blob, t)
         for i, a in enumerate(AGGREGATIONS):
             expected = naive.window(punctual, a, k, t)
@@ -57,28 +57,28 @@ def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], 
 
 
 def test_tiles_of_another_definition_are_refused() -> None:
-    blob = tile.encode(tile.Header(PRINT + 1), [])
-    with pytest.raises(tile.TileError, match="another definition"):
-        tile.decode(blob, LEVELS, PRINT)
-    with pytest.raises(tile.TileError, match="cut short"):
-        tile.read_header(b"H1")
+    blob = tiles.encode(tiles.Header(PRINT + 1), [])
+    with pytest.raises(tiles.TileError, match="another definition"):
+        tiles.decode(blob, LEVELS, PRINT)
+    with pytest.raises(tiles.TileError, match="cut short"):
+        tiles.read_header(b"H1")
 
 
 def test_the_mark_counts_events_of_its_own_moment() -> None:
-    header = tile.Header(1).advanced(5 * MINUTE, 2)
+    header = tiles.Header(1).advanced(5 * MINUTE, 2)
     assert (header.mark_us, header.ties) == (5 * MINUTE, 2)
     header = header.advanced(5 * MINUTE, 1)
     assert (header.mark_us, header.ties) == (5 * MINUTE, 3)
     assert header.advanced(4 * MINUTE, 9) == header
     assert header.advanced(NEVER, 1) == header
-    assert tile.read_header(header.pack(0)) == header
+    assert tiles.read_header(header.pack(0)) == header
 
 
 def test_headers_packed_at_once_are_headers() -> None:
     mark, ties = np.array([5, -(2**60), NEVER]), np.array([1, 2, 0])
     event, known = np.array([4, -7, NEVER]), np.array([5, 2**61, NEVER])
-    packed = tile.pack_headers(123, mark, ties, event, known, 77, (9, 8))
+    packed = tiles.pack_headers(123, mark, ties, event, known, 77, (9, 8))
     for i, blob in enumerate(packed):
-        expected = tile.Header(123, int(mark[i]), int(ties[i]), (9, 8), 1, int(event[i]), int(known[i]), 77)
+        expected = tiles.Header(123, int(mark[i]), int(ties[i]), (9, 8), 1, int(event[i]), int(known[i]), 77)
         assert blob == expected.pack(0)
-        assert tile.read_header(blob) == expected
+        assert tiles.read_header(blob) == expected

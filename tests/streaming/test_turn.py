@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.redis_keys import applied_key, events_key
-from streaming import live, turn
+from streaming import event_log, turn
 from streaming.store import connect, stream_id
 from tests.streaming.world import views
 
@@ -60,12 +60,12 @@ def test_the_oldest_that_are_not_applied_are_taken_and_no_more(
     ids = _put(client, project, there)
     done = ids[min(after, there) - 1] if min(after, there) else None
     if done:
-        client.hset(applied_key(project), "id", live.text(done))
-    before, live._READ = live._READ, read
+        client.hset(applied_key(project), "id", event_log.text(done))
+    before, event_log._READ = event_log._READ, read
     try:
         taken = turn.take(client, project, limit)
     finally:
-        live._READ = before
+        event_log._READ = before
     assert _ids(taken) == [i for i in ids if done is None or i > done][:limit]
 
 
@@ -90,7 +90,7 @@ def test_a_redis_that_lost_its_last_second_is_followed(redis_url: str, project: 
     ids = _put(client, project, 5)
 
     def lose() -> None:
-        client.hset(applied_key(project), mapping={"id": live.text(ids[1]), "events": 2})
+        client.hset(applied_key(project), mapping={"id": event_log.text(ids[1]), "events": 2})
 
     losing = threading.Timer(0.5, lose)
     losing.start()

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from streaming import rejected_rows, unfit
 from streaming.backfill import backfill
-from streaming.gather import NotHere, gather
+from streaming.feature_view import Feature, Projection, View
+from streaming.in_process import NotHere, gather
 from streaming.join import point_in_time_join, point_in_time_table
 from streaming.store import connect
 from streaming.types import FIRST_US, LAST_US
-from streaming.view import Feature, Projection, View
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US
 from tests.streaming.test_rejected_rows import ROWS, UUID, view, write

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streaming import layout, tile
+from streaming import feast_layout, tiles
 from streaming.columns import ARROW_TYPES, to_arrow
-from streaming.group import encoded
-from streaming.view import Feature, View
-from streaming.window import DAY, HOUR, SECOND, Aggregation, Layout, declared
+from streaming.entities import encoded
+from streaming.feature_view import Feature, View
+from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout, declared
 from tests.streaming.test_identity import served
 
 TYPES = ["double", "float", "int64", "int32", "bool"]
@@ -42,7 +42,7 @@ def test_every_reader_of_a_finished_window_sees_one_number(value: float, dtype: 
     joined = to_arrow(held, ARROW_TYPES[dtype])[0].as_py()
     bulk = encoded(pa.array(held, from_pandas=True), dtype)[0]
     raw = bulk[bulk.index(b"\r\n") + 2 : -2]
-    ours = layout.decode_value(raw)
+    ours = feast_layout.decode_value(raw)
     expected = None if np.isnan(held[0]) else held[0]
     assert joined == ours == feasts(raw, dtype) == expected
     if dtype in ("int64", "int32") and expected is not None:
@@ -59,12 +59,12 @@ def test_what_is_served_of_tiles_is_what_the_type_holds(dtype: str) -> None:
     view = View("p", "v", (Feature("k", "int64"),), "v", "at", None, (), 0, features, Layout.canonical(aggregations), None)
     assert view.layout is not None
     event, x = np.array([NEWEST - SECOND, NEWEST]), np.array([2_999_999_999.7, 0.4])
-    parts: list[tile.Part] = []
-    for level in tile.levels_of(view.layout):
-        parts += tile.build(level, np.zeros(2, np.int64), event, event, {"x": x}).slices(1)
-    header = tile.Header(view.fingerprint, NEWEST, 1, (0, 0), 1, NEWEST, NEWEST)
-    found = served(view, tile.encode(header, parts), NEWEST)
-    exact = served(replace(view, features=tuple(Feature(f.name, "double") for f in features)), tile.encode(header, parts), NEWEST)
+    parts: list[tiles.Part] = []
+    for level in tiles.levels_of(view.layout):
+        parts += tiles.build(level, np.zeros(2, np.int64), event, event, {"x": x}).slices(1)
+    header = tiles.Header(view.fingerprint, NEWEST, 1, (0, 0), 1, NEWEST, NEWEST)
+    found = served(view, tiles.encode(header, parts), NEWEST)
+    exact = served(replace(view, features=tuple(Feature(f.name, "double") for f in features)), tiles.encode(header, parts), NEWEST)
     for name in ("mean", "total"):
         want = declared(np.array([exact[name]]), dtype)[0]
         assert found[name] == want or (math.isnan(found[name]) and math.isnan(want)), name

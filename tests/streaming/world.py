@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.redis_keys import applied_key, events_key
-from streaming import layout, tile
+from streaming import feast_layout, tiles
+from streaming.entities import key_function
+from streaming.feature_view import Feature, View
 from streaming.finisher import Finisher
-from streaming.group import key_function
 from streaming.json_row import encode
-from streaming.view import Feature, View
-from streaming.window import DAY, HOUR, SECOND, Aggregation, Layout
+from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout
 from tests.oracle import naive
 
 START = 1_600_000_000 * SECOND // DAY * DAY
@@ -105,16 +105,16 @@ class World:
         keys = sorted(owned)
         for key in [keys[i] for i in np.random.default_rng(1).choice(len(keys), min(entities, len(keys)), replace=False)]:
             stored = client.hgetall(encode(key))
-            header = tile.read_header(stored[layout.tile_field(view.name)])
+            header = tiles.read_header(stored[feast_layout.tile_field(view.name)])
             newest = max(e.known_us for e in owned[key])
             assert (header.mark_us, header.ties) == (newest, sum(e.known_us == newest for e in owned[key])), key
             if finisher is None:
                 want = naive.latest(owned[key], key, t_us, 0)
                 assert want is not None
-                assert layout.decode_value(stored[layout.field(view.name, "x")]) == want.values["x"], key
-                assert layout.decode_value(stored[layout.field(view.name, "label")]) == labels[id(want)], key
+                assert feast_layout.decode_value(stored[feast_layout.field(view.name, "x")]) == want.values["x"], key
+                assert feast_layout.decode_value(stored[feast_layout.field(view.name, "label")]) == labels[id(want)], key
                 continue
-            got = finisher(stored[layout.tile_field(view.name)], t_us)
+            got = finisher(stored[feast_layout.tile_field(view.name)], t_us)
             for value, aggregation in zip(got, AGGREGATIONS, strict=True):
                 expected = naive.window(owned[key], aggregation, key, t_us)
                 if expected is None:
@@ -160,8 +160,8 @@ def main(engine: str, url: str, root: str, project: str, end: str) -> None:
 
     from infra.settings import settings
     from streaming import backfill as batch
-    from streaming import stream
-    from streaming.session import session
+    from streaming import query
+    from streaming.spark import session
 
     own = settings()
     own.export()
@@ -172,8 +172,8 @@ def main(engine: str, url: str, root: str, project: str, end: str) -> None:
         for done in batch.backfill(spark, views(project), Path(root), url, int(end)):
             print(f"{done.view} resumed={done.resumed} held={done.held} error={done.error}", flush=True)
     else:
-        starter = partial(stream.start, spark, url, views(project), str(own.state / "checkpoint"))
-        stream.run({"the stream": starter}, url, views(project), lambda: print("ready", flush=True))
+        starter = partial(query.start, spark, url, views(project), str(own.state / "checkpoint"))
+        query.run({"the stream": starter}, url, views(project), lambda: print("ready", flush=True))
     spark.stop()
 
 

@@ -18,22 +18,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import contract, decision, release
-from feature_repo.decision import Decision, Journal
-from feature_repo.learning import Learning
+from feature_repo import contract, decisions, release
+from feature_repo.decisions import Decision, Journal
 from feature_repo.prediction import Label, Prediction
 from feature_repo.redis_keys import drift_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
-from feature_repo.tally import Count, Tally
+from feature_repo.replica_tally import Count, Tally
+from feature_repo.retraining import Learning
 from feature_repo.use_case import UseCase
 from streaming.store import connect
 from tests.bikes.platform import Bikes
 from training import autopilot as pilots
 from training.autopilot import Autopilot, AutopilotError
-from training.counterfactual import scored
 from training.loop_state import State
+from training.rescoring import scored
 from training.retrain import TRIGGER, Checked, Gates, find, write_gates
-from training.traffic import Counters, Unknown, since, summed
-from training.trigger import DAY_US, Reason
+from training.server_metrics import Counters, Unknown, since, summed
+from training.triggers import DAY_US, Reason
 
 MODEL = "turned_away"
 STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}
@@ -475,7 +475,7 @@ def test_a_kill_at_any_point_leaves_no_half_promoted_model_and_no_double_step(
     for owner, name in (
         (release, "_change"),
         (Autopilot, "save"),
-        (decision.Journal, "write"),
+        (decisions.Journal, "write"),
         (World, "train"),
         (pilots.Autopilot, "_withdraw"),
     ):
@@ -607,7 +607,7 @@ def test_only_the_server_s_faults_are_counted_as_it_counted(world: World) -> Non
 
 def test_two_versions_are_compared_on_what_was_asked(world: World) -> None:
     from training.comparison import ComparisonError
-    from training.head_to_head import head_to_head
+    from training.version_comparison import head_to_head
 
     pilot = world.pilot()
     with pytest.raises(ComparisonError, match="no request"):

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from training import certificate, probe
+from training import certificate, probes
 from training.certificate import Certificate, CertificateError, certify
 from training.tree_ensemble import export
 
-NEGATIVE_ZERO = -probe.ZERO
+NEGATIVE_ZERO = -probes.ZERO
 
 
 def data(rows: int = 3000) -> tuple[np.ndarray, np.ndarray]:
@@ -140,8 +140,8 @@ def test_rows_held_out_do_not_see_what_probes_see() -> None:
 
 def test_every_way_of_every_split_is_taken() -> None:
     booster, rows = fitted()
-    splits = probe.splits(booster)
-    leaves = np.concatenate([booster.predict(b.matrix, pred_leaf=True) for b in probe.at_splits(splits, rows[:3])])
+    splits = probes.splits(booster)
+    leaves = np.concatenate([booster.predict(b.matrix, pred_leaf=True) for b in probes.at_splits(splits, rows[:3])])
     assert [len(np.unique(tree)) for tree in leaves.T] == [15] * 25
 
 
@@ -169,7 +169,7 @@ def test_the_message_names_input_value_and_both_scores() -> None:
     found = certify(booster, edited(right(booster), "nodes_modes", lambda m: np.full_like(m, 1)), rows)
     worst = found.probes["thresholds"]
     assert worst.feature.startswith("input 'Column_")
-    assert float(worst.value) in as_lightgbm_splits(np.array([s.threshold for s in probe.splits(booster)]))
+    assert float(worst.value) in as_lightgbm_splits(np.array([s.threshold for s in probes.splits(booster)]))
     message = refused(found)
     assert f"{worst.feature} = {worst.value}, where LightGBM says {worst.lightgbm} and ONNX {worst.onnx}" in message
     assert f"{worst.flips} decisions flip at 0.5" in message

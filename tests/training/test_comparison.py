@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from training import evaluate
+from training import metrics
 from training.comparison import ComparisonError, _auc, _calibration_error, _holm, compare, slices
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error")
@@ -46,7 +46,7 @@ def test_calibration_error_of_counts_is_that_of_the_rows_repeated(seed: int, n: 
     label, score = random.integers(0, 2, n).astype(float), random.random(n).round(2)
     counts = random.poisson(1.0, n)
     counts[0] += 1
-    bins = evaluate.calibration(np.repeat(label, counts), np.repeat(score, counts))
+    bins = metrics.calibration(np.repeat(label, counts), np.repeat(score, counts))
     naive = sum(rows * abs(predicted - observed) for predicted, observed, rows in bins) / counts.sum()
     assert _calibration_error(label, score)(counts.astype(float)) == pytest.approx(naive, abs=1e-12)
 
@@ -61,8 +61,8 @@ def test_the_interval_is_that_of_rows_really_drawn(metric: str, grouped: bool) -
     names = np.unique(day)
     for _ in range(60):
         rows = np.concatenate([np.flatnonzero(day == names[i]) for i in np.sort(random.integers(0, len(names), len(names)))])
-        naive.append(sign * (evaluate.metrics(label[rows], b[rows])[metric] - evaluate.metrics(label[rows], a[rows])[metric]))
-    assert (found.champion, found.challenger) == pytest.approx([evaluate.metrics(label, s)[metric] for s in (a, b)], abs=1e-12)
+        naive.append(sign * (metrics.metrics(label[rows], b[rows])[metric] - metrics.metrics(label[rows], a[rows])[metric]))
+    assert (found.champion, found.challenger) == pytest.approx([metrics.metrics(label, s)[metric] for s in (a, b)], abs=1e-12)
     assert (found.low, found.high) == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=1e-9)
     assert found.difference == pytest.approx(sign * (found.challenger - found.champion))
     assert found.blocks == (12 if grouped else 240)

@@ -24,14 +24,15 @@ from infra.settings import Settings
 from streaming.archive import Archived, of
 from tests.infra.test_files import BREAKS
 from tests.training.test_register import made, own, spec
-from training import evaluate, fairness, gate, quality, validation
+from training import fairness, live_quality, metrics, validation
 from training.comparison import slices
-from training.counterfactual import NotComparable, scored
 from training.fit import split
-from training.quality import Labelled
+from training.gates import check
+from training.live_quality import Labelled
 from training.register import train_and_register
+from training.rescoring import NotComparable, scored
 from training.retrain import Gates, _slices, challenge
-from training.stages import evidence
+from training.rollout import evidence
 from training.training_set import TrainingSet
 from training.validation import DataError
 
@@ -170,12 +171,12 @@ def test_a_gate_never_passes_on_what_was_not_measured(rows: list[tuple[str, floa
     """Whatever classes and slices the rows have: a bound that everything meets is met by numbers only."""
     group, label, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0, str), np.zeros(0), np.zeros(0))
     names = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
-    whole = evaluate.metrics(label, score)
-    by_value = {v: evaluate.metrics(label[group == v], score[group == v]) for v in np.unique(group).tolist()}
+    whole = metrics.metrics(label, score)
+    by_value = {v: metrics.metrics(label[group == v], score[group == v]) for v in np.unique(group).tolist()}
     apart = fairness.measure(label, score, group, 0.5).disparities if len(rows) > 1 else {}
     gates = [{"metric": m, "max": 9, "min": 0} for m in names]
     gates += [g | {"slice": "region"} for g in gates] + [{"metric": m, "slice": "region", "max": 1} for m in fairness.DISPARITIES]
-    results = gate.check(spec(gates=gates), {"valid": whole}, {"valid": {"region": by_value}}, Parity(1, 0.0), {"valid": {"region": apart}})
+    results = check(spec(gates=gates), {"valid": whole}, {"valid": {"region": by_value}}, Parity(1, 0.0), {"valid": {"region": apart}})
     for result in results[1:]:
         assert result["passed"] == (result["measured"] is not None)
     classes = {v: set(label[group == v].tolist()) for v in by_value}
@@ -285,8 +286,8 @@ def test_an_interval_that_is_not_defined_without_one_of_the_days_is_none() -> No
     day = np.repeat(np.arange(6), 10)
     label = (day == 2).astype(float)
     score = np.linspace(0.1, 0.9, 60)
-    assert quality.by_days(label, score, day * 86_400_000_000, "auc") is None
-    assert quality.by_days(label, score, day * 86_400_000_000, "base_rate") is not None
+    assert live_quality.by_days(label, score, day * 86_400_000_000, "auc") is None
+    assert live_quality.by_days(label, score, day * 86_400_000_000, "base_rate") is not None
 
 
 def test_a_certificate_of_no_probe_certifies_nothing(made: TrainingSet) -> None:

@@ -21,10 +21,10 @@ import pytest
 import redis
 
 from feature_repo import contract, release
-from feature_repo.decision import Journal
+from feature_repo.decisions import Journal
 from feature_repo.prediction import Label, Prediction
 from feature_repo.redis_keys import label_log_key, prediction_log_key, tallies_key
-from feature_repo.tally import Count, Tally
+from feature_repo.replica_tally import Count, Tally
 from infra import process, redis_server
 from infra.settings import ROOT, Settings
 from serving.verdict import history
@@ -219,10 +219,10 @@ def test_processes_and_redis_killed_at_random_lose_and_double_nothing(own: Setti
 def _autopilot() -> None:
     """The autopilot's process, with a training that takes no time."""
     from feature_repo.use_case import UseCase
-    from infra.command_line import own_settings
+    from infra.cli import own_settings
     from training.autopilot import Autopilot, run
     from training.retrain import find
-    from training.trigger import Reason
+    from training.triggers import Reason
 
     own = own_settings()
 

@@ -22,11 +22,11 @@ from infra.settings import ROOT
 from streaming import removal
 from streaming.backfill import plan as plan_backfill
 from streaming.estimate import estimate
-from streaming.state import size
+from streaming.feature_view import views
+from streaming.status import size
 from streaming.store import connect
-from streaming.view import views
 from tests.bikes.platform import Bikes
-from training import whatif
+from training import definition_change
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
         made = contract.load(bikes.settings.model_root / "turned_away" / str(bikes.contract.version))
         odd = log(bikes)[:1]
         odd[0].request["party"] = "two"
-        moved = whatif.compare(case, after, bikes.settings, made, [*odd, *log(bikes)])
-        none = whatif.compare(case, after, bikes.settings, made, odd)
+        moved = definition_change.compare(case, after, bikes.settings, made, [*odd, *log(bikes)])
+        none = definition_change.compare(case, after, bikes.settings, made, odd)
     assert guess is not None
     held = size(client, view, int(client.scard(keys_key("bikes", view.name))))  # type: ignore[arg-type]
     assert guess.entities == 6
     assert 0.5 < guess.bytes / held < 2
-    assert isinstance(moved, whatif.Moved)
+    assert isinstance(moved, definition_change.Moved)
     assert moved.requests == 40, "what fits no version costs itself"
     assert none == "nothing to compare: of the logged requests, 1 with 'party' is no int64, as version 1 takes it"
     assert [name for name, _ in moved.features] == ["rides_by_station__sum_km_2h"]

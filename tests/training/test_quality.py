@@ -17,8 +17,8 @@ from feature_repo.redis_keys import label_log_key, prediction_log_key
 from feature_repo.use_case import ModelSpec
 from streaming.archive import Archive
 from streaming.store import connect
-from training import quality
-from training.quality import by_month, estimates, labelled, measure
+from training import live_quality
+from training.live_quality import by_month, estimates, labelled, measure
 
 SPEC = ModelSpec.model_validate(
     {
@@ -126,7 +126,7 @@ def test_of_several_truths_the_one_known_latest_by_the_moment_holds(archive: Any
 
     assert known(None) == [0, 0, 1]
     assert len(labelled(made, SPEC).label) == 3, "one row per prediction"
-    quality_at = {after: quality._in_force(made.labels("model"), START_US + after * 1_000_000 + 1) for after in (4, 5, 10, 20, 50)}
+    quality_at = {after: live_quality._in_force(made.labels("model"), START_US + after * 1_000_000 + 1) for after in (4, 5, 10, 20, 50)}
     by = {a: dict(zip(t["prediction_id"].to_pylist(), t["label"].to_pylist(), strict=True)) for a, t in quality_at.items()}
     assert by == {
         4: {},
@@ -151,7 +151,7 @@ def test_without_feedback_the_spine_has_the_truth(archive: Any, monkeypatch: pyt
     monkeypatch.setattr(Archive, "predictions", lambda *_: table.append_column("basket", baskets))
     rows = labelled(made, SPEC)
     assert int((rows.known_us >= 0).sum()) == 40
-    assert quality.estimates(rows.label[:40], rows.score[:40])["base_rate"].value == 0.5
+    assert live_quality.estimates(rows.label[:40], rows.score[:40])["base_rate"].value == 0.5
 
 
 def test_an_interval_over_days_knows_that_days_differ() -> None:
@@ -162,11 +162,11 @@ def test_an_interval_over_days_knows_that_days_differ() -> None:
         shift = random.normal(0, 1.0, 12)[day]
         label = (random.random(len(day)) < 1 / (1 + np.exp(-shift))).astype(float)
         score = np.full(len(day), 0.5)
-        found = quality.by_days(label, score, day * 86_400_000_000, "base_rate")
+        found = live_quality.by_days(label, score, day * 86_400_000_000, "base_rate")
         assert found is not None
         covered += found.low <= 0.5 <= found.high
         plain = estimates(label, score)["base_rate"]
         naive += plain.low <= 0.5 <= plain.high
     assert covered >= 0.88 * 150
     assert naive <= 0.6 * 150, "rows taken for independent are far too sure"
-    assert quality.by_days(label[:300], score[:300], day[:300] * 86_400_000_000, "base_rate") is None, "two days say nothing"
+    assert live_quality.by_days(label[:300], score[:300], day[:300] * 86_400_000_000, "base_rate") is None, "two days say nothing"

@@ -29,7 +29,7 @@ from streaming.parquet import TableError
 from streaming.store import connect
 from tests.fuzz import fuzzed, parquet_bytes
 from tests.serving.hostile import bodies
-from training import facts, leakage, quality, training_set, whatif
+from training import definition_change, leakage, live_quality, training_set, trigger_facts
 from training.skew import read_log
 
 MODEL, AT_US = "sells_out", 1_700_000_000_000_000
@@ -78,7 +78,7 @@ def test_fuzz_the_log_is_read_beside_whatever_lies_in_it(redis: Any, project: st
     broken = [{b"other": b"1"} if raw is None else {b"p": raw} for raw in raws]
     entries = [{b"p": msgspec.json.encode(one)} for one in good]
     write_log(redis, project, [entries[0], *broken, entries[1]])
-    for found in (read_log(redis, project, MODEL), whatif.last_requests(redis, project, MODEL, 10)):
+    for found in (read_log(redis, project, MODEL), definition_change.last_requests(redis, project, MODEL, 10)):
         assert [one for one in found if one.id in ("id1", "id2")] == good
         assert len(found) <= 2 + len(raws)
         assert all(isinstance(one, Prediction) for one in found)
@@ -87,7 +87,7 @@ def test_fuzz_the_log_is_read_beside_whatever_lies_in_it(redis: Any, project: st
 def test_how_many_entries_are_none_is_said(redis: Any, project: str, caplog: pytest.LogCaptureFixture) -> None:
     garbage = [b"\xff", b"[" * 100_000, b'{"id":"\xff"}', b"", json.dumps(ENTRY | {"at_us": 10**18}).encode()]
     write_log(redis, project, [*({b"p": raw} for raw in garbage), {b"p": msgspec.json.encode(prediction(1))}])
-    for read in (lambda: read_log(redis, project, MODEL, 1), lambda: whatif.last_requests(redis, project, MODEL, 10)):
+    for read in (lambda: read_log(redis, project, MODEL, 1), lambda: definition_change.last_requests(redis, project, MODEL, 10)):
         caplog.clear()
         assert read() == [prediction(1)]
         assert [r.getMessage().partition(" of ")[0] for r in caplog.records] == ["5 entries"]
@@ -144,7 +144,7 @@ def test_fuzz_what_fits_a_version_can_be_computed_again(raws: list[bytes]) -> No
 @given(bodies(VERDICT))
 def test_fuzz_what_lies_in_the_verdicts_place_is_one_or_calls_for_nothing(redis: Any, project: str, raw: bytes) -> None:
     redis.set(drift_key(project, MODEL), raw)
-    identity, text = facts.verdict(redis, project, MODEL)
+    identity, text = trigger_facts.verdict(redis, project, MODEL)
     assert isinstance(identity, str)
     assert not text or text.partition(": ")[2]
 
@@ -152,12 +152,12 @@ def test_fuzz_what_lies_in_the_verdicts_place_is_one_or_calls_for_nothing(redis:
 def test_a_verdict_calls_for_a_training_and_another_thing_in_its_place_does_not(redis: Any, project: str) -> None:
     key = drift_key(project, MODEL)
     redis.set(key, msgspec.json.encode(VERDICT))
-    assert facts.verdict(redis, project, MODEL) == ("1@1700000000000-5", "population change: sales__count_1h")
+    assert trigger_facts.verdict(redis, project, MODEL) == ("1@1700000000000-5", "population change: sales__count_1h")
     redis.delete(key)
     redis.rpush(key, "x")
-    assert facts.verdict(redis, project, MODEL) == ("", "")
+    assert trigger_facts.verdict(redis, project, MODEL) == ("", "")
     redis.delete(key)
-    assert facts.verdict(redis, project, MODEL) == ("", "")
+    assert trigger_facts.verdict(redis, project, MODEL) == ("", "")
 
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)
@@ -186,9 +186,9 @@ def test_fuzz_what_training_reads_of_parquet_is_read_or_refused_by_name(examples
     own: Any = SimpleNamespace(offline_root=examples)
     archive: Any = SimpleNamespace(root=examples)
     with contextlib.suppress(TableError):
-        assert facts.truths_known(own, SPEC, 2**62).dtype == np.int64
+        assert trigger_facts.truths_known(own, SPEC, 2**62).dtype == np.int64
     with contextlib.suppress(TableError):
-        assert set(quality._spine(archive, SPEC, pa.table({"k": ["a"]}))) <= {0}
+        assert set(live_quality._spine(archive, SPEC, pa.table({"k": ["a"]}))) <= {0}
     with contextlib.suppress(TableError):
         leakage._read(examples / "t")
     with contextlib.suppress(FileError):
@@ -204,15 +204,15 @@ def test_what_training_reads_of_parquet_is_what_lies_there(examples: Path) -> No
     path.write_bytes(_good.get(path, path.read_bytes()))
     own: Any = SimpleNamespace(offline_root=examples)
     at_us = round(AT.timestamp() * 1e6)
-    assert facts.truths_known(own, SPEC, 2**62).tolist() == [at_us]
+    assert trigger_facts.truths_known(own, SPEC, 2**62).tolist() == [at_us]
     archive: Any = SimpleNamespace(root=examples)
-    assert quality._spine(archive, SPEC, pa.table({"k": ["b", "a"]})) == {1: (1, at_us)}
+    assert live_quality._spine(archive, SPEC, pa.table({"k": ["b", "a"]})) == {1: (1, at_us)}
     assert training_set.read(path).num_rows == 2
     path.write_bytes(b"PAR1")
-    for read in (lambda: facts.truths_known(own, SPEC, 2**62), lambda: leakage._read(examples / "t")):
+    for read in (lambda: trigger_facts.truths_known(own, SPEC, 2**62), lambda: leakage._read(examples / "t")):
         with pytest.raises(TableError, match=f"the table at {examples / 't'} cannot be read"):
             read()
     with pytest.raises(FileError, match="cannot be read as a training set"):
         training_set.read(path)
     path.unlink()
-    assert not len(facts.truths_known(own, SPEC, 2**62)), "no example yet"
+    assert not len(trigger_facts.truths_known(own, SPEC, 2**62)), "no example yet"

@@ -18,7 +18,7 @@ from feature_repo import contract
 from feature_repo.contract import Contract, Input, Null, Parity, RequestField
 from feature_repo.use_case import Gate, ModelSpec, Spine
 from infra.settings import Settings
-from training import evaluate, gate
+from training import gates, metrics
 from training.fit import FitError, fit, matrix, split
 from training.register import _claim, sweep, train_and_register
 from training.training_set import TrainingSet
@@ -100,7 +100,7 @@ def test_a_registered_version_is_complete_and_verifies(made: TrainingSet, own: S
 
 def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: TrainingSet, own: Settings) -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "min": 0.999}, {"metric": "nonsense", "on": "test", "min": 0}])
-    with pytest.raises(gate.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
+    with pytest.raises(gates.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
         train_and_register(strict, made, own)
     assert not (own.model_root / "model").exists()
     forced = train_and_register(strict, made, own, force=True)
@@ -110,10 +110,10 @@ def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: Traini
 def test_gates_on_slices_and_parity_can_fail() -> None:
     strict = spec(gates=[{"metric": "auc", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}, "odd": {"auc": float("nan")}}}}
-    results = gate.check(strict, {}, slices, Parity(10, 2e-9))
+    results = gates.check(strict, {}, slices, Parity(10, 2e-9))
     assert [r["passed"] for r in results] == [False, True, False, False]
     assert [r["slice"] for r in results] == [None, "region", "region", "region"]
-    assert not gate.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
+    assert not gates.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
     with pytest.raises(ValueError, match="min or max"):
         Gate(metric="auc")
 
@@ -121,7 +121,7 @@ def test_gates_on_slices_and_parity_can_fail() -> None:
 def test_a_gate_on_a_slice_of_the_test_split_looks_at_the_test_split() -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.9}}}, "test": {"region": {"north": {"auc": 0.5}}}}
-    checked = gate.check(strict, {}, slices, Parity(10, 0.0))[1]
+    checked = gates.check(strict, {}, slices, Parity(10, 0.0))[1]
     assert (checked["measured"], checked["passed"], checked["on"]) == (0.5, False, "test region=north")
 
 
@@ -232,12 +232,12 @@ def test_a_default_stands_for_null_in_training_too() -> None:
 
 def test_metrics_are_what_they_are_called() -> None:
     label, score = np.array([0.0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
-    found = evaluate.metrics(label, score)
+    found = metrics.metrics(label, score)
     assert found["auc"] == 0.75
     assert found["brier"] == pytest.approx(np.mean((score - label) ** 2))
     assert found["rows"] == 4
-    assert np.isnan(evaluate.metrics(np.zeros(3), np.zeros(3))["auc"])
-    curves = evaluate.curves(label, score)
+    assert np.isnan(metrics.metrics(np.zeros(3), np.zeros(3))["auc"])
+    curves = metrics.curves(label, score)
     assert curves["roc"][0] == (0.0, 0.0)
     assert curves["roc"][-1] == (1.0, 1.0)
 

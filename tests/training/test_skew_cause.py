@@ -10,7 +10,7 @@ import pytest
 from feature_repo.prediction import Mark, Prediction
 from tests.bikes.platform import Bikes
 from training.skew import SkewError, prove
-from training.skew_cause import CAUSES, causes, over_budget
+from training.skew_causes import CAUSES, causes, over_budget
 
 HOUR_US = 3_600_000_000
 

@@ -17,8 +17,8 @@ from feature_repo import contract, release
 from infra.settings import Settings
 from tests.bikes.platform import Bikes
 from training.autopilot import TrainingStopped
-from training.trainer import Trainer
-from training.trigger import Reason
+from training.trainer_process import Trainer
+from training.triggers import Reason
 
 AT_US = 1_615_680_000_000_000  # 2021-03-14
 REASON = Reason("request", "the test", AT_US)

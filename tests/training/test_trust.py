@@ -18,13 +18,13 @@ from feature_repo import contract, release
 from feature_repo.use_case import ModelSpec
 from infra.settings import Settings
 from tests.training.test_register import made, own, spec
-from training import calibrate, fairness, validation
+from training import calibration, fairness, validation
 from training.certificate import certify
 from training.fit import Part, fit, split
-from training.gate import GateError
+from training.gates import GateError
 from training.register import train_and_register
-from training.search import search
 from training.training_set import TrainingSet
+from training.tuning import search
 from training.validation import DataError
 
 __all__ = ["made", "own"]  # fixtures
@@ -124,12 +124,12 @@ def test_scores_are_put_right_inside_the_exported_model(made: TrainingSet, own: 
 def test_a_sigmoid_is_the_most_likely_one() -> None:
     random = np.random.default_rng(0)
     raw = random.normal(0, 2, 20_000)
-    label = (random.random(20_000) < calibrate.sigmoid(0.5 * raw - 1)).astype(float)
-    slope, intercept = calibrate.platt(label, raw)
+    label = (random.random(20_000) < calibration.sigmoid(0.5 * raw - 1)).astype(float)
+    slope, intercept = calibration.platt(label, raw)
     assert slope == pytest.approx(0.5, abs=0.03)
     assert intercept == pytest.approx(-1, abs=0.06)
-    with pytest.raises(calibrate.CalibrationError, match="do not rise"):
-        calibrate.platt(label, -raw)
+    with pytest.raises(calibration.CalibrationError, match="do not rise"):
+        calibration.platt(label, -raw)
 
 
 def test_a_gate_on_fairness_can_fail(made: TrainingSet, own: Settings) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from serving.decoder import STALE
 from serving.reader import OnlineReader
-from serving.reply import STALE
-from streaming.sketch import DISTINCT
-from streaming.view import View
-from streaming.window import HOUR, MINUTE
+from streaming.feature_view import View
+from streaming.sketches import DISTINCT
+from streaming.windows import HOUR, MINUTE
 from tests.bench.storm.world import World
 from tests.oracle import naive
 

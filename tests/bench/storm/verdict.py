@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from feature_repo.redis_keys import events_key
-from streaming import rejected
+from streaming import dead_letters
 from streaming.archive import ArchiveError, of
 from streaming.store import connect
 from tests.bench.storm import truth
@@ -127,7 +127,7 @@ def _events(course: Course, verdict: Verdict) -> dict[str, list[dict[str, Any]]]
             elif (number := _ride(fields[b"data"])) in course.load.pushed:
                 pushed[number] += 1
         after = b"(" + entries[-1][0]  # type: ignore[index]
-    refused = {one.data for one in rejected.read(client, PROJECT)}
+    refused = {one.data for one in dead_letters.read(client, PROJECT)}
     sure = [number for number, (_, taken) in course.load.pushed.items() if taken]
     lost = [one for data, one in sent.items() if not there[data]]
     verdict.add("events lost", len(lost) + sum(not pushed[n] for n in sure), note=f"of {len(sent):,}, and {len(sure):,} pushed over HTTP")

@@ -14,7 +14,7 @@ from typing import Any
 from feature_repo.contract import Contract
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.view import View
+from streaming.feature_view import View
 
 MODEL, PROJECT = "turned_away", "bikes"
 LEARNING = """
@@ -57,7 +57,7 @@ class World:
 def make(own: Settings, told: Callable[[str], None]) -> World:
     """The use case with two weeks of data that end last midnight, its store filled, a version trained and live."""
     from infra import redis_server
-    from streaming.session import session
+    from streaming.spark import session
     from tests.bikes.platform import Bikes
 
     now = datetime.now(UTC).replace(tzinfo=None)

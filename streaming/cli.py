@@ -1,0 +1,314 @@
+"""The commands of this room: ingest, apply, backfill, stream. Heavy things are imported where they are used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from infra.cli import Report, console, moment, own_settings, write_report
+from infra.timestamps import microseconds
+
+if TYPE_CHECKING:
+    from feature_repo.use_case import UseCase
+    from infra.settings import Settings
+    from streaming.feature_view import View
+
+
+def ingest() -> None:
+    """Make the offline store's tables from the raw files (ingest.yaml)."""
+    from feature_repo.use_case import UseCase
+    from streaming.ingest import ingest as run
+    from streaming.spark import session
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    with console.status("starting Spark"):
+        spark = session(own)
+    with console.status("ingesting") as status:
+        loaded = run(case, own, spark, progress=lambda *said: status.update(f"ingesting: {said[0]}"))
+    table = Table("table", "rows", "days", "first", "last", "seconds", box=None)
+    for one in loaded:
+        table.add_row(one.table, f"{one.rows:,}", str(one.days), f"{one.first:%Y-%m-%d}", f"{one.last:%Y-%m-%d}", f"{one.seconds:.1f}")
+    console.print(table)
+    spark.stop()
+
+
+def apply(
+    allow_breaking: Annotated[
+        bool, typer.Option("--allow-breaking", help="Apply although a live model could no longer be served.")
+    ] = False,
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Leave removed views' values in the online store.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Look at every key for removed views' values that only stock Feast wrote.")] = False,
+) -> None:
+    """Apply the use case's Feast definitions to the registry; removed views lose their values in the online store, and nothing else does.
+
+    Refuses definitions that cannot be executed, and a change that would break a live model. `headrace plan` shows beforehand what would
+    change.
+    """
+    from feature_repo.apply import apply as run
+    from feature_repo.apply import check_live_models
+    from feature_repo.plan import plan, proposed
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming import removal
+    from streaming.compilation import check, usable
+    from streaming.store import connect
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    with console.status("comparing"), proposed(case) as after:
+        check(after.store, {m.name: m.feature_service for m in case.models.values()})
+        found = plan(case, after, own)
+    if not allow_breaking:
+        check_live_models(found.broken)
+    before, unusable = usable(case.store)
+    for fault in unusable.values():
+        console.print(f"[yellow]was applied, and cannot be used:[/yellow] {escape(fault)}")
+    gone = [] if keep_data else [view for name, view in before.items() if name in found.removed]
+    # of an `apply` that was killed; what the registry still holds is this one's to decide
+    owed = [view for view in removal.owed(own.state) if view.project != case.project or view.name not in before]
+    if gone:
+        redis_server.up(own)
+    removal.owe(own.state, [*owed, *gone])
+    applied = run(case)
+    console.print(f"applied {len(applied.views)} views, {len(applied.entities)} entities, services: {', '.join(applied.services)}")
+    for change in found.changes:
+        console.print(f"  {change.what} {change.name}: {escape(change.text)}")
+    if not found.changes:
+        console.print("nothing has changed")
+    others = [view for view in owed if view.project != case.project]
+    gone = [view for view in [*owed, *gone] if view.project == case.project and view.name not in applied.views]
+    if gone:
+        redis_server.up(own)
+        client = connect(own.redis())
+        for view in gone:
+            with console.status(f"removing {view.name}") as status:
+                done = removal.remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
+            console.print(f"{view.name}: removed from {done.entities:,} entities ({done.keys:,} held nothing else)")
+    removal.owe(own.state, others)
+    stale = [name for name in found.backfill if name not in found.removed]
+    if stale:
+        console.print(f"to be backfilled: headrace backfill {' '.join(f'--view {name}' for name in stale)}")
+
+
+def backfill(
+    view: Annotated[list[str] | None, typer.Option("--view", help="Only this view (may be given several times).")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Only entities of which something became known after this moment; the others stay as they are."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The moment to bring the online store to; default: as far as each view's table reaches.")
+    ] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Only what became known since each view's last backfill, less the lookback.")
+    ] = False,
+    lookback: Annotated[float, typer.Option(min=0, help="Days that --incremental looks back, for rows that came late.")] = 2.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
+    rewind: Annotated[
+        bool, typer.Option("--rewind", help="Forget the live events: set the store back to --to and nothing later (rehearsals).")
+    ] = False,
+    allow_most: Annotated[
+        bool, typer.Option("--allow-most", help="Remove entities that the offline store does not know even where they are most of a view.")
+    ] = False,
+    report: Report = None,
+) -> None:
+    """Bring the online store to the state of one moment, from the offline store.
+
+    Run it as often as you like, beside the stream too: twice changes nothing, and after a kill it goes on with what is left.
+    Rows that cannot be stored are set aside with the reason (`headrace rejected`).
+
+    Exit codes: 0 done, 1 a view failed (the others are done), or more than HEADRACE_DELETE_SHARE of it would go and was kept, 2 wrong usage, 75 another backfill holds a view (try again later).
+    """
+    from feature_repo.definitions import DefinitionError
+    from feature_repo.use_case import UseCase
+    from infra import process, redis_server
+    from streaming import tables as show
+    from streaming.backfill import backfill as run
+    from streaming.backfill import plan
+    from streaming.compilation import usable
+    from streaming.spark import session
+    from streaming.store import connect
+
+    if start and incremental:
+        raise typer.BadParameter("give --from or --incremental, not both")
+    if rewind and not to:
+        raise typer.BadParameter("--rewind needs --to: the moment to set the store back to")
+    own = own_settings()
+    if rewind and process.alive(own, "stream"):
+        raise process.ServiceError("the stream is running and would bring back what --rewind forgets: stop it first (`headrace down`)")
+    redis_server.up(own)
+    known, unusable = usable(UseCase(own.repo).store)
+    for name, fault in unusable.items():
+        if name in (view or []):
+            raise DefinitionError(fault)
+        console.print(f"[yellow]left out:[/yellow] {escape(fault)}")
+    unknown = [v for v in view or [] if v not in known]
+    if unknown and known:
+        raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
+    if not known and not unusable:
+        raise DefinitionError("no feature view is applied: run `headrace apply` first")
+    wanted = [v for name, v in known.items() if not view or name in view]
+    end_us = microseconds(moment(to)) if to else None
+    from_us = microseconds(moment(start)) if start else None
+    lookback_us = round(lookback * 86_400e6) if incremental else None
+    client = connect(own.redis())
+    planned = plan(wanted, own.offline_root, client, end_us, from_us, lookback_us)
+    client.close()
+    console.print(show.plan_table(planned))
+    if dry_run:
+        write_report(report, planned)
+        raise typer.Exit(1 if any(p.error for p in planned) else 0)
+    with console.status("starting Spark"):
+        spark = session(own)
+    most = 1.0 if allow_most else own.delete_share
+    with show.progress_bars(console, planned) as progress:
+        done = run(
+            spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress, own.clock_tolerance_s, most
+        )
+    console.print(show.result_table(done))
+    spark.stop()
+    write_report(report, done)
+    failed = [r for r in done if r.error]
+    if failed:
+        raise typer.Exit(75 if all(r.held for r in failed) else 1)
+    if any(r.spared for r in done):
+        console.print(f"more than a share of {own.delete_share:g} is not removed at once (--allow-most does it)")
+        raise typer.Exit(1)
+
+
+def stream() -> None:
+    """Keep the online store live from the event stream (foreground; Ctrl-C ends it).
+
+    Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/operations.md).
+    """
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
+
+    from streaming.spark import session
+
+    own = own_settings()
+    with ThreadPoolExecutor(1) as beside:  # a stream that died is waited for: Java starts while Feast is loaded
+        compiling = beside.submit(_compiled, own)
+        spark = session(own, quick=True)
+        case, known = compiling.result()
+    project = case.project
+    url = own.redis()
+    from streaming import connectors
+    from streaming import query as live
+    from streaming.class_training import Training
+    from streaming.compilation import Applied
+
+    kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
+    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
+    if own.event_files is not None:
+        sources = sorted({v.stream for v in known if v.stream})
+        starters["reading files"] = partial(
+            connectors.from_files, spark, url, project, own.event_files, sources, str(own.state / "stream-files")
+        )
+    if own.kafka:
+        starters["reading Kafka"] = partial(connectors.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
+    training = Training(own)
+
+    def ready() -> None:
+        print("ready: streaming", flush=True)
+        training.start()
+
+    try:
+        live.run(starters, url, known, ready, own.delete_share, own.offline_root, Applied(case, known).changed)
+    finally:
+        training.stop()
+    spark.stop()
+
+
+def _compiled(own: Settings) -> tuple[UseCase, list[View]]:
+    """The use case, and every view that can be streamed into; the others are named. Redis is up then."""
+    from infra import redis_server
+
+    redis_server.up(own)
+    from feature_repo.use_case import UseCase
+    from streaming.compilation import usable
+
+    case = UseCase(own.repo)
+    compiled, unusable = usable(case.store)
+    for fault in unusable.values():
+        print(f"left out: {fault}", flush=True)
+    return case, list(compiled.values())
+
+
+def rejected(
+    replay: Annotated[bool, typer.Option("--replay", help="Put them back on the event stream, for the views that refused them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,
+    report: Report = None,
+) -> None:
+    """Show the live events that fitted no schema, and why, or put them back when the reason is gone; and rows that a backfill set aside.
+
+    Rows are not put back: mend the offline table, and run `headrace backfill` again.
+    """
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming import dead_letters as letters
+    from streaming import rejected_rows
+    from streaming.compilation import usable
+    from streaming.store import connect
+
+    own = own_settings()
+    redis_server.up(own)
+    case = UseCase(own.repo)
+    project = case.project
+    client = connect(own.redis())
+    if replay:
+        console.print(f"{letters.replay(client, project):,} events put back on the event stream")
+        return
+    total = letters.count(client, project)
+    table = Table("id", "source", "why", "event", box=None)
+    shown = list(letters.read(client, project, limit))
+    for item in shown:
+        why = "; ".join(f"{view}: {reason}" if view else reason for view, reason in item.why.items())
+        table.add_row(f"{item.position[0]}-{item.position[1]}", item.source, escape(why), escape(item.data.decode(errors="replace")[:200]))
+    console.print(table if total else "no event has been rejected")
+    if total > len(shown):
+        console.print(f"... and {total - len(shown):,} more (--limit)")
+    rows = Table("view", "why", "row of its offline table", box=None)
+    for name in usable(case.store)[0] if case.applied else {}:
+        for one in rejected_rows.read(client, project, name)[:limit]:
+            rows.add_row(name, escape(one.why), escape(one.row[:200]))
+    if rows.row_count:
+        console.print(rows)
+    write_report(
+        report, [{"id": i.position, "source": i.source, "why": dict(i.why), "data": i.data.decode(errors="replace")} for i in shown]
+    )
+
+
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be forgotten, and do nothing.")] = False,
+    allow_most: Annotated[bool, typer.Option("--allow-most", help="Forget them even where they are most of a view.")] = False,
+    report: Report = None,
+) -> None:
+    """Forget entities that have been silent for longer than their view looks back; the running stream does it every ten minutes.
+
+    Exit codes: 0 done, 1 a view was left as it is, because more of it than HEADRACE_DELETE_SHARE would go.
+    """
+    from feature_repo.use_case import UseCase
+    from infra import redis_server
+    from streaming.feature_view import views
+    from streaming.retention import sweep as run
+    from streaming.store import connect
+
+    own = own_settings()
+    redis_server.up(own)
+    known = [v for v in views(UseCase(own.repo).store).values() if v.stream]
+    swept = run(connect(own.redis()), known, 1.0 if allow_most else own.delete_share, dry_run=dry_run)
+    table = Table("view", "entities", "silent", "forgotten", box=None)
+    for one in swept:
+        table.add_row(one.view, f"{one.entities:,}", f"{one.silent:,}", f"{one.dropped:,}")
+    console.print(table if swept else "no feature view with a live stream is applied: there is nothing to sweep")
+    write_report(report, swept)
+    refused = [one for one in swept if one.refused and not dry_run]
+    for one in refused:
+        console.print(f"[red]{one}[/red], more than a share of {own.delete_share:g}: nothing of it was forgotten (--allow-most does it)")
+    if refused:
+        raise typer.Exit(1)

@@ -1,0 +1,90 @@
+"""What the commands of this room show: the plan of a backfill, its progress, its result."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.timestamps import moment_at
+
+if TYPE_CHECKING:
+    from streaming.backfill import Backfilled, Planned, Progress
+    from streaming.estimate import Size
+
+
+def day(us: int | None) -> str:
+    return f"{moment_at(us):%Y-%m-%d %H:%M}" if us else "-"
+
+
+def plan_table(planned: Sequence[Planned]) -> Table:
+    """A row per view, and the sum."""
+    table = Table("view", "to", "since", "days", "rows", "about", "", box=None)
+    for p in planned:
+        if p.error:
+            table.add_row(p.view, day(p.end_us), "", "", "", "", f"[red]{escape(p.error)}[/red]")
+            continue
+        left = f"goes on: {p.done} of {p.buckets} parts are done" if p.done else ""
+        table.add_row(p.view, day(p.end_us), day(p.from_us) if p.from_us else "all", str(p.days), f"{p.rows:,}", _span(p.seconds), left)
+    if len(planned) > 1:
+        rows, seconds = sum(p.rows for p in planned), sum(p.seconds for p in planned)
+        table.add_row(f"[bold]{len(planned)} views", "", "", "", f"[bold]{rows:,}", f"[bold]{_span(seconds)}", "")
+    return table
+
+
+def backfill_plan_table(planned: Sequence[Planned], held: Mapping[str, int], sizes: Mapping[str, Size | None]) -> Table:
+    """The backfills that a change of definitions asks for, and what they would do to the size of the online store."""
+    table = Table("to be backfilled", "rows", "about", "in Redis now", "then", "entities", box=None)
+    for p in planned:
+        size = sizes.get(p.view)
+        now, then = f"{held.get(p.view, 0) / 1e6:.1f} MB", f"{size.bytes / 1e6:.1f} MB" if size else "?"
+        rows, about = ("?", "?") if p.error else (f"{p.rows:,}", _span(p.seconds))
+        table.add_row(p.view, rows, about, now, then, f"{size.entities:,}" if size else "?")
+    return table
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def progress_bars(console: Console, planned: Sequence[Planned]) -> Iterator[Callable[[Progress], None]]:
+    """A bar per view, with the time it still takes."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"), TimeElapsedColumn())
+    if not console.is_terminal:
+        with console.status("backfilling") as status:
+            yield lambda now: status.update(f"backfilling {now.view}: {now.done} of {now.buckets} parts")
+        return
+    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True) as bars:
+        tasks = {p.view: bars.add_task(p.view, total=p.buckets or 1, completed=p.done, start=False) for p in planned if not p.error}
+
+        def show(progress: Progress) -> None:
+            task = tasks.get(progress.view)
+            if task is not None:
+                bars.start_task(task)
+                bars.update(task, completed=progress.done, total=progress.buckets)
+
+        yield show
+
+
+def result_table(done: Sequence[Backfilled]) -> Table:
+    table = Table("view", "rows", "entities", "removed", "newest event", "seconds", "", box=None)
+    for r in done:
+        if r.error:
+            table.add_row(r.view, "", "", "", "", f"{r.seconds:.1f}", f"[red]{escape(r.error)}[/red]")
+            continue
+        notes = ["went on after a kill"] * r.resumed
+        notes += [f"[yellow]{r.rejected:,} rows rejected (`headrace rejected`)[/yellow]"] * bool(r.rejected)
+        notes += [f"[red]{escape(r.spared)}[/red]"] * bool(r.spared)
+        note = "; ".join(notes)
+        table.add_row(r.view, f"{r.rows:,}", f"{r.entities:,}", f"{r.removed:,}", day(r.newest_us), f"{r.seconds:.1f}", note)
+    return table

@@ -1,0 +1,221 @@
+"""The commands of the learning loop: archive, quality, retrain, autopilot. Heavy things are imported where they are used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.cli import Model, Report, console, errors, model_name, moment, own_settings, write_report
+from infra.timestamps import microseconds
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from training.backtest import Drift
+    from training.simulation_port import Loop
+
+
+def loop(own: Settings, drift: Drift) -> Loop:
+    """The learning loop for a staged run: see `training.simulation_port`."""
+    from training.simulation_port import Loop
+
+    return Loop(own, drift)
+
+
+def archive(
+    allow_most: Annotated[
+        bool, typer.Option("--allow-most", help="Delete what is past HEADRACE_ARCHIVE_DAYS even where it is most of a table.")
+    ] = False,
+    report: Report = None,
+) -> None:
+    """Move logged predictions and their truths from Redis to the offline store: tables predictions_<model> and labels_<model>.
+
+    Exit codes: 0 done, 1 done, but something past its time was not deleted, because it is more than HEADRACE_DELETE_SHARE of what there is.
+    """
+    from feature_repo.use_case import UseCase
+    from streaming.archive import of
+    from streaming.store import connect
+
+    own = own_settings()
+    with console.status("archiving"):
+        most = 1.0 if allow_most else own.delete_share
+        taken = of(own, UseCase(own.repo).project)
+        done = taken.run(connect(own.redis()), keep_days=own.archive_days, most=most, tolerance_s=own.clock_tolerance_s)
+    console.print(f"{done.predictions:,} predictions and {done.labels:,} truths archived; {done.unreadable:,} entries were none")
+    for before, after in done.gaps:
+        console.print(f"[yellow]gap:[/yellow] entries between {before} and {after} may have been trimmed unread (HEADRACE_LOG_RETENTION)")
+    for spared in done.spared:
+        console.print(f"[red]not deleted:[/red] {spared}, more than a share of {own.delete_share:g} (--allow-most deletes them)")
+    write_report(report, done)
+    if done.spared:
+        raise typer.Exit(1)
+
+
+def quality(
+    model: Model = "",
+    months: Annotated[bool, typer.Option("--months", help="By month, all that is archived.")] = False,
+    report: Report = None,
+) -> None:
+    """How good the live answers are, by the truths that came in: by version, day and slice, with intervals."""
+    from feature_repo.use_case import UseCase
+    from streaming.archive import of
+    from streaming.store import connect
+    from training.live_quality import by_month, measure, publish
+    from training.loop_tables import periods_table, quality_table
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    archived, client = of(own, case.project), connect(own.redis())
+    with console.status("measuring"):
+        archived.run(client, keep_days=own.archive_days, most=own.delete_share, tolerance_s=own.clock_tolerance_s)
+        found = measure(archived, spec)
+        periods = by_month(archived, spec) if months else None
+    if found is None:
+        raise ValueError(f"no prediction of {spec.name} has been logged yet: serve some first (`headrace replay`)")
+    publish(client, case.project, found)
+    console.print(quality_table(found))
+    console.print(periods_table("day", found.days[-14:]) if periods is None else periods_table("month", periods))
+    if found.delay_s:
+        console.print(f"truth comes {found.delay_s['p50'] / 60:.0f} min after the answer (p50; p99 {found.delay_s['p99'] / 60:.0f} min)")
+    console.print(f"{found.unlabelled:,} answers have no truth yet")
+    write_report(report, found)
+
+
+def retrain(
+    model: Model = "",
+    why: Annotated[str, typer.Option(help="Kept with the version and in the journal.")] = "",
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Leave it to the running autopilot, which then also lets it out in stages.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let it pass the gates it fails (recorded in the journal).")] = False,
+    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    report: Report = None,
+) -> None:
+    """Train a new version with the spec's splits moved up to now, and put it through every gate. Promotes nothing."""
+    import contextlib
+    import time
+    from typing import Any
+
+    import msgspec
+
+    from feature_repo import release
+    from feature_repo.decisions import Decision, Journal
+    from feature_repo.use_case import UseCase
+    from streaming.spark import session
+    from training import retrain as steps
+    from training.loop_tables import gates_table, moment_text
+    from training.training_set import newest_known
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    if ask:
+        path = own.state / "autopilot" / spec.name / "request"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(why or "asked for")
+        console.print(f"asked: the autopilot trains {spec.name} at its next step (`headrace autopilot` runs it)")
+        if not release.champion_if_any(own.model_root, spec.name):
+            console.print(f"[yellow]it waits:[/yellow] no version of {spec.name} is live yet (`headrace train` makes the first)")
+        return
+    now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
+    identity = trigger or f"request@{now_us}"
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("waiting for another training of this model to end"))
+        stack.enter_context(steps.alone(own, spec.name))
+        status.update("starting")
+        made: list[Any] = []
+
+        def spark() -> Any:
+            if not made:
+                made.append(session(own))
+                stack.callback(made[0].stop)
+            return made[0]
+
+        asked = {steps.TRIGGER: identity, "reason": why, "as_of_us": str(now_us)}
+        version = steps.retrain(spark, case, own, spec, now_us, asked, status.update)
+        status.update(f"version {version}: gates")
+        found = steps.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
+        gates = found or steps.challenge(spark, case, own, spec, version)
+    if force and not gates.passed:
+        gates = msgspec.structs.replace(gates, forced=True)
+        failed = ", ".join(c.name for c in gates.checks if not c.passed)
+        wall_us = time.time_ns() // 1000
+        Journal(own.state, spec.name).write(
+            Decision(f"{identity}/forced", now_us, wall_us, "forced", f"passed by force: {failed}", version)
+        )
+    steps.write_gates(own, spec.name, gates)
+    console.print(f"{spec.name} version {version} is registered, trained on what was known by {moment_text(now_us)}")
+    console.print(gates_table(gates))
+    write_report(report, gates)
+    if not gates.passed and not gates.forced:
+        errors.print("[red]not to be let out:[/red] a gate failed")
+        raise typer.Exit(1)
+    console.print(f"next: `headrace shadow {spec.name} {version}`, or leave it to `headrace autopilot` (`headrace retrain --ask`)")
+
+
+def autopilot(
+    model: Model = "",
+    once: Annotated[bool, typer.Option("--once", help="Take one step and end, for cron or a Kubernetes CronJob.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds from one step to the next.")] = 30,
+) -> None:
+    """Run the learning loop: archive, measure, retrain when a trigger says so, let the challenger out in stages, roll back."""
+    import logging
+    import signal
+    import threading
+
+    from feature_repo.use_case import UseCase
+    from infra.beat import Pulse
+    from streaming.store import connect
+    from training.autopilot import ROUND_S, Autopilot, run
+    from training.trainer_process import Trainer
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    stop = threading.Event()
+    pulse = Pulse(own.redis(), case.project, f"autopilot-{name}", max(every, ROUND_S))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    pilot = Autopilot(connect(own.redis()), own, case, name, Trainer(own, name, stop, waiting=pulse.touch))
+    if once:
+        console.print(pilot.step())
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("headrace").setLevel(logging.INFO)
+    print(f"autopilot of {name}: a step every {every:g} s", flush=True)
+    with pulse:
+        run(pilot, every, stop, pulse.beat)
+
+
+def compare(
+    model: Model = "",
+    version: Annotated[int, typer.Option(min=0, help="0: the canary, the shadow, or the live one against the one before.")] = 0,
+    against: Annotated[int, typer.Option(min=0, help="0: the live version.")] = 0,
+    report: Report = None,
+) -> None:
+    """Compare two versions on what was really asked: the same logged requests and their truths, with intervals and significance."""
+    from feature_repo import release
+    from feature_repo.use_case import UseCase
+    from streaming.archive import of
+    from streaming.store import connect
+    from training.loop_tables import comparison_table
+    from training.version_comparison import head_to_head
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    spec = case.model(model_name(case, model))
+    now = release.read(own.model_root, spec.name)
+    if now is None:
+        raise release.ReleaseError(f"no version of {spec.name} is live: run `headrace train`")
+    beside = now.canary or now.shadow
+    mine = version or beside or now.champion
+    other = against or (now.champion if mine != now.champion else now.previous)
+    if other is None or other == mine:
+        raise ValueError(f"there is nothing to compare version {mine} with: name another with --against")
+    archived = of(own, case.project)
+    with console.status("comparing"):
+        archived.run(connect(own.redis()), keep_days=own.archive_days, most=own.delete_share, tolerance_s=own.clock_tolerance_s)
+        found = head_to_head(archived, own.model_root, spec, mine, other)
+    console.print(comparison_table(found))
+    console.print(found.verdict)
+    write_report(report, found)
