@@ -485,7 +485,7 @@ def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bi
 
     from serving.score import ScoreError, score
     from serving.scorer import Scorer
-    from training.fit import matrix
+    from training.splits import matrix
 
     sample = pq.read_table(bikes.training_set.path).slice(300, 200)
     fields = [f.name for f in bikes.contract.request]

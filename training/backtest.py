@@ -24,9 +24,10 @@ from feature_repo.use_case import ModelSpec
 from infra.timestamps import moment_at
 from training import live_quality, metrics, triggers
 from training.column_moments import micros
-from training.fit import THREADS, FitError, Part, fit, matrix
+from training.fit import THREADS, fit
 from training.reference_sample import chosen
 from training.retrain import rolled
+from training.splits import Part, SplitError, matrix
 from training.triggers import DAY_US, Facts
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def _challenge(spec: ModelSpec, live: Model, now: int, model: Callable[[int], Mo
 
     try:
         challenger = model(now)
-    except (FitError, ValueError):
+    except (SplitError, ValueError):
         return None, False, float("nan")
     part, asked = challenger.test, spec.learning.challenge
     day = micros(part.table, spec.spine.timestamp) // DAY_US

@@ -1,4 +1,4 @@
-"""Fit a model: the training set as matrices, split by time, LightGBM with early stopping, calibrated, the same bytes every time."""
+"""Fit a model: LightGBM with early stopping on the splits, calibrated, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -9,35 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import Input, Policy
-from feature_repo.use_case import ModelSpec, Span
-from infra.timestamps import microseconds
+from feature_repo.use_case import ModelSpec
 from training import calibration
+from training.splits import Part, split
 
 if TYPE_CHECKING:
     import lightgbm
-    import pyarrow as pa
 
     from training.training_set import TrainingSet
 
 Progress = Callable[[int, int, float], None]
 """Told the rounds done, the most there will be, and the validation loss."""
 SEED, THREADS = 7, 2  # the number of threads is part of what makes two fits the same
-
-
-class FitError(ValueError):
-    """The training set cannot be fitted: a split is empty or has one class only."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split: float64 `[n, inputs]`, labels 0/1 `[n]`, the rows of the training set they are, and how many were left out, their labels
-    being known only after the split's end."""
-
-    matrix: NDArray[np.float64]
-    label: NDArray[np.float64]
-    table: pa.Table
-    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,60 +34,6 @@ class Fitted:
 
     def score(self, part: Part) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(part.matrix, num_threads=THREADS))
-
-
-def matrix(table: pa.Table, inputs: list[Input]) -> NDArray[np.float64]:
-    """The model's matrix `[n, inputs]`, columns in the contract's order, NaN for null, defaults where the null policy has one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    out = np.empty((table.num_rows, len(inputs)))
-    for i, one in enumerate(inputs):
-        out[:, i] = pc.fill_null(table[one.name].cast(pa.float64(), safe=False), np.nan).to_numpy()
-    return Policy(inputs)(out)
-
-
-def _within(table: pa.Table, column: str, span: Span) -> Any:
-    import pyarrow as pa
-
-    us = table[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    first, last = (microseconds(b) for b in span.bounds())
-    return (us >= first) & (us < last)
-
-
-def split(spec: ModelSpec, training_set: TrainingSet) -> dict[str, Part]:
-    """The examples of each split that have a label. Of train and valid, only those whose label was known by the split's end.
-
-    Raises:
-        FitError: a split has no examples, or of one class only.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from training.training_set import read
-
-    table = read(training_set.path)
-    table = table.filter(pc.is_valid(table[spec.spine.label]))
-    parts: dict[str, Part] = {}
-    for name, span in (("train", spec.split.train), ("valid", spec.split.valid), ("test", spec.split.test)):
-        if span is None:
-            continue
-        keep = _within(table, spec.spine.timestamp, span)
-        late = 0
-        if name != "test":
-            # valid ends the boosting and calibrates: with labels of the test's time, test would be no test
-            known = table[spec.spine.label_timestamp].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-            by_then = pc.fill_null(known, 2**62).to_numpy() < microseconds(span.bounds()[1])
-            late = int((keep & ~by_then).sum())
-            keep &= by_then
-        rows = table.filter(pa.array(keep))
-        label = rows[spec.spine.label].cast(pa.float64()).to_numpy()
-        if len(np.unique(label)) < 2:
-            raise FitError(
-                f"model {spec.name!r}: the {name} split ({span.start} to {span.end}) has {len(label)} examples, not of both classes"
-            )
-        parts[name] = Part(matrix(rows, training_set.inputs), label, rows, late)
-    return parts
 
 
 def boost(spec: ModelSpec, parts: Mapping[str, Part], names: list[str], callbacks: Sequence[Any] = ()) -> lightgbm.Booster:
@@ -138,7 +67,7 @@ def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = 
         parts: from `split`, where the caller has made them already.
 
     Raises:
-        FitError: a split cannot be used.
+        SplitError: a split cannot be used.
         CalibrationError: the spec asks for calibration, and the scores do not rise with the label.
     """
     parts = split(spec, training_set) if parts is None else parts

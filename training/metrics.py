@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from feature_repo.use_case import ModelSpec
 from training import fairness
 from training.comparison import log_losses
-from training.fit import THREADS, Fitted, Part
+from training.fit import THREADS, Fitted
+from training.splits import Part
 
 if TYPE_CHECKING:
     import lightgbm

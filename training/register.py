@@ -20,9 +20,10 @@ from feature_repo.contract import Contract, ContractError, Finding, Profile
 from feature_repo.use_case import ModelSpec
 from training import calibration, gates, metrics, tracking, tuning, validation
 from training.card import Card
-from training.fit import Fitted, Part, Progress, fit, matrix, model_text, split
+from training.fit import Fitted, Progress, fit, model_text
 from training.provenance import code
 from training.reference_sample import write_reference
+from training.splits import Part, matrix, split
 from training.tree_ensemble import export, parity
 
 if TYPE_CHECKING:

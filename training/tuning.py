@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.use_case import ModelSpec
-from training.fit import SEED, Part, boost
+from training.fit import SEED, boost
+from training.splits import Part
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import Contract, Finding, Histogram, Input
 from feature_repo.use_case import Bounds, ModelSpec
-from training.fit import Part
+from training.splits import Part
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from feature_repo.contract import Input
 from feature_repo.use_case import UseCase
 from infra.settings import ROOT
 from training import validation
-from training.fit import matrix
+from training.splits import matrix
 
 INPUTS = [
     Input(name, name.replace("__", ":"), "feature", dtype) for name, dtype in (("a__id", "int64"), ("a__n", "int64"), ("a__x", "double"))

@@ -26,13 +26,13 @@ from tests.infra.test_files import BREAKS
 from tests.training.test_register import made, own, spec
 from training import fairness, live_quality, metrics, validation
 from training.comparison import slices
-from training.fit import split
 from training.gates import check
 from training.live_quality import Labelled
 from training.register import train_and_register
 from training.rescoring import NotComparable, scored
 from training.retrain import Gates, _slices, challenge
 from training.rollout import evidence
+from training.splits import split
 from training.training_set import TrainingSet
 from training.validation import DataError
 

@@ -19,8 +19,9 @@ from feature_repo.contract import Contract, Input, Null, Parity, RequestField
 from feature_repo.use_case import Gate, ModelSpec, Spine
 from infra.settings import Settings
 from training import gates, metrics
-from training.fit import FitError, fit, matrix, split
+from training.fit import fit
 from training.register import _claim, sweep, train_and_register
+from training.splits import SplitError, matrix, split
 from training.training_set import TrainingSet
 from training.tree_ensemble import export
 
@@ -220,7 +221,7 @@ def test_no_split_that_is_fitted_on_knows_what_became_known_after_its_end(made: 
 
 
 def test_an_empty_split_is_named(made: TrainingSet) -> None:
-    with pytest.raises(FitError, match="valid split"):
+    with pytest.raises(SplitError, match="valid split"):
         split(spec(split={**SPEC["split"], "valid": {"start": "2021-01-01", "end": "2021-02-01"}}), made)  # type: ignore[dict-item]
 
 

@@ -20,9 +20,10 @@ from infra.settings import Settings
 from tests.training.test_register import made, own, spec
 from training import calibration, fairness, validation
 from training.certificate import certify
-from training.fit import Part, fit, split
+from training.fit import fit
 from training.gates import GateError
 from training.register import train_and_register
+from training.splits import Part, split
 from training.training_set import TrainingSet
 from training.tuning import search
 from training.validation import DataError
