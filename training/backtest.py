@@ -160,7 +160,7 @@ def compare(
         stages_days: from a passed gate to the promotion.
 
     Raises:
-        FitError: the first model cannot be fitted.
+        SplitError: the first model cannot be fitted.
     """
     stream = _read(spec, training_set)
     models: dict[int, Model] = {}

@@ -81,7 +81,7 @@ def train_and_register(
 
     Raises:
         DataError: the training set is not fit to be trained on.
-        FitError, CalibrationError, ExportError: the model cannot be made.
+        SplitError, CalibrationError, ExportError: the model cannot be made.
         GateError: a gate failed; nothing is registered.
     """
     parent, former, unknown = _former(settings.model_root, spec.name)

@@ -50,7 +50,7 @@ def reproduce(
 
     Raises:
         ContractError: the version does not say what it was made with, or a feature's definition has changed since.
-        JoinError, FitError: it cannot be made at all any more.
+        JoinError, SplitError: it cannot be made at all any more.
     """
     from training.fit import fit, model_text
     from training.register import LIGHTGBM

@@ -118,7 +118,7 @@ def retrain(
     """Build the training set as it was known at a moment, fit and register. Returns the version; the one that is there, if it is.
 
     Raises:
-        FitError, GateError, ExportError, JoinError: no version was made.
+        SplitError, GateError, ExportError, JoinError: no version was made.
     """
     from training.register import train_and_register
     from training.training_set import build
