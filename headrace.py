@@ -74,13 +74,13 @@ def demo(
     report: Report = None,
 ) -> None:
     """Run the whole platform once: ingest, backfill, train, serve, replay, watch, prove, report."""
-    from feature_repo.use_case import UseCase
-    from serving.demo import Demo
+    from feature_repo.spec.use_case import UseCase
+    from serving.simulation.demo import Demo
 
     own = own_settings()
     case = UseCase(own.repo)
     if year:
-        from serving.year import Year
+        from serving.simulation.year import Year
 
         name = model_name(case, "")
         if not Year(own, case, name, _stretch(case, name, start, to), step or 60, console, learning.loop(own, _drift(own))).run(report):
@@ -97,8 +97,8 @@ def policies(
     report: Report = None,
 ) -> None:
     """When to train again: never, monthly, on drift, on quality - each lived through the history that was ingested. Serves nothing."""
-    from feature_repo.use_case import UseCase
-    from serving.year_report import policies_tables
+    from feature_repo.spec.use_case import UseCase
+    from serving.simulation.year_report import policies_tables
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -119,7 +119,7 @@ def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[
 
 def _drift(own: Settings) -> Any:
     """The watch's judgement for training's policies; handed in, since training does not import serving."""
-    from serving.detectors import detectors
+    from serving.monitoring.detectors import detectors
 
     fitted: dict[int, Any] = {}
 
@@ -133,7 +133,10 @@ def _drift(own: Settings) -> Any:
 
 def _training() -> Any:
     """What the demo needs of training; handed in, since serving does not import it."""
-    from training import metrics, register, skew, training_set
+    from training.data import training_set
+    from training.evaluation import metrics
+    from training.monitoring import skew
+    from training.registration import register
 
     return {"build": training_set.build, "register": register.train_and_register, "skew": skew, "evaluate": metrics}
 
@@ -141,7 +144,7 @@ def _training() -> Any:
 @app.command()
 def doctor() -> None:
     """Say what this machine has, what is missing, and the exact fix."""
-    from feature_repo.use_case_check import use_case
+    from feature_repo.spec.use_case_check import use_case
     from infra.doctor import examine
 
     table = Table("", "what", "found", box=None, pad_edge=False)

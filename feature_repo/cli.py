@@ -10,7 +10,7 @@ from infra.cli import console, model_name, own_settings, plain_name
 from infra.timestamps import moment_at
 
 if TYPE_CHECKING:
-    from feature_repo.decisions import Decision
+    from feature_repo.records.decisions import Decision
 
 Name = Annotated[str, typer.Argument(help="The model.", callback=plain_name)]
 Version = Annotated[int, typer.Argument(min=1, help="A registered version of it.")]
@@ -20,7 +20,7 @@ Why = Annotated[str, typer.Option(help="Kept in the release's history.")]
 
 def promote(model: Name, version: Version, why: Why = "") -> None:
     """Make a registered version the live one. What was live stays loaded, for `rollback`."""
-    from feature_repo import release
+    from feature_repo.records import release
 
     own = own_settings()
     before = release.champion_if_any(own.model_root, model)
@@ -30,7 +30,7 @@ def promote(model: Name, version: Version, why: Why = "") -> None:
 
 def rollback(model: Name, why: Why = "") -> None:
     """Go back to the version that was live before; ends a canary and a shadow."""
-    from feature_repo import release
+    from feature_repo.records import release
 
     own = own_settings()
     before = release.champion(own.model_root, model)
@@ -42,7 +42,7 @@ def canary(
     model: Name, version: Candidate, share: Annotated[float, typer.Option(help="Of keys it answers, 0 to 1.")] = 0.1, why: Why = ""
 ) -> None:
     """Let a version answer for a share of entities: always the same ones, and more of them as the share grows."""
-    from feature_repo import release
+    from feature_repo.records import release
 
     now = release.canary(own_settings().model_root, model, version or None, share, why)
     console.print(
@@ -54,7 +54,7 @@ def canary(
 
 def shadow(model: Name, version: Candidate, why: Why = "") -> None:
     """Score and log a version beside the live one, on the same requests; it never answers."""
-    from feature_repo import release
+    from feature_repo.records import release
 
     now = release.shadow(own_settings().model_root, model, version or None, why)
     console.print(
@@ -66,9 +66,9 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     """Why this version is live: every step of its release, the data, the run and the gates behind it."""
     from rich.table import Table
 
-    from feature_repo import release
-    from feature_repo.decisions import Journal
-    from feature_repo.use_case import UseCase
+    from feature_repo.records import release
+    from feature_repo.records.decisions import Journal
+    from feature_repo.spec.use_case import UseCase
 
     own = own_settings()
     name = model_name(UseCase(own.repo), model)

@@ -1,7 +1,7 @@
 """Plots for our pages: SVG that takes its colours and fonts from the page around it, so that one file suits light and dark.
 
 Matplotlib draws with placeholder colours; each is replaced by the CSS variable of the same role (`--ink`, `--muted`, `--grid`, `--c1`…).
-`roc` and `calibration` are what a replay's report and a model's card share; their other plots are in `serving/plots.py` and `training/card_plots.py`.
+`roc` and `calibration` are what a replay's report and a model's card share; their other plots are in `serving/simulation/plots.py` and `training/registration/card_plots.py`.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def _java(settings: Settings) -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
-    from infra.process import ServiceError
-    from infra.redis_server import binary, unreachable, wheel
+    from infra.supervision.process import ServiceError
+    from infra.supervision.redis_server import binary, unreachable, wheel
 
     if settings.redis_url:
         reason = unreachable(settings)
@@ -96,7 +96,7 @@ def _haproxy(_: Settings) -> Finding:
 def _memory(settings: Settings) -> Finding:
     import psutil
 
-    from infra.services import status
+    from infra.supervision.services import status
 
     free = psutil.virtual_memory().available / 1e9
     ours = sum(float(str(row["memory_mb"])) for row in status(settings)) / 1e3
@@ -117,7 +117,7 @@ def _ports(settings: Settings) -> Finding:
     import socket
 
     from infra import ports
-    from infra.services import status
+    from infra.supervision.services import status
 
     live = any(row["running"] for row in status(settings)) or (settings.run_dir / "serve.pid").exists()
     taken = []

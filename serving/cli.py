@@ -16,9 +16,9 @@ from infra.timestamps import microseconds, moment_at
 if TYPE_CHECKING:
     from redis import Redis
 
-    from feature_repo.use_case import UseCase
-    from infra.services import Service
+    from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
+    from infra.supervision.services import Service
 
 
 def up(
@@ -27,8 +27,8 @@ def up(
     ] = None,
 ) -> None:
     """Start the local services in the background: Redis; then serving, stream and watch as far as there is something for them."""
-    from infra import beat, redis_server, services
     from infra.doctor import LICENCES
+    from infra.supervision import beat, redis_server, services
 
     own = own_settings()
     unknown = sorted(set(without or ()) - _OPTIONAL)
@@ -57,9 +57,9 @@ _OPTIONAL = {"stream", "watch", "autopilot"}
 
 def _wanted(own: Settings) -> tuple[list[Service], list[str]]:
     """The services that there is something for, in starting order, and the models that are live."""
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
-    from infra import services
+    from feature_repo.records import release
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import services
 
     case = UseCase(own.repo)
     live = [m for m in case.models if release.champion_if_any(own.model_root, m)]
@@ -80,7 +80,7 @@ def _quietly(own: Settings, change: Callable[[Redis, str], None]) -> None:
     """Change what parts say of themselves, where a Redis answers: no reason for `up` or `down` to fail."""
     import contextlib
 
-    from feature_repo.use_case import UseCase
+    from feature_repo.spec.use_case import UseCase
     from infra import redis_client
 
     with contextlib.suppress(Exception), contextlib.closing(redis_client.connect(own.redis(), 2.0)) as client:
@@ -89,15 +89,15 @@ def _quietly(own: Settings, change: Callable[[Redis, str], None]) -> None:
 
 def _forget(own: Settings, stopped: list[str]) -> None:
     """Services were stopped: also one that had to be killed is stopped on purpose."""
-    from infra import beat
+    from infra.supervision import beat
 
     _quietly(own, lambda client, project: beat.forget(client, project, stopped))
 
 
 def down() -> None:
     """Stop everything this checkout has started."""
-    from infra import services
-    from serving.app import clear
+    from infra.supervision import services
+    from serving.deployment.app import clear
 
     own = own_settings()
     with services.alone(own, lambda: console.print("waiting for another `up` or `down` to end")), console.status("stopping") as status:
@@ -115,11 +115,11 @@ def status() -> None:
 
 def serve() -> None:
     """Serve the live models over HTTP (foreground; Ctrl-C ends it)."""
-    from infra import redis_server
+    from infra.supervision import redis_server
 
     own = own_settings()
     redis_server.up(own)
-    from serving.app import run
+    from serving.deployment.app import run
 
     run(own)
 
@@ -131,12 +131,12 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Judge what is in the log now, then end.")] = False,
 ) -> None:
     """Watch a model's inputs and scores for drift (foreground; Ctrl-C ends it)."""
-    from feature_repo.use_case import UseCase
+    from feature_repo.spec.use_case import UseCase
 
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, model)
-    from serving.watch import run
+    from serving.monitoring.watch import run
 
     print(f"watching {name}", flush=True)
     chosen = case.model(name).watch
@@ -153,10 +153,10 @@ def score(
     report: Report = None,
 ) -> None:
     """Score a table in Spark, each row as of its own moment: the same contract, and the same numbers, as over HTTP."""
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
-    from serving.score import score as run
-    from streaming.spark import session
+    from feature_repo.records import release
+    from feature_repo.spec.use_case import UseCase
+    from serving.batch.score import score as run
+    from streaming.offline.spark import session
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -172,9 +172,9 @@ def score(
 
 def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:
     """Make one logged prediction again, from the offline store, and say whether it comes out the same. Exit code 1 if it does not."""
-    from feature_repo.use_case import UseCase
-    from serving.rerun import find, rerun
-    from streaming.store import connect
+    from feature_repo.spec.use_case import UseCase
+    from serving.batch.rerun import find, rerun
+    from streaming.online.store import connect
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -199,8 +199,8 @@ def replay(
     report: Report = None,
 ) -> None:
     """Play history as live traffic: events through the stream, requests over HTTP, labels as feedback. Needs `headrace up`."""
-    from feature_repo.use_case import UseCase
-    from serving.replay_run import rehearse
+    from feature_repo.spec.use_case import UseCase
+    from serving.simulation.replay_run import rehearse
 
     own = own_settings()
     case = UseCase(own.repo)

@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from feature_repo import release
-from feature_repo.decisions import Journal
-from feature_repo.redis_keys import quality_key
-from feature_repo.release import Release
-from feature_repo.use_case import UseCase
+from feature_repo.records import release
+from feature_repo.records.decisions import Journal
+from feature_repo.records.redis_keys import quality_key
+from feature_repo.records.release import Release
+from feature_repo.spec.use_case import UseCase
 from infra import files
-from infra.beat import Part
 from infra.settings import Settings
+from infra.supervision.beat import Part
 from infra.timestamps import moment_at
 
 
 def print_status(own: Settings, console: Console) -> None:
     """Print a table of the services, one of the views, the stream's progress and the live models."""
-    from infra import redis_server, services
+    from infra.supervision import redis_server, services
 
     table = Table("service", "state", "pid", "up", "memory", "port", "restarts", "ended last", box=None)
     rows, answers = services.status(own), redis_server.ping(own)
@@ -66,9 +66,9 @@ def _said(console: Console, what: str) -> Iterator[None]:
 
 def _parts(own: Settings) -> list[Part]:
     """How the parts fare; the supervisor has a line of its own."""
-    from infra import beat
-    from serving.liveness import SUPERVISOR, kept, parts
-    from streaming.store import connect
+    from infra.supervision import beat
+    from serving.telemetry.liveness import SUPERVISOR, kept, parts
+    from streaming.online.store import connect
 
     with contextlib.closing(connect(own.redis())) as client:
         found = parts(*beat.read(client, UseCase(own.repo).project), kept(own))
@@ -77,9 +77,9 @@ def _parts(own: Settings) -> list[Part]:
 
 def _print_views(own: Settings, console: Console) -> None:
     from streaming import clock
-    from streaming.compilation import usable
+    from streaming.online.store import connect
+    from streaming.schema.compilation import usable
     from streaming.status import stream_state, view_states
-    from streaming.store import connect
 
     case = UseCase(own.repo)
     client = connect(own.redis())

@@ -12,16 +12,16 @@ from infra.cli import Report, console, moment, own_settings, write_report
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
-    from feature_repo.use_case import UseCase
+    from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
-    from streaming.feature_view import View
+    from streaming.schema.feature_view import View
 
 
 def ingest() -> None:
     """Make the offline store's tables from the raw files (ingest.yaml)."""
-    from feature_repo.use_case import UseCase
-    from streaming.ingest import ingest as run
-    from streaming.spark import session
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.ingest import ingest as run
+    from streaming.offline.spark import session
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -48,14 +48,14 @@ def apply(
     Refuses definitions that cannot be executed, and a change that would break a live model. `headrace plan` shows beforehand what would
     change.
     """
-    from feature_repo.apply import apply as run
-    from feature_repo.apply import check_live_models
-    from feature_repo.plan import plan, proposed
-    from feature_repo.use_case import UseCase
-    from infra import redis_server
-    from streaming import removal
-    from streaming.compilation import check, usable
-    from streaming.store import connect
+    from feature_repo.registry.apply import apply as run
+    from feature_repo.registry.apply import check_live_models
+    from feature_repo.registry.plan import plan, proposed
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import redis_server
+    from streaming.online import removal
+    from streaming.online.store import connect
+    from streaming.schema.compilation import check, usable
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -123,15 +123,15 @@ def backfill(
 
     Exit codes: 0 done, 1 a view failed (the others are done), or more than HEADRACE_DELETE_SHARE of it would go and was kept, 2 wrong usage, 75 another backfill holds a view (try again later).
     """
-    from feature_repo.definitions import DefinitionError
-    from feature_repo.use_case import UseCase
-    from infra import process, redis_server
+    from feature_repo.registry.definitions import DefinitionError
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import process, redis_server
     from streaming import tables as show
-    from streaming.backfill import backfill as run
-    from streaming.backfill import plan
-    from streaming.compilation import usable
-    from streaming.spark import session
-    from streaming.store import connect
+    from streaming.backfill.run import backfill as run
+    from streaming.backfill.run import plan
+    from streaming.offline.spark import session
+    from streaming.online.store import connect
+    from streaming.schema.compilation import usable
 
     if start and incremental:
         raise typer.BadParameter("give --from or --incremental, not both")
@@ -188,7 +188,7 @@ def stream() -> None:
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 
-    from streaming.spark import session
+    from streaming.offline.spark import session
 
     own = own_settings()
     with ThreadPoolExecutor(1) as beside:  # a stream that died is waited for: Java starts while Feast is loaded
@@ -197,10 +197,10 @@ def stream() -> None:
         case, known = compiling.result()
     project = case.project
     url = own.redis()
-    from streaming import connectors
-    from streaming import query as live
-    from streaming.class_training import Training
-    from streaming.compilation import Applied
+    from streaming.live import connectors
+    from streaming.live import query as live
+    from streaming.offline.class_training import Training
+    from streaming.schema.compilation import Applied
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
@@ -226,11 +226,11 @@ def stream() -> None:
 
 def _compiled(own: Settings) -> tuple[UseCase, list[View]]:
     """The use case, and every view that can be streamed into; the others are named. Redis is up then."""
-    from infra import redis_server
+    from infra.supervision import redis_server
 
     redis_server.up(own)
-    from feature_repo.use_case import UseCase
-    from streaming.compilation import usable
+    from feature_repo.spec.use_case import UseCase
+    from streaming.schema.compilation import usable
 
     case = UseCase(own.repo)
     compiled, unusable = usable(case.store)
@@ -248,12 +248,12 @@ def rejected(
 
     Rows are not put back: mend the offline table, and run `headrace backfill` again.
     """
-    from feature_repo.use_case import UseCase
-    from infra import redis_server
-    from streaming import dead_letters as letters
-    from streaming import rejected_rows
-    from streaming.compilation import usable
-    from streaming.store import connect
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import redis_server
+    from streaming.backfill import rejected_rows
+    from streaming.live import dead_letters as letters
+    from streaming.online.store import connect
+    from streaming.schema.compilation import usable
 
     own = own_settings()
     redis_server.up(own)
@@ -292,11 +292,11 @@ def sweep(
 
     Exit codes: 0 done, 1 a view was left as it is, because more of it than HEADRACE_DELETE_SHARE would go.
     """
-    from feature_repo.use_case import UseCase
-    from infra import redis_server
-    from streaming.feature_view import views
-    from streaming.retention import sweep as run
-    from streaming.store import connect
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import redis_server
+    from streaming.online.retention import sweep as run
+    from streaming.online.store import connect
+    from streaming.schema.feature_view import views
 
     own = own_settings()
     redis_server.up(own)

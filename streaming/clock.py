@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.redis_keys import clock_key
+from feature_repo.records.redis_keys import clock_key
 from infra import redis_client
 
 if TYPE_CHECKING:

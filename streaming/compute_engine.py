@@ -1,6 +1,6 @@
 """Headrace's backfill as a Feast compute engine: `batch_engine: {type: streaming.compute_engine.HeadraceComputeEngine}`.
 
-`feast materialize` and `FeatureStore.materialize` then write through `streaming.backfill`.
+`feast materialize` and `FeatureStore.materialize` then write through `streaming.backfill.run`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from feast.repo_config import FeastConfigBaseModel
 
 from infra.settings import settings
 from infra.timestamps import microseconds
-from streaming.backfill import backfill
-from streaming.feature_view import compile_view
-from streaming.spark import session
-from streaming.store import OnlineStoreError
+from streaming.backfill.run import backfill
+from streaming.offline.spark import session
+from streaming.online.store import OnlineStoreError
+from streaming.schema.feature_view import compile_view
 
 
 class HeadraceComputeEngineConfig(FeastConfigBaseModel):
@@ -51,7 +51,7 @@ class HeadraceMaterializationJob(MaterializationJob):
 
 
 class HeadraceComputeEngine(ComputeEngine):
-    """Feast's materialization, written by `streaming.backfill`. There is no infrastructure of its own to make or tear down."""
+    """Feast's materialization, written by `streaming.backfill.run`. There is no infrastructure of its own to make or tear down."""
 
     def update(
         self,

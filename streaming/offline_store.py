@@ -26,12 +26,12 @@ from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
 from infra.settings import settings
-from streaming.columns import column_name
-from streaming.feature_view import Projection, compile_view
-from streaming.in_process import NotHere, gather
-from streaming.join import JoinError, check_spine, point_in_time_join, point_in_time_table
-from streaming.on_demand import Transformation, append, transformation
-from streaming.spark import session
+from streaming.join.in_process import NotHere, gather
+from streaming.join.on_demand import Transformation, append, transformation
+from streaming.join.on_spark import JoinError, check_spine, point_in_time_join, point_in_time_table
+from streaming.offline.spark import session
+from streaming.schema.columns import column_name
+from streaming.schema.feature_view import Projection, compile_view
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ _HELPER = "__odfv__"
 
 
 class HeadraceOfflineStore(SparkOfflineStore):
-    """Feast's offline store interface over `streaming.join`."""
+    """Feast's offline store interface over `streaming.join.on_spark`."""
 
     @staticmethod
     def get_historical_features(

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.redis_keys import applied_key, events_key, keys_key, view_key
+from feature_repo.records.redis_keys import applied_key, events_key, keys_key, view_key
 from infra.redis_client import whole
-from streaming import dead_letters
-from streaming.checkpoint import unfinished
-from streaming.entities import view_fields
-from streaming.feature_view import View
-from streaming.sink import newest_field
-from streaming.store import OnlineStore, fields_of, noted_id, stream_id
-from streaming.types import FIRST_US, LAST_US
+from streaming.backfill.checkpoint import unfinished
+from streaming.live import dead_letters
+from streaming.live.sink import newest_field
+from streaming.online.entities import view_fields
+from streaming.online.store import OnlineStore, fields_of, noted_id, stream_id
+from streaming.schema.feature_view import View
+from streaming.schema.types import FIRST_US, LAST_US
 
 if TYPE_CHECKING:
     import redis

@@ -13,8 +13,8 @@ from rich.table import Table
 from infra.timestamps import moment_at
 
 if TYPE_CHECKING:
-    from streaming.backfill import Backfilled, Planned, Progress
-    from streaming.estimate import Size
+    from streaming.backfill.estimate import Size
+    from streaming.backfill.run import Backfilled, Planned, Progress
 
 
 def day(us: int | None) -> str:

@@ -46,7 +46,7 @@ def state() -> Iterator[Settings]:
     own = settings()
     own.export()
     yield own
-    from infra.services import stop_all
+    from infra.supervision.services import stop_all
 
     stop_all(own)
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,7 +55,7 @@ def state() -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def redis_url(state: Settings) -> str:
     """A real Redis of the run's own."""
-    from infra import redis_server
+    from infra.supervision import redis_server
 
     redis_server.up(state)
     return state.redis()
@@ -64,7 +64,7 @@ def redis_url(state: Settings) -> str:
 @pytest.fixture(scope="session")
 def spark(state: Settings) -> Iterator[Any]:
     """The run's Spark session."""
-    from streaming.spark import session
+    from streaming.offline.spark import session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     made = session(state)
@@ -83,9 +83,9 @@ def bikes(state: Settings, redis_url: str, spark: Any, tmp_path_factory: pytest.
 @pytest.fixture
 def streaming(bikes: Any) -> Iterator[Any]:
     """Starts streaming queries on a fresh backfill; stops the last one."""
-    from feature_repo.redis_keys import applied_key, events_key, rejected_key
-    from streaming.query import start
-    from streaming.store import connect
+    from feature_repo.records.redis_keys import applied_key, events_key, rejected_key
+    from streaming.live.query import start
+    from streaming.online.store import connect
 
     client = connect(bikes.settings.redis())
     client.delete(events_key("bikes"), applied_key("bikes"), rejected_key("bikes"))
@@ -115,8 +115,8 @@ def server(bikes: Any) -> Iterator[str]:
 
     import uvicorn
 
-    from serving.api import Front, build_app
-    from serving.data_plane import DataPlane
+    from serving.handlers.data_plane import DataPlane
+    from serving.http.app import Front, build_app
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -17,25 +17,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo import contract as contracts
-from feature_repo import release
-from feature_repo.apply import apply
-from feature_repo.contract import Contract, RequestField
-from feature_repo.definitions import definitions
-from feature_repo.prediction import Prediction
-from feature_repo.redis_keys import prediction_log_key
-from feature_repo.use_case import UseCase
+from feature_repo.records import contract as contracts
+from feature_repo.records import release
+from feature_repo.records.contract import Contract, RequestField
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.redis_keys import prediction_log_key
+from feature_repo.registry.apply import apply
+from feature_repo.registry.definitions import definitions
+from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
-from serving.api import Front, build_app
-from serving.data_plane import DataPlane
-from serving.rerun import rerun
-from streaming.backfill import backfill
-from streaming.feature_view import views
-from streaming.store import connect
+from serving.batch.rerun import rerun
+from serving.handlers.data_plane import DataPlane
+from serving.http.app import Front, build_app
+from streaming.backfill.run import backfill
+from streaming.online.store import connect
+from streaming.schema.feature_view import views
 from tests.meters.generate import METERS, NOW, generate, requests
 from tests.serving.shop import make_contract, write_linear
-from training.skew import prove, read_log
-from training.training_set import model_inputs
+from training.data.training_set import model_inputs
+from training.monitoring.skew import prove, read_log
 
 NOW_US = round(NOW.timestamp() * 1e6)
 TYPES = {"meter": "int64", "count": "int64", "step": "int32", "yes": "bool", "word": "string", "share": "float64", "near": "float32", "when": "timestamp"}  # fmt: skip
@@ -190,7 +190,7 @@ def test_the_skew_proof_covers_every_input_and_has_a_cause_for_functions(meters:
 
 
 def test_a_replayed_prediction_goes_the_way_of_training(meters: Meters, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serving.on_demand import OnDemand
+    from serving.features.on_demand import OnDemand
 
     log = logged(meters)
     monkeypatch.setattr(OnDemand, "run", None)  # the way of serving is closed
@@ -206,7 +206,7 @@ def test_a_replayed_prediction_goes_the_way_of_training(meters: Meters, monkeypa
 
 
 def test_the_equality_check_covers_functions_of_what_has_not_moved(meters: Meters) -> None:
-    from serving.feast_parity import Equality
+    from serving.monitoring.feast_parity import Equality
 
     log = logged(meters)
     check = Equality(connect(meters.settings.redis()), meters.settings, "meters", "bursts", 1.0)
@@ -222,7 +222,7 @@ def test_the_equality_check_covers_functions_of_what_has_not_moved(meters: Meter
 
 
 def test_the_leakage_check_asks_for_every_feature_of_functions(meters: Meters) -> None:
-    from training.leakage import check
+    from training.data.leakage import check
 
     checked = check(meters.case, meters.settings, moments=1, examples=20)
     assert not checked.leaks
@@ -232,7 +232,7 @@ def test_the_leakage_check_asks_for_every_feature_of_functions(meters: Meters) -
 def test_batch_scores_see_the_same_types(meters: Meters, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    from serving.score import score
+    from serving.batch.score import score
 
     pq.write_table(meters.examples.slice(0, len(METERS)), tmp_path / "rows.parquet")
     score(meters.spark, meters.case, meters.settings, "bursts", 1, tmp_path / "rows.parquet", tmp_path / "scores", None)

@@ -19,25 +19,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from feature_repo import contract
-from feature_repo.definitions import definitions
-from feature_repo.redis_keys import applied_key, events_key, keys_key, rejected_key, view_key
+from feature_repo.records import contract
+from feature_repo.records.redis_keys import applied_key, events_key, keys_key, rejected_key, view_key
+from feature_repo.registry.definitions import definitions
 from infra.redis_client import for_feast
 from infra.settings import ROOT
-from serving.decoder import MISSING, STALE
-from serving.prediction_id import PredictionIds
-from serving.reader import OnlineReader, OnlineStoreUnavailable
-from serving.rerun import RerunError, find, rerun
-from streaming import feast_layout
-from streaming.backfill import backfill
-from streaming.feature_view import View
-from streaming.json_row import encode
-from streaming.store import connect
-from streaming.types import FIRST_US
-from streaming.windows import HOUR, MINUTE, Layout
+from serving.batch.rerun import RerunError, find, rerun
+from serving.features.decoder import MISSING, STALE
+from serving.features.reader import OnlineReader, OnlineStoreUnavailable
+from serving.telemetry.prediction_id import PredictionIds
+from streaming.aggregation.windows import HOUR, MINUTE, Layout
+from streaming.backfill.run import backfill
+from streaming.online import feast_layout
+from streaming.online.store import connect
+from streaming.schema.feature_view import View
+from streaming.schema.json_row import encode
+from streaming.schema.types import FIRST_US
 from tests.bikes.platform import SEAM_US, Bikes
 from tests.oracle import naive
-from training.skew import prove, read_log
+from training.monitoring.skew import prove, read_log
 
 
 def oracle_events(bikes: Bikes, view: View) -> list[naive.Event]:
@@ -87,7 +87,7 @@ def test_one_example_in_is_one_row_out(bikes: Bikes) -> None:
 
 
 def test_the_training_set_is_the_same_bytes_again(bikes: Bikes) -> None:
-    from training.training_set import build
+    from training.data.training_set import build
 
     assert build(bikes.spark, bikes.case, bikes.settings, bikes.spec).hash == bikes.training_set.hash
 
@@ -331,7 +331,7 @@ def test_feasts_own_calls_use_our_join_and_our_backfill(bikes: Bikes) -> None:
 
 
 def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any, server: str) -> None:
-    from serving.replay import events_of, play, requests_of
+    from serving.simulation.replay import events_of, play, requests_of
 
     streaming()
     span = (SEAM_US, SEAM_US + 18 * HOUR)
@@ -377,7 +377,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
 
 def test_a_store_that_has_lost_everything_serves_no_wrong_cell_and_says_what_it_lacks(bikes: Bikes, streaming: Any, server: str) -> None:
     """Live events go on, and their windows would pass for whole."""
-    from serving.replay import events_of, play, requests_of
+    from serving.simulation.replay import events_of, play, requests_of
 
     streaming()
     client = connect(bikes.settings.redis())
@@ -455,7 +455,7 @@ def test_a_row_that_stock_feast_wrote_after_ours_is_what_is_read(bikes: Bikes) -
 
 def test_what_is_served_is_what_stock_feast_reads_and_a_difference_is_found(bikes: Bikes, streaming: Any, server: str) -> None:
 
-    from serving.feast_parity import Equality
+    from serving.monitoring.feast_parity import Equality
 
     client = connect(bikes.settings.redis())
     instance = {"station": 7, "rider_class": "member", "wanted_at": "2021-03-13T00:10:00Z", "party": 2}
@@ -483,9 +483,9 @@ def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bi
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from serving.score import ScoreError, score
-    from serving.scorer import Scorer
-    from training.splits import matrix
+    from serving.batch.score import ScoreError, score
+    from serving.inference.scorer import Scorer
+    from training.data.splits import matrix
 
     sample = pq.read_table(bikes.training_set.path).slice(300, 200)
     fields = [f.name for f in bikes.contract.request]
@@ -540,7 +540,7 @@ def test_only_a_use_case_knows_its_domain() -> None:
 
 def test_the_join_on_spark_gives_the_very_bytes_of_the_join_in_process(bikes: Bikes, monkeypatch: pytest.MonkeyPatch) -> None:
     from infra.settings import settings
-    from training.training_set import build
+    from training.data.training_set import build
 
     monkeypatch.setattr(settings(), "join_in_process_rows", 0)
     assert build(bikes.spark, bikes.case, bikes.settings, bikes.spec).hash == bikes.training_set.hash

@@ -12,7 +12,7 @@ from infra.cli import Model, Report, console, errors, model_name, moment, own_se
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
-    from feature_repo.use_case import UseCase
+    from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
 
 
@@ -24,13 +24,13 @@ def train(
     as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
-    from feature_repo import release
-    from feature_repo.definitions import service_projections
-    from feature_repo.use_case import UseCase
-    from streaming.spark import session
-    from training.register import train_and_register
+    from feature_repo.records import release
+    from feature_repo.registry.definitions import service_projections
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.spark import session
+    from training.data.training_set import build
+    from training.registration.register import train_and_register
     from training.tables import metrics_table
-    from training.training_set import build
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -65,20 +65,20 @@ def plan(
     report: Report = None,
 ) -> None:
     """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
-    from feature_repo import release
-    from feature_repo.plan import applied, proposed
-    from feature_repo.plan import plan as compare
-    from feature_repo.use_case import UseCase
-    from infra import redis_server
-    from streaming.backfill import plan as plan_backfill
-    from streaming.compilation import check as check_definitions
-    from streaming.compilation import usable
-    from streaming.estimate import estimate
-    from streaming.feature_view import views
+    from feature_repo.records import release
+    from feature_repo.registry.plan import applied, proposed
+    from feature_repo.registry.plan import plan as compare
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision import redis_server
+    from streaming.backfill.estimate import estimate
+    from streaming.backfill.run import plan as plan_backfill
+    from streaming.online.store import connect
+    from streaming.schema.compilation import check as check_definitions
+    from streaming.schema.compilation import usable
+    from streaming.schema.feature_view import views
     from streaming.status import known_entities, size
-    from streaming.store import connect
     from streaming.tables import backfill_plan_table
-    from training import definition_change
+    from training.evaluation import definition_change
 
     own = own_settings()
     redis_server.up(own)
@@ -144,8 +144,8 @@ def check(
     report: Report = None,
 ) -> None:
     """Check the use case's features against its own data. Exit code 1 if a check fails."""
-    from feature_repo.use_case import UseCase
-    from training import leakage as leaks
+    from feature_repo.spec.use_case import UseCase
+    from training.data import leakage as leaks
     from training.tables import leakage_table
 
     if leakage == (training_set is not None):
@@ -183,10 +183,10 @@ def check(
 
 
 def _check_training_set(case: UseCase, own: Settings, which: str, report: Path | None) -> None:
-    from feature_repo import release
-    from streaming.spark import session
-    from training import manifest
-    from training.training_set import rebuild
+    from feature_repo.records import release
+    from streaming.offline.spark import session
+    from training.data import manifest
+    from training.data.training_set import rebuild
 
     path = Path(which)
     if which in case.models:
@@ -219,12 +219,12 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
 
 def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0, report: Report = None) -> None:
     """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
-    from streaming.archive import of
-    from streaming.spark import session
-    from streaming.store import connect
-    from training.skew import prove, read_log
+    from feature_repo.records import release
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.archive import of
+    from streaming.offline.spark import session
+    from streaming.online.store import connect
+    from training.monitoring.skew import prove, read_log
     from training.tables import skew_table
 
     own = own_settings()
@@ -260,10 +260,10 @@ def reproduce(
     import contextlib
     from typing import Any
 
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
-    from streaming.spark import session
-    from training.reproduce import reproduce as again
+    from feature_repo.records import release
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.spark import session
+    from training.registration.reproduce import reproduce as again
 
     own = own_settings()
     case = UseCase(own.repo)

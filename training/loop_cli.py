@@ -11,13 +11,13 @@ from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from training.backtest import Drift
-    from training.simulation_port import Loop
+    from training.retraining.backtest import Drift
+    from training.retraining.simulation_port import Loop
 
 
 def loop(own: Settings, drift: Drift) -> Loop:
-    """The learning loop for a staged run: see `training.simulation_port`."""
-    from training.simulation_port import Loop
+    """The learning loop for a staged run: see `training.retraining.simulation_port`."""
+    from training.retraining.simulation_port import Loop
 
     return Loop(own, drift)
 
@@ -32,9 +32,9 @@ def archive(
 
     Exit codes: 0 done, 1 done, but something past its time was not deleted, because it is more than HEADRACE_DELETE_SHARE of what there is.
     """
-    from feature_repo.use_case import UseCase
-    from streaming.archive import of
-    from streaming.store import connect
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.archive import of
+    from streaming.online.store import connect
 
     own = own_settings()
     with console.status("archiving"):
@@ -57,11 +57,11 @@ def quality(
     report: Report = None,
 ) -> None:
     """How good the live answers are, by the truths that came in: by version, day and slice, with intervals."""
-    from feature_repo.use_case import UseCase
-    from streaming.archive import of
-    from streaming.store import connect
-    from training.live_quality import by_month, measure, publish
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.archive import of
+    from streaming.online.store import connect
     from training.loop_tables import periods_table, quality_table
+    from training.monitoring.live_quality import by_month, measure, publish
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -98,13 +98,13 @@ def retrain(
 
     import msgspec
 
-    from feature_repo import release
-    from feature_repo.decisions import Decision, Journal
-    from feature_repo.use_case import UseCase
-    from streaming.spark import session
-    from training import retrain as steps
+    from feature_repo.records import release
+    from feature_repo.records.decisions import Decision, Journal
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.spark import session
+    from training.data.training_set import newest_known
     from training.loop_tables import gates_table, moment_text
-    from training.training_set import newest_known
+    from training.retraining import retrain as steps
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -163,11 +163,11 @@ def autopilot(
     import signal
     import threading
 
-    from feature_repo.use_case import UseCase
-    from infra.beat import Pulse
-    from streaming.store import connect
-    from training.autopilot import ROUND_S, Autopilot, run
-    from training.trainer_process import Trainer
+    from feature_repo.spec.use_case import UseCase
+    from infra.supervision.beat import Pulse
+    from streaming.online.store import connect
+    from training.retraining.autopilot import ROUND_S, Autopilot, run
+    from training.retraining.trainer_process import Trainer
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -194,12 +194,12 @@ def compare(
     report: Report = None,
 ) -> None:
     """Compare two versions on what was really asked: the same logged requests and their truths, with intervals and significance."""
-    from feature_repo import release
-    from feature_repo.use_case import UseCase
-    from streaming.archive import of
-    from streaming.store import connect
+    from feature_repo.records import release
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.archive import of
+    from streaming.online.store import connect
     from training.loop_tables import comparison_table
-    from training.version_comparison import head_to_head
+    from training.retraining.version_comparison import head_to_head
 
     own = own_settings()
     case = UseCase(own.repo)

@@ -6,9 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.timestamps import moment_at
-from training.live_quality import Day, Measured, Quality
-from training.retrain import Gates
-from training.version_comparison import HeadToHead
+from training.monitoring.live_quality import Day, Measured, Quality
+from training.retraining.retrain import Gates
+from training.retraining.version_comparison import HeadToHead
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from feature_repo.contract import Contract
-from training.leakage import Checked
-from training.skew import SkewResult
+from feature_repo.records.contract import Contract
+from training.data.leakage import Checked
+from training.monitoring.skew import SkewResult
 
 
 def metrics_table(made: Contract) -> Table:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from feature_repo.redis_keys import keys_key
-from infra import redis_server
+from feature_repo.records.redis_keys import keys_key
 from infra.redis_client import for_feast
 from infra.settings import Settings
-from streaming import feast_layout
-from streaming.backfill import backfill
-from streaming.store import connect
+from infra.supervision import redis_server
+from streaming.backfill.run import backfill
+from streaming.online import feast_layout
+from streaming.online.store import connect
 from tests.bench.data import END_US, latest_view, windowed_view, write_table
 from tests.bench.measure import Peer, memory
 from tests.bench.report import Measurement, rounds
@@ -20,7 +20,7 @@ FEATURES = 10
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.spark import session
+    from streaming.offline.spark import session
 
     rows, entities = (max(1000, round(n * scale)) for n in (1_000_000, 200_000))
     root, url = own.offline_root, None
@@ -94,10 +94,10 @@ def _write_phase(own: Settings, view: object, told: Callable[[str], None]) -> fl
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from streaming.columns import EVENT, KNOWN, canonical
-    from streaming.feature_view import View
-    from streaming.store import OnlineStore
-    from streaming.writer import overwrite
+    from streaming.online.store import OnlineStore
+    from streaming.online.writer import overwrite
+    from streaming.schema.columns import EVENT, KNOWN, canonical
+    from streaming.schema.feature_view import View
 
     assert isinstance(view, View)
     told("the write phase alone")

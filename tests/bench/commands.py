@@ -31,7 +31,7 @@ def _own_state() -> Iterator[Settings]:
     try:
         yield own
     finally:
-        from infra.services import stop_all
+        from infra.supervision.services import stop_all
 
         spark = _running_spark()
         if spark is not None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streaming.feature_view import Feature, Projection, View
-from streaming.windows import DAY, HOUR, Aggregation, Layout
+from streaming.aggregation.windows import DAY, HOUR, Aggregation, Layout
+from streaming.schema.feature_view import Feature, Projection, View
 
 START = np.datetime64("2024-01-01", "us")
 DAYS = 5

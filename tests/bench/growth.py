@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from infra import redis_server
 from infra.cli import console
 from infra.settings import Settings
-from streaming.backfill import backfill
-from streaming.in_process import gather
-from streaming.store import connect
+from infra.supervision import redis_server
+from streaming.backfill.run import backfill
+from streaming.join.in_process import gather
+from streaming.online.store import connect
 from tests.bench.data import END_US, latest_view, spine, whole, windowed_view, write_table
 from tests.bench.report import Measurement
 
@@ -26,7 +26,7 @@ class Size:
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.spark import session
+    from streaming.offline.spark import session
 
     base = Size(rows=max(1000, round(100_000 * scale)), entities=max(100, round(10_000 * scale)))
     redis_server.up(own)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.fault_evidence import Seen
-from serving.null_distribution import Matrix, Moments
-from serving.triage import Model
+from serving.monitoring.fault_evidence import Seen
+from serving.monitoring.null_distribution import Matrix, Moments
+from serving.monitoring.triage import Model
 
 if TYPE_CHECKING:
     from tests.bench.watch import Baseline

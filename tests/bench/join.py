@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra.settings import Settings
-from streaming.in_process import gather
-from streaming.join import point_in_time_table
+from streaming.join.in_process import gather
+from streaming.join.on_spark import point_in_time_table
 from tests.bench.data import latest_view, spine, whole, write_table
 from tests.bench.measure import Peer, memory
 from tests.bench.report import Measurement, rounds
@@ -23,7 +23,7 @@ FEATURES = 10
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.spark import session
+    from streaming.offline.spark import session
 
     examples, rows, entities = (max(1000, round(n * scale)) for n in (300_000, 1_000_000, 200_000))
     root = own.offline_root
@@ -106,7 +106,7 @@ def _same(ours: pa.Table, theirs: pa.Table) -> None:
 
 def heavy(own: Settings, scale: float, told: Callable[[str], None]) -> list[Measurement]:
     """One entity with ten million events, on Spark."""
-    from streaming.spark import session
+    from streaming.offline.spark import session
     from tests.bench.data import STAMP, START, windowed_view
 
     rows = round(10_000_000 * scale)

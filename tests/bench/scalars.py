@@ -9,18 +9,18 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from feature_repo import contract, release
-from feature_repo.apply import apply
-from feature_repo.contract import Contract, Input, Parity, RequestField
-from feature_repo.definitions import definitions
-from feature_repo.redis_keys import keys_key
-from feature_repo.use_case import UseCase
+from feature_repo.records import contract, release
+from feature_repo.records.contract import Contract, Input, Parity, RequestField
+from feature_repo.records.redis_keys import keys_key
+from feature_repo.registry.apply import apply
+from feature_repo.registry.definitions import definitions
+from feature_repo.spec.use_case import UseCase
 from infra.redis_client import for_feast
 from infra.settings import Settings
-from streaming.columns import EVENT, KNOWN, canonical
-from streaming.feature_view import View, views
-from streaming.store import OnlineStore, connect
-from streaming.writer import overwrite
+from streaming.online.store import OnlineStore, connect
+from streaming.online.writer import overwrite
+from streaming.schema.columns import EVENT, KNOWN, canonical
+from streaming.schema.feature_view import View, views
 
 KEYS, IDS = ("user_id", "item_id", "shop_id", "device_id"), 1000
 MODEL = "scalar_score"
@@ -98,7 +98,7 @@ def challenger(own: Settings) -> None:
 def _train(own: Settings, case: UseCase) -> None:
     import lightgbm
 
-    from training.tree_ensemble import export
+    from training.export.tree_ensemble import export
 
     random = np.random.default_rng(7)
     matrix = random.normal(size=(5000, 20))

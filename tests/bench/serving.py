@@ -18,10 +18,10 @@ import httpx
 import msgspec
 import psutil
 
-from infra import redis_server
 from infra.ports import port
 from infra.settings import ROOT, Settings
-from streaming.store import connect
+from infra.supervision import redis_server
+from streaming.online.store import connect
 from tests.bench import scalars
 from tests.bench.load import paced, wrk
 from tests.bench.report import Measurement
@@ -140,7 +140,7 @@ def _start(
 
     http = f"http://127.0.0.1:{port(own.state, 'http')}"
     predict = f"/v1/models/{scalars.MODEL}/predict"
-    add({OURS: predict}, "predict", [python, "-m", "serving.app"], http, "/readyz")
+    add({OURS: predict}, "predict", [python, "-m", "serving.deployment.app"], http, "/readyz")
     other = Settings(repo=own.state / "repo", state=noop_state, redis_url=own.redis())
     same = f"http://127.0.0.1:{port(other.state, 'http')}"
     more = {"HEADRACE_STATE": str(noop_state)}
@@ -196,7 +196,9 @@ def _running(own: Settings, command: list[str], environment: dict[str, str], nam
         deadline = time.monotonic() + START_S
         while True:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(ready, timeout=2).status_code == 200 and ("serving.app" not in command or b"ready http" in log.read_bytes()):
+                if httpx.get(ready, timeout=2).status_code == 200 and (
+                    "serving.deployment.app" not in command or b"ready http" in log.read_bytes()
+                ):
                     break
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{name} did not start: {log.read_text()[-2000:]}")
@@ -249,16 +251,16 @@ def _windows(own: Settings, told: Callable[[str], None]) -> dict[str, str]:
 def _start_windowed(
     own: Settings, environment: dict[str, str], stack: contextlib.ExitStack, told: Callable[[str], None]
 ) -> dict[str, Target]:
-    from feature_repo import contract, release
-    from feature_repo.use_case import UseCase
-    from serving.replay import requests_of
+    from feature_repo.records import contract, release
+    from feature_repo.spec.use_case import UseCase
+    from serving.simulation.replay import requests_of
 
     told("starting the flights")
     other = Settings(
         repo=Path(environment["HEADRACE_REPO"]), state=Path(environment["HEADRACE_STATE"]), redis_url=environment["HEADRACE_REDIS_URL"]
     )
     base = f"http://127.0.0.1:{port(other.state, 'http')}"
-    process = stack.enter_context(_running(own, [sys.executable, "-m", "serving.app"], environment, WINDOWED, f"{base}/readyz"))
+    process = stack.enter_context(_running(own, [sys.executable, "-m", "serving.deployment.app"], environment, WINDOWED, f"{base}/readyz"))
     spec = UseCase(other.repo).model("arrival_delay")
     number = release.champion(other.model_root, spec.name)
     made = contract.load(other.model_root / spec.name / str(number))
@@ -274,8 +276,8 @@ def _finishing(environment: dict[str, str]) -> list[Measurement]:
     """One row with all windows: finished anew each time, and remembered where nothing has changed."""
     import asyncio
 
-    from feature_repo.use_case import UseCase
-    from serving.reader import OnlineReader
+    from feature_repo.spec.use_case import UseCase
+    from serving.features.reader import OnlineReader
 
     own = Settings(
         repo=Path(environment["HEADRACE_REPO"]), state=Path(environment["HEADRACE_STATE"]), redis_url=environment["HEADRACE_REDIS_URL"]
@@ -302,7 +304,7 @@ def _finishing(environment: dict[str, str]) -> list[Measurement]:
 
 def _shadowed(own: Settings, target: Target, rounds: int, seconds: float) -> list[Measurement]:
     """The champion's latency at a quarter of capacity, with a challenger in its shadow and without, in turns."""
-    from feature_repo import release
+    from feature_repo.records import release
 
     scalars.challenger(own)
     rate = median(target.rate[32]) / 4
@@ -373,9 +375,9 @@ def _limits(own: Settings, case: Any, model: Path) -> list[Measurement]:
 
     import numpy as np
 
-    from serving.reader import OnlineReader
-    from serving.scorer import Scorer
-    from streaming.resp import bulk, commands, send
+    from serving.features.reader import OnlineReader
+    from serving.inference.scorer import Scorer
+    from streaming.online.resp import bulk, commands, send
 
     store, rounds = case.store, 30
     service = store.get_feature_service("wide")

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from feature_repo.redis_keys import applied_key, events_key
-from infra import redis_server
+from feature_repo.records.redis_keys import applied_key, events_key
 from infra.settings import Settings
-from streaming.store import connect, stream_id
+from infra.supervision import redis_server
+from streaming.online.store import connect, stream_id
 from tests.bench.data import latest_view, whole, windowed_view
 from tests.bench.measure import memory
 from tests.bench.report import Measurement
@@ -28,8 +28,8 @@ QUEUED = 500_000
 
 
 def run(own: Settings, scale: float, seconds: float, told: Callable[[str], None]) -> list[Measurement]:
-    from streaming.query import start
-    from streaming.spark import session
+    from streaming.live.query import start
+    from streaming.offline.spark import session
 
     redis_server.up(own)
     views = [windowed_view("windows", "things", 5, "things"), latest_view("latest", 1, "things")]
@@ -93,7 +93,7 @@ def _caught_up(client: object, key: str, timeout_s: float = 300) -> None:
 
 def _steady(own: Settings, views: list, seconds: float, told: Callable[[str], None]) -> list[float]:  # type: ignore[type-arg]
     """Put events at the rate; of some, look with the online reader until their value is there."""
-    from serving.reader import OnlineReader
+    from serving.features.reader import OnlineReader
 
     ended, latencies = threading.Event(), []
     wanted: list[tuple[float, int, float]] = []

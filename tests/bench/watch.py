@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_repo import contract
+from feature_repo.records import contract
 from infra.cli import console
 from infra.settings import Settings
-from serving.detectors import NOMINAL_RATE, detectors, label_detector
-from serving.null_distribution import DAY_US
-from serving.scorer import Scorer
-from serving.triage import triage
-from serving.verdict import FeatureVerdict, Kind, Triage
+from serving.inference.scorer import Scorer
+from serving.monitoring.detectors import NOMINAL_RATE, detectors, label_detector
+from serving.monitoring.null_distribution import DAY_US
+from serving.monitoring.triage import triage
+from serving.monitoring.verdict import FeatureVerdict, Kind, Triage
 from tests.bench.injection import Predictions, joined
 from tests.bench.report import Measurement
 
@@ -84,12 +84,12 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
 
 
 def prepare(own: Settings, told: Callable[[str], None]) -> Bench:
-    from feature_repo.apply import apply
-    from feature_repo.use_case import UseCase
-    from streaming.ingest import ingest
-    from streaming.spark import session
-    from training.register import train_and_register
-    from training.training_set import build
+    from feature_repo.registry.apply import apply
+    from feature_repo.spec.use_case import UseCase
+    from streaming.offline.ingest import ingest
+    from streaming.offline.spark import session
+    from training.data.training_set import build
+    from training.registration.register import train_and_register
 
     case = UseCase(own.repo)
     spec = next(iter(case.models.values()))

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from infra.settings import Settings
-from streaming.feature_view import Projection
+from streaming.schema.feature_view import Projection
 from tests.bench.measure import memory
 from tests.bench.report import Measurement, rounds
 
@@ -25,13 +25,13 @@ _SQL = {
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from feature_repo.apply import apply
-    from feature_repo.use_case import UseCase
-    from streaming.feature_view import projections
-    from streaming.in_process import gather
-    from streaming.ingest import ingest
-    from streaming.spark import session
-    from training.training_set import build
+    from feature_repo.registry.apply import apply
+    from feature_repo.spec.use_case import UseCase
+    from streaming.join.in_process import gather
+    from streaming.offline.ingest import ingest
+    from streaming.offline.spark import session
+    from streaming.schema.feature_view import projections
+    from training.data.training_set import build
 
     case = UseCase(own.repo)
     spark = session(own)

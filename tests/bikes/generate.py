@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.use_case import UseCase
+from feature_repo.spec.use_case import UseCase
 
 REPO = Path(__file__).parent / "repo"
 START = datetime(2021, 3, 1)

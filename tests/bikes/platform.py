@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_repo import release
-from feature_repo.apply import apply
-from feature_repo.contract import Contract
-from feature_repo.use_case import ModelSpec, UseCase
+from feature_repo.records import release
+from feature_repo.records.contract import Contract
+from feature_repo.registry.apply import apply
+from feature_repo.spec.use_case import ModelSpec, UseCase
 from infra.settings import Settings
-from streaming.backfill import Backfilled, backfill
-from streaming.feature_view import View, views
-from streaming.ingest import ingest
+from streaming.backfill.run import Backfilled, backfill
+from streaming.offline.ingest import ingest
+from streaming.schema.feature_view import View, views
 from tests.bikes.generate import START, generate
-from training.register import train_and_register
-from training.training_set import TrainingSet, build
+from training.data.training_set import TrainingSet, build
+from training.registration.register import train_and_register
 
 SEAM = datetime(2021, 3, 13, tzinfo=UTC)
 SEAM_US = round(SEAM.timestamp() * 1e6)

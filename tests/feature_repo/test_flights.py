@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from feature_repo.apply import apply
-from feature_repo.use_case import UseCase
+from feature_repo.registry.apply import apply
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
 
 FOLDER = ROOT / "feature_repo" / "flights"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
 
-from feature_repo.contract import Input, Null, Policy, known
-from feature_repo.prediction import rows
+from feature_repo.records.contract import Input, Null, Policy, known
+from feature_repo.records.prediction import rows
 
 _POLICIES = st.sampled_from([Null(), Null("default", 2.5), Null("default"), Null("reject")])
 _CELL = st.tuples(st.none() | st.floats(allow_nan=False), st.sampled_from("fsnmr"))

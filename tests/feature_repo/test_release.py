@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo import release
-from feature_repo.contract import ContractError
-from feature_repo.release import ReleaseError
+from feature_repo.records import release
+from feature_repo.records.contract import ContractError
+from feature_repo.records.release import ReleaseError
 from tests.serving.shop import write_version
 
 MODEL = "sells_out"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_repo.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase, UseCaseError
 from tests.bikes.generate import REPO
 
 

@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import beat, redis_client
-from infra.beat import LATE, Beat, Part, Pulse, judge, parts_key
+from infra import redis_client
 from infra.settings import ROOT
+from infra.supervision import beat
+from infra.supervision.beat import LATE, Beat, Part, Pulse, judge, parts_key
 
 NOW = 1_700_000_000_000_000
 SHORT = 0.2
@@ -156,7 +157,7 @@ def test_a_process_that_is_killed_or_stands_still_is_silent_and_one_that_is_stop
     url, project, client = place
     code = f"""
 import signal, sys, threading
-from infra.beat import Pulse
+from infra.supervision.beat import Pulse
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 with Pulse(sys.argv[1], sys.argv[2], "stream", {SHORT}) as pulse:

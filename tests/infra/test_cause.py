@@ -19,7 +19,7 @@ from infra.settings import ROOT
 WORKER = """
   An exception was thrown from the Python worker. Please see the stack trace below.
 Traceback (most recent call last):
-  File "/x/streaming/join.py", line 9, in batches
+  File "/x/streaming/join/on_spark.py", line 9, in batches
     fails()
 pyarrow.lib.ArrowInvalid: Integer value 3000000000 out of bounds for int32
 """
@@ -106,7 +106,7 @@ def fail(what: str):
         import redis
         redis.Redis(port=1, retry=None).ping()
 class UseCaseForTest(ValueError): pass
-UseCaseForTest.__module__ = "feature_repo.use_case"
+UseCaseForTest.__module__ = "feature_repo.spec.use_case"
 headrace.UseCaseForTest = UseCaseForTest
 sys.argv = ["headrace", "fail", sys.argv[1]]
 headrace.run_app(headrace.app)

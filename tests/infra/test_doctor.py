@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.use_case_check import use_case
+from feature_repo.spec.use_case_check import use_case
 from infra import doctor
 from infra.ports import port
 from infra.settings import Settings

@@ -15,24 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import contract, release
-from feature_repo.contract import Contract, ContractError
-from feature_repo.decisions import Decision, Journal
-from feature_repo.release import Release, ReleaseError
-from feature_repo.use_case import UseCase, UseCaseError
-from infra import files, launch, ports, process, services
+from feature_repo.records import contract, release
+from feature_repo.records.contract import Contract, ContractError
+from feature_repo.records.decisions import Decision, Journal
+from feature_repo.records.release import Release, ReleaseError
+from feature_repo.spec.use_case import UseCase, UseCaseError
+from infra import files, ports
 from infra.settings import Settings
-from serving.judgement import Reference
-from serving.offline_predictor import offline_predictor
-from serving.verdict import Verdict
-from streaming.archive import Archive, Cursor
+from infra.supervision import launch, process, services
+from serving.batch.offline_predictor import offline_predictor
+from serving.monitoring.judgement import Reference
+from serving.monitoring.verdict import Verdict
+from streaming.offline.archive import Archive, Cursor
 from tests.fuzz import fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.shop import make_contract, write_version
-from training.loop_state import State
-from training.manifest import Manifest
-from training.rescoring import scored
-from training.retrain import Gates, gates_path, read_gates
+from training.data.manifest import Manifest
+from training.evaluation.rescoring import scored
+from training.retraining.loop_state import State
+from training.retraining.retrain import Gates, gates_path, read_gates
 
 BREAKS: dict[str, Callable[[Path], Any]] = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-5]),
@@ -277,8 +278,8 @@ def bikes_case(tmp_path: Path) -> Path:
 
 
 def test_a_truncated_hour_of_the_archive_costs_that_hour(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from feature_repo.prediction import Prediction
-    from streaming.archive import Archived
+    from feature_repo.records.prediction import Prediction
+    from streaming.offline.archive import Archived
 
     archive = Archive(tmp_path / "offline", tmp_path / "models", tmp_path / "home", "p")
     hour = 3_600_000_000

@@ -16,25 +16,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import contract, release, stored_order
-from feature_repo.contract import ContractError
-from feature_repo.decisions import Decision, Journal
-from feature_repo.prediction import Prediction
-from feature_repo.release import ReleaseError
-from feature_repo.use_case import UseCase, UseCaseError
-from infra import files, launch, ports
-from infra.redis_probe import Probes
+from feature_repo.records import contract, release
+from feature_repo.records.contract import ContractError
+from feature_repo.records.decisions import Decision, Journal
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.release import ReleaseError
+from feature_repo.registry import stored_order
+from feature_repo.spec.use_case import UseCase, UseCaseError
+from infra import files, ports
 from infra.settings import Settings
-from serving.prediction_id import PredictionIds, read_key
-from serving.spool import Spool
-from serving.verdict import history, history_path
-from streaming import removal
-from streaming.archive import Archive, Archived, ArchiveError
-from streaming.feature_view import Feature, View
-from streaming.footers import extent
-from streaming.in_process import NotHere, read_events_here
-from streaming.join import JoinError
-from streaming.parquet import TableError, schema
+from infra.supervision import launch
+from infra.supervision.redis_probe import Probes
+from serving.monitoring.verdict import history, history_path
+from serving.telemetry.prediction_id import PredictionIds, read_key
+from serving.telemetry.spool import Spool
+from streaming.join.in_process import NotHere, read_events_here
+from streaming.join.on_spark import JoinError
+from streaming.offline.archive import Archive, Archived, ArchiveError
+from streaming.offline.footers import extent
+from streaming.offline.parquet import TableError, schema
+from streaming.online import removal
+from streaming.schema.feature_view import Feature, View
 from tests.fuzz import fuzzed, parquet_bytes, spoilt
 from tests.serving.hostile import bodies
 from tests.serving.shop import IDS, NOW_US, write_version

@@ -66,7 +66,7 @@ def test_spark_runs_on_the_bundled_java_alone(tmp_path: Path) -> None:
 from pathlib import Path
 from infra.java import java_home
 from infra.settings import settings
-from streaming.spark import session
+from streaming.offline.spark import session
 assert java_home(settings()) == settings().state / "java", java_home(settings())
 spark = session(settings())
 print("rows", spark.range(1000).repartition(2).count(), spark._jvm.System.getProperty("java.home"))

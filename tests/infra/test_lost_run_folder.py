@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import process, redis_server, services
-from infra.launch import itself, marked
 from infra.ports import port
 from infra.settings import Settings
-from infra.supervisor import Supervisor
+from infra.supervision import process, redis_server, services
+from infra.supervision.launch import itself, marked
+from infra.supervision.supervisor import Supervisor
 from tests.infra.test_process_endings import PARENT
 from tests.infra.test_supervisor import SLEEPER, keeper, row, start, within
 from tests.infra.test_supervisor import own as _own

@@ -10,7 +10,7 @@ import pytest
 
 from infra import ports, private
 from infra.settings import Settings
-from serving import app
+from serving.deployment import app
 
 STRANGER = 12345
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")

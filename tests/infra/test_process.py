@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import process
 from infra.settings import Settings
+from infra.supervision import process
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import process
 from infra.settings import ROOT, Settings
+from infra.supervision import process
 
 pytestmark = pytest.mark.integration
 

@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import exceptions
 
-from infra import redis_client, redis_server
-from infra.process import ServiceError
+from infra import redis_client
 from infra.settings import ROOT, Settings
-from serving.redis_connection import Connection
-from streaming.store import OnlineStoreError, connect
+from infra.supervision import redis_server
+from infra.supervision.process import ServiceError
+from serving.features.redis_connection import Connection
+from streaming.online.store import OnlineStoreError, connect
 
 PASSWORD, ALLOWED = "p@ss:w/rd#1,=$ ü", "12345"
 RULES = ["on", f">{ALLOWED}", "~*", "&*", "+@all", "-@admin", "-@dangerous", "+info"]

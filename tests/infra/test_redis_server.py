@@ -10,10 +10,11 @@ import psutil
 import pytest
 import redis
 
-from infra import process, redis_client, redis_server
+from infra import redis_client
 from infra.ports import port
-from infra.process import ServiceError
 from infra.settings import Settings
+from infra.supervision import process, redis_server
+from infra.supervision.process import ServiceError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra import process, services
 from infra.settings import Settings
+from infra.supervision import process, services
 
 pytestmark = pytest.mark.integration
 

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from feature_repo.use_case_check import use_case
-from infra import java, redis_client, redis_server
+from feature_repo.spec.use_case_check import use_case
+from infra import java, redis_client
 from infra.doctor import Finding, examine
 from infra.ports import port
-from infra.process import ServiceError
 from infra.settings import ROOT, Settings, first_use_case
+from infra.supervision import redis_server
+from infra.supervision.process import ServiceError
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_another_process_gets_the_very_same_settings(
 @pytest.mark.usefixtures("kept")
 def test_a_replica_starts_with_kafka_configured(tmp_path: Path) -> None:
     code = (
-        "from infra.settings import Settings; from serving.app import configure; configure(Settings()); "
+        "from infra.settings import Settings; from serving.deployment.app import configure; configure(Settings()); "
         "import os; print(Settings().kafka, os.environ['HEADRACE_REDIS_URL'])"
     )
     options = '{"kafka.bootstrap.servers": "broker:9092", "subscribe": "rides"}'

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from infra import process, redis_server, services, supervisor
-from infra.launch import marked
 from infra.ports import port
 from infra.settings import Settings
-from infra.supervisor import LOG_BYTES, LOG_FILES, Supervisor
+from infra.supervision import process, redis_server, services, supervisor
+from infra.supervision.launch import marked
+from infra.supervision.supervisor import LOG_BYTES, LOG_FILES, Supervisor
 from tests.bench.storm.ground import ground
 
 pytestmark = pytest.mark.integration

@@ -14,11 +14,11 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import process, redis_server, supervisor
-from infra.launch import MARK, SELF, watched_path
-from infra.redis_probe import Probe
 from infra.settings import ROOT, Settings
-from infra.watchdog import Patience, Watchdog
+from infra.supervision import process, redis_server, supervisor
+from infra.supervision.launch import MARK, SELF, watched_path
+from infra.supervision.redis_probe import Probe
+from infra.supervision.watchdog import Patience, Watchdog
 from tests.infra.test_supervisor import own as _own
 from tests.infra.test_supervisor import row, within
 
@@ -30,7 +30,7 @@ BOUND_S = 8.0
 PART = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from infra.beat import Pulse
+from infra.supervision.beat import Pulse
 with Pulse("redis://127.0.0.1:1", "p", "part", 0.2) as pulse:
     time.sleep(float(sys.argv[1]))
     print("up", flush=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from streaming.feature_view import Feature, View
-from streaming.windows import DAY, HOUR, Aggregation, Layout
+from streaming.aggregation.windows import DAY, HOUR, Aggregation, Layout
+from streaming.schema.feature_view import Feature, View
 
 NOW_US = 1_700_000_000_000_000
 TYPES = (

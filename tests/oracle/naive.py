@@ -10,7 +10,7 @@ from typing import Any
 
 from ddsketch.mapping import LogarithmicMapping
 
-from streaming.windows import Aggregation
+from streaming.aggregation.windows import Aggregation
 
 
 @dataclass(frozen=True)

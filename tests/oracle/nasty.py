@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streaming.feature_view import Feature, Projection, View
-from streaming.windows import DAY, HOUR, MINUTE, SECOND, Aggregation, Layout
+from streaming.aggregation.windows import DAY, HOUR, MINUTE, SECOND, Aggregation, Layout
+from streaming.schema.feature_view import Feature, Projection, View
 from tests.oracle import naive
 
 STAMP = pa.timestamp("us", tz="UTC")

@@ -22,14 +22,14 @@ import psutil
 import pytest
 import redis
 
-from feature_repo import release
-from feature_repo.contract import Input
-from infra import launch
+from feature_repo.records import release
+from feature_repo.records.contract import Input
 from infra.ports import port
 from infra.settings import ROOT, Settings
-from serving import leftovers
-from serving.app import scratch
-from serving.ray_head import Head
+from infra.supervision import launch
+from serving.deployment import leftovers
+from serving.deployment.app import scratch
+from serving.deployment.ray_head import Head
 from tests.serving.shop import write_version
 
 REPO = Path(__file__).parent / "shop_repo"
@@ -50,7 +50,7 @@ def apply_and_fill() -> dict[str, str]:
     """Apply the shop, write its rows with stock Feast, and return its definitions."""
     from feast import FeatureStore
 
-    from feature_repo.definitions import definitions
+    from feature_repo.registry.definitions import definitions
 
     spec = importlib.util.spec_from_file_location("shop_features", REPO / "shop_features.py")
     assert spec is not None
@@ -82,7 +82,7 @@ class Served:
 
     def start(self) -> None:
         """Start the driver and wait until it says that it is ready."""
-        command = [sys.executable, "-m", "serving.app"]
+        command = [sys.executable, "-m", "serving.deployment.app"]
         self.process = subprocess.Popen(
             command, env=self._environment, cwd=self.settings.state, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -12,18 +12,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from feature_repo import contract as contracts
-from feature_repo.contract import Contract, Input, Null, Parity, RequestField
-from feature_repo.prediction import Mark
-from serving.explainer import BOOSTER
-from serving.loading import Loader, explainer
-from serving.metrics import Metrics
-from serving.on_demand import OnDemand
-from serving.prediction_id import PredictionIds
-from serving.predictor import Predictor
-from serving.reader import FeatureRows, OnlineStoreUnavailable
-from serving.scorer import Scorer
-from streaming.on_demand import transformation
+from feature_repo.records import contract as contracts
+from feature_repo.records.contract import Contract, Input, Null, Parity, RequestField
+from feature_repo.records.prediction import Mark
+from serving.features.on_demand import OnDemand
+from serving.features.reader import FeatureRows, OnlineStoreUnavailable
+from serving.inference.explainer import BOOSTER
+from serving.inference.predictor import Predictor
+from serving.inference.scorer import Scorer
+from serving.models.loading import Loader, explainer
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.prediction_id import PredictionIds
+from streaming.join.on_demand import transformation
 
 NOW_US = 1_700_000_000_000_000
 IDS = PredictionIds(bytes(range(32)), NOW_US // 1000 - 1_000)
@@ -136,7 +136,7 @@ def field(name: str, dtype: str = "Float64") -> SimpleNamespace:
 
 
 def view(udf: Callable[..., Any], mode: str = "python", singleton: bool = False, dtype: str = "Float64") -> SimpleNamespace:
-    """What `streaming.on_demand.transformation` reads of a Feast on-demand view."""
+    """What `streaming.join.on_demand.transformation` reads of a Feast on-demand view."""
     source = SimpleNamespace(name="sales", name_to_use=lambda: "sales", features=[field("mean_price")])
     return SimpleNamespace(
         name="pricing",

@@ -14,17 +14,17 @@ import msgspec
 import pytest
 import redis
 
-from feature_repo import contract as contracts
-from feature_repo import release
-from feature_repo.contract import Null
-from feature_repo.prediction import Prediction
-from feature_repo.redis_keys import drift_key, prediction_log_key
+from feature_repo.records import contract as contracts
+from feature_repo.records import release
+from feature_repo.records.contract import Null
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.redis_keys import drift_key, prediction_log_key
 from infra.settings import Settings
-from serving import repository
-from serving.api import Front, build_app
-from serving.data_plane import DataPlane
-from serving.limits import Limits
-from serving.prediction_id import PredictionIds
+from serving.handlers.data_plane import DataPlane
+from serving.http.app import Front, build_app
+from serving.models import repository
+from serving.protocol.limits import Limits
+from serving.telemetry.prediction_id import PredictionIds
 from tests.serving.shop import IDS, INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_key, write_version
 
 PREDICT = "/v1/models/sells_out/predict"

@@ -22,15 +22,15 @@ import numpy as np
 import psutil
 import pytest
 
-from feature_repo import release
-from feature_repo.prediction import Prediction
-from feature_repo.redis_keys import labels_key, prediction_log_key
-from infra import launch
+from feature_repo.records import release
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.redis_keys import labels_key, prediction_log_key
 from infra.ports import port
 from infra.settings import ROOT, Settings
-from serving import open_inference_pb2 as _generated
-from serving.app import ServeError, configure, run, scratch
-from serving.haproxy import connections, read, running
+from infra.supervision import launch
+from serving.deployment.app import ServeError, configure, run, scratch
+from serving.deployment.haproxy import connections, read, running
+from serving.grpc import open_inference_pb2 as _generated
 from tests.serving.clients import Clients
 from tests.serving.served import INPUTS, MARK, NOW, PREDICT, REPO, Served, served
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version

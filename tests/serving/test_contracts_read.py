@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import contract
-from feature_repo.prediction import Prediction
+from feature_repo.records import contract
+from feature_repo.records.prediction import Prediction
 from infra.settings import Settings
-from serving.loading import REFUSALS, load
-from serving.metrics import Metrics
-from serving.prediction_log import PredictionLog
-from streaming.archive import Archive, Archived
+from serving.models.loading import REFUSALS, load
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.prediction_log import PredictionLog
+from streaming.offline.archive import Archive, Archived
 from tests.fuzz import fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.served import INPUTS, REPO
@@ -35,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Settings:
     """The shop, applied to a registry of its own, and one version of its model that was never promoted."""
     from feast import FeatureStore
 
-    from feature_repo.definitions import definitions
+    from feature_repo.registry.definitions import definitions
 
     folder = tmp_path_factory.mktemp("contracts")
     repo, project = folder / "repo", f"shop_{uuid.uuid4().hex[:8]}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from serving.demo import _no_verdict
-from serving.stages import StageFailed
-from training.leakage import Checked
+from serving.simulation.demo import _no_verdict
+from serving.simulation.stages import StageFailed
+from training.data.leakage import Checked
 
 
 def test_a_short_demo_without_a_full_window_says_so_and_does_not_fail() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from serving.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
-from serving.null_distribution import Matrix
-from serving.verdict import FeatureVerdict
+from serving.monitoring.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
+from serving.monitoring.null_distribution import Matrix
+from serving.monitoring.verdict import FeatureVerdict
 
 NAMES = ["normal", "skewed", "count", "constant", "holey", "heavy", "score"]
 

@@ -18,19 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from feature_repo import contract as contracts
-from feature_repo import release
-from feature_repo.redis_keys import events_key
+from feature_repo.records import contract as contracts
+from feature_repo.records import release
+from feature_repo.records.redis_keys import events_key
 from infra.settings import Settings
-from serving import open_inference
-from serving import open_inference_pb2 as _generated
-from serving.api import Front, build_app, door
-from serving.data_plane import DataPlane
-from serving.feast import key_of
-from serving.limits import Limits, natural
-from serving.problem import Invalid
-from serving.servicer import InferenceCalls, handlers
-from streaming.store import connect
+from serving.grpc import open_inference_pb2 as _generated
+from serving.grpc.servicer import InferenceCalls, handlers
+from serving.handlers import open_inference
+from serving.handlers.data_plane import DataPlane
+from serving.handlers.feast import key_of
+from serving.http.app import Front, build_app, door
+from serving.protocol.limits import Limits, natural
+from serving.protocol.problem import Invalid
+from streaming.online.store import connect
 from tests.fuzz import fuzzed, spoilt
 from tests.infra.test_files import BREAKS
 from tests.serving.hostile import HEADERS, NAMES, bodies, packed

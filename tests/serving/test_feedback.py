@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Label, Prediction, Truths
-from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
+from feature_repo.records.prediction import Label, Prediction, Truths
+from feature_repo.records.redis_keys import label_log_key, labels_key, prediction_log_key
 from infra.settings import Settings
-from serving.feedback import MAX_TRUTHS, Feedback, _merged
-from serving.prediction_id import PredictionIds
-from serving.problem import Invalid, Malformed, TooLarge
+from serving.handlers.feedback import MAX_TRUTHS, Feedback, _merged
+from serving.protocol.problem import Invalid, Malformed, TooLarge
+from serving.telemetry.prediction_id import PredictionIds
 from tests.fuzz import fuzzed
 from tests.serving.shop import IDS, INSTANCE, NOW_US
 from tests.serving.test_api import FEEDBACK, ID, OTHER, PREDICT, Server, problem

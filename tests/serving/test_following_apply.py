@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from feature_repo import contract, release
-from feature_repo.apply import apply
-from feature_repo.contract import Input, RequestField
-from feature_repo.definitions import definitions
-from feature_repo.followed import EVERY_S
-from feature_repo.redis_keys import events_key
-from feature_repo.use_case import UseCase
+from feature_repo.records import contract, release
+from feature_repo.records.contract import Input, RequestField
+from feature_repo.records.redis_keys import events_key
+from feature_repo.registry.apply import apply
+from feature_repo.registry.definitions import definitions
+from feature_repo.registry.followed import EVERY_S
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
-from serving.feast import FeatureServer
-from serving.metrics import Metrics
-from serving.prediction_log import PredictionLog
-from serving.predictor import Predictor
-from serving.problem import NotFound, Unavailable
-from serving.repository import ModelRepository
+from serving.handlers.feast import FeatureServer
+from serving.inference.predictor import Predictor
+from serving.models.repository import ModelRepository
+from serving.protocol.problem import NotFound, Unavailable
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.prediction_log import PredictionLog
 from tests.serving.shop import make_contract, write_key, write_linear
 
 

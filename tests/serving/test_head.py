@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from infra.settings import Settings
-from serving import leftovers, ray_head
-from serving.ray_head import Head
+from serving.deployment import leftovers, ray_head
+from serving.deployment.ray_head import Head
 
 
 def test_a_head_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:

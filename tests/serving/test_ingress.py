@@ -22,8 +22,8 @@ import pytest
 
 from infra.ports import is_free
 from infra.settings import ROOT
-from serving.haproxy import Ingress, IngressError, read, running
-from serving.stand_in import StandIn
+from serving.deployment.haproxy import Ingress, IngressError, read, running
+from serving.deployment.stand_in import StandIn
 
 pytestmark = pytest.mark.integration
 

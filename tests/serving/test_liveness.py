@@ -12,11 +12,12 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra import beat, launch, redis_client
-from infra.beat import Part, parts_key
+from infra import redis_client
 from infra.settings import Settings
-from serving import liveness
-from serving.liveness import Kept, parts
+from infra.supervision import beat, launch
+from infra.supervision.beat import Part, parts_key
+from serving.telemetry import liveness
+from serving.telemetry.liveness import Kept, parts
 from tests.serving.shop import INSTANCE
 from tests.serving.test_api import PREDICT, Server, problem
 
@@ -159,7 +160,7 @@ def test_what_else_lies_where_the_parts_speak_costs_no_readiness(server: Server)
 
 
 def test_a_redis_that_answers_and_takes_no_writes_is_degraded(tmp_path: Path) -> None:
-    from infra import process, redis_server
+    from infra.supervision import process, redis_server
 
     own = Settings(state=tmp_path / "own", redis_url="")
     redis_server.up(own)

@@ -14,24 +14,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo import release
-from feature_repo.prediction import Mark, Prediction, Truths, known_truths, logged
-from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, quality_key, watch_key
-from feature_repo.replica_tally import Count, Tally
-from infra import beat, files
+from feature_repo.records import release
+from feature_repo.records.prediction import Mark, Prediction, Truths, known_truths, logged
+from feature_repo.records.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, quality_key, watch_key
+from feature_repo.records.replica_tally import Count, Tally
+from infra import files
 from infra.settings import Settings
+from infra.supervision import beat
 from serving import status
-from serving.judgement import Row
-from serving.metrics import drift_gauges, quality_gauges, readable
-from serving.prediction_log import _is_prediction
-from serving.rerun import RerunError, find
-from serving.watch import Watch, _cursors
-from streaming.store import connect, noted_id
+from serving.batch.rerun import RerunError, find
+from serving.monitoring.judgement import Row
+from serving.monitoring.watch import Watch, _cursors
+from serving.telemetry.metrics import drift_gauges, quality_gauges, readable
+from serving.telemetry.prediction_log import _is_prediction
+from streaming.online.store import connect, noted_id
 from tests.fuzz import NUMBERS, fuzzed
 from tests.serving.hostile import bodies
 from tests.serving.shop import IDS, NOW_US, loader, make_contract, write_key, write_version
 from tests.serving.test_doors import House, check_refusal
-from training.server_metrics import Counters, Unknown, since
+from training.retraining.server_metrics import Counters, Unknown, since
 
 NUMBER = IDS.make("sells_out", NOW_US)[0]
 CONTRACT = make_contract()

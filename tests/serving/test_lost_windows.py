@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import redis
 
-from feature_repo import release
-from feature_repo.redis_keys import view_key
-from serving import lost_windows
-from serving.lost_windows import LostWindows
-from serving.reader import FeatureRows, OnlineReader
-from streaming.feature_view import Projection, View
+from feature_repo.records import release
+from feature_repo.records.redis_keys import view_key
+from serving.features import lost_windows
+from serving.features.lost_windows import LostWindows
+from serving.features.reader import FeatureRows, OnlineReader
+from streaming.schema.feature_view import Projection, View
 from tests.serving.shop import INSTANCE
 from tests.serving.test_api import PREDICT, Server
 from tests.serving.test_stored_bytes import LATEST, NOW, WINDOWED, Stored, good, of_view

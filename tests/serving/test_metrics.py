@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client.core import HistogramMetricFamily
 
-from serving.metrics import FRESHNESS_S, Histograms, Metrics
+from serving.telemetry.metrics import FRESHNESS_S, Histograms, Metrics
 
 
 @pytest.mark.parametrize("batches", [1, 3, 600])

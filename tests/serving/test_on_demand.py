@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.on_demand import OnDemand, OnDemandError
-from serving.reader import FeatureRows
-from streaming.on_demand import transformation
+from serving.features.on_demand import OnDemand, OnDemandError
+from serving.features.reader import FeatureRows
+from streaming.join.on_demand import transformation
 from tests.serving.shop import FEATURES, on_demand, view
 
 REQUEST = {"price": [4.0, 6.0], "asked_at": [None, None]}

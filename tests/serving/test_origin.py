@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.origin import Origins, OtherContent, OtherHost, Stranger, host_name
-from serving.problem import Problem
+from serving.http.origin import Origins, OtherContent, OtherHost, Stranger, host_name
+from serving.protocol.problem import Problem
 
 
 def _asked(method: str = "POST", **headers: str) -> dict[str, object]:

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from feature_repo.contract import Input, Null
-from feature_repo.prediction import Prediction
-from serving.input_sources import WiringError
-from serving.metrics import Metrics
-from serving.predictor import Predictor
-from serving.problem import Invalid, Unavailable
-from serving.schema import Answer
-from serving.scorer import Scorer
+from feature_repo.records.contract import Input, Null
+from feature_repo.records.prediction import Prediction
+from serving.inference.input_sources import WiringError
+from serving.inference.predictor import Predictor
+from serving.inference.scorer import Scorer
+from serving.protocol.problem import Invalid, Unavailable
+from serving.protocol.schema import Answer
+from serving.telemetry.metrics import Metrics
 from tests.serving.shop import INPUTS, INSTANCE, NOW_US, WEIGHTS, Rows, make_contract, on_demand, shelves, with_null, write_linear
 
 

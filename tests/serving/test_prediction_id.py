@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from infra.settings import Settings
-from serving import prediction_id
-from serving.prediction_id import PredictionIds
+from serving.telemetry import prediction_id
+from serving.telemetry.prediction_id import PredictionIds
 
 NOW_US = 1_700_000_000_000_000
 IDS = PredictionIds(b"k" * 32)

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from hiredis import ReplyError
 
-from feature_repo.prediction import Prediction
-from serving import prediction_log
-from serving.prediction_log import PredictionLog
+from feature_repo.records.prediction import Prediction
+from serving.telemetry import prediction_log
+from serving.telemetry.prediction_log import PredictionLog
 
 
 def prediction(number: int) -> Prediction:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from serving.problem import SHOWN, FieldError, Invalid, NotFound, Unavailable
+from serving.protocol.problem import SHOWN, FieldError, Invalid, NotFound, Unavailable
 
 
 def test_a_problem_has_the_members_of_rfc_9457_and_its_own() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving import open_inference
-from serving.problem import Invalid, Malformed
+from serving.handlers import open_inference
+from serving.protocol.problem import Invalid, Malformed
 from tests.serving.shop import INSTANCE, make_contract
 
 pytestmark = pytest.mark.integration

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from feature_repo.redis_keys import view_key
+from feature_repo.records.redis_keys import view_key
 from infra.timestamps import microseconds
-from serving.replay import ReplayError
-from serving.replay_run import check_place
+from serving.simulation.replay import ReplayError
+from serving.simulation.replay_run import check_place
 from streaming import clock
-from streaming.store import connect
+from streaming.online.store import connect
 
 DAYS = [microseconds(datetime(2024, 5, day, tzinfo=UTC)) for day in range(1, 6)]
 

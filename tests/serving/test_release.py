@@ -13,10 +13,10 @@ import httpx
 import msgspec
 import pytest
 
-from feature_repo import release
-from feature_repo.prediction import Prediction
-from feature_repo.redis_keys import prediction_log_key
-from serving import repository
+from feature_repo.records import release
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.redis_keys import prediction_log_key
+from serving.models import repository
 from tests.serving.shop import INSTANCE, make_contract
 from tests.serving.test_api import PREDICT, Server
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from feature_repo.contract import Parity
-from serving.demo_report import (
+from feature_repo.records.contract import Parity
+from serving.monitoring.verdict import FeatureVerdict, OutlierVerdict, Span, Verdict
+from serving.simulation.demo_report import (
     Calibration,
     Curve,
     Day,
@@ -30,7 +31,6 @@ from serving.demo_report import (
     summary_table,
     write_report,
 )
-from serving.verdict import FeatureVerdict, OutlierVerdict, Span, Verdict
 
 
 def verdict(number: int) -> Verdict:

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import Settings
-from serving import haproxy, leftovers, ray_head
-from serving.app import detail
-from serving.haproxy import Ingress, IngressError
+from serving.deployment import haproxy, leftovers, ray_head
+from serving.deployment.app import detail
+from serving.deployment.haproxy import Ingress, IngressError
 from tests.fuzz import fuzzed, spoilt
 from tests.serving.hostile import bodies
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.contract import RequestField
+from feature_repo.records.contract import RequestField
 from infra.timestamps import microseconds
-from serving.limits import MAX_INSTANCES
-from serving.problem import Invalid, Malformed, TooLarge
-from serving.schema import RequestSchema, moment
+from serving.protocol.limits import MAX_INSTANCES
+from serving.protocol.problem import Invalid, Malformed, TooLarge
+from serving.protocol.schema import RequestSchema, moment
 from tests.serving.shop import INSTANCE, make_contract
 
 SCHEMA = RequestSchema(make_contract())

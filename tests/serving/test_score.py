@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.score import MARKER, ScoreError, _put, check_target
+from serving.batch.score import MARKER, ScoreError, _put, check_target
 
 
 def _result(folder: Path, text: str) -> Path:

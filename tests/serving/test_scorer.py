@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from serving.scorer import Scorer, ScorerError
+from serving.inference.scorer import Scorer, ScorerError
 from tests.serving.shop import WEIGHTS, write_linear
 
 

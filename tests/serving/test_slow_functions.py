@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import on_demand as module
-from serving.on_demand import OnDemand
-from serving.predictor import Asked, Predictor
-from serving.problem import Invalid, Late
-from serving.reader import FeatureRows
-from serving.schema import Question
-from streaming.on_demand import transformation
+from serving.features import on_demand as module
+from serving.features.on_demand import OnDemand
+from serving.features.reader import FeatureRows
+from serving.inference.predictor import Asked, Predictor
+from serving.protocol.problem import Invalid, Late
+from serving.protocol.schema import Question
+from streaming.join.on_demand import transformation
 from tests.serving.shop import FEATURES, INSTANCE, ratio, shelves, view
 from tests.serving.test_api import PREDICT, Server, problem
 from tests.serving.test_predict import Shop
@@ -166,7 +166,7 @@ def test_a_quick_function_comes_to_the_loop_and_a_slow_call_there_takes_it_away(
         assert where[-3 * module.PROVEN :] == [False] * 3 * module.PROVEN
         one.close()
 
-    with caplog.at_level(logging.WARNING, "serving.on_demand"):
+    with caplog.at_level(logging.WARNING, "serving.features.on_demand"):
         asyncio.run(scenario())
     assert counts["pricing", "held"] == 1
     assert len(caplog.records) == 1
@@ -190,7 +190,7 @@ def test_a_function_that_is_slow_now_and_then_never_comes_to_the_loop(monkeypatc
             await ask(one)
         one.close()
 
-    with caplog.at_level(logging.WARNING, "serving.on_demand"):
+    with caplog.at_level(logging.WARNING, "serving.features.on_demand"):
         asyncio.run(scenario())
     assert on_loop == [0]
     assert len(caplog.records) == 1, "told once"

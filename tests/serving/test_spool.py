@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Prediction
+from feature_repo.records.prediction import Prediction
 from infra.settings import ROOT
-from serving import prediction_log, spool
-from serving.prediction_log import PredictionLog
-from serving.spool import Spool
+from serving.telemetry import prediction_log, spool
+from serving.telemetry.prediction_log import PredictionLog
+from serving.telemetry.spool import Spool
 
 
 def die(one: Spool) -> None:
@@ -209,7 +209,7 @@ def test_a_log_sees_to_its_spool_by_itself(tmp_path: Path, monkeypatch: pytest.M
 KILLED = """
 import sys
 from pathlib import Path
-from serving.spool import Spool
+from serving.telemetry.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for i in range(10**9):
     spool.put(b"%d" % i)

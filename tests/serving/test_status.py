@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from feature_repo.redis_keys import applied_key, events_key, quality_key
-from infra import beat, redis_client
-from infra.beat import parts_key
+from feature_repo.records.redis_keys import applied_key, events_key, quality_key
+from infra import redis_client
 from infra.settings import Settings
+from infra.supervision import beat
+from infra.supervision.beat import parts_key
 from serving import cli
 from serving.status import print_status
 from tests.bikes.generate import REPO as BIKES

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
-from streaming import feast_layout, packed_row, tiles
-from streaming.feature_view import Feature, Projection, View
-from streaming.windows import HOUR, Layout
+from serving.features.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable
+from streaming.aggregation import tiles
+from streaming.aggregation.windows import HOUR, Layout
+from streaming.online import feast_layout, packed_row
+from streaming.schema.feature_view import Feature, Projection, View
 from tests.fuzz import fuzzed, spoilt
 from tests.oracle import naive
 from tests.streaming.test_point_in_time import AGGREGATIONS

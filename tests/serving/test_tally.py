@@ -8,11 +8,11 @@ import secrets
 import msgspec
 import redis.asyncio
 
-from feature_repo.redis_keys import tallies_key
-from feature_repo.replica_tally import Tally
-from serving.data_plane import wall_clock
-from serving.metrics import Metrics
-from serving.tally_writer import TallyWriter
+from feature_repo.records.redis_keys import tallies_key
+from feature_repo.records.replica_tally import Tally
+from serving.handlers.data_plane import wall_clock
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.tally_writer import TallyWriter
 
 
 def test_every_start_has_a_field_of_its_own_and_the_last_word_is_written_at_the_end(redis_url: str) -> None:

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from feature_repo.contract import Input
-from serving.dependence import BOND
-from serving.detectors import NOMINAL_RATE, DriftDetector, detectors, label_detector
-from serving.fault_evidence import Seen
-from serving.judgement import Row, Window
-from serving.null_distribution import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
-from serving.triage import triage
-from serving.verdict import Triage
+from feature_repo.records.contract import Input
+from serving.monitoring.dependence import BOND
+from serving.monitoring.detectors import NOMINAL_RATE, DriftDetector, detectors, label_detector
+from serving.monitoring.fault_evidence import Seen
+from serving.monitoring.judgement import Row, Window
+from serving.monitoring.null_distribution import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
+from serving.monitoring.triage import triage
+from serving.monitoring.verdict import Triage
 from tests.serving.shop import make_contract
 
 NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]

@@ -19,13 +19,13 @@ import pandas as pd
 import pytest
 import redis
 
-from feature_repo import contract, prediction, release
-from feature_repo.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
-from infra import beat
+from feature_repo.records import contract, prediction, release
+from feature_repo.records.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
 from infra.settings import ROOT, Settings
-from serving import verdict_plot, watch
-from serving.null_distribution import HOUR_US, Matrix, Moments
-from serving.verdict import Verdict, history, history_path
+from infra.supervision import beat
+from serving.monitoring import verdict_plot, watch
+from serving.monitoring.null_distribution import HOUR_US, Matrix, Moments
+from serving.monitoring.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration
 
@@ -480,7 +480,7 @@ def test_a_watch_whose_keys_are_something_else_says_which_and_goes_on_when_that_
 def process(settings: Settings, project: str) -> subprocess.Popen[bytes]:
     code = (
         "import logging, sys; logging.basicConfig(level='INFO'); "
-        "from infra.settings import Settings; from serving.watch import run; "
+        "from infra.settings import Settings; from serving.monitoring.watch import run; "
         f"print(run(Settings(), {project!r}, {MODEL!r}, window=400, step=100))"
     )
     environment = {

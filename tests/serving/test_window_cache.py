@@ -5,10 +5,10 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.window_cache import WindowCache
-from streaming import tiles
-from streaming.finisher import Finisher
-from streaming.windows import HOUR, MINUTE
+from serving.features.window_cache import WindowCache
+from streaming.aggregation import tiles
+from streaming.aggregation.finisher import Finisher
+from streaming.aggregation.windows import HOUR, MINUTE
 from tests.oracle import naive
 from tests.streaming.test_tile import LAYOUT, LEVELS, PRINT, arrays, events_strategy
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Label, Mark, Prediction
-from feature_repo.redis_keys import label_log_key, labels_key, prediction_log_key
-from streaming import archive as archives
-from streaming import archive_hours
-from streaming.archive import Archive, ArchiveError
-from streaming.store import connect
+from feature_repo.records.prediction import Label, Mark, Prediction
+from feature_repo.records.redis_keys import label_log_key, labels_key, prediction_log_key
+from streaming.offline import archive as archives
+from streaming.offline import archive_hours
+from streaming.offline.archive import Archive, ArchiveError
+from streaming.online.store import connect
 from tests.fuzz import fuzzed
 from tests.serving.shop import make_contract
 
@@ -49,7 +49,7 @@ def client(redis_url: str) -> Any:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
-    from feature_repo import contract
+    from feature_repo.records import contract
 
     folder = tmp_path / "models" / MODEL / "1"
     folder.mkdir(parents=True)
@@ -284,7 +284,7 @@ def test_a_prediction_from_before_time_is_archived_and_ends_no_later_run(archive
 
 
 def write_contract(archive: Archive, version: int, **changes: Any) -> None:
-    from feature_repo import contract
+    from feature_repo.records import contract
 
     folder = archive.models / MODEL / str(version)
     folder.mkdir(parents=True, exist_ok=True)
@@ -295,7 +295,7 @@ def write_contract(archive: Archive, version: int, **changes: Any) -> None:
 
 def test_a_field_that_another_version_asks_for_otherwise_ends_no_run(archive: Archive, client: Any) -> None:
     """Versions whose request fields have other types, of one hour and of several: every prediction comes back as it was."""
-    from feature_repo.contract import Input, RequestField
+    from feature_repo.records.contract import Input, RequestField
 
     requests = {1: {"product": "tea", "store": 7}, 2: {"product": 5, "store": True}, 3: {"product": "tea", "store": 1.5}}
     dtypes = {1: ("string", "int64"), 2: ("int64", "bool"), 3: ("timestamp", "float64")}
@@ -324,7 +324,7 @@ def test_a_field_that_another_version_asks_for_otherwise_ends_no_run(archive: Ar
 
 
 def test_a_contract_that_is_not_the_released_one_names_nothing(archive: Archive, client: Any) -> None:
-    from feature_repo import contract, release
+    from feature_repo.records import contract, release
 
     release.promote(archive.models, MODEL, 1)
     path = archive.models / MODEL / "1" / contract.CONTRACT
@@ -343,7 +343,7 @@ def test_a_contract_that_is_not_the_released_one_names_nothing(archive: Archive,
 
 
 def test_an_hour_of_another_type_between_two_others_is_read(archive: Archive, client: Any) -> None:
-    from feature_repo.contract import RequestField
+    from feature_repo.records.contract import RequestField
 
     write_contract(archive, 2, request=[RequestField("product", "entity", "int64")])
     asked: list[tuple[int, Any]] = [(2, 5), (1, "tea"), (2, 6)]

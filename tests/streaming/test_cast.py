@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.redis_keys import keys_key
-from streaming import rejected_rows
-from streaming.backfill import backfill
-from streaming.feature_view import Feature, View
-from streaming.join import read_events
-from streaming.store import connect
-from streaming.unfit import WHY
+from feature_repo.records.redis_keys import keys_key
+from streaming.backfill import rejected_rows
+from streaming.backfill.run import backfill
+from streaming.join.on_spark import read_events
+from streaming.offline.unfit import WHY
+from streaming.online.store import connect
+from streaming.schema.feature_view import Feature, View
 
 
 def test_a_whole_number_out_of_range_is_named_and_never_written(spark: Any, redis_url: str, tmp_path: Path) -> None:

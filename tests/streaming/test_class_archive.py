@@ -13,8 +13,8 @@ import pytest
 
 from infra.java import java_home
 from infra.settings import ROOT, Settings
-from streaming import class_archive
-from streaming.class_training import Training
+from streaming.offline import class_archive
+from streaming.offline.class_training import Training
 
 pytestmark = pytest.mark.integration
 
@@ -51,8 +51,8 @@ def test_it_is_made_once_and_java_takes_it(own: Settings, tmp_path: Path) -> Non
     again.stop()
     # Java says which classes come out of it
     said = class_archive.options(java_home(own)).replace("-Xlog:cds=off -Xlog:cds+dynamic=off", "-Xlog:class+load:file=loaded")
-    script = "import sys; from infra.settings import settings; from streaming.spark import session; session(settings(), quick=True).range(3).count()"
-    code = f"import streaming.class_archive as c; c.options = lambda _: {said!r}; {script}"
+    script = "import sys; from infra.settings import settings; from streaming.offline.spark import session; session(settings(), quick=True).range(3).count()"
+    code = f"import streaming.offline.class_archive as c; c.options = lambda _: {said!r}; {script}"
     environment = os.environ | {"HEADRACE_STATE": str(tmp_path / "other"), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)
     lines = (tmp_path / "loaded").read_text().splitlines()
@@ -72,13 +72,13 @@ def test_one_that_is_not_done_leaves_nothing(own: Settings, how: str) -> None:
         assert _family() == before
     else:
         code = (
-            f"import sys, time; sys.prefix = {sys.prefix!r}\nfrom infra.settings import settings\nfrom streaming.class_training import Training\n"
+            f"import sys, time; sys.prefix = {sys.prefix!r}\nfrom infra.settings import settings\nfrom streaming.offline.class_training import Training\n"
             "Training(settings()).start(); time.sleep(600)"
         )
         environment = os.environ | {"HEADRACE_STATE": str(own.state), "PYTHONPATH": str(ROOT)}
         parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
         _wait(lambda: any(folder.glob("training-*/log/spark.log")))
-        (made,) = [p for p in psutil.Process(parent.pid).children() if "streaming.class_training" in p.cmdline()]
+        (made,) = [p for p in psutil.Process(parent.pid).children() if "streaming.offline.class_training" in p.cmdline()]
         parent.kill()
         parent.wait()
         made.wait(60)

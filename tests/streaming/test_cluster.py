@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from feature_repo.redis_keys import keys_key
-from infra import redis_server
+from feature_repo.records.redis_keys import keys_key
 from infra.settings import ROOT
-from serving.decoder import FRESH
-from serving.reader import OnlineReader
-from streaming.event_log import SCHEMA
-from streaming.removal import remove
-from streaming.sink import apply_batch
+from infra.supervision import redis_server
+from serving.features.decoder import FRESH
+from serving.features.reader import OnlineReader
+from streaming.aggregation.windows import DAY, HOUR
+from streaming.live.event_log import SCHEMA
+from streaming.live.sink import apply_batch
+from streaming.online.removal import remove
+from streaming.online.store import OnlineStore, connect
 from streaming.status import view_states
-from streaming.store import OnlineStore, connect
-from streaming.windows import DAY, HOUR
 from tests.oracle.nasty import whole
 from tests.streaming.world import START, World, produce, views, wait_applied
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.apply import apply
-from feature_repo.definitions import DefinitionError
-from feature_repo.plan import applied, plan, proposed
-from feature_repo.use_case import UseCase
+from feature_repo.registry.apply import apply
+from feature_repo.registry.definitions import DefinitionError
+from feature_repo.registry.plan import applied, plan, proposed
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.compilation import Applied, check, usable
+from streaming.schema.compilation import Applied, check, usable
 
 Edit = Callable[..., UseCase]
 

@@ -13,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.decoder import STALE
-from serving.reader import OnlineReader
-from streaming import join
-from streaming.backfill import backfill
-from streaming.columns import column_name
-from streaming.event_log import SCHEMA
-from streaming.feature_view import View
-from streaming.in_process import gather
-from streaming.join import point_in_time_join, point_in_time_table
-from streaming.json_row import encode
-from streaming.sink import apply_batch
-from streaming.store import OnlineStore, connect
-from streaming.windows import DAY, HOUR, MINUTE
+from serving.features.decoder import STALE
+from serving.features.reader import OnlineReader
+from streaming.aggregation.windows import DAY, HOUR, MINUTE
+from streaming.backfill.run import backfill
+from streaming.join import on_spark
+from streaming.join.in_process import gather
+from streaming.join.on_spark import point_in_time_join, point_in_time_table
+from streaming.live.event_log import SCHEMA
+from streaming.live.sink import apply_batch
+from streaming.online.store import OnlineStore, connect
+from streaming.schema.columns import column_name
+from streaming.schema.feature_view import View
+from streaming.schema.json_row import encode
 from tests.oracle import nasty
 from tests.oracle.nasty import NIGHT, Nasty, views, whole
 
@@ -89,7 +89,7 @@ def test_the_join_on_spark_as_a_frame(world: tuple[Nasty, Path], spark: Any) -> 
 
 def test_the_join_in_slices_of_time(world: tuple[Nasty, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     made, root = world
-    monkeypatch.setattr(join, "SLICED", 10)
+    monkeypatch.setattr(on_spark, "SLICED", 10)
     check_joined(made, gather(made.spine(), "event_timestamp", [whole(v) for v in views("p").values()], root, 10**9))
 
 

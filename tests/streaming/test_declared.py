@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
 
-from streaming import feast_layout
-from streaming.columns import ARROW_TYPES
-from streaming.columns import to_arrow as finished
-from streaming.declared import converter, from_arrow, from_floats, to_arrow
-from streaming.windows import declared
+from streaming.aggregation.windows import declared
+from streaming.online import feast_layout
+from streaming.schema.columns import ARROW_TYPES
+from streaming.schema.columns import to_arrow as finished
+from streaming.schema.declared import converter, from_arrow, from_floats, to_arrow
 
 _MOMENTS = st.datetimes(datetime(1950, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
 _SCALARS: dict[str, st.SearchStrategy[Any]] = {

@@ -10,14 +10,14 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 from hypothesis import given
 
-from streaming import feast_layout
 from streaming.clock import latest_us
-from streaming.columns import EVENT, KNOWN
-from streaming.entities import group
-from streaming.events import Rejected, decode
-from streaming.feature_view import View
-from streaming.types import FIRST_US
-from streaming.writer import snapshot
+from streaming.live.events import Rejected, decode
+from streaming.online import feast_layout
+from streaming.online.entities import group
+from streaming.online.writer import snapshot
+from streaming.schema.columns import EVENT, KNOWN
+from streaming.schema.feature_view import View
+from streaming.schema.types import FIRST_US
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.feature_view import Feature, View
-from streaming.footers import day_of, extent
-from streaming.in_process import read_events_here
-from streaming.windows import DAY
+from streaming.aggregation.windows import DAY
+from streaming.join.in_process import read_events_here
+from streaming.offline.footers import day_of, extent
+from streaming.schema.feature_view import Feature, View
 
 FIRST = -62_135_596_800_000_000  # the year 1
 

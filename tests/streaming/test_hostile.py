@@ -9,14 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from feature_repo.redis_keys import events_key, set_aside_key, view_key
-from streaming import dead_letters, event_log, feast_layout, sink, tiles
-from streaming.entities import key_function
-from streaming.event_log import SCHEMA
-from streaming.feature_view import View
-from streaming.sink import apply_batch
-from streaming.store import OnlineStore, OnlineStoreError, connect
-from streaming.tiles import OtherDefinitionError, TileError, fingerprint
+from feature_repo.records.redis_keys import events_key, set_aside_key, view_key
+from streaming.aggregation import tiles
+from streaming.aggregation.tiles import OtherDefinitionError, TileError, fingerprint
+from streaming.live import dead_letters, event_log, sink
+from streaming.live.event_log import SCHEMA
+from streaming.live.sink import apply_batch
+from streaming.online import feast_layout
+from streaming.online.entities import key_function
+from streaming.online.store import OnlineStore, OnlineStoreError, connect
+from streaming.schema.feature_view import View
 from tests.oracle.hostile import NOW_US, POISON, good, views
 
 FIRST_MS = NOW_US // 1000 - 1_000_000
@@ -52,7 +54,7 @@ def is_stored(client: Any, view: View, number: int) -> bool:
 
 def counts(client: Any, view: View, number: int) -> float:
     """How many events the windowed view has of an entity."""
-    from streaming.finisher import Finisher
+    from streaming.aggregation.finisher import Finisher
 
     assert view.layout is not None
     stored = client.hget(key_function(view)([number]), feast_layout.tile_field(view.name))
@@ -134,8 +136,8 @@ def test_a_full_redis_is_an_outage(own_redis: Any, project: str) -> None:
 
 @pytest.fixture
 def own_redis(tmp_path: Any) -> Any:
-    from infra import process, redis_server
     from infra.settings import Settings
+    from infra.supervision import process, redis_server
 
     own = Settings(state=tmp_path / "state", redis_url="")
     redis_server.up(own)

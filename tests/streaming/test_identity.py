@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.decoder import Answer, make_part, windowed
-from serving.window_cache import WindowCache
-from streaming import tiles
-from streaming.feature_view import Feature, Projection, View
-from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout
+from serving.features.decoder import Answer, make_part, windowed
+from serving.features.window_cache import WindowCache
+from streaming.aggregation import tiles
+from streaming.aggregation.windows import DAY, HOUR, SECOND, Aggregation, Layout
+from streaming.schema.feature_view import Feature, Projection, View
 from tests.streaming.test_point_in_time import AGGREGATIONS
 
 OLD = [
@@ -124,12 +124,12 @@ def built(layout: Layout, event: Any, columns: dict[str, Any]) -> list[tiles.Par
 SEEDED = """
 import json, sys
 from pathlib import Path
-from feature_repo.apply import apply
-from feature_repo.definitions import definitions
-from feature_repo.plan import plan, proposed
-from feature_repo.use_case import UseCase
+from feature_repo.registry.apply import apply
+from feature_repo.registry.definitions import definitions
+from feature_repo.registry.plan import plan, proposed
+from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
-from streaming.feature_view import views
+from streaming.schema.feature_view import views
 
 own = Settings(state=Path(sys.argv[1]), redis_url="redis://127.0.0.1:1/0")
 own.export()
@@ -178,11 +178,11 @@ def test_an_unchanged_repository_applied_under_another_hash_seed_changes_nothing
 
 def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: Path) -> None:
     """What was stored by the order of a registry without tags is read after applies under other seeds, and after a rename."""
-    from feature_repo import stored_order
-    from feature_repo.apply import apply
-    from feature_repo.use_case import UseCase
+    from feature_repo.registry import stored_order
+    from feature_repo.registry.apply import apply
+    from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
-    from streaming.feature_view import views
+    from streaming.schema.feature_view import views
 
     environment = dict(os.environ)
     try:
@@ -222,7 +222,7 @@ def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: 
 def test_what_lies_in_the_way_of_a_tag_is_passed_over() -> None:
     from types import SimpleNamespace
 
-    from feature_repo import stored_order
+    from feature_repo.registry import stored_order
 
     for text in ("{", "[1]", "[[1]]", "null", "0", "[[1, 2, 3]]"):
         assert stored_order.of(SimpleNamespace(tags={stored_order.TAG: text})) == []

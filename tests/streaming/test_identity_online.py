@@ -12,17 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.redis_keys import keys_key
-from serving.reader import FeatureRows, OnlineReader
-from streaming import feast_layout, tiles
-from streaming.entities import key_function, view_fields
-from streaming.event_log import SCHEMA
-from streaming.feature_view import Feature, Projection, View
-from streaming.in_process import gather
-from streaming.json_row import encode
-from streaming.sink import apply_batch
-from streaming.store import OnlineStore, connect
-from streaming.windows import SECOND
+from feature_repo.records.redis_keys import keys_key
+from serving.features.reader import FeatureRows, OnlineReader
+from streaming.aggregation import tiles
+from streaming.aggregation.windows import SECOND
+from streaming.join.in_process import gather
+from streaming.live.event_log import SCHEMA
+from streaming.live.sink import apply_batch
+from streaming.online import feast_layout
+from streaming.online.entities import key_function, view_fields
+from streaming.online.store import OnlineStore, connect
+from streaming.schema.feature_view import Feature, Projection, View
+from streaming.schema.json_row import encode
 from tests.streaming.test_identity import NEWEST, OLD, STORED, WAS, view_of
 
 

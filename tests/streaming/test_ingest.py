@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from feature_repo.use_case import UseCase
+from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
-from streaming import ingest as module
-from streaming.ingest import IngestError, Loaded, ingest
+from streaming.offline import ingest as module
+from streaming.offline.ingest import IngestError, Loaded, ingest
 from tests.bikes import generate
 
 if TYPE_CHECKING:

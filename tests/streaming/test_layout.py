@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import feast_layout
+from streaming.online import feast_layout
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 

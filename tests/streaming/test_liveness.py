@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from feature_repo.redis_keys import applied_key, events_key
-from infra import beat
+from feature_repo.records.redis_keys import applied_key, events_key
 from infra.settings import Settings
-from streaming.store import connect
+from infra.supervision import beat
+from streaming.online.store import connect
 from tests.streaming.test_survival import SEAM, Engine, own, project, seen
 from tests.streaming.world import wait_applied
 

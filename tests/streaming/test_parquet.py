@@ -16,10 +16,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Row
 
 from infra.cause import cause
-from streaming.feature_view import Feature, View
-from streaming.in_process import NotHere, read_events_here
-from streaming.parquet import TableError, read, schema, table, table_path
-from streaming.partitions import _Day
+from streaming.join.in_process import NotHere, read_events_here
+from streaming.offline.parquet import TableError, read, schema, table, table_path
+from streaming.offline.partitions import _Day
+from streaming.schema.feature_view import Feature, View
 
 AT = [datetime(2024, 5, 1, 6, 30, 0, 123456, tzinfo=UTC), None, datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
 

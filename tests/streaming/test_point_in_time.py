@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.point_in_time import Events, Spine, aggregate, encode_keys, latest
-from streaming.sketches import hashed
-from streaming.windows import DAY, FUNCTIONS, HOUR, MINUTE, NEVER, Aggregation, Layout, default_hop
+from streaming.aggregation.sketches import hashed
+from streaming.aggregation.windows import DAY, FUNCTIONS, HOUR, MINUTE, NEVER, Aggregation, Layout, default_hop
+from streaming.join.point_in_time import Events, Spine, aggregate, encode_keys, latest
 from tests.oracle import naive
 
 SPECS = [(HOUR, 0), (3 * HOUR, 10 * MINUTE), (13 * HOUR, 0), (7 * MINUTE, 2 * MINUTE)]

@@ -14,18 +14,21 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.redis_keys import bridged_key, events_key, keys_key
-from streaming import connectors, dead_letters, event_log, feast_layout, rejected_rows, tiles
-from streaming.backfill import backfill
-from streaming.entities import group, key_function
-from streaming.events import decode
-from streaming.feature_view import Feature, View
-from streaming.rejected_rows import culprits, sort_out
-from streaming.sink import apply_batch
-from streaming.store import BusyError, OnlineStore, OnlineStoreError, connect, of_the_store
+from feature_repo.records.redis_keys import bridged_key, events_key, keys_key
+from streaming.aggregation import tiles
+from streaming.backfill import rejected_rows
+from streaming.backfill.rejected_rows import culprits, sort_out
+from streaming.backfill.run import backfill
+from streaming.live import connectors, dead_letters, event_log
+from streaming.live.events import decode
+from streaming.live.sink import apply_batch
+from streaming.offline.unfit import WHY
+from streaming.online import feast_layout
+from streaming.online.entities import group, key_function
+from streaming.online.store import BusyError, OnlineStore, OnlineStoreError, connect, of_the_store
+from streaming.online.writer import snapshot
+from streaming.schema.feature_view import Feature, View
 from streaming.tables import result_table
-from streaming.unfit import WHY
-from streaming.writer import snapshot
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
 from tests.streaming.test_hostile import counts, encoded

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from feature_repo.redis_keys import keys_key, view_key
-from streaming import feast_layout
-from streaming.entities import key_function, view_fields
-from streaming.removal import remove
-from streaming.sink import apply_batch
-from streaming.store import OnlineStore, connect
+from feature_repo.records.redis_keys import keys_key, view_key
+from streaming.live.sink import apply_batch
+from streaming.online import feast_layout
+from streaming.online.entities import key_function, view_fields
+from streaming.online.removal import remove
+from streaming.online.store import OnlineStore, connect
 from tests.streaming.test_survival import batch
 from tests.streaming.world import views
 

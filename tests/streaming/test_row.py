@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import feast_layout, packed_row
-from streaming.feature_view import Feature, View
-from streaming.tiles import HEADER_SIZE, Header
+from streaming.aggregation.tiles import HEADER_SIZE, Header
+from streaming.online import feast_layout, packed_row
+from streaming.schema.feature_view import Feature, View
 
 FEATURES = (
     Feature("a", "double"), Feature("note", "string"), Feature("b", "float"), Feature("c", "int64"), Feature("d", "bool"),

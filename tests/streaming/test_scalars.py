@@ -17,12 +17,12 @@ from feast.type_map import feast_value_type_to_python_type
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming.columns import ARROW_TYPES
-from streaming.entities import group
-from streaming.feast_layout import decode_value
-from streaming.feature_view import Feature, Projection, View
-from streaming.in_process import gather, read_events_here
-from streaming.writer import snapshot
+from streaming.join.in_process import gather, read_events_here
+from streaming.online.entities import group
+from streaming.online.feast_layout import decode_value
+from streaming.online.writer import snapshot
+from streaming.schema.columns import ARROW_TYPES
+from streaming.schema.feature_view import Feature, Projection, View
 from tests.oracle.hostile import TYPES
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)

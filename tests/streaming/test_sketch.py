@@ -11,7 +11,7 @@ from ddsketch import DDSketch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming.sketches import (
+from streaming.aggregation.sketches import (
     ACCURACY,
     DISTINCT,
     buckets,

@@ -12,18 +12,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.redis_keys import applied_key, clock_key, events_key, journal_key, lease_key, rejected_key, set_aside_key, view_key
-from streaming import checkpoint, clock, dead_letters, event_log, status, tiles
-from streaming.backfill import _RATE, _rate
-from streaming.checkpoint import Journal
-from streaming.feast_layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
-from streaming.finisher import Finisher
-from streaming.lease import HeldError, hold
-from streaming.sink import _ADVANCE
-from streaming.store import connect, fields_of
-from streaming.tiles import TileError
-from streaming.turn import take
-from streaming.types import FIRST_US, LAST_US
+from feature_repo.records.redis_keys import (
+    applied_key,
+    clock_key,
+    events_key,
+    journal_key,
+    lease_key,
+    rejected_key,
+    set_aside_key,
+    view_key,
+)
+from streaming import clock, status
+from streaming.aggregation import tiles
+from streaming.aggregation.finisher import Finisher
+from streaming.aggregation.tiles import TileError
+from streaming.backfill import checkpoint
+from streaming.backfill.checkpoint import Journal
+from streaming.backfill.run import _RATE, _rate
+from streaming.live import dead_letters, event_log
+from streaming.live.sink import _ADVANCE
+from streaming.live.turn import take
+from streaming.online.feast_layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
+from streaming.online.lease import HeldError, hold
+from streaming.online.store import connect, fields_of
+from streaming.schema.types import FIRST_US, LAST_US
 from tests.fuzz import NUMBERS, fuzzed, spoilt
 from tests.oracle.hostile import NOW_US, TYPES, views
 from tests.serving.test_stored_bytes import LAYOUT, LEVELS, WINDOWED
@@ -254,9 +266,9 @@ def test_what_is_no_index_of_a_view_is_put_aside_by_the_next_write_and_costs_no_
     client: Any, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Otherwise the batch would be tried for ever, and every view of the project would wait for it."""
-    from feature_repo.redis_keys import keys_key
+    from feature_repo.records.redis_keys import keys_key
+    from streaming.online.store import OnlineStore
     from streaming.status import view_states
-    from streaming.store import OnlineStore
 
     index, store = keys_key(PROJECT, WINDOWS.name), OnlineStore(client)
     _clear(client)

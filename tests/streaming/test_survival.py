@@ -19,22 +19,23 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from feature_repo.redis_keys import events_key, journal_key, keys_key, view_key
-from infra import process, redis_server
+from feature_repo.records.redis_keys import events_key, journal_key, keys_key, view_key
 from infra.settings import ROOT, Settings
+from infra.supervision import process, redis_server
 from infra.timestamps import moment_at
-from streaming import clock, dead_letters, event_log
-from streaming.backfill import backfill, plan
-from streaming.connectors import put
-from streaming.entities import key_function
-from streaming.event_log import SCHEMA
-from streaming.json_row import moment_us
-from streaming.lease import HeldError, hold
-from streaming.retention import Swept, sweep
-from streaming.sink import apply_batch, merge
-from streaming.store import OnlineStore, connect
-from streaming.unfilled import unfilled_views
-from streaming.windows import DAY, HOUR
+from streaming import clock
+from streaming.aggregation.windows import DAY, HOUR
+from streaming.backfill.run import backfill, plan
+from streaming.live import dead_letters, event_log
+from streaming.live.connectors import put
+from streaming.live.event_log import SCHEMA
+from streaming.live.sink import apply_batch, merge
+from streaming.online.entities import key_function
+from streaming.online.lease import HeldError, hold
+from streaming.online.retention import Swept, sweep
+from streaming.online.store import OnlineStore, connect
+from streaming.online.unfilled import unfilled_views
+from streaming.schema.json_row import moment_us
 from tests.streaming.world import START, World, produce, views, wait_applied
 
 SEAM = START + 2 * DAY

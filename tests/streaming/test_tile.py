@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming import tiles
-from streaming.finisher import Finisher
-from streaming.windows import HOUR, MINUTE, NEVER, Layout
+from streaming.aggregation import tiles
+from streaming.aggregation.finisher import Finisher
+from streaming.aggregation.windows import HOUR, MINUTE, NEVER, Layout
 from tests.oracle import naive
 from tests.streaming.test_point_in_time import AGGREGATIONS, columns_of, events_strategy, magnitude, same
 

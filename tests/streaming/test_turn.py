@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.redis_keys import applied_key, events_key
-from streaming import event_log, turn
-from streaming.store import connect, stream_id
+from feature_repo.records.redis_keys import applied_key, events_key
+from streaming.live import event_log, turn
+from streaming.online.store import connect, stream_id
 from tests.streaming.world import views
 
 pytestmark = pytest.mark.integration

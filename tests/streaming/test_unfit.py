@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming import rejected_rows, unfit
-from streaming.backfill import backfill
-from streaming.feature_view import Feature, Projection, View
-from streaming.in_process import NotHere, gather
-from streaming.join import point_in_time_join, point_in_time_table
-from streaming.store import connect
-from streaming.types import FIRST_US, LAST_US
+from streaming.backfill import rejected_rows
+from streaming.backfill.run import backfill
+from streaming.join.in_process import NotHere, gather
+from streaming.join.on_spark import point_in_time_join, point_in_time_table
+from streaming.offline import unfit
+from streaming.online.store import connect
+from streaming.schema.feature_view import Feature, Projection, View
+from streaming.schema.types import FIRST_US, LAST_US
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import NOW_US
 from tests.streaming.test_rejected_rows import ROWS, UUID, view, write
@@ -35,7 +36,7 @@ def spine(keys: list[int]) -> pa.Table:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [r.getMessage() for r in caplog.records if r.name == "streaming.unfit"]
+    found = [r.getMessage() for r in caplog.records if r.name == "streaming.offline.unfit"]
     caplog.clear()
     return found
 
@@ -56,7 +57,7 @@ def test_a_join_on_spark_leaves_out_what_a_backfill_sets_aside(
         lambda: point_in_time_table(spark, spark.createDataFrame(asked), "when", [whole(one)], tmp_path),
         lambda: point_in_time_join(spark, spark.createDataFrame(asked), "when", [whole(one)], tmp_path).toArrow(),
     ):
-        with caplog.at_level(logging.WARNING, "streaming.unfit"):
+        with caplog.at_level(logging.WARNING, "streaming.offline.unfit"):
             joined = join()
         assert joined["k"].to_pylist() == asked["k"].to_pylist(), "one example in is one row out"
         found = {k: [joined[f"v__{n}"][i].as_py() for n in NAMES] for i, k in enumerate(joined["k"].to_pylist())}
@@ -115,7 +116,7 @@ def test_both_engines_and_the_backfill_agree_on_every_row(
         lambda: gather(asked, "when", [whole(one)], tmp_path, 10**9),
         lambda: point_in_time_table(spark, spark.createDataFrame(asked), "when", [whole(one)], tmp_path),
     ):
-        with caplog.at_level(logging.WARNING, "streaming.unfit"):
+        with caplog.at_level(logging.WARNING, "streaming.offline.unfit"):
             joined.append(join())
         said.append(told(caplog))
     assert joined[0].to_pylist() == joined[1].to_pylist()

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streaming import feast_layout, tiles
-from streaming.columns import ARROW_TYPES, to_arrow
-from streaming.entities import encoded
-from streaming.feature_view import Feature, View
-from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout, declared
+from streaming.aggregation import tiles
+from streaming.aggregation.windows import DAY, HOUR, SECOND, Aggregation, Layout, declared
+from streaming.online import feast_layout
+from streaming.online.entities import encoded
+from streaming.schema.columns import ARROW_TYPES, to_arrow
+from streaming.schema.feature_view import Feature, View
 from tests.streaming.test_identity import served
 
 TYPES = ["double", "float", "int64", "int32", "bool"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from streaming.workers import forget_dead, warm
+from streaming.live.workers import forget_dead, warm
 
 pytestmark = pytest.mark.integration
 

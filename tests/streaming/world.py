@@ -19,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.redis_keys import applied_key, events_key
-from streaming import feast_layout, tiles
-from streaming.entities import key_function
-from streaming.feature_view import Feature, View
-from streaming.finisher import Finisher
-from streaming.json_row import encode
-from streaming.windows import DAY, HOUR, SECOND, Aggregation, Layout
+from feature_repo.records.redis_keys import applied_key, events_key
+from streaming.aggregation import tiles
+from streaming.aggregation.finisher import Finisher
+from streaming.aggregation.windows import DAY, HOUR, SECOND, Aggregation, Layout
+from streaming.online import feast_layout
+from streaming.online.entities import key_function
+from streaming.schema.feature_view import Feature, View
+from streaming.schema.json_row import encode
 from tests.oracle import naive
 
 START = 1_600_000_000 * SECOND // DAY * DAY
@@ -159,9 +160,9 @@ def main(engine: str, url: str, root: str, project: str, end: str) -> None:
     from functools import partial
 
     from infra.settings import settings
-    from streaming import backfill as batch
-    from streaming import query
-    from streaming.spark import session
+    from streaming.backfill import run as batch
+    from streaming.live import query
+    from streaming.offline.spark import session
 
     own = settings()
     own.export()

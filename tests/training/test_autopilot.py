@@ -18,22 +18,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import contract, decisions, release
-from feature_repo.decisions import Decision, Journal
-from feature_repo.prediction import Label, Prediction
-from feature_repo.redis_keys import drift_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
-from feature_repo.replica_tally import Count, Tally
-from feature_repo.retraining import Learning
-from feature_repo.use_case import UseCase
-from streaming.store import connect
+from feature_repo.records import contract, decisions, release
+from feature_repo.records.decisions import Decision, Journal
+from feature_repo.records.prediction import Label, Prediction
+from feature_repo.records.redis_keys import drift_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
+from feature_repo.records.replica_tally import Count, Tally
+from feature_repo.spec.retraining import Learning
+from feature_repo.spec.use_case import UseCase
+from streaming.online.store import connect
 from tests.bikes.platform import Bikes
-from training import autopilot as pilots
-from training.autopilot import Autopilot, AutopilotError
-from training.loop_state import State
-from training.rescoring import scored
-from training.retrain import TRIGGER, Checked, Gates, find, write_gates
-from training.server_metrics import Counters, Unknown, since, summed
-from training.triggers import DAY_US, Reason
+from training.evaluation.rescoring import scored
+from training.retraining import autopilot as pilots
+from training.retraining.autopilot import Autopilot, AutopilotError
+from training.retraining.loop_state import State
+from training.retraining.retrain import TRIGGER, Checked, Gates, find, write_gates
+from training.retraining.server_metrics import Counters, Unknown, since, summed
+from training.retraining.triggers import DAY_US, Reason
 
 MODEL = "turned_away"
 STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}
@@ -576,7 +576,7 @@ def test_a_training_that_fails_is_said_until_one_works(world: World) -> None:
 
 
 def test_only_the_server_s_faults_are_counted_as_it_counted(world: World) -> None:
-    from serving.metrics import LATENCY_MS, Metrics
+    from serving.telemetry.metrics import LATENCY_MS, Metrics
 
     counted = Metrics()
     for version, failures in ((1, 0), (2, 3)):
@@ -606,8 +606,8 @@ def test_only_the_server_s_faults_are_counted_as_it_counted(world: World) -> Non
 
 
 def test_two_versions_are_compared_on_what_was_asked(world: World) -> None:
-    from training.comparison import ComparisonError
-    from training.version_comparison import head_to_head
+    from training.evaluation.comparison import ComparisonError
+    from training.retraining.version_comparison import head_to_head
 
     pilot = world.pilot()
     with pytest.raises(ComparisonError, match="no request"):

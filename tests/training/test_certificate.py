@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from training import certificate, probes
-from training.certificate import Certificate, CertificateError, certify
-from training.tree_ensemble import export
+from training.export import certificate, probes
+from training.export.certificate import Certificate, CertificateError, certify
+from training.export.tree_ensemble import export
 
 NEGATIVE_ZERO = -probes.ZERO
 

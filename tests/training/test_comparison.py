@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from training import metrics
-from training.comparison import ComparisonError, _auc, _calibration_error, _holm, compare, slices
+from training.evaluation import metrics
+from training.evaluation.comparison import ComparisonError, _auc, _calibration_error, _holm, compare, slices
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.contract import Input
-from feature_repo.use_case import UseCase
+from feature_repo.records.contract import Input
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
-from training import validation
-from training.splits import matrix
+from training.data import validation
+from training.data.splits import matrix
 
 INPUTS = [
     Input(name, name.replace("__", ":"), "feature", dtype) for name, dtype in (("a__id", "int64"), ("a__n", "int64"), ("a__x", "double"))

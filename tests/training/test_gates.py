@@ -16,25 +16,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo import contract, release
-from feature_repo.contract import ContractError, Parity
-from feature_repo.prediction import Prediction
-from feature_repo.use_case import ModelSpec
+from feature_repo.records import contract, release
+from feature_repo.records.contract import ContractError, Parity
+from feature_repo.records.prediction import Prediction
+from feature_repo.spec.use_case import ModelSpec
 from infra.settings import Settings
-from streaming.archive import Archived, of
+from streaming.offline.archive import Archived, of
 from tests.infra.test_files import BREAKS
 from tests.training.test_register import made, own, spec
-from training import fairness, live_quality, metrics, validation
-from training.comparison import slices
-from training.gates import check
-from training.live_quality import Labelled
-from training.register import train_and_register
-from training.rescoring import NotComparable, scored
-from training.retrain import Gates, _slices, challenge
-from training.rollout import evidence
-from training.splits import split
-from training.training_set import TrainingSet
-from training.validation import DataError
+from training.data import validation
+from training.data.splits import split
+from training.data.training_set import TrainingSet
+from training.data.validation import DataError
+from training.evaluation import fairness, metrics
+from training.evaluation.comparison import slices
+from training.evaluation.rescoring import NotComparable, scored
+from training.monitoring import live_quality
+from training.monitoring.live_quality import Labelled
+from training.registration.gates import check
+from training.registration.register import train_and_register
+from training.retraining.retrain import Gates, _slices, challenge
+from training.retraining.rollout import evidence
 
 __all__ = ["made", "own"]  # fixtures
 CASE: Any = SimpleNamespace(project="p")
@@ -291,6 +293,6 @@ def test_an_interval_that_is_not_defined_without_one_of_the_days_is_none() -> No
 
 
 def test_a_certificate_of_no_probe_certifies_nothing(made: TrainingSet) -> None:
-    from training.certificate import Certificate
+    from training.export.certificate import Certificate
 
     assert not Certificate(0, 0, 0, {}, 0.0, 0.5, 0, {}, 0, 0.0).passed

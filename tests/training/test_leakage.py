@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from feature_repo.apply import apply
-from feature_repo.use_case import UseCase
+from feature_repo.registry.apply import apply
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.ingest import ingest
+from streaming.offline.ingest import ingest
 from tests.bikes.platform import Bikes
-from training.leakage import Checked, check
+from training.data.leakage import Checked, check
 
 
 @pytest.fixture

@@ -20,18 +20,18 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from feature_repo import contract, release
-from feature_repo.decisions import Journal
-from feature_repo.prediction import Label, Prediction
-from feature_repo.redis_keys import label_log_key, prediction_log_key, tallies_key
-from feature_repo.replica_tally import Count, Tally
-from infra import process, redis_server
+from feature_repo.records import contract, release
+from feature_repo.records.decisions import Journal
+from feature_repo.records.prediction import Label, Prediction
+from feature_repo.records.redis_keys import label_log_key, prediction_log_key, tallies_key
+from feature_repo.records.replica_tally import Count, Tally
 from infra.settings import ROOT, Settings
-from serving.verdict import history
-from streaming.archive import of
-from streaming.store import connect
+from infra.supervision import process, redis_server
+from serving.monitoring.verdict import history
+from streaming.offline.archive import of
+from streaming.online.store import connect
 from tests.bikes.platform import Bikes
-from training.retrain import TRIGGER, Checked, Gates, write_gates
+from training.retraining.retrain import TRIGGER, Checked, Gates, write_gates
 
 MODEL, SECONDS = "turned_away", 40
 LEARNING = """
@@ -218,11 +218,11 @@ def test_processes_and_redis_killed_at_random_lose_and_double_nothing(own: Setti
 
 def _autopilot() -> None:
     """The autopilot's process, with a training that takes no time."""
-    from feature_repo.use_case import UseCase
+    from feature_repo.spec.use_case import UseCase
     from infra.cli import own_settings
-    from training.autopilot import Autopilot, run
-    from training.retrain import find
-    from training.triggers import Reason
+    from training.retraining.autopilot import Autopilot, run
+    from training.retraining.retrain import find
+    from training.retraining.triggers import Reason
 
     own = own_settings()
 

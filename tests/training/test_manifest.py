@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.bikes.platform import Bikes
-from training import manifest
-from training.training_set import build, rebuild
+from training.data import manifest
+from training.data.training_set import build, rebuild
 
 
 @pytest.fixture

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from feature_repo import contract
-from feature_repo.apply import BreakingChangeError, apply, check_live_models
-from feature_repo.plan import plan, proposed
-from feature_repo.prediction import Prediction
-from feature_repo.redis_keys import keys_key
-from feature_repo.use_case import UseCase
+from feature_repo.records import contract
+from feature_repo.records.prediction import Prediction
+from feature_repo.records.redis_keys import keys_key
+from feature_repo.registry.apply import BreakingChangeError, apply, check_live_models
+from feature_repo.registry.plan import plan, proposed
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
-from streaming import removal
-from streaming.backfill import plan as plan_backfill
-from streaming.estimate import estimate
-from streaming.feature_view import views
+from streaming.backfill.estimate import estimate
+from streaming.backfill.run import plan as plan_backfill
+from streaming.online import removal
+from streaming.online.store import connect
+from streaming.schema.feature_view import views
 from streaming.status import size
-from streaming.store import connect
 from tests.bikes.platform import Bikes
-from training import definition_change
+from training.evaluation import definition_change
 
 
 @pytest.fixture

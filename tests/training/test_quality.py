@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from feature_repo.prediction import Label, Prediction
-from feature_repo.redis_keys import label_log_key, prediction_log_key
-from feature_repo.use_case import ModelSpec
-from streaming.archive import Archive
-from streaming.store import connect
-from training import live_quality
-from training.live_quality import by_month, estimates, labelled, measure
+from feature_repo.records.prediction import Label, Prediction
+from feature_repo.records.redis_keys import label_log_key, prediction_log_key
+from feature_repo.spec.use_case import ModelSpec
+from streaming.offline.archive import Archive
+from streaming.online.store import connect
+from training.monitoring import live_quality
+from training.monitoring.live_quality import by_month, estimates, labelled, measure
 
 SPEC = ModelSpec.model_validate(
     {

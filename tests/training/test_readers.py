@@ -19,18 +19,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.prediction import Mark, Prediction, rows, sound
-from feature_repo.redis_keys import drift_key, prediction_log_key
+from feature_repo.records.prediction import Mark, Prediction, rows, sound
+from feature_repo.records.redis_keys import drift_key, prediction_log_key
 from infra.files import FileError
-from serving import judgement, replay
-from serving.replay import ReplayError
-from streaming import recompute
-from streaming.parquet import TableError
-from streaming.store import connect
+from serving.monitoring import judgement
+from serving.simulation import replay
+from serving.simulation.replay import ReplayError
+from streaming.join import recompute
+from streaming.offline.parquet import TableError
+from streaming.online.store import connect
 from tests.fuzz import fuzzed, parquet_bytes
 from tests.serving.hostile import bodies
-from training import definition_change, leakage, live_quality, training_set, trigger_facts
-from training.skew import read_log
+from training.data import leakage, training_set
+from training.evaluation import definition_change
+from training.monitoring import live_quality
+from training.monitoring.skew import read_log
+from training.retraining import trigger_facts
 
 MODEL, AT_US = "sells_out", 1_700_000_000_000_000
 

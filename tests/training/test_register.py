@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import contract
-from feature_repo.contract import Contract, Input, Null, Parity, RequestField
-from feature_repo.use_case import Gate, ModelSpec, Spine
+from feature_repo.records import contract
+from feature_repo.records.contract import Contract, Input, Null, Parity, RequestField
+from feature_repo.spec.use_case import Gate, ModelSpec, Spine
 from infra.settings import Settings
-from training import gates, metrics
-from training.fit import fit
-from training.register import _claim, sweep, train_and_register
-from training.splits import SplitError, matrix, split
-from training.training_set import TrainingSet
-from training.tree_ensemble import export
+from training.data.splits import SplitError, matrix, split
+from training.data.training_set import TrainingSet
+from training.evaluation import metrics
+from training.export.tree_ensemble import export
+from training.modeling.fit import fit
+from training.registration import gates
+from training.registration.register import _claim, sweep, train_and_register
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 SPEC = {
@@ -182,7 +183,7 @@ def test_a_run_that_could_not_be_finished_is_marked_failed(made: TrainingSet, ow
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("training.register._claim", broken)
+    monkeypatch.setattr("training.registration.register._claim", broken)
     with pytest.raises(OSError, match="no space"):
         train_and_register(spec(), made, own)
     client = MlflowClient(own.tracking_uri, own.tracking_uri)

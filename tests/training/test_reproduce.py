@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from feature_repo import contract
-from feature_repo.contract import ContractError
+from feature_repo.records import contract
+from feature_repo.records.contract import ContractError
 from tests.bikes.platform import Bikes
 from tests.training.test_manifest import add
-from training.reproduce import reproduce
+from training.registration.reproduce import reproduce
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.comparison import ComparisonError
-from training.sequential import error_rate_worse, gains, sequential, spread
+from training.evaluation.comparison import ComparisonError
+from training.evaluation.sequential import error_rate_worse, gains, sequential, spread
 
 RUNS, DAYS, PER_DAY, LOOK = 200, 12, 250, 30
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.prediction import Mark, Prediction
+from feature_repo.records.prediction import Mark, Prediction
 from tests.bikes.platform import Bikes
-from training.skew import SkewError, prove
-from training.skew_causes import CAUSES, causes, over_budget
+from training.monitoring.skew import SkewError, prove
+from training.monitoring.skew_causes import CAUSES, causes, over_budget
 
 HOUR_US = 3_600_000_000
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from feature_repo.replica_tally import Count
-from feature_repo.retraining import Stage, Stages
-from training.rollout import Evidence, Traffic, rule
-from training.sequential import gains, spread
-from training.server_metrics import HOUR_US, Mark, Unknown, from_mark, marked, since, summed
+from feature_repo.records.replica_tally import Count
+from feature_repo.spec.retraining import Stage, Stages
+from training.evaluation.sequential import gains, spread
+from training.retraining.rollout import Evidence, Traffic, rule
+from training.retraining.server_metrics import HOUR_US, Mark, Unknown, from_mark, marked, since, summed
 
 STAGE, STAGES = Stage(samples=500, labelled=300, hours=24), Stages(alpha=0.05, latency_ms=5)
 

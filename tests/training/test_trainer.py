@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from feature_repo import contract, release
+from feature_repo.records import contract, release
 from infra.settings import Settings
 from tests.bikes.platform import Bikes
-from training.autopilot import TrainingStopped
-from training.trainer_process import Trainer
-from training.triggers import Reason
+from training.retraining.autopilot import TrainingStopped
+from training.retraining.trainer_process import Trainer
+from training.retraining.triggers import Reason
 
 AT_US = 1_615_680_000_000_000  # 2021-03-14
 REASON = Reason("request", "the test", AT_US)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.tree_ensemble import ExportError, export, parity
+from training.export.tree_ensemble import ExportError, export, parity
 
 
 def data(seed: int, rows: int = 1500) -> tuple[np.ndarray, np.ndarray]:

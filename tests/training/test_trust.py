@@ -14,19 +14,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo import contract, release
-from feature_repo.use_case import ModelSpec
+from feature_repo.records import contract, release
+from feature_repo.spec.use_case import ModelSpec
 from infra.settings import Settings
 from tests.training.test_register import made, own, spec
-from training import calibration, fairness, validation
-from training.certificate import certify
-from training.fit import fit
-from training.gates import GateError
-from training.register import train_and_register
-from training.splits import Part, split
-from training.training_set import TrainingSet
-from training.tuning import search
-from training.validation import DataError
+from training.data import validation
+from training.data.splits import Part, split
+from training.data.training_set import TrainingSet
+from training.data.validation import DataError
+from training.evaluation import fairness
+from training.export.certificate import certify
+from training.modeling import calibration
+from training.modeling.fit import fit
+from training.modeling.tuning import search
+from training.registration.gates import GateError
+from training.registration.register import train_and_register
 
 __all__ = ["made", "own"]  # fixtures
 

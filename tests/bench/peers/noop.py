@@ -50,7 +50,7 @@ def main() -> None:
         return
     if how == "haproxy":
         from infra.settings import settings
-        from serving import app
+        from serving.deployment import app
         from tests.bench.peers import noop
 
         app.build = noop.build  # type: ignore[assignment]

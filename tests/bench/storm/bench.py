@@ -10,9 +10,9 @@ from contextlib import suppress
 import psutil
 
 from infra.java import java_home
-from infra.services import stop_all
 from infra.settings import Settings, settings
-from streaming.class_archive import archive
+from infra.supervision.services import stop_all
+from streaming.offline.class_archive import archive
 from tests.bench.storm.faults import everything
 from tests.bench.storm.ground import ground
 from tests.bench.storm.parts import Parts, wait_gone

@@ -8,8 +8,8 @@ from typing import Any
 
 import redis
 
-from feature_repo.redis_keys import applied_key, events_key
-from streaming.store import OnlineStoreError, connect, stream_id, watermark
+from feature_repo.records.redis_keys import applied_key, events_key
+from streaming.online.store import OnlineStoreError, connect, stream_id, watermark
 from tests.bench.storm.parts import Parts
 from tests.bench.storm.world import PROJECT, World
 

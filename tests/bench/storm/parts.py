@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 from infra.settings import Settings
-from serving.app import scratch
+from serving.deployment.app import scratch
 
 
 def _command(*words: str) -> Callable[[str, Sequence[str]], bool]:
@@ -27,7 +27,7 @@ KINDS: dict[str, Callable[[str, Sequence[str]], bool]] = {
     "ray driver": _command("serve"),
     "spark driver": _command("stream"),
     "spark JVM": lambda name, _: name == "java",
-    "spark worker": lambda _, line: any(part.startswith(("pyspark.daemon", "pyspark.sql.", "streaming.worker")) for part in line[1:3]),
+    "spark worker": lambda _, line: any(part.startswith(("pyspark.daemon", "pyspark.sql.", "streaming.live.worker")) for part in line[1:3]),
     "watch": _command("watch"),
     "autopilot": _command("autopilot"),
 }

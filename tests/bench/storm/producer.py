@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-from feature_repo.redis_keys import events_key
-from streaming.store import OnlineStoreError, connect
+from feature_repo.records.redis_keys import events_key
+from streaming.online.store import OnlineStoreError, connect
 from tests.bench.storm import hostile_events
 from tests.bench.storm.hostile_events import ride
 from tests.bench.storm.ledger import Ledger, Sent

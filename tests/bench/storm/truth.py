@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from serving.decoder import STALE
-from serving.reader import OnlineReader
-from streaming.feature_view import View
-from streaming.sketches import DISTINCT
-from streaming.windows import HOUR, MINUTE
+from serving.features.decoder import STALE
+from serving.features.reader import OnlineReader
+from streaming.aggregation.sketches import DISTINCT
+from streaming.aggregation.windows import HOUR, MINUTE
+from streaming.schema.feature_view import View
 from tests.bench.storm.world import World
 from tests.oracle import naive
 

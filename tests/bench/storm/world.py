@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from feature_repo.contract import Contract
-from feature_repo.use_case import UseCase
+from feature_repo.records.contract import Contract
+from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.feature_view import View
+from streaming.schema.feature_view import View
 
 MODEL, PROJECT = "turned_away", "bikes"
 LEARNING = """
@@ -56,8 +56,8 @@ class World:
 
 def make(own: Settings, told: Callable[[str], None]) -> World:
     """The use case with two weeks of data that end last midnight, its store filled, a version trained and live."""
-    from infra import redis_server
-    from streaming.spark import session
+    from infra.supervision import redis_server
+    from streaming.offline.spark import session
     from tests.bikes.platform import Bikes
 
     now = datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,111 @@
+"""The names of our keys in Redis and of the tables that the platform keeps, every one once.
+
+What stands in braces is what a cluster hashes by: the bookkeeping of one project lies on one server.
+"""
+
+from __future__ import annotations
+
+
+def view_key(project: str, view: str) -> str:
+    """The Redis hash with what is known of a view's materialization: `seam_us`, `rows`, `entities`, `seconds`, `at`, `error`, ..."""
+    return f"headrace:{{{project}}}:view:{view}"
+
+
+def keys_key(project: str, view: str) -> str:
+    """The Redis set of the entity keys that hold a view's fields."""
+    return f"headrace:{{{project}}}:keys:{view}"
+
+
+def journal_key(project: str, view: str) -> str:
+    """The Redis hash of an unfinished backfill of a view (`streaming.backfill.checkpoint`)."""
+    return f"headrace:{{{project}}}:backfill:{view}"
+
+
+def lease_key(project: str, view: str) -> str:
+    """The Redis string that says who is backfilling a view; it expires unless renewed."""
+    return f"headrace:{{{project}}}:lease:{view}"
+
+
+def events_key(project: str) -> str:
+    """The Redis Stream of live events; each entry has `source` (a push source's name) and `data` (the row, JSON)."""
+    return f"headrace:{{{project}}}:events"
+
+
+def bridged_key(project: str) -> str:
+    """The Redis hash of what `streaming.live.connectors` has put on the event stream: last offset by file or topic partition."""
+    return f"headrace:{{{project}}}:bridged"
+
+
+def applied_key(project: str) -> str:
+    """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, and per view `newest:<view>`."""
+    return f"headrace:{{{project}}}:applied"
+
+
+def rejected_key(project: str) -> str:
+    """The Redis Stream of events that do not fit their source's schema: the entry as it came, plus `why`."""
+    return f"headrace:{{{project}}}:rejected"
+
+
+def rejected_rows_key(project: str, view: str) -> str:
+    """The Redis hash of rows of a view's offline table that no backfill can store: what it says, and why, by a hash of both."""
+    return f"headrace:{{{project}}}:rejected-rows:{view}"
+
+
+def set_aside_key(project: str) -> str:
+    """The Redis sorted set of `<stream id> <view>` of events that a view refused, by the id's milliseconds: rejected, or put back since."""
+    return f"headrace:{{{project}}}:set-aside"
+
+
+def clock_key(project: str) -> str:
+    """The Redis string with the moment that a rehearsal has got to, microseconds (`streaming.clock`)."""
+    return f"headrace:{{{project}}}:clock"
+
+
+def prediction_log_key(project: str) -> str:
+    """The Redis Stream of predictions; each entry has one field `p`: a `Prediction` as JSON."""
+    return f"headrace:{{{project}}}:predictions"
+
+
+def labels_key(project: str, model: str) -> str:
+    """The Redis hash of truths by prediction id; each value is a `Truths` as JSON."""
+    return f"headrace:{{{project}}}:labels:{model}"
+
+
+def label_log_key(project: str) -> str:
+    """The Redis Stream of truths, in the order in which they were kept; each entry has one field `l`: a `Label` as JSON."""
+    return f"headrace:{{{project}}}:label-log"
+
+
+def predictions_table(model: str) -> str:
+    """The offline table of a model's archived predictions."""
+    return f"predictions_{model}"
+
+
+def truths_table(model: str) -> str:
+    """The offline table of the truths of a model's predictions."""
+    return f"labels_{model}"
+
+
+def quality_key(project: str, model: str) -> str:
+    """The Redis string with the latest live quality (JSON)."""
+    return f"headrace:{{{project}}}:quality:{model}"
+
+
+def drift_key(project: str, model: str) -> str:
+    """The Redis string with the watch's latest verdict (JSON)."""
+    return f"headrace:{{{project}}}:drift:{model}"
+
+
+def equality_key(project: str, model: str) -> str:
+    """The Redis hash of the equality check: `compared`, `unequal`, `last` (JSON, the latest differences)."""
+    return f"headrace:{{{project}}}:equality:{model}"
+
+
+def tallies_key(project: str) -> str:
+    """The Redis hash of tallies by id of the replica's start; each value is a `Tally` as JSON."""
+    return f"headrace:{{{project}}}:tallies"
+
+
+def watch_key(project: str, model: str) -> str:
+    """The Redis hash with the watch's place: `cursor:<version>` → stream id of its last verdict's newest entry, `skipped` → count."""
+    return f"headrace:{{{project}}}:watch:{model}"

@@ -1,0 +1,65 @@
+"""A registry that is followed: who has compiled what is applied learns of the next `apply`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from feature_repo.spec.use_case import UseCase
+from infra.cause import cause
+
+EVERY_S = 1.0
+"""How often a look is due."""
+log = logging.getLogger(__name__)
+
+
+class Followed:
+    """
+    Args:
+        case: whose registry is looked at.
+
+    Attributes:
+        case: the same, with its registry as it was read last.
+    """
+
+    def __init__(self, case: UseCase) -> None:
+        self.case = case
+        self._look_at, self._seen, self._told = 0.0, None, False
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a look; costs nothing."""
+        return time.monotonic() >= self._look_at
+
+    def changed(self) -> bool:
+        """Whether the registry was written since this was last true; blocks.
+
+        The first time: whether there is one. A registry that is away or cannot be read has not changed: what was compiled goes on.
+        """
+        self._look_at = time.monotonic() + EVERY_S
+        try:
+            seen: Any = self.case.revision()
+            if seen is None or seen == self._seen:
+                return False
+            if "store" in vars(self.case):  # what is open goes on reading a file that was deleted
+                self.case = _reopened(self.case.folder)
+        except Exception as error:  # whatever a file system, a database or Feast says: it is asked again
+            if not self._told:
+                log.error("the registry cannot be read, and what was applied before stands: %s", cause(error))
+            self._told = True
+            return False
+        self._seen, self._told = seen, False
+        return True
+
+    def again(self) -> None:
+        """Read the registry anew at the next look, written or not."""
+        self._seen = None
+
+
+def _reopened(folder: Path) -> UseCase:
+    """The use case with a registry that was read."""
+    case = UseCase(folder)
+    case.store.list_feature_services()
+    return case

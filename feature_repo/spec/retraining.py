@@ -1,0 +1,96 @@
+"""What a model's spec says of its learning: when it is trained again, on what, what a challenger must reach, and how it is let out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
+Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
+"""Of a served value that is not the recomputed one (`training.monitoring.skew_causes`)."""
+RISES = {"auc"}
+"""Metrics that are better when they are larger."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QualityDrop(_Strict):
+    """The live metric is worse than the champion's own held-out one by more than `drop`, and surely so: its 95 % interval, which leaves out a
+    day at a time, lies beyond. It takes at least five days."""
+
+    metric: Metric = "auc"
+    drop: float = Field(default=0.03, gt=0)
+    window: int = Field(default=3000, ge=100, description="labelled predictions of the champion, the newest")
+
+
+class Triggers(_Strict):
+    """What asks for a new training; a person always may. Times are the predictions' own."""
+
+    schedule_days: float | None = Field(default=None, gt=0, description="so long after the champion's knowledge cut-off")
+    new_labels: int | None = Field(default=None, ge=1, description="so many examples with a truth that the champion did not know")
+    quality: QualityDrop | None = None
+    drift: bool = Field(default=False, description="the watch says that the population has changed (a fault of a pipeline never trains)")
+    drift_verdicts: int = Field(default=2, ge=1, description="so many verdicts in a row must say so: a fault's first ones can look like it")
+    cooldown_days: float = Field(default=7, ge=0, description="between two trainings that nobody asked for")
+    budget: int = Field(default=12, ge=0, description="trainings that nobody asked for, at most, in `budget_days`")
+    budget_days: float = Field(default=365, gt=0)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything but a person asks for a training."""
+        return self.schedule_days is not None or self.new_labels is not None or self.quality is not None or self.drift
+
+
+class Retraining(_Strict):
+    """The splits of a training at a moment: [start or train_days) [valid_days) [test_days) up to the day of that moment."""
+
+    train_days: int | None = Field(default=None, ge=1, description="default: from the first day of the spec's training split on")
+    valid_days: int = Field(default=21, ge=1)
+    test_days: int = Field(default=14, ge=1, description="held out: what challenger and champion are compared on")
+
+
+class Challenge(_Strict):
+    """What a challenger must reach against the champion, on the same held-out rows."""
+
+    metric: Metric = "log_loss"
+    margin: float = Field(default=0.005, ge=0, description="the challenger is surely not worse by more than this (95 % interval)")
+    slice_margin: float = Field(default=0.05, ge=0, description="no slice is surely worse by more than this")
+    p99_us: float = Field(default=5000, gt=0, description="latency of one row in ONNX Runtime, microseconds")
+    megabytes: float = Field(default=50, gt=0, description="size of the ONNX file")
+    skew_rows: int = Field(default=2000, ge=0, description="logged predictions to recompute; 0: the check is left out")
+    skew_budget: dict[Cause, float] = Field(
+        default_factory=dict, description="share of cells that may differ for each cause, over the defaults"
+    )
+    stale_after_s: float = Field(default=4 * 3600, gt=0, description="an event known for longer and not applied is no late one")
+
+
+class Stage(_Strict):
+    """A stage lasts until it has seen so many predictions and so many hours, or ends early where the challenger is surely worse."""
+
+    samples: int = Field(default=500, ge=1)
+    labelled: int = Field(default=200, ge=0, description="of them with a truth")
+    hours: float = Field(default=6, ge=0)
+    patience_days: float = Field(default=30, gt=0, description="a stage that has not seen enough by then ends without promotion")
+
+
+class Stages(_Strict):
+    """Shadow on the log, live shadow, sticky canary, probation after promotion; each can be reached only through the one before."""
+
+    shadow: Stage = Stage()
+    canary: Stage = Stage()
+    share: float = Field(default=0.2, gt=0, lt=1, description="of keys that the canary answers")
+    probation: Stage = Stage(samples=1000, labelled=500, hours=24)
+    alpha: float = Field(default=0.01, gt=0, lt=0.5, description="chance of ending a challenger early that is no worse, whenever one looks")
+    errors: float = Field(default=0.01, ge=0, description="share of failed requests by which a challenger may exceed the champion")
+    latency: float = Field(default=1.5, gt=1, description="times the champion's p99 latency at most")
+    latency_ms: float = Field(default=50, ge=0, description="a p99 below this ends nobody: a busy machine slows both, not always alike")
+
+
+class Learning(_Strict):
+    triggers: Triggers = Triggers()
+    retraining: Retraining = Retraining()
+    challenge: Challenge = Challenge()
+    stages: Stages = Stages()

@@ -1,0 +1,5 @@
+"""Ray Serve and its HAProxy on one machine, of this checkout alone.
+
+Face: app.
+Imported by: the commands; imports http.
+"""

@@ -1,0 +1,225 @@
+"""A window of predictions and the verdict on it: pure, so that the same entries get the same verdict whoever reads them, and when."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_repo.records import contract, release
+from feature_repo.records.prediction import Mark, Moment, Whole, rows
+from serving.inference.scorer import Scorer, ScorerError
+from serving.monitoring.detectors import DriftDetector, OutlierDetector, detectors, label_detector
+from serving.monitoring.fault_evidence import Seen
+from serving.monitoring.null_distribution import Matrix, Moments
+from serving.monitoring.triage import triage
+from serving.monitoring.verdict import FeatureVerdict, Kind, Span, Verdict
+
+Kept = TypeVar("Kept")
+REFERENCE_ROWS = 30_000
+"""More reference rows than this are sampled down (seed fixed): the tests gain nothing, every verdict pays."""
+CODES = 64
+"""An integer input of at most so many different values in the reference is taken for a code: an unknown one is an unseen category."""
+SCORE = "score"
+FEWEST_TRUTHS = 100
+"""Below these a window's base rate is not judged."""
+_LETTERS = {b"s": "stale", b"n": "null", b"m": "missing"}
+
+
+class ReferenceError(RuntimeError):
+    """A version's reference cannot be used; the message says why and what to do."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What the watch reads of a logged `Prediction`."""
+
+    id: str
+    model: str
+    version: Whole
+    at_us: Moment
+    values: list[float | None]
+    score: float
+    of: str | None = None
+    statuses: str = ""
+    marks: dict[str, Mark] = {}
+
+
+Entry = tuple[str, Row]
+"""Stream id and row."""
+
+
+class Reference:
+    """The detectors of one model version, fitted on its contract's reference: the inputs by name, `score`, and a column of moments (any
+    timestamp); without moments, verdicts are not calibrated.
+
+    Raises:
+        ContractError: the contract's folder does not verify, or is not the one that was released.
+        ReferenceError: its reference is missing, cannot be read, or lacks columns.
+    """
+
+    def __init__(self, root: Path, model: str, version: int, kind: Kind) -> None:
+        self.contract = release.verified(root, model, version)
+        self.folder = folder = root / model / str(version)
+        path = folder / contract.REFERENCE
+        if not path.is_file():
+            raise ReferenceError(f"{folder} has no {contract.REFERENCE}: train and register the model again")
+        self.names = [*self.contract.names, SCORE]
+        schema = _readable(path, pq.read_schema)
+        lacking = sorted(set(self.names) - set(schema.names))
+        if lacking:
+            raise ReferenceError(f"{path} lacks the columns {', '.join(lacking)}: train and register the model again")
+        times = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.name not in self.names]
+        truth = [self.contract.label] if self.contract.label in schema.names and self.contract.label not in self.names else []
+        table = _readable(path, lambda one: pq.read_table(one, columns=[*self.names, *times[:1], *truth]))
+        rows = np.column_stack([table[n].cast(pa.float64()).to_numpy() for n in self.names])
+        chosen = np.arange(len(rows))
+        if len(rows) > REFERENCE_ROWS:
+            chosen = np.sort(np.random.default_rng(0).choice(len(rows), REFERENCE_ROWS, replace=False))
+        self.moments: Moments | None = None
+        if times:
+            self.moments = table[times[0]].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()[chosen]
+            chosen = chosen[np.argsort(self.moments, kind="stable")]
+            self.moments = np.sort(self.moments, kind="stable")
+        self.rows = rows[chosen]
+        self.labels: Matrix | None = table[truth[0]].cast(pa.float64()).to_numpy()[chosen] if truth else None
+        whole = np.array([i.dtype in ("int64", "int32") for i in self.contract.inputs] + [False])
+        few = np.array([len(np.unique(column[~np.isnan(column)])) <= CODES for column in self.rows.T])
+        self.drift: DriftDetector
+        self.outliers: OutlierDetector
+        self.drift, self.outliers = detectors(kind)
+        self.views = [i.source.split(":")[0] for i in self.contract.inputs]
+        self.drift.fit(self.rows, self.names, self.moments, whole & few, views=[*self.views, ""])
+        self.outliers.fit(self.rows[:, :-1])
+
+    @cached_property
+    def truths(self) -> DriftDetector | None:
+        """For the base rate; None where the reference has no labels or no moments."""
+        return label_detector(self.labels, self.moments) if self.labels is not None and self.moments is not None else None
+
+    @cached_property
+    def scorer(self) -> Scorer | None:
+        """The version's model; None where it cannot be loaded here (then inputs are not ranked by their effect on the scores)."""
+        try:
+            return Scorer(self.folder / contract.MODEL, len(self.contract.inputs))
+        except ScorerError:
+            return None
+
+
+def _readable(path: Path, read: Callable[[Path], Kept]) -> Kept:
+    """
+    Raises:
+        ReferenceError: it is no Parquet file.
+    """
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ReferenceError(f"{path} cannot be read ({' '.join(str(error).split())}): train and register the model again") from None
+
+
+class Window:
+    """The newest entries of one version, and those since its last verdict (`pending`, still unacknowledged)."""
+
+    def __init__(self, reference: Reference, rows: int, before: Iterable[Entry]) -> None:
+        self.reference = reference
+        self.entries: deque[Entry] = deque(before, maxlen=rows)
+        self.pending: list[str] = []
+        self.judged = False
+        """Whether a verdict has been reached before; until then the window has to fill up."""
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        self.pending.append(entry[0])
+
+    def due(self, step: int) -> bool:
+        return len(self.entries) == self.entries.maxlen and (len(self.pending) >= step or not self.judged)
+
+    def matrix(self) -> Matrix:
+        """float64 [m, F + 1]: inputs in the contract's order as the model got them, then the score; NaN is null."""
+        made = self.reference.contract
+        values, letters = rows([row.values for _, row in self.entries], [row.statuses for _, row in self.entries], len(made.inputs))
+        return np.column_stack([made.model_inputs(values, letters), [row.score for _, row in self.entries]])
+
+    def ids(self) -> list[str]:
+        """Of the predictions that its truths belong to: a shadow's is that of the answer beside it."""
+        return [row.of or row.id for _, row in self.entries]
+
+    def statuses(self) -> NDArray[np.bytes_]:
+        """One letter per value, S1 [m, F]; `r` (nothing known) where an entry has not one letter per input."""
+        width = len(self.reference.contract.inputs)
+        return rows([row.values for _, row in self.entries], [row.statuses for _, row in self.entries], width)[1].view("S1")
+
+
+def judge(
+    window: Window, kind: Kind, skipped: int = 0, unequal: tuple[int, int] = (0, 0), labels: Mapping[str, float] | None = None
+) -> Verdict:
+    """The verdict on a window as it stands.
+
+    Args:
+        labels: the truths known so far, 0/1 by prediction id.
+        unequal: what the equality check has found meanwhile: values compared, and of these not equal.
+    """
+    matrix, statuses, reference = window.matrix(), window.statuses(), window.reference
+    identity, newest = window.entries[-1]
+    moments = np.array([row.at_us for _, row in window.entries], dtype=np.int64)
+    *features, score = reference.drift.test(matrix, moments)
+    outliers = reference.outliers.test(matrix[:, :-1], reference.drift.null(moments))
+    drift = score.drift or any(f.drift for f in features)
+    calibration = reference.drift.calibration
+    relations = calibration.relations if calibration else None
+    found = Seen(matrix, moments, statuses, unequal)
+    return Verdict(
+        id=f"{newest.version}@{identity}",
+        model=newest.model,
+        version=newest.version,
+        at_us=newest.at_us,
+        window=Span(rows=len(moments), from_us=int(moments.min()), to_us=int(moments.max())),
+        drift=drift,
+        features=features,
+        score=score,
+        outliers=outliers,
+        detector=kind,
+        skipped=skipped,
+        triage=triage(found, [*features, score], reference.views, reference.rows, relations, reference.scorer),
+        calibrated=reference.drift.calibrated(moments),
+        degraded=_degraded(statuses, reference.views),
+        oldest_s=_oldest(window.entries),
+        label=_label(window, labels or {}, moments),
+    )
+
+
+def _label(window: Window, labels: Mapping[str, float], moments: Moments) -> FeatureVerdict | None:
+    """Whether the base rate of the predictions whose truth is known has moved; None where too few are, or the reference does not say."""
+    truth = np.array([labels.get(number, np.nan) for number in window.ids()])
+    known = ~np.isnan(truth)
+    if known.sum() < FEWEST_TRUTHS or window.reference.truths is None:
+        return None
+    return window.reference.truths.test(truth[known, None], moments[known])[0]
+
+
+def _degraded(statuses: NDArray[np.bytes_], views: list[str]) -> dict[str, dict[str, float]]:
+    """Shares of each view's values that are stale, null or missing; views of which none is are left out."""
+    found: dict[str, dict[str, float]] = {}
+    for view in dict.fromkeys(views):
+        own = statuses[:, [v == view for v in views]]
+        shares = {name: round(float((own == letter).mean()), 4) for letter, name in _LETTERS.items() if (own == letter).any()}
+        if shares:
+            found[view] = shares
+    return found
+
+
+def _oldest(entries: Iterable[Entry]) -> dict[str, float]:
+    """By view, the age that 99 % of its values stay within, in seconds: from a value's high-water mark to its request's moment."""
+    ages: dict[str, list[float]] = {}
+    for _, row in entries:
+        for view, mark in row.marks.items():
+            if mark.known_us is not None:
+                ages.setdefault(view, []).append((row.at_us - mark.known_us) / 1e6)
+    return {view: round(float(np.quantile(found, 0.99)), 1) for view, found in ages.items()}

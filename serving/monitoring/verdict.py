@@ -1,0 +1,168 @@
+"""What the watch says: the verdict on one window of predictions, and where all verdicts are kept.
+
+Written by `serving.monitoring.watch` (Redis string `prediction.drift_key`, and the history file), read by the HTTP API, metrics and the report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from infra import files
+from infra.settings import Settings
+
+Kind = Literal["alibi", "scipy"]
+Cause = Literal["", "values", "nulls", "values and nulls", "range", "repeated", "relation", "clock", "stuck"]
+"""What drifted the most. Histories written before "repeated" have "stuck" for it."""
+
+
+class FeatureVerdict(msgspec.Struct, frozen=True):
+    """One column of one window.
+
+    Attributes:
+        p_value: the smallest over what was tested, adjusted for all columns of the window.
+        effect: Kolmogorov–Smirnov statistic of the non-null values, 0..1.
+        null_rate, reference_null_rate: 0..1; the reference's in the window's mix of weekdays and hours.
+        cause: what drifted the most; empty where nothing did.
+        unseen: share of the non-null values that lie out of the reference's range, or are codes it does not know.
+        commonest: share of the commonest of the non-null values (1: the column is stuck).
+        usual: the largest KS statistic of the reference's own windows; 0 where that is not known.
+        kinds: all of `serving.monitoring.null_distribution.KINDS` that drifted.
+    """
+
+    name: str
+    p_value: float
+    effect: float
+    null_rate: float
+    reference_null_rate: float
+    drift: bool
+    cause: Cause = ""
+    unseen: float = 0.0
+    commonest: float = 0.0
+    usual: float = 0.0
+    kinds: list[str] = []
+
+    @property
+    def size(self) -> float:
+        """The larger of the two effects (both are gaps between probabilities); what tables are sorted by."""
+        return max(self.effect, abs(self.null_rate - self.reference_null_rate))
+
+
+class OutlierVerdict(msgspec.Struct, frozen=True):
+    """
+    Attributes:
+        share: share of the window's rows beyond the reference's threshold, 0..1.
+        nominal: the share expected without drift.
+        p_value: probability of at least this share without drift.
+    """
+
+    share: float
+    nominal: float
+    p_value: float
+    alarm: bool
+
+
+class Span(msgspec.Struct, frozen=True):
+    """The predictions a verdict is about: how many, and the first and last one's own moment (microseconds since the epoch, UTC)."""
+
+    rows: int
+    from_us: int
+    to_us: int
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """One input that drifted, by what it does to the scores.
+
+    Attributes:
+        view: where the input comes from.
+        score_effect: mean absolute change of the window's scores if the input were as the reference has it; None without a model.
+        evidence: what speaks for a fault; empty where nothing does.
+    """
+
+    name: str
+    view: str
+    score_effect: float | None
+    evidence: str = ""
+
+
+Reason = Literal["pipeline fault", "training/serving skew", "population change"]
+
+
+class Triage(msgspec.Struct, frozen=True):
+    """Why a window drifted, and so who has to act (`serving.monitoring.triage`).
+
+    Attributes:
+        cause: what most likely happened.
+        detail: a sentence for whoever has to act.
+        views: a fault's: those that caused it, the worst first. Otherwise those of the inputs that drifted.
+        features: the inputs that drifted, the largest effect on the scores first.
+        retrain: whether a new model would help. Only a population change says so.
+    """
+
+    cause: Reason
+    detail: str
+    views: list[str]
+    features: list[Suspect]
+    retrain: bool
+
+
+class Calibrated(msgspec.Struct, frozen=True):
+    """What the alarm's rate rests on.
+
+    Attributes:
+        nominal: the share of windows without drift that may be called drift.
+        windows: windows of the reference that this one was ranked among.
+        blocks: how many of them it holds end to end; below about 20 the rate is only roughly known.
+        hours: their length.
+    """
+
+    nominal: float
+    windows: int
+    blocks: float
+    hours: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What the watch says of one window of one model version.
+
+    Attributes:
+        id: `<version>@<stream id of the newest prediction>`: the same window always gets the same id.
+        at_us: the newest prediction's own moment, microseconds since the epoch (UTC).
+        drift: any input, or the score.
+        skipped: log entries that could not be judged so far (malformed, trimmed, or of a version without a readable contract).
+        triage: why it drifted; None where it did not, and nothing else is wrong.
+        calibrated: None where the reference has no moments: then p-values take successive predictions for independent.
+        degraded: share of values not served, by view: `stale`, `null`, `missing` (views where all were fresh are left out).
+        oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
+        label: the base rate of those predictions whose truth was known by then; it calls no drift by itself (what a changed base rate
+            does to the answers is live quality's business). None where too few truths were known.
+    """
+
+    id: str
+    model: str
+    version: int
+    at_us: int
+    window: Span
+    drift: bool
+    features: list[FeatureVerdict]
+    score: FeatureVerdict
+    outliers: OutlierVerdict
+    detector: Kind
+    skipped: int = 0
+    triage: Triage | None = None
+    calibrated: Calibrated | None = None
+    degraded: dict[str, dict[str, float]] = {}
+    oldest_s: dict[str, float] = {}
+    label: FeatureVerdict | None = None
+
+
+def history_path(settings: Settings, model: str) -> Path:
+    """Where every verdict is kept: one JSON object per line, oldest first."""
+    return settings.state / "watch" / f"{model}.jsonl"
+
+
+def history(settings: Settings, model: str) -> list[Verdict]:
+    """Every verdict so far, oldest first; a line cut short by a kill is left out, a broken one as well, and is named."""
+    return files.read_lines(history_path(settings, model), Verdict)

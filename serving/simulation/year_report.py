@@ -1,0 +1,213 @@
+"""What came of a stretch of history on autopilot: its data, the page, and the summary for the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from infra.timestamps import moment_at
+from serving.simulation import plots
+
+if TYPE_CHECKING:
+    from serving.simulation.year import Year
+
+
+class Month(msgspec.Struct, frozen=True):
+    month: str
+    rows: int
+    auc: float
+    calibration_error: float
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What a policy came to: totals, months, its trainings in words, and from the first sign to the promotion, in days."""
+
+    name: str
+    auc: float
+    log_loss: float
+    calibration_error: float
+    trainings: int
+    promoted: int
+    alarms: int
+    to_promotion_days: float | None
+    months: list[Month]
+    told: list[str]
+
+
+class Event(msgspec.Struct, frozen=True):
+    at: str
+    step: str
+    text: str
+    version: int | None
+
+
+class YearData(msgspec.Struct, frozen=True):
+    model: str
+    period: tuple[str, str]
+    problems: list[str]
+    stages: list[dict[str, object]]
+    predictions: int
+    failed: int
+    truths: int
+    events: int
+    cells: int
+    wrong: int
+    late: int
+    verdicts: int
+    alarms: int
+    answered: Policy
+    policies: list[Policy]
+    journal: list[Event]
+    versions: int
+
+    @classmethod
+    def of(cls, year: Year) -> YearData:
+        """Collect what a run left."""
+        verdicts = year.verdicts()
+        skew = list(year.skew.values())
+        return cls(
+            model=year.spec.name,
+            period=(_day(year.first_us), _day(year.last_us)),
+            problems=list(year.problems),
+            stages=year.course.stages,
+            predictions=year.replayed.predictions,
+            failed=year.replayed.failed,
+            truths=year.replayed.labels,
+            events=year.replayed.events,
+            cells=sum(s.cells for s in skew),
+            wrong=sum(s.wrong for s in skew),
+            late=sum(s.late for s in skew),
+            verdicts=len(verdicts),
+            alarms=sum(v.drift for v in verdicts),
+            answered=_answered(year, sum(v.drift for v in verdicts)),
+            policies=[_policy(o) for o in year.outcomes],
+            journal=[Event(_day(d.at_us), d.step, d.text, d.version) for d in year.decisions()],
+            versions=len(year.skew),
+        )
+
+
+def _answered(year: Year, alarms: int) -> Policy:
+    """What was really answered, and what the loop did meanwhile, in a policy's terms."""
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for number, (at, truth) in year.replayed.truth.items():
+        if number in year.replayed.scores:
+            groups[_day(at)[:7]].append((truth, year.replayed.scores[number]))
+
+    def measured(rows: list[tuple[int, float]]) -> tuple[float, float, float]:
+        label, score = np.array(rows, dtype=np.float64).reshape(-1, 2).T
+        if not 0 < label.mean() < 1:  # and NaN, where there are none
+            return float("nan"), float("nan"), float("nan")
+        return float(roc_auc_score(label, score)), float(log_loss(label, score)), _calibration_error(label, score)
+
+    months = {month: (len(rows), *measured(rows)) for month, rows in sorted(groups.items())}
+    auc, loss, off = measured([row for rows in groups.values() for row in rows])
+    journal = year.decisions()
+    signs = {d.id.rpartition("/")[0]: d.at_us for d in journal if d.step == "triggered"}
+    lives = [(d.at_us, signs[d.id.rpartition("/")[0]]) for d in journal if d.step == "promoted" and d.id.rpartition("/")[0] in signs]
+    return Policy(
+        name="this run",
+        auc=auc,
+        log_loss=loss,
+        calibration_error=off,
+        trainings=sum(d.step == "trained" for d in journal),
+        promoted=len(lives),
+        alarms=alarms,
+        to_promotion_days=float(np.mean([(at - sign) / 86_400e6 for at, sign in lives])) if lives else None,
+        months=[Month(month, rows, auc, error) for month, (rows, auc, _, error) in months.items() if np.isfinite(auc)],
+        told=[],
+    )
+
+
+def _calibration_error(label: NDArray[np.float64], score: NDArray[np.float64], bins: int = 10) -> float:
+    parts = np.array_split(np.argsort(score, kind="stable"), bins)
+    return float(sum(len(p) * abs(score[p].mean() - label[p].mean()) for p in parts if len(p)) / len(label))
+
+
+def _policy(outcome: Any) -> Policy:
+    """Of training's own type, which serving does not import."""
+    lives = [_days(t.day, t.live) for t in outcome.trainings if t.live]
+    return Policy(
+        name=outcome.policy,
+        auc=outcome.total["auc"],
+        log_loss=outcome.total["log_loss"],
+        calibration_error=outcome.total["calibration_error"],
+        trainings=len(outcome.trainings),
+        promoted=outcome.promoted,
+        alarms=outcome.alarms,
+        to_promotion_days=float(np.mean(lives)) if lives else None,
+        months=[Month(m.month, m.rows, m.auc, m.calibration_error) for m in outcome.months],
+        told=[
+            f"{t.day}: {t.text}: " + (f"live on {t.live} ({t.difference:+.4f})" if t.passed else "refused by the gates")
+            for t in outcome.trainings
+        ],
+    )
+
+
+def _days(first: str, last: str) -> float:
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds() / 86_400
+
+
+def write(data: YearData, path: Path) -> None:
+    """The page: one file, nothing loaded from elsewhere."""
+    pictures = {
+        "auc": plots.by_month(
+            {p.name: [(m.month, m.auc) for m in p.months] for p in data.policies}, [(m.month, m.auc) for m in data.answered.months], "AUC"
+        ),
+        "calibration": plots.by_month(
+            {p.name: [(m.month, m.calibration_error) for m in p.months] for p in data.policies},
+            [(m.month, m.calibration_error) for m in data.answered.months],
+            "calibration error",
+        ),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("year.html").render(data=data, plots=pictures)
+    partial = path.with_name(f".{path.name}.new")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+
+
+def policies_tables(outcomes: list[Any]) -> list[Table]:
+    """Totals, then AUC by month: a row and a column per policy. `outcomes`: of training's own type."""
+    found = [_policy(o) for o in outcomes]
+    months = Table("month", *(p.name for p in found), box=None)
+    for n, first in enumerate(found[0].months if found else []):
+        months.add_row(first.month, *(f"{p.months[n].auc:.4f}" for p in found))
+    return [_totals(found), months]
+
+
+def _totals(found: list[Policy]) -> Table:
+    table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", "sign to promotion", box=None)
+    for p in found:
+        counts = map(str, (p.trainings, p.promoted, p.alarms))
+        days = "-" if p.to_promotion_days is None else f"{p.to_promotion_days:.1f} days"
+        table.add_row(p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", *counts, days)
+    return table
+
+
+def summary(data: YearData) -> RenderableType:
+    """For the terminal."""
+    months = Table("month", "live AUC", *(p.name for p in data.policies), box=None)
+    for n, live in enumerate(data.answered.months):
+        months.add_row(live.month, f"{live.auc:.4f}", *(f"{p.months[n].auc:.4f}" if n < len(p.months) else "-" for p in data.policies))
+    head = (
+        f"{data.predictions:,} predictions by {data.versions} versions, {data.failed} failed; {data.cells:,} cells recomputed, "
+        f"{data.wrong} wrong, {data.late / max(data.cells, 1):.0%} late; {data.alarms} of {data.verdicts} verdicts say drift"
+    )
+    return Group(head, "", _totals([data.answered, *data.policies]), "", months)
+
+
+def _day(us: float) -> str:
+    return f"{moment_at(us):%Y-%m-%d}"

@@ -1,0 +1,117 @@
+"""Dead letters: live events that a view refused - kept with the reason, readable, and put back when the reason is gone.
+
+What is set aside stays set aside: until it is put back, under a new stream id, neither a second try of the stream nor a backfill that
+reads the event stream applies it, though it might by then. So an event is applied, or lies here, and never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.records.redis_keys import events_key, rejected_key, set_aside_key
+from streaming.online.store import noted_id, stream_id
+
+if TYPE_CHECKING:
+    import redis
+
+KEPT = 100_000
+"""Rejected events kept, approximately; the oldest go first."""
+_CHUNK = 200
+# KEYS: the rejected stream, what is set aside; ARGV: entries kept; per event: its stream id, that id's milliseconds, source, data, n, and
+# n times view and reason. Each view's refusal of an event counts once, whatever is repeated.
+_PUT = """
+local i, put = 2, 0
+while i <= #ARGV do
+  local id, ms, source, data, n = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+  local views, why = {}, {}
+  for k = i + 5, i + 3 + 2 * n, 2 do
+    if redis.call('ZADD', KEYS[2], 'NX', ms, id .. ' ' .. ARGV[k]) == 1 then
+      if ARGV[k] ~= '' then table.insert(views, ARGV[k]) end
+      table.insert(why, (ARGV[k] ~= '' and ARGV[k] .. ': ' or '') .. ARGV[k + 1])
+    end
+  end
+  if #why > 0 then
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'id', id, 'source', source, 'data', data,
+      'views', table.concat(views, ','), 'why', table.concat(why, '; '))
+    put = put + 1
+  end
+  i = i + 5 + 2 * n
+end
+return put
+"""
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """
+    Attributes:
+        position: its id on the event stream.
+        why: reason by view that refused it; by "" where no view is fed by its source.
+        entry: its id on the rejected stream; "" before it is there.
+    """
+
+    position: tuple[int, int]
+    source: str
+    data: bytes
+    why: Mapping[str, str]
+    entry: str = ""
+
+
+def put(client: redis.Redis, project: str, items: Sequence[Rejected]) -> None:
+    """Keep events, each once for each view that refused it, whatever is repeated."""
+    for i in range(0, len(items), _CHUNK):
+        flat: list[Any] = []
+        for item in items[i : i + _CHUNK]:
+            reasons = [part for pair in item.why.items() for part in pair]
+            flat += [f"{item.position[0]}-{item.position[1]}", item.position[0], item.source, item.data, len(item.why), *reasons]
+        client.eval(_PUT, 2, rejected_key(project), set_aside_key(project), KEPT, *flat)
+
+
+def set_aside(client: redis.Redis, project: str, first: tuple[int, int], last: tuple[int, int]) -> dict[tuple[int, int], set[str]]:
+    """The views that refused each event of a stretch of the event stream (both ends included), by its stream id; "": its source was none."""
+    found: dict[tuple[int, int], set[str]] = {}
+    some: Any = client.zrangebyscore(set_aside_key(project), first[0], last[0])
+    for member in some:
+        name, _, view = member.decode(errors="replace").partition(" ")
+        if position := noted_id(name):  # what is none of ours says nothing of an event
+            found.setdefault(position, set()).add(view)
+    return found
+
+
+def forget(client: redis.Redis, project: str, before_ms: int) -> None:
+    """Events that have left the event stream need not be remembered as set aside: nothing can read them again."""
+    client.zremrangebyscore(set_aside_key(project), "-inf", f"({before_ms}")
+
+
+def count(client: redis.Redis, project: str) -> int:
+    return int(client.xlen(rejected_key(project)))  # type: ignore[arg-type]
+
+
+def read(client: redis.Redis, project: str, limit: int | None = None) -> Iterator[Rejected]:
+    """Rejected events, oldest first."""
+    after, left = "-", limit
+    while left is None or left > 0:
+        entries: Any = client.xrange(rejected_key(project), after, "+", count=min(1000, left or 1000))
+        if not entries:
+            return
+        for name, fields in entries:
+            source, views, said = (fields.get(f, b"").decode(errors="replace") for f in (b"source", b"views", b"why"))
+            # entries of older versions have no field `id`: theirs is the entry's own
+            position = noted_id(fields.get(b"id", name)) or stream_id(name)
+            yield Rejected(position, source, fields.get(b"data", b""), dict.fromkeys(views.split(","), said), name.decode())
+        after = "(" + entries[-1][0].decode()
+        left = None if left is None else left - len(entries)
+
+
+def replay(client: redis.Redis, project: str) -> int:
+    """Put every rejected event back on the event stream, for the views that refused it and no others. Returns how many."""
+    done = 0
+    for item in list(read(client, project)):
+        with client.pipeline(transaction=True) as pipe:  # on the stream again or still among the rejected, never both, never neither
+            pipe.xadd(events_key(project), {"source": item.source, "data": item.data, "only": ",".join(v for v in item.why if v)})
+            pipe.xdel(rejected_key(project), item.entry)
+            pipe.execute()
+        done += 1
+    return done

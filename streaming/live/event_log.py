@@ -1,0 +1,98 @@
+"""The Redis Stream of live events, read: by the streaming query, and by a backfill that catches up with what the stream has applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from feature_repo.records.redis_keys import events_key
+from streaming import clock
+from streaming.live import dead_letters, events
+from streaming.online.store import connect, stream_id, watermark
+from streaming.schema.columns import KNOWN, microseconds
+from streaming.schema.feature_view import View
+
+if TYPE_CHECKING:
+    import redis
+    from pyspark.sql import DataFrame, SparkSession
+
+Position = tuple[int, int]
+SCHEMA = pa.schema([("ms", pa.int64()), ("seq", pa.int64()), ("source", pa.string()), ("data", pa.binary()), ("only", pa.string())])
+"""`only`: names of the views an event is for, comma-separated; empty: all that its source feeds."""
+_READ = 5_000  # entries per XRANGE
+
+
+def entries(client: redis.Redis, key: str, after: str, upto: str, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Entries with ids in `(after, upto]`, the first `limit` of them, in batches of `SCHEMA`."""
+    left = limit
+    while left is None or left > 0:
+        count = _READ if left is None else min(_READ, left)
+        found: Any = client.xrange(key, f"({after}", upto, count=count)
+        if not found:
+            return
+        ids = [stream_id(i) for i, _ in found]
+        rows = [fields for _, fields in found]
+        yield pa.RecordBatch.from_arrays(
+            [
+                pa.array([i[0] for i in ids], pa.int64()),
+                pa.array([i[1] for i in ids], pa.int64()),
+                pa.array([r.get(b"source", b"").decode(errors="replace") for r in rows], pa.string()),
+                pa.array([r.get(b"data", b"") for r in rows], pa.binary()),
+                pa.array([r.get(b"only", b"").decode(errors="replace") for r in rows], pa.string()),
+            ],
+            schema=SCHEMA,
+        )
+        if len(found) < count:
+            return
+        after, left = found[-1][0].decode(), left and left - count
+
+
+def text(position: Position) -> str:
+    return f"{position[0]}-{position[1]}"
+
+
+def _of_view(client: redis.Redis, view: View, batch: pa.RecordBatch, seam_us: int, tolerance_s: float) -> pa.Table:
+    ms, seq, *columns = (batch[name].to_pylist() for name in ("ms", "seq", "source", "data", "only"))
+    aside = dead_letters.set_aside(client, view.project, (ms[0], seq[0]), (ms[-1], seq[-1]))
+    some = [
+        (data, ms[i])
+        for i, (source, data, only) in enumerate(zip(*columns, strict=True))
+        if source == view.stream
+        and (not only or view.name in only.split(","))
+        and not (aside and aside.get((ms[i], seq[i]), set()) & {"", view.name})
+    ]
+    latest = clock.latest_us([at for _, at in some], tolerance_s)
+    table, _, _ = events.decode(view, [data for data, _ in some], range(len(some)), latest)  # what does not fit is the stream's to reject
+    return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
+
+
+def since(client: redis.Redis, view: View, seam_us: int, tolerance_s: float) -> Callable[[Position], tuple[pa.Table, Position]]:
+    """A function: the view's events after a stream position that became known after the seam, and the position they reach to."""
+
+    def later(after: Position) -> tuple[pa.Table, Position]:
+        key = events_key(view.project)
+        upto = max(watermark(client, key), after)
+        empty, _, _ = events.decode(view, [], [])
+        tables = [_of_view(client, view, batch, seam_us, tolerance_s) for batch in entries(client, key, text(after), text(upto))]
+        return pa.concat_tables([empty, *tables]), upto
+
+    return later
+
+
+def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, like: DataFrame, tolerance_s: float) -> DataFrame:
+    """The view's live events up to a stream id that became known after the seam, with the columns of `like`."""
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    key, schema = events_key(view.project), to_arrow_schema(like.schema, timezone="UTC")
+
+    def read(_: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        client = connect(url)
+        try:
+            for batch in entries(client, key, "0-0", upto):
+                yield from _of_view(client, view, batch, seam_us, tolerance_s).select(schema.names).cast(schema).to_batches()
+        finally:
+            client.close()
+
+    return spark.range(0, 1, 1, 1).mapInArrow(read, like.schema)

@@ -1,0 +1,164 @@
+"""How good a model is: metrics with their intervals, by slice, the curves people look at, and what the scores are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.spec.use_case import ModelSpec
+from training.data.splits import Part
+from training.evaluation import fairness
+from training.evaluation.comparison import log_losses
+from training.modeling.fit import THREADS, Fitted
+
+if TYPE_CHECKING:
+    import lightgbm
+    import pyarrow as pa
+
+Floats = NDArray[np.float64]
+SMALLEST_SLICE = 200
+"""Values of a slice column with fewer rows are pooled as `other`."""
+Z = 1.959963984540054
+"""Standard errors to the bounds of a 95% interval."""
+
+
+def calibration(label: Floats, score: Floats, bins: int = 10) -> list[tuple[float, float, int]]:
+    """Bins of equal mass: mean score, observed share of positives, rows."""
+    order = np.argsort(score, kind="stable")
+    parts = [p for p in np.array_split(order, bins) if len(p)]
+    return [(float(score[p].mean()), float(label[p].mean()), len(p)) for p in parts]
+
+
+def metrics(label: Floats, score: Floats) -> dict[str, float]:
+    """AUC, log loss, Brier score, expected calibration error (10 bins of equal mass), base rate and rows.
+
+    Args:
+        label: 0/1 `[n]`.
+        score: probabilities `[n]`.
+
+    Returns:
+        By name; a metric that is undefined (one class only, no rows) is NaN.
+    """
+    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+    both = len(np.unique(label)) == 2
+    error = sum(n * abs(predicted - observed) for predicted, observed, n in calibration(label, score)) / max(len(label), 1)
+    return {
+        "auc": float(roc_auc_score(label, score)) if both else float("nan"),
+        "log_loss": float(log_loss(label, score, labels=[0, 1])) if len(label) else float("nan"),
+        "brier": float(brier_score_loss(label, score, pos_label=1)) if both else float("nan"),
+        "calibration_error": float(error) if len(label) else float("nan"),
+        "base_rate": float(label.mean()) if len(label) else float("nan"),
+        "rows": float(len(label)),
+    }
+
+
+def auc_interval(label: Floats, score: Floats) -> tuple[float, float]:
+    """95% confidence interval of the AUC (DeLong, DeLong and Clarke-Pearson 1988, by ranks: Sun and Xu 2014); NaN for one class."""
+    from scipy.stats import rankdata
+
+    positive, negative = score[label == 1], score[label == 0]
+    m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        return float("nan"), float("nan")
+    ranks = rankdata(np.concatenate([positive, negative]))
+    above = (ranks[:m] - rankdata(positive)) / n  # per positive, the share of negatives below it
+    below = 1 - (ranks[m:] - rankdata(negative)) / m
+    auc, error = float(above.mean()), float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
+    return max(auc - Z * error, 0.0), min(auc + Z * error, 1.0)
+
+
+def intervals(label: Floats, score: Floats) -> dict[str, tuple[float, float]]:
+    """95% confidence intervals of AUC, log loss, Brier score and base rate; those that are undefined are left out."""
+    found = {"auc": auc_interval(label, score)}
+    each = {
+        "log_loss": log_losses(label, score),
+        "brier": (score - label) ** 2,
+        "base_rate": label,
+    }
+    for name, values in each.items():
+        if len(values) > 1:
+            error = Z * float(values.std(ddof=1)) / len(values) ** 0.5
+            found[name] = (float(values.mean()) - error, float(values.mean()) + error)
+    return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
+
+
+def groups(table: pa.Table, column: str) -> NDArray[Any]:
+    """The slice of each row, as text `[n]`; values with fewer than `SMALLEST_SLICE` rows together as `other`."""
+    values = np.array(["null" if v is None else str(v) for v in table[column].to_pylist()])
+    names, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.where(counts < SMALLEST_SLICE, "other", names.astype(object))[inverse].astype(str)
+
+
+def by_slice(table: pa.Table, column: str, label: Floats, score: Floats) -> dict[str, dict[str, float]]:
+    """Metrics for each value of a column; rare values together as `other`."""
+    group = groups(table, column)
+    return {str(name): metrics(label[group == name], score[group == name]) for name in np.unique(group)}
+
+
+def importance(booster: lightgbm.Booster, part: Part, names: list[str], rows: int = 2000) -> dict[str, float]:
+    """Mean absolute SHAP value of each input over every k-th row, in log odds, largest first (LightGBM's own exact TreeSHAP)."""
+    chosen = np.unique(np.linspace(0, len(part.label) - 1, min(rows, len(part.label))).astype(int))
+    values = np.abs(np.asarray(booster.predict(part.matrix[chosen], pred_contrib=True, num_threads=THREADS)))[:, :-1].mean(axis=0)
+    return {names[i]: float(values[i]) for i in np.argsort(-values, kind="stable")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """
+    Attributes:
+        metrics: split -> metric -> value.
+        intervals: split -> metric -> bounds of its 95% interval.
+        slices: split -> slice column -> value -> metric -> value: `metrics`, `auc_low`, `auc_high`, and `training.evaluation.fairness.RATES`.
+        fairness: split -> slice column -> disparity -> value.
+        importance: as from `importance`, of held-out rows.
+        held_out: the split that stands for new data: test, or valid where there is none.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]]
+    fairness: dict[str, dict[str, dict[str, float]]]
+    importance: dict[str, float]
+    held_out: str
+
+
+def measure(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, Floats], names: list[str]) -> Measured:
+    """Everything that is measured of a fitted model, by split; slices of those that were not trained on, and of those that gates ask for."""
+    parts = fitted.parts
+    slices: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    disparities: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted({"valid", "test"} & parts.keys() | {g.on for g in spec.gates if g.slice} & parts.keys()):
+        part, score = parts[name], scores[name]
+        slices[name], disparities[name] = {}, {}
+        for column in spec.slices:
+            group = groups(part.table, column)
+            found = fairness.measure(part.label, score, group, spec.threshold, SMALLEST_SLICE)
+            slices[name][column] = {
+                value: metrics | {"auc_low": low, "auc_high": high} | found.rates[value]
+                for value, metrics in by_slice(part.table, column, part.label, score).items()
+                for low, high in [auc_interval(part.label[group == value], score[group == value])]
+            }
+            disparities[name][column] = found.disparities
+    held_out = "test" if "test" in parts else "valid"
+    return Measured(
+        {name: metrics(part.label, scores[name]) for name, part in parts.items()},
+        {name: intervals(part.label, scores[name]) for name, part in parts.items()},
+        slices,
+        disparities,
+        importance(fitted.booster, parts[held_out], names),
+        held_out,
+    )
+
+
+def curves(label: Floats, score: Floats, points: int = 200) -> dict[str, Any]:
+    """`roc`: (false positive rate, true positive rate) of at most `points` thresholds; `calibration`: as from `calibration`."""
+    from sklearn.metrics import roc_curve
+
+    false, true, _ = roc_curve(label, score)
+    keep = np.unique(np.linspace(0, len(false) - 1, min(points, len(false))).astype(int))
+    return {"roc": list(zip(false[keep].tolist(), true[keep].tolist(), strict=True)), "calibration": calibration(label, score)}

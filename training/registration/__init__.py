@@ -1,0 +1,6 @@
+"""From a training set to a registered version: gates, model card, provenance, tracking; and the same
+version made again.
+
+Face: reference_sample, register, reproduce.
+Imported by: retraining; imports evaluation and what lies below.
+"""

@@ -1,0 +1,95 @@
+"""A version, made again from the same data and the same spec: what it should be to the byte, or the account of what is not the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from platform import machine
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from feature_repo.records import contract
+from feature_repo.records.contract import Contract, ContractError
+from feature_repo.registry.definitions import definitions
+from feature_repo.spec.use_case import ModelSpec, UseCase
+from training.data import manifest
+from training.registration import provenance
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from infra.settings import Settings
+    from training.data.training_set import TrainingSet
+
+
+class Reproduced(msgspec.Struct, frozen=True):
+    """
+    Attributes:
+        hashes: `training set`, `lightgbm.txt`, `model.onnx` -> (as registered, as made again), SHA-256.
+        changed: training-set partitions that are no longer what they were, in words.
+        environment: what else differs that a fit's bytes may depend on: name -> (then, now).
+    """
+
+    model: str
+    version: int
+    hashes: dict[str, tuple[str, str]]
+    changed: list[str]
+    environment: dict[str, tuple[str, str]]
+
+    @property
+    def same(self) -> bool:
+        return all(then == now for then, now in self.hashes.values())
+
+
+def reproduce(
+    spark: Callable[[], SparkSession], case: UseCase, settings: Settings, made: Contract, told: Callable[[str], None]
+) -> Reproduced:
+    """Join the training set under the cut-off it had, fit with the spec it had, export; nothing is registered.
+
+    Raises:
+        ContractError: the version does not say what it was made with, or a feature's definition has changed since.
+        JoinError, SplitError: it cannot be made at all any more.
+    """
+    from training.data.training_set import build
+    from training.export.tree_ensemble import export
+    from training.modeling.fit import fit, model_text
+    from training.registration.register import LIGHTGBM
+
+    if not made.spec:
+        raise ContractError(
+            f"model {made.model} version {made.version} was registered before contracts held the whole spec: train it again"
+        )
+    spec = ModelSpec.model_validate(made.spec)
+    contract.check_definitions(made, definitions(case.store, made.feature_service))
+    told("joining the training set")
+    kept = settings.state / "training_sets" / made.model / str(made.training_set["path"])
+    again = build(spark(), case, settings, spec, int(made.training_set["known_upto_us"]))
+    differs = again.hash != made.training_set["hash"]
+    changed = _changed(spec, kept, again) if differs and kept.exists() else []
+    try:
+        told(f"fitting on {again.rows:,} examples")
+        fitted = fit(spec, again)
+        files = {LIGHTGBM: model_text(fitted).encode(), contract.MODEL: export(fitted.booster)}
+    finally:
+        if differs:  # it was made to be compared
+            for path in (again.path, manifest.path_of(again.path)):
+                path.unlink(missing_ok=True)
+    hashes = {"training set": (str(made.training_set["hash"]), again.hash)}
+    hashes |= {name: (made.files.get(name, ""), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    return Reproduced(made.model, made.version, hashes, changed, _environment(made))
+
+
+def _changed(spec: ModelSpec, kept: Path, again: TrainingSet) -> list[str]:
+    """Partitions of the tables that are no longer what they were."""
+    from training.data.training_set import read
+
+    before, after = manifest.load(kept), manifest.load(again.path)
+    return list(manifest.compare(before, after, read(kept), read(again.path), spec.spine.id).partitions)
+
+
+def _environment(made: Contract) -> dict[str, tuple[str, str]]:
+    now = {name: machine() if name == "machine" else metadata.version(name) for name in provenance.FITTING}
+    return {name: (made.code[name], value) for name, value in now.items() if name in made.code and made.code[name] != value}

@@ -1,0 +1,60 @@
+"""Where the learning loop stands with one model: `<state>/autopilot/<model>/state.json`, replaced as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from infra import files
+from training.retraining.server_metrics import Counted, Mark
+from training.retraining.triggers import Reason
+
+
+class State(msgspec.Struct):
+    """Where the loop stands with one model.
+
+    Attributes:
+        phase: `idle`, `training`, or the stage of the challenger.
+        other: the version that the challenger is compared with: the champion, in probation the one before.
+        since_us: the stage's beginning, in the predictions' time.
+        trained_us: moments of the trainings that nobody asked for.
+        counted: what each replica had counted when the stage began, by its start and version; None: it was not known then.
+        counted_us: when that was, by the wall's clock.
+        marks: what the version that answers had counted by the hour, since the shadow began.
+        as_of_us: what the training may know of; 0: all up to its reason's moment.
+        verdict: id of the watch's newest verdict that was seen, and how many in a row called for a training.
+    """
+
+    phase: str = "idle"
+    reason: Reason | None = None
+    attempts: int = 0
+    challenger: int | None = None
+    other: int | None = None
+    since_us: int = 0
+    trained_us: list[int] = []
+    counted: Counted | None = None
+    counted_us: int = 0
+    marks: list[Mark] = []
+    as_of_us: int = 0
+    verdict: str = ""
+    calls: int = 0
+
+
+def read(home: Path) -> State:
+    """
+    Args:
+        home: the model's folder of the loop.
+
+    Raises:
+        FileError: the file is none.
+    """
+    try:
+        return files.read_json(home / "state.json", State)
+    except FileNotFoundError:
+        return State()
+
+
+def write(home: Path, state: State) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    files.replace(home / "state.json", msgspec.json.format(msgspec.json.encode(state), indent=1))

@@ -1,0 +1,125 @@
+"""What the triggers look at (`training.retraining.triggers.Facts`), gathered from the archive, the offline store and the watch."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.records.contract import Contract
+from feature_repo.records.redis_keys import drift_key
+from feature_repo.spec.use_case import ModelSpec
+from infra import files
+from streaming.offline.parquet import TableError, fault, table
+from training.data.column_moments import micros
+from training.monitoring import live_quality
+from training.monitoring.live_quality import Labelled
+from training.retraining.triggers import Facts
+
+log = logging.getLogger("headrace.autopilot")
+if TYPE_CHECKING:
+    import redis
+
+    from infra.settings import Settings
+
+
+def moment(settings: Settings, spec: ModelSpec, rows: Labelled, wall_us: int) -> int:
+    """The data's own time: the newest prediction's; where nothing was asked yet, the newest truth's, as far as there is one.
+
+    Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks.
+    """
+    if not len(rows.at_us):
+        newest = truths_known(settings, spec, wall_us)
+        return int(newest.max()) if len(newest) else wall_us
+    now_us = int(rows.at_us.max())
+    return now_us if settings.allows_request_now else max(now_us, wall_us)
+
+
+def facts(spec: ModelSpec, live: Contract, rows: Labelled, now_us: int, known: NDArray[np.int64]) -> Facts:
+    """What the data say of the live version.
+
+    Args:
+        rows: the archived predictions.
+        known: from `truths_known`.
+    """
+    asked = spec.learning.triggers
+    stated: Any = live.training_set.get("known_upto_us")
+    known_upto_us = None if stated is None else int(stated)
+    truths = [int(n.max()) for n in (known, rows.known_us[(rows.known_us >= 0) & (rows.known_us <= now_us)]) if len(n)]
+    mine = rows.where((rows.version == live.version) & (rows.role != "shadow") & ~np.isnan(rows.label))
+    estimate = baseline = None
+    if asked.quality is not None and len(mine.label) >= asked.quality.window:
+        recent = slice(len(mine.label) - asked.quality.window, None)
+        estimate = live_quality.by_days(mine.label[recent], mine.score[recent], mine.at_us[recent], asked.quality.metric)
+        held_out = live.metrics.get("test") or live.metrics.get("valid", {})
+        baseline = held_out.get(asked.quality.metric)
+    return Facts(
+        now_us=now_us,
+        known_upto_us=known_upto_us,
+        labelled_us=max(truths, default=None),
+        new_labels=0 if known_upto_us is None else int((known > known_upto_us).sum()),
+        live=estimate,
+        baseline=baseline,
+    )
+
+
+def truths_known(settings: Settings, spec: ModelSpec, now_us: int) -> NDArray[np.int64]:
+    """When the truths of the offline store's examples became known, microseconds `[n]`: those that are by now.
+
+    Raises:
+        TableError: there are examples, and they cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder, spine = settings.offline_root / spec.spine.table, spec.spine
+    if fault(str(folder)):
+        return np.zeros(0, np.int64)
+    examples = table(folder, [spine.label_timestamp, spine.label])
+    examples = examples.filter(pc.and_(pc.is_valid(examples[spine.label]), pc.is_valid(examples[spine.label_timestamp])))
+    try:
+        known = micros(examples, spine.label_timestamp)
+    except pa.ArrowException as error:
+        raise TableError(f"the table at {folder} has no moments in {spine.label_timestamp!r}: {error}") from None
+    return known[known <= now_us]
+
+
+def verdict(client: redis.Redis, project: str, model: str) -> tuple[str, str]:
+    """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not).
+
+    What lies there and is no verdict calls for nothing, and is named.
+    """
+    from redis import ResponseError
+
+    key = drift_key(project, model)
+    try:
+        raw: Any = client.get(key)
+        found = files.parse(raw, _Verdict) if raw else _Verdict()
+    except (ValueError, ResponseError) as error:
+        log.warning("%s is no verdict of the watch and is left out: %s", key, error)
+        return "", ""
+    if found.triage is None or not found.triage.retrain:
+        return found.id, ""
+    names = [f.name for f in found.features if f.drift]
+    return found.id, f"{found.triage.cause}: {', '.join(names[:5]) or 'the score'}"
+
+
+class _Triage(msgspec.Struct):
+    cause: str = "population change"
+    retrain: bool = False
+
+
+class _Feature(msgspec.Struct):
+    name: str
+    drift: bool = False
+
+
+class _Verdict(msgspec.Struct):
+    """What the triggers read of it."""
+
+    id: str = ""
+    triage: _Triage | None = None
+    features: list[_Feature] = []
