@@ -188,7 +188,7 @@ def _example(random: np.random.Generator, i: int) -> dict[str, Any]:
 
 def same(got: Any, want: Any, function: str, scale: float) -> bool:
     """Equal; windows' sums to what 106 bits hold (docs/semantics.md)."""
-    from tests.streaming.test_point_in_time import same as close
+    from tests.streaming.join.test_point_in_time import same as close
 
     if isinstance(want, float) and math.isnan(want):
         want = None

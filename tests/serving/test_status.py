@@ -20,7 +20,7 @@ from infra.supervision.beat import parts_key
 from serving import cli
 from serving.status import print_status
 from tests.bikes.generate import REPO as BIKES
-from tests.serving.test_liveness import record
+from tests.serving.telemetry.test_liveness import record
 
 MODEL = "turned_away"
 

@@ -24,7 +24,7 @@ from streaming.online.entities import key_function, view_fields
 from streaming.online.store import OnlineStore, connect
 from streaming.schema.feature_view import Feature, Projection, View
 from streaming.schema.json_row import encode
-from tests.streaming.test_identity import NEWEST, OLD, STORED, WAS, view_of
+from tests.streaming.schema.test_identity import NEWEST, OLD, STORED, WAS, view_of
 
 
 def whole(view: View) -> Projection:

@@ -38,8 +38,8 @@ from streaming.online.store import connect, fields_of
 from streaming.schema.types import FIRST_US, LAST_US
 from tests.fuzz import NUMBERS, fuzzed, spoilt
 from tests.oracle.hostile import NOW_US, TYPES, views
-from tests.serving.test_stored_bytes import LAYOUT, LEVELS, WINDOWED
-from tests.serving.test_stored_bytes import good as stored
+from tests.serving.features.test_stored_bytes import LAYOUT, LEVELS, WINDOWED
+from tests.serving.features.test_stored_bytes import good as stored
 
 PROJECT = "stored"
 LATEST, WINDOWS = views(PROJECT)

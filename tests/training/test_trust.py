@@ -17,7 +17,7 @@ import pytest
 from feature_repo.records import contract, release
 from feature_repo.spec.use_case import ModelSpec
 from infra.settings import Settings
-from tests.training.test_register import made, own, spec
+from tests.training.registration.test_register import made, own, spec
 from training.data import validation
 from training.data.splits import Part, split
 from training.data.training_set import TrainingSet
