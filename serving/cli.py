@@ -207,7 +207,7 @@ def replay(
     spec = case.model(model_name(case, model))
     first = moment(start) if start else (spec.split.test or spec.split.valid).bounds()[0]
     last = moment(to) if to else first + timedelta(days=1)
-    tally = rehearse(own, case, spec, microseconds(first), microseconds(last), step, console)
+    tally = rehearse(own, case, spec, (microseconds(first), microseconds(last)), step, console)
     console.print(
         f"{tally.predictions:,} predictions, {tally.events:,} events, {tally.labels:,} labels in {tally.seconds:.0f} s; "
         "next: `headrace skew`, `headrace quality`"

@@ -123,15 +123,12 @@ def backfill(
 
     Exit codes: 0 done, 1 a view failed (the others are done), or more than HEADRACE_DELETE_SHARE of it would go and was kept, 2 wrong usage, 75 another backfill holds a view (try again later).
     """
-    from feature_repo.registry.definitions import DefinitionError
-    from feature_repo.spec.use_case import UseCase
     from infra.supervision import process, redis_server
     from streaming import tables as show
     from streaming.backfill.run import backfill as run
     from streaming.backfill.run import plan
     from streaming.offline.spark import session
     from streaming.online.store import connect
-    from streaming.schema.compilation import usable
 
     if start and incremental:
         raise typer.BadParameter("give --from or --incremental, not both")
@@ -141,17 +138,7 @@ def backfill(
     if rewind and process.alive(own, "stream"):
         raise process.ServiceError("the stream is running and would bring back what --rewind forgets: stop it first (`headrace down`)")
     redis_server.up(own)
-    known, unusable = usable(UseCase(own.repo).store)
-    for name, fault in unusable.items():
-        if name in (view or []):
-            raise DefinitionError(fault)
-        console.print(f"[yellow]left out:[/yellow] {escape(fault)}")
-    unknown = [v for v in view or [] if v not in known]
-    if unknown and known:
-        raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
-    if not known and not unusable:
-        raise DefinitionError("no feature view is applied: run `headrace apply` first")
-    wanted = [v for name, v in known.items() if not view or name in view]
+    wanted = _wanted(own, view or [])
     end_us = microseconds(moment(to)) if to else None
     from_us = microseconds(moment(start)) if start else None
     lookback_us = round(lookback * 86_400e6) if incremental else None
@@ -178,6 +165,29 @@ def backfill(
     if any(r.spared for r in done):
         console.print(f"more than a share of {own.delete_share:g} is not removed at once (--allow-most does it)")
         raise typer.Exit(1)
+
+
+def _wanted(own: Settings, names: list[str]) -> list[View]:
+    """The views that are asked for by name, or all that can be used; the others are named.
+
+    Raises:
+        DefinitionError: one that is asked for is not applied, or cannot be used.
+    """
+    from feature_repo.registry.definitions import DefinitionError
+    from feature_repo.spec.use_case import UseCase
+    from streaming.schema.compilation import usable
+
+    known, unusable = usable(UseCase(own.repo).store)
+    for name, fault in unusable.items():
+        if name in names:
+            raise DefinitionError(fault)
+        console.print(f"[yellow]left out:[/yellow] {escape(fault)}")
+    unknown = [name for name in names if name not in known]
+    if unknown and known:
+        raise DefinitionError(f"no feature view {', '.join(unknown)} is applied (there is: {', '.join(known)})")
+    if not known and not unusable:
+        raise DefinitionError("no feature view is applied: run `headrace apply` first")
+    return [view for name, view in known.items() if not names or name in names]
 
 
 def stream() -> None:

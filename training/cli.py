@@ -12,8 +12,14 @@ from infra.cli import Model, Report, console, errors, model_name, moment, own_se
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from feature_repo.registry.plan import Plan
     from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
+    from streaming.backfill.estimate import Size
+    from streaming.backfill.run import Planned
+    from training.evaluation.definition_change import Moved
 
 
 def train(
@@ -77,7 +83,6 @@ def plan(
     from streaming.schema.compilation import usable
     from streaming.schema.feature_view import views
     from streaming.status import known_entities, size
-    from streaming.tables import backfill_plan_table
     from training.evaluation import definition_change
 
     own = own_settings()
@@ -101,6 +106,21 @@ def plan(
             )
     for fault in unusable.values():
         console.print(f"[yellow]is applied, and cannot be used:[/yellow] {escape(fault)}")
+    _show_plan(found, planned, held, sizes)
+    _show_moved(moved)
+    for model, features in found.broken.items():
+        errors.print(
+            f"[red]{model} could no longer be served[/red]: {', '.join(features[:8])}; `apply` refuses this without --allow-breaking"
+        )
+    write_report(report, {"plan": found, "backfill": planned, "bytes_now": held, "bytes_then": sizes, "predictions": moved})
+    if exit_code and found.changes:
+        raise typer.Exit(2)
+
+
+def _show_plan(found: Plan, planned: Sequence[Planned], held: dict[str, int], sizes: dict[str, Size | None]) -> None:
+    """What would change, what is to be backfilled, and who reads it."""
+    from streaming.tables import backfill_plan_table
+
     for change in found.changes:
         console.print(f"{change.what} [bold]{change.name}[/bold]: {escape(change.text)}")
     if not found.changes:
@@ -115,6 +135,10 @@ def plan(
     for model, features in found.readers.items():
         if features:
             console.print(f"model {model} reads {', '.join(features)}")
+
+
+def _show_moved(moved: dict[str, Moved | str]) -> None:
+    """How logged requests would be scored under the new definitions."""
     for model, one in moved.items():
         if isinstance(one, str):
             console.print(f"model {model}: {one}")
@@ -125,13 +149,6 @@ def plan(
         )
         for feature, share in one.features[:8]:
             console.print(f"  {feature} differs in {share:.1%} of them")
-    for model, features in found.broken.items():
-        errors.print(
-            f"[red]{model} could no longer be served[/red]: {', '.join(features[:8])}; `apply` refuses this without --allow-breaking"
-        )
-    write_report(report, {"plan": found, "backfill": planned, "bytes_now": held, "bytes_then": sizes, "predictions": moved})
-    if exit_code and found.changes:
-        raise typer.Exit(2)
 
 
 def check(

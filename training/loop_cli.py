@@ -98,7 +98,6 @@ def retrain(
 
     import msgspec
 
-    from feature_repo.records import release
     from feature_repo.records.decisions import Decision, Journal
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.spark import session
@@ -110,12 +109,7 @@ def retrain(
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
     if ask:
-        path = own.state / "autopilot" / spec.name / "request"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(why or "asked for")
-        console.print(f"asked: the autopilot trains {spec.name} at its next step (`headrace autopilot` runs it)")
-        if not release.champion_if_any(own.model_root, spec.name):
-            console.print(f"[yellow]it waits:[/yellow] no version of {spec.name} is live yet (`headrace train` makes the first)")
+        _ask(own, spec.name, why)
         return
     now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
     identity = trigger or f"request@{now_us}"
@@ -151,6 +145,18 @@ def retrain(
         errors.print("[red]not to be let out:[/red] a gate failed")
         raise typer.Exit(1)
     console.print(f"next: `headrace shadow {spec.name} {version}`, or leave it to `headrace autopilot` (`headrace retrain --ask`)")
+
+
+def _ask(own: Settings, name: str, why: str) -> None:
+    """Leave a request for the autopilot."""
+    from feature_repo.records import release
+
+    path = own.state / "autopilot" / name / "request"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(why or "asked for")
+    console.print(f"asked: the autopilot trains {name} at its next step (`headrace autopilot` runs it)")
+    if not release.champion_if_any(own.model_root, name):
+        console.print(f"[yellow]it waits:[/yellow] no version of {name} is live yet (`headrace train` makes the first)")
 
 
 def autopilot(

@@ -30,6 +30,7 @@ from serving.features.lost_windows import LostWindows
 from serving.features.redis_connection import client
 from serving.handlers import open_inference
 from serving.handlers.admission import Admission
+from serving.handlers.catalogue import description, summary
 from serving.handlers.feast import FeatureServer
 from serving.handlers.feedback import Feedback
 from serving.handlers.lookup import find, passport
@@ -333,18 +334,7 @@ class DataPlane:
 
     def catalogue(self) -> dict[str, Any]:
         """Every model, its live version or why there is none."""
-        return {"models": [self._summary(entry) for entry in self.models.entries]}
-
-    def _summary(self, entry: Entry) -> dict[str, Any]:
-        live = entry.predictor.contract.version if entry.predictor else None
-        return {
-            "name": entry.name,
-            "status": "live" if entry.predictor and not entry.reason else "degraded" if entry.predictor else "refused",
-            "live_version": live,
-            "versions": self.models.versions(entry.name),
-            "reason": entry.reason,
-            "traffic": _traffic(entry),
-        }
+        return {"models": [summary(entry, self.models.versions(entry.name)) for entry in self.models.entries]}
 
     def describe(self, model: str) -> dict[str, Any]:
         """One model: versions, contract, how to ask it.
@@ -352,19 +342,7 @@ class DataPlane:
         Raises:
             NotFound: there is no such model.
         """
-        entry = self.models.entry(model)
-        summary = self._summary(entry)
-        if entry.predictor is None:
-            return summary
-        schema, contract = entry.predictor.schema, entry.predictor.contract
-        kept = {name: getattr(contract, name) for name in _SHOWN}
-        return summary | {"contract": kept, "request_schema": schema.json_schema(), "example": schema.example()}
-
-
-_SHOWN = (
-    "model", "version", "project", "feature_service", "definition_hash", "inputs", "request", "label", "label_delay", "deadline_ms",
-    "split", "training_set", "metrics", "slices", "gates", "parity", "run_id", "created", "files",
-)  # fmt: skip
+        return description(self.models.entry(model), self.models.versions(model))
 
 
 def _object(raw: bytes, what: str) -> bytes:
@@ -377,19 +355,6 @@ def _object(raw: bytes, what: str) -> bytes:
     except ValueError:
         raise NotFound(f"What Redis holds of the {what} is broken; the next one takes its place.") from None
     return bytes(raw)
-
-
-def _traffic(entry: Entry) -> dict[str, Any]:
-    """Who answers what share, who follows, who stands ready, and who was refused and why."""
-    release, canary = entry.release, entry.canary
-    share = release.share if release and canary else 0.0
-    return {
-        "champion": {"version": entry.predictor.contract.version, "share": 1 - share} if entry.predictor else None,
-        "canary": {"version": canary.contract.version, "share": share} if canary else None,
-        "shadow": entry.shadow.challenger.contract.version if entry.shadow else None,
-        "previous": release.previous if release else None,
-        "refused": {str(version): reason for version, reason in entry.refused.items()},
-    }
 
 
 def _deadline_s(timeout_ms: str | None, contract: Contract) -> float:

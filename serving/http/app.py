@@ -155,7 +155,7 @@ def build_app(plane: DataPlane) -> FastAPI:
     app: FastAPI = FastAPIOffline(
         title="Headrace", version="1", description="Predictions from features that are the same everywhere.", lifespan=lifespan
     )
-    _answerproblems(app)
+    _answer_problems(app)
 
     async def feedback(request: Request) -> Response:
         return Response(
@@ -165,6 +165,15 @@ def build_app(plane: DataPlane) -> FastAPI:
 
     app.add_route(PREDICT, Predict(plane), methods=["POST"], include_in_schema=False)  # type: ignore[arg-type]
     app.add_route(FEEDBACK, feedback, methods=["POST"], include_in_schema=False)
+    _add_models(app, plane)
+    _add_operation(app, plane)
+    add_routes(app, plane, problems)
+    app.openapi = lambda: openapi(app, plane)  # type: ignore[method-assign]
+    return app
+
+
+def _add_models(app: FastAPI, plane: DataPlane) -> None:
+    """What is told of models and of single predictions."""
 
     @app.get("/v1/models", summary="Every model, its live version, or why it has none", tags=["models"])
     async def models() -> Response:
@@ -198,6 +207,10 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def prediction(prediction_id: str) -> Response:
         return Response(await plane.passport(prediction_id), media_type=JSON)
 
+
+def _add_operation(app: FastAPI, plane: DataPlane) -> None:
+    """What operators and their probes ask."""
+
     @app.get("/healthz", summary="The process answers", tags=["operation"])
     async def healthz() -> Response:
         return Response(b'{"status":"ok"}', media_type=JSON)
@@ -214,16 +227,12 @@ def build_app(plane: DataPlane) -> FastAPI:
     async def metrics() -> Response:
         return Response(await plane.scrape(), media_type=CONTENT_TYPE)
 
-    add_routes(app, plane, problems)
-    app.openapi = lambda: openapi(app, plane)  # type: ignore[method-assign]
-    return app
-
 
 def _response(refusal: Problem) -> Response:
     return Response(refusal.body(), refusal.status, refusal.headers, problem.MEDIA_TYPE)
 
 
-def _answerproblems(app: FastAPI) -> None:
+def _answer_problems(app: FastAPI) -> None:
     """Every error, the framework's own included, is a problem object."""
 
     async def ours(_: Request, error: Any) -> Response:

@@ -105,12 +105,12 @@ def openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
     counts = {"type": "object", "properties": {n: {"type": "integer"} for n in ("accepted", "known")} | {"model": {"type": "string"}}}
     truth = {"schema": {"anyOf": [item, many | {"additionalProperties": False}]}, "example": example}
     paths[FEEDBACK] = _post("Ground truth by prediction_id", truth, counts, 400, 404, 409, 413, 415, 422, 503)
-    document["paths"] = paths | _protocols(live) | document["paths"]
+    document["paths"] = paths | _open_inference(live) | _feast() | document["paths"]
     return document
 
 
-def _protocols(live: list[Predictor]) -> dict[str, Any]:
-    """The calls whose bodies other protocols define."""
+def _open_inference(live: list[Predictor]) -> dict[str, Any]:
+    """The calls whose bodies the Open Inference Protocol defines."""
     tensor = {
         "type": "object",
         "required": ["name", "shape", "datatype"],
@@ -141,6 +141,13 @@ def _protocols(live: list[Predictor]) -> dict[str, Any]:
     examples = {p.contract.model: {"value": open_inference.example(p.contract, values[p.contract.model])} for p in live}
     infer = _post("Infer", {"schema": request, "examples": examples}, response, 400, 404, 413, 415, 422, 503, 504)
     infer["post"]["tags"] = ["Open Inference Protocol"]
+    place = "/v2/models/{model}/infer"
+    versioned = {"post": infer["post"] | {"parameters": [*infer["post"]["parameters"], _path("version")]}}
+    return {place: infer, "/v2/models/{model}/versions/{version}/infer": versioned}
+
+
+def _feast() -> dict[str, Any]:
+    """The calls whose bodies Feast's feature server defines."""
     columns = {"type": "object", "additionalProperties": {"type": "array"}}
     wanted = {
         "type": "object",
@@ -167,11 +174,7 @@ def _protocols(live: list[Predictor]) -> dict[str, Any]:
     push = _post("Events, onto the live stream", {"schema": rows}, pushed, 400, 404, 413, 415, 422, 503)
     for call in (read, push):
         call["post"] |= {"tags": ["Feast feature server"], "parameters": []}
-    place = "/v2/models/{model}/infer"
-    versioned = {"post": infer["post"] | {"parameters": [*infer["post"]["parameters"], _path("version")]}}
     return {
-        place: infer,
-        "/v2/models/{model}/versions/{version}/infer": versioned,
         "/get-online-features": read,
         "/push": push,
     }

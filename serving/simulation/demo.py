@@ -138,7 +138,7 @@ class Demo:
         with self.course.stage("replay", progress=False) as said:
             from serving.simulation.replay_run import rehearse
 
-            self.replayed = rehearse(self.settings, self.case, self.spec, self.first_us, self.last_us, self.step_minutes, self.console)
+            self.replayed = rehearse(self.settings, self.case, self.spec, (self.first_us, self.last_us), self.step_minutes, self.console)
             tally = self.replayed
             if tally.failed:
                 self.problems.append(f"{tally.failed} requests failed; the first: {tally.errors[0]}")

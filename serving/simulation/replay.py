@@ -175,116 +175,162 @@ def _steps(first_us: int, last_us: int, step_us: int) -> Iterator[tuple[int, int
         yield start, min(start + step_us, last_us)
 
 
+@dataclass(frozen=True)
+class Where:
+    """What a replay is played to.
+
+    Attributes:
+        base_url: the server, such as `http://127.0.0.1:8000`.
+        stream_timeout_s: how long the stream may take to apply what was pushed.
+    """
+
+    model: str
+    base_url: str
+    redis_url: str
+    project: str
+    stream_timeout_s: float = 60.0
+
+
 async def play(
-    *,
-    model: str,
-    base_url: str,
-    redis_url: str,
-    project: str,
+    where: Where,
     events: _Timeline,
     requests: _Timeline,
     span: tuple[int, int],
     step_us: int,
     concurrency: int = 4,
-    stream_timeout_s: float = 60.0,
     progress: Callable[[int, Replayed], None] = lambda *_: None,
 ) -> Replayed:
     """Play a period.
 
     Args:
-        base_url: the server, such as `http://127.0.0.1:8000`.
         span: `[first, last)`, microseconds.
         step_us: how far time advances at once; the age of the youngest event a request can miss.
         concurrency: requests under way at once.
         progress: told the moment reached and the tally so far, after each step.
 
     Raises:
-        ReplayError: the stream does not advance, or nothing answers at `base_url`.
+        ReplayError: the stream does not advance, or nothing answers at the server's address.
     """
     import httpx
 
     tally, began = Replayed(), time.monotonic()
-    stream = _Stream(redis_url, project, stream_timeout_s)
-    waiting: list[tuple[int, str, int]] = []  # (known, prediction id, label)
-    next_event = next_request = 0
-    gate = asyncio.Semaphore(concurrency)
+    history = _History(_Stream(where.redis_url, where.project, where.stream_timeout_s), events, tally)
+    next_request = 0
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    async with httpx.AsyncClient(base_url=base_url, timeout=10.0, limits=limits) as client:
-
-        async def ask(moment: int, item: tuple[dict[str, Any], int | None, int | None]) -> None:
-            instance, label, known = item
-            body = json.dumps({"instances": [instance], "now": moment_at(moment).isoformat()})
-            async with gate:
-                start = time.perf_counter()
-                try:
-                    answer = await client.post(f"/v1/models/{model}/predict", content=body, headers={"content-type": "application/json"})
-                except httpx.HTTPError as error:
-                    _failed(tally, f"{type(error).__name__}: {error}")
-                    return
-            tally.latency_ms.append((time.perf_counter() - start) * 1000)
-            if answer.status_code != 200:
-                _failed(tally, f"HTTP {answer.status_code}: {answer.text[:300]}")
-                return
-            prediction = answer.json()["predictions"][0]
-            tally.predictions += 1
-            tally.scores[prediction["prediction_id"]] = prediction["score"]
-            for status in ("fresh", "stale", "null", "missing"):
-                tally.statuses[status] = tally.statuses.get(status, 0) + prediction["statuses"][status]
-            if label is not None and known is not None:
-                tally.truth[prediction["prediction_id"]] = (moment, label)
-                waiting.append((known, prediction["prediction_id"], label))
-
-        def bring(moment: int) -> bytes | None:
-            """Push what became known before a moment; the id of the last event."""
-            nonlocal next_event
-            upto, last = events.until(next_event, moment), None
-            while next_event < upto:
-                cut = min(next_event + GROUP, upto)
-                while cut < upto and events.moments[cut] == events.moments[cut - 1]:
-                    cut += 1
-                last = stream.push(events.items[next_event:cut])
-                tally.events += cut - next_event
-                next_event = cut
-            return last
-
+    async with httpx.AsyncClient(base_url=where.base_url, timeout=10.0, limits=limits) as client:
+        caller = _Caller(client, where.model, asyncio.Semaphore(concurrency), tally)
         for start, end in _steps(*span, step_us):
             # what was known before this step begins; it is applied before the step's first request. Nobody asks in the night: no batch for it
             until = requests.until(next_request, end)
             if until > next_request:
-                pushed, last = time.time(), bring(start)
-                set_rehearsal(stream.client, project, start)  # never ahead of what was brought: one that is interrupted goes on from there
-                if last is not None:
-                    tally.freshness_s.append(await stream.applied(last) - pushed)
-            await asyncio.gather(*(ask(requests.moments[i], requests.items[i]) for i in range(next_request, until)))
+                await history.bring(start)
+            await asyncio.gather(*(caller.ask(requests.moments[i], requests.items[i]) for i in range(next_request, until)))
             next_request = until
             if tally.failed > 20 and tally.failed > tally.predictions:
                 raise ReplayError(f"most requests fail; the first said: {tally.errors[0]}")
-            await _feedback(client, model, waiting, end, tally)
+            await caller.feedback(end)
             tally.seconds = time.monotonic() - began
             progress(end, tally)
-        last = bring(span[1])  # nobody asks any more, but the next replay begins here
-        set_rehearsal(stream.client, project, span[1])
-        if last is not None:
-            await stream.applied(last)
-        await _feedback(client, model, waiting, None, tally)
+        await history.end(span[1])  # nobody asks any more, but the next replay begins here
+        await caller.feedback(None)
     tally.seconds = time.monotonic() - began
     return tally
+
+
+@dataclass
+class _History:
+    """The events of a period, brought onto the stream as time advances."""
+
+    stream: _Stream
+    events: _Timeline
+    tally: Replayed
+    next: int = 0
+
+    async def bring(self, moment: int) -> None:
+        """What became known before a moment is pushed and applied."""
+        pushed, last = time.time(), self._push(moment)
+        set_rehearsal(
+            self.stream.client, self.stream.project, moment
+        )  # never ahead of what was brought: one that is interrupted goes on from there
+        if last is not None:
+            self.tally.freshness_s.append(await self.stream.applied(last) - pushed)
+
+    async def end(self, moment: int) -> None:
+        """As `bring`, where nobody waits for it: no measure of freshness."""
+        last = self._push(moment)
+        set_rehearsal(self.stream.client, self.stream.project, moment)
+        if last is not None:
+            await self.stream.applied(last)
+
+    def _push(self, moment: int) -> bytes | None:
+        """Push what became known before a moment; the id of the last event."""
+        upto, last = self.events.until(self.next, moment), None
+        while self.next < upto:
+            cut = min(self.next + GROUP, upto)
+            while cut < upto and self.events.moments[cut] == self.events.moments[cut - 1]:
+                cut += 1
+            last = self.stream.push(self.events.items[self.next : cut])
+            self.tally.events += cut - self.next
+            self.next = cut
+        return last
+
+
+@dataclass
+class _Caller:
+    """Who asks for predictions and sends their truths when they become known.
+
+    Attributes:
+        waiting: (known, prediction id, label) of truths that are still to come.
+    """
+
+    client: Any
+    model: str
+    gate: asyncio.Semaphore
+    tally: Replayed
+    waiting: list[tuple[int, str, int]] = field(default_factory=list)
+
+    async def ask(self, moment: int, item: tuple[dict[str, Any], int | None, int | None]) -> None:
+        """One request as of its moment."""
+        import httpx
+
+        instance, label, known = item
+        tally, body = self.tally, json.dumps({"instances": [instance], "now": moment_at(moment).isoformat()})
+        async with self.gate:
+            start = time.perf_counter()
+            try:
+                path = f"/v1/models/{self.model}/predict"
+                answer = await self.client.post(path, content=body, headers={"content-type": "application/json"})
+            except httpx.HTTPError as error:
+                _failed(tally, f"{type(error).__name__}: {error}")
+                return
+        tally.latency_ms.append((time.perf_counter() - start) * 1000)
+        if answer.status_code != 200:
+            _failed(tally, f"HTTP {answer.status_code}: {answer.text[:300]}")
+            return
+        prediction = answer.json()["predictions"][0]
+        tally.predictions += 1
+        tally.scores[prediction["prediction_id"]] = prediction["score"]
+        for status in ("fresh", "stale", "null", "missing"):
+            tally.statuses[status] = tally.statuses.get(status, 0) + prediction["statuses"][status]
+        if label is not None and known is not None:
+            tally.truth[prediction["prediction_id"]] = (moment, label)
+            self.waiting.append((known, prediction["prediction_id"], label))
+
+    async def feedback(self, now_us: int | None) -> None:
+        """Send the truths known by `now_us` (None: all)."""
+        due = [w for w in self.waiting if now_us is None or w[0] <= now_us]
+        self.waiting[:] = [w for w in self.waiting if now_us is not None and w[0] > now_us]
+        for i in range(0, len(due), 500):
+            some = due[i : i + 500]
+            items = [{"prediction_id": number, "label": label, "at": moment_at(known).isoformat()} for known, number, label in some]
+            answer = await self.client.post(f"/v1/models/{self.model}/feedback", json={"items": items})
+            if answer.status_code != 200:
+                _failed(self.tally, f"feedback: HTTP {answer.status_code}: {answer.text[:300]}")
+            else:
+                self.tally.labels += len(items)
 
 
 def _failed(tally: Replayed, why: str) -> None:
     tally.failed += 1
     if len(tally.errors) < 20:
         tally.errors.append(why)
-
-
-async def _feedback(client: Any, model: str, waiting: list[tuple[int, str, int]], now_us: int | None, tally: Replayed) -> None:
-    """Send the truths known by `now_us` (None: all)."""
-    due = [w for w in waiting if now_us is None or w[0] <= now_us]
-    waiting[:] = [w for w in waiting if now_us is not None and w[0] > now_us]
-    for i in range(0, len(due), 500):
-        items = [{"prediction_id": number, "label": label, "at": moment_at(known).isoformat()} for known, number, label in due[i : i + 500]]
-        answer = await client.post(f"/v1/models/{model}/feedback", json={"items": items})
-        if answer.status_code != 200:
-            _failed(tally, f"feedback: HTTP {answer.status_code}: {answer.text[:300]}")
-        else:
-            tally.labels += len(items)

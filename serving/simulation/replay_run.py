@@ -14,7 +14,7 @@ from infra import redis_client
 from infra.ports import port
 from infra.settings import Settings
 from infra.timestamps import moment_at
-from serving.simulation.replay import Replayed, ReplayError, events_of, play, requests_of
+from serving.simulation.replay import Replayed, ReplayError, Where, events_of, play, requests_of
 from streaming.aggregation.windows import MINUTE
 from streaming.online.store import connect
 from streaming.schema.feature_view import views
@@ -28,13 +28,12 @@ def rehearse(
     settings: Settings,
     case: UseCase,
     spec: ModelSpec,
-    first_us: int,
-    last_us: int,
+    span: tuple[int, int],
     step_minutes: float,
     console: Console,
     between: Callable[[int, Replayed, Callable[[str], None]], None] = lambda *_: None,
 ) -> Replayed:
-    """Replay `[first, last)` (microseconds) against the running services of this checkout.
+    """Replay a span `[first, last)` (microseconds) against the running services of this checkout.
 
     Args:
         between: called after each step with the moment reached, the tally so far, and what shows a line of progress; time stands still meanwhile.
@@ -42,6 +41,7 @@ def rehearse(
     Raises:
         ReplayError: no live model, no data, or the online store does not stand at the period's beginning.
     """
+    first_us, last_us = span
     number = release.champion(settings.model_root, spec.name)
     if number is None:
         raise ReplayError(f"no version of {spec.name} is live: run `headrace train` first")
@@ -73,14 +73,11 @@ def rehearse(
 
         return asyncio.run(
             play(
-                model=spec.name,
-                base_url=f"http://{settings.host}:{port(settings.state, 'http')}",
-                redis_url=settings.redis(),
-                project=case.project,
-                events=events,
-                requests=requests,
-                span=(first_us, last_us),
-                step_us=round(step_minutes * MINUTE),
+                Where(spec.name, f"http://{settings.host}:{port(settings.state, 'http')}", settings.redis(), case.project),
+                events,
+                requests,
+                span,
+                round(step_minutes * MINUTE),
                 progress=progress,
             )
         )

@@ -167,7 +167,9 @@ class Year:
             for one in self.decisions()[before:]:
                 self.console.print(f"   {_day(one.at_us)}  {one.step}: {one.text[:200]}", style="dim", highlight=False)
 
-        self.replayed = rehearse(self.settings, self.case, self.spec, self.first_us, self.last_us, self.step_minutes, self.console, between)
+        self.replayed = rehearse(
+            self.settings, self.case, self.spec, (self.first_us, self.last_us), self.step_minutes, self.console, between
+        )
         while watch.poll(None):
             pass
         pilot.step()

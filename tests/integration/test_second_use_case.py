@@ -331,7 +331,7 @@ def test_feasts_own_calls_use_our_join_and_our_backfill(bikes: Bikes) -> None:
 
 
 def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any, server: str) -> None:
-    from serving.simulation.replay import events_of, play, requests_of
+    from serving.simulation.replay import Where, events_of, play, requests_of
 
     streaming()
     span = (SEAM_US, SEAM_US + 18 * HOUR)
@@ -340,14 +340,11 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     events = events_of(list(bikes.views.values()), root, *span)
     tally = asyncio.run(
         play(
-            model="turned_away",
-            base_url=server,
-            redis_url=bikes.settings.redis(),
-            project="bikes",
-            events=events,
-            requests=requests_of(bikes.spec, bikes.contract, root, *span),
-            span=span,
-            step_us=30 * MINUTE,
+            Where("turned_away", server, bikes.settings.redis(), "bikes"),
+            events,
+            requests_of(bikes.spec, bikes.contract, root, *span),
+            span,
+            30 * MINUTE,
         )
     )
     assert tally.failed == 0, tally.errors
@@ -377,7 +374,7 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
 
 def test_a_store_that_has_lost_everything_serves_no_wrong_cell_and_says_what_it_lacks(bikes: Bikes, streaming: Any, server: str) -> None:
     """Live events go on, and their windows would pass for whole."""
-    from serving.simulation.replay import events_of, play, requests_of
+    from serving.simulation.replay import Where, events_of, play, requests_of
 
     streaming()
     client = connect(bikes.settings.redis())
@@ -391,8 +388,8 @@ def test_a_store_that_has_lost_everything_serves_no_wrong_cell_and_says_what_it_
     assert "no backfill of rides_by_station" in said
     span, root = (SEAM_US, SEAM_US + 3 * HOUR), bikes.settings.offline_root
     events, requests = events_of(list(bikes.views.values()), root, *span), requests_of(bikes.spec, bikes.contract, root, *span)
-    where = {"model": "turned_away", "base_url": server, "redis_url": bikes.settings.redis(), "project": "bikes"}
-    tally = asyncio.run(play(**where, events=events, requests=requests, span=span, step_us=30 * MINUTE))
+    where = Where("turned_away", server, bikes.settings.redis(), "bikes")
+    tally = asyncio.run(play(where, events, requests, span, 30 * MINUTE))
     assert tally.failed == 0, tally.errors
     deadline = time.monotonic() + 180
     while len(log := read_log(client, "bikes", "turned_away")[before:]) < tally.predictions and time.monotonic() < deadline:

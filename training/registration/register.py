@@ -8,15 +8,17 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records import contract, release
-from feature_repo.records.contract import Contract, ContractError, Finding, Profile
+from feature_repo.records.contract import Contract, ContractError, Finding, Parity, Profile
 from feature_repo.spec.use_case import ModelSpec
 from training.data import validation
 from training.data.splits import Part, matrix, split
@@ -113,48 +115,16 @@ def train_and_register(
         (partial / LIGHTGBM).write_text(model_text(fitted))
         write_reference(partial / contract.REFERENCE, spec, training_set, fitted, scores)
         run_id = tracking.start(settings, spec.name)
-        reference = {i.name: profile(parts["valid"].matrix[:, n]) for n, i in enumerate(training_set.inputs)}
-        made = Contract(
-            model=spec.name,
-            version=0,
-            project=training_set.project,
-            feature_service=spec.feature_service,
-            definitions=training_set.definitions,
-            definition_hash=training_set.definition_hash,
-            inputs=training_set.inputs,
-            request=training_set.request,
-            label=spec.spine.label,
-            label_delay=spec.label_delay,
-            deadline_ms=spec.deadline_ms,
-            split={name: [str(span.start), str(span.end)] for name, span in _spans(spec).items()},
-            training_set={
-                "hash": training_set.hash,
-                "rows": training_set.rows,
-                "path": training_set.path.name,
-                "identity": training_set.identity,
-                "known_upto_us": training_set.known_upto_us,
-                "late_labels": {name: parts[name].late for name in ("train", "valid")},
-            },
-            parameters={**spec.parameters, "rounds": fitted.booster.best_iteration or fitted.booster.current_iteration()},
-            metrics=_defined(measured.metrics),
-            slices=_defined(measured.slices["valid"]),
-            gates=checks,
-            reference=reference | {"score": profile(scores["valid"])},
-            parity=same,
+        outcome = Outcome(fitted, scores, measured, same, checks)
+        made = describe(spec, training_set, outcome, settings)
+        made = msgspec.structs.replace(
+            made,
             run_id=run_id,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={p.name: contract.sha256(p) for p in sorted(partial.iterdir())},
-            spec=spec.model_dump(mode="json"),
             provenance=dict(provenance or {}),
             parent=parent,
-            training_profile=validation.profile(parts["train"].table, training_set.inputs),
             validation=findings,
             search=record,
-            calibration=_calibration(spec, fitted, scores, measured),
-            intervals=measured.intervals,
-            fairness=_defined(measured.fairness),
-            importance=measured.importance,
-            code=code(settings.repo),
         )
         card = Card(spec, measured, {name: metrics.curves(part.label, scores[name]) for name, part in parts.items() if name != "train"})
         folder, made = _claim(partial, root, made, card.write)
@@ -165,6 +135,65 @@ def train_and_register(
             tracking.fail(settings, run_id)
         raise
     return made
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fit has given, before anything is written.
+
+    Attributes:
+        scores: by split `[n]`.
+        parity: of the export with the booster, on every row.
+    """
+
+    fitted: Fitted
+    scores: Mapping[str, NDArray[np.float64]]
+    measured: metrics.Measured
+    parity: Parity
+    checks: list[dict[str, Any]]
+
+
+def describe(spec: ModelSpec, training_set: TrainingSet, outcome: Outcome, settings: Settings) -> Contract:
+    """The contract of what was fitted, without what its registration adds: number, run, files, where it comes from."""
+    reference = {i.name: profile(outcome.fitted.parts["valid"].matrix[:, n]) for n, i in enumerate(training_set.inputs)}
+    return Contract(
+        model=spec.name,
+        version=0,
+        project=training_set.project,
+        feature_service=spec.feature_service,
+        definitions=training_set.definitions,
+        definition_hash=training_set.definition_hash,
+        inputs=training_set.inputs,
+        request=training_set.request,
+        label=spec.spine.label,
+        label_delay=spec.label_delay,
+        deadline_ms=spec.deadline_ms,
+        split={name: [str(span.start), str(span.end)] for name, span in _spans(spec).items()},
+        training_set={
+            "hash": training_set.hash,
+            "rows": training_set.rows,
+            "path": training_set.path.name,
+            "identity": training_set.identity,
+            "known_upto_us": training_set.known_upto_us,
+            "late_labels": {name: outcome.fitted.parts[name].late for name in ("train", "valid")},
+        },
+        parameters={**spec.parameters, "rounds": outcome.fitted.booster.best_iteration or outcome.fitted.booster.current_iteration()},
+        metrics=_defined(outcome.measured.metrics),
+        slices=_defined(outcome.measured.slices["valid"]),
+        gates=outcome.checks,
+        reference=reference | {"score": profile(outcome.scores["valid"])},
+        parity=outcome.parity,
+        run_id="",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={},
+        spec=spec.model_dump(mode="json"),
+        training_profile=validation.profile(outcome.fitted.parts["train"].table, training_set.inputs),
+        calibration=_calibration(spec, outcome.fitted, outcome.scores, outcome.measured),
+        intervals=outcome.measured.intervals,
+        fairness=_defined(outcome.measured.fairness),
+        importance=outcome.measured.importance,
+        code=code(settings.repo),
+    )
 
 
 def sweep(root: Path) -> None:
@@ -231,8 +260,6 @@ def _claim(partial: Path, root: Path, made: Contract, complete: Callable[[Path, 
     Args:
         complete: writes what depends on the number, after the contract.
     """
-    import msgspec
-
     while True:
         version = 1 + max((int(p.name) for p in root.iterdir() if p.name.isdigit()), default=0)
         made = msgspec.structs.replace(made, version=version)
