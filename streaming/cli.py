@@ -12,8 +12,11 @@ from infra.cli import Report, console, moment, own_settings, write_report
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
+    from streaming.backfill.run import Backfilled
     from streaming.schema.feature_view import View
 
 
@@ -94,6 +97,7 @@ def apply(
         console.print(f"to be backfilled: headrace backfill {' '.join(f'--view {name}' for name in stale)}")
 
 
+# wide: one for each option of the command
 def backfill(
     view: Annotated[list[str] | None, typer.Option("--view", help="Only this view (may be given several times).")] = None,
     start: Annotated[
@@ -159,11 +163,16 @@ def backfill(
     console.print(show.result_table(done))
     spark.stop()
     write_report(report, done)
+    _end(done, own.delete_share)
+
+
+def _end(done: Sequence[Backfilled], share: float) -> None:
+    """Exit as `backfill` says it does."""
     failed = [r for r in done if r.error]
     if failed:
         raise typer.Exit(75 if all(r.held for r in failed) else 1)
     if any(r.spared for r in done):
-        console.print(f"more than a share of {own.delete_share:g} is not removed at once (--allow-most does it)")
+        console.print(f"more than a share of {share:g} is not removed at once (--allow-most does it)")
         raise typer.Exit(1)
 
 

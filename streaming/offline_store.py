@@ -146,6 +146,7 @@ _HELPER = "__odfv__"
 class HeadraceOfflineStore(SparkOfflineStore):
     """Feast's offline store interface over `streaming.join.on_spark`."""
 
+    # wide: Feast's own signature
     @staticmethod
     def get_historical_features(
         config: RepoConfig,
@@ -193,6 +194,7 @@ class HeadraceOfflineStore(SparkOfflineStore):
     def offline_write_batch(config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         raise JoinError("write to the offline store with `headrace ingest`; Feast's append would duplicate rows on a second run")
 
+    # wide: Feast's own signature
     @staticmethod
     def pull_latest_from_table_or_query(
         config: RepoConfig,

@@ -12,6 +12,7 @@ from infra.timestamps import microseconds
 if TYPE_CHECKING:
     from infra.settings import Settings
     from training.retraining.backtest import Drift
+    from training.retraining.retrain import Gates
     from training.retraining.simulation_port import Loop
 
 
@@ -93,12 +94,10 @@ def retrain(
 ) -> None:
     """Train a new version with the spec's splits moved up to now, and put it through every gate. Promotes nothing."""
     import contextlib
-    import time
     from typing import Any
 
     import msgspec
 
-    from feature_repo.records.decisions import Decision, Journal
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.spark import session
     from training.data.training_set import newest_known
@@ -132,11 +131,7 @@ def retrain(
         gates = found or steps.challenge(spark, case, own, spec, version)
     if force and not gates.passed:
         gates = msgspec.structs.replace(gates, forced=True)
-        failed = ", ".join(c.name for c in gates.checks if not c.passed)
-        wall_us = time.time_ns() // 1000
-        Journal(own.state, spec.name).write(
-            Decision(f"{identity}/forced", now_us, wall_us, "forced", f"passed by force: {failed}", version)
-        )
+        _note_force(own, gates, spec.name, identity, now_us)
     steps.write_gates(own, spec.name, gates)
     console.print(f"{spec.name} version {version} is registered, trained on what was known by {moment_text(now_us)}")
     console.print(gates_table(gates))
@@ -145,6 +140,17 @@ def retrain(
         errors.print("[red]not to be let out:[/red] a gate failed")
         raise typer.Exit(1)
     console.print(f"next: `headrace shadow {spec.name} {version}`, or leave it to `headrace autopilot` (`headrace retrain --ask`)")
+
+
+def _note_force(own: Settings, gates: Gates, name: str, identity: str, now_us: int) -> None:
+    """Say in the journal which gates a person has let a version pass."""
+    import time
+
+    from feature_repo.records.decisions import Decision, Journal
+
+    failed, wall_us = ", ".join(c.name for c in gates.checks if not c.passed), time.time_ns() // 1000
+    forced = Decision(f"{identity}/forced", now_us, wall_us, "forced", f"passed by force: {failed}", gates.version)
+    Journal(own.state, name).write(forced)
 
 
 def _ask(own: Settings, name: str, why: str) -> None:

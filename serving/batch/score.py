@@ -56,6 +56,7 @@ class Scored:
     refused: int
 
 
+# wide: one keyword for each option of the command
 def score(
     spark: SparkSession, use_case: UseCase, settings: Settings, model: str, version: int, source: Path, target: Path, at: datetime | None
 ) -> Scored:

@@ -83,6 +83,7 @@ class Predictor:
         WiringError: the contract's inputs cannot all be served from these.
     """
 
+    # wide: what a version is put together from; called once by the loader
     def __init__(
         self,
         contract: Contract,
@@ -267,6 +268,7 @@ class Predictor:
             raise Invalid(f"row {faults[0].row}, input {faults[0].field!r}: {faults[0].message}{more}.", faults)
         return served
 
+    # wide: the hot path of a request: what is logged, without an object in between
     def _record(
         self,
         question: Question,

@@ -234,6 +234,7 @@ def _add(ah: float, al: float, bh: float, bl: float) -> tuple[float, float]:
     return total, lo if math.isfinite(total) and math.isfinite(lo) else 0.0
 
 
+# wide: the hot path of a request: an object to carry these would cost more than the sketch
 def _sketched(kind: str, function: str, blob: bytes, at: int, m: int, n: int, first: int, stop: int) -> float:
     counts = np.frombuffer(blob, dtype="<u4", count=n, offset=at)
     lo, hi = int(counts[:first].sum()), int(counts[:stop].sum())

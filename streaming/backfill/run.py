@@ -161,6 +161,7 @@ def _rate(said: dict[str, str]) -> float:
     return rate if 0 < rate < math.inf else _RATE
 
 
+# wide: one keyword for each option of the command
 def backfill(
     spark: SparkSession,
     views: Sequence[View],
@@ -227,6 +228,7 @@ def backfill(
     return results
 
 
+# wide: what `backfill` was asked, for one view
 def _one(
     spark: SparkSession,
     view: View,

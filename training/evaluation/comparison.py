@@ -194,6 +194,7 @@ def compare(
     return Comparison(metric, was, now, difference, float(low), float(high), worse, error, len(y), blocks, len(found))
 
 
+# wide: arrays of one length, and how they are compared
 def slices(
     label: ArrayLike,
     champion: ArrayLike,

@@ -53,6 +53,7 @@ def differ(a: Floats, b: Floats) -> NDArray[np.bool_]:
     return np.asarray(~((a == b) | (np.isnan(a) & np.isnan(b))))
 
 
+# wide: arrays of one shape, a cell each
 def causes(
     served: Floats,
     letters: NDArray[Any],

@@ -62,6 +62,7 @@ def _every_row(training_set: TrainingSet) -> NDArray[np.float64]:
     return matrix(read(training_set.path, [i.name for i in training_set.inputs]), training_set.inputs)
 
 
+# wide: one keyword for each option of the command
 def train_and_register(
     spec: ModelSpec,
     training_set: TrainingSet,

@@ -190,6 +190,7 @@ def _read(spec: ModelSpec, training_set: TrainingSet) -> _Stream:
     return _Stream(table, at, known, table[spec.spine.label].cast(pa.float64()).to_numpy())
 
 
+# wide: what one policy lives through; called once
 def _live(
     name: str,
     policy: Triggers,

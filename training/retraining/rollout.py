@@ -92,6 +92,7 @@ class Ruling(msgspec.Struct, frozen=True):
     unknown: str = ""
 
 
+# wide: what a stage is judged by, each from another source
 def evidence(
     phase: Phase,
     rows: Labelled,

@@ -1,0 +1,121 @@
+"""The house keeps its own rules: rooms stay small, packages say what they show, and names lead where they say.
+
+The import order itself is in pyproject.toml (`[tool.importlinter]`), checked by `lint-imports`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("infra", "feature_repo", "streaming", "training", "serving")
+MODULES, LINES, FUNCTION, PARAMETERS = 14, 400, 60, 7
+"""The most modules of a package; lines of a module; lines of a function, without its docstring; parameters of a function."""
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources() -> Iterator[tuple[Path, str]]:
+    """Every module of the rooms, by its path from the checkout; what protoc has written is left out."""
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            if "pb2" not in path.name:
+                yield path.relative_to(ROOT), path.read_text()
+
+
+def functions(text: str) -> Iterator[Function]:
+    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
+
+
+def excused(text: str, function: Function, word: str) -> bool:
+    """Whether the line above the function says why it is long or wide: `# long: …`, `# wide: …`."""
+    first = min([function.lineno, *(d.lineno for d in function.decorator_list)])
+    return text.splitlines()[first - 2].strip().startswith(f"# {word}: ")
+
+
+def code_lines(function: Function) -> int:
+    lines = function.end_lineno - function.lineno + 1  # type: ignore[operator]
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        lines -= first.end_lineno - first.lineno + 1  # type: ignore[operator]
+    return lines
+
+
+def parameters(function: Function) -> int:
+    names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def imported(text: str) -> Iterator[str]:
+    """Modules that a module imports, as far as their names are written out; `package.name` for a name of a package as well."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_package_has_too_many_modules() -> None:
+    counts: dict[Path, int] = defaultdict(int)
+    for path, _ in sources():
+        counts[path.parent] += path.name != "__init__.py"
+    assert {str(folder): n for folder, n in counts.items() if n > MODULES} == {}
+
+
+def test_no_module_is_too_long() -> None:
+    assert {str(path): text.count("\n") for path, text in sources() if text.count("\n") > LINES} == {}
+
+
+def test_no_function_is_too_long_unless_a_comment_says_why() -> None:
+    long = {
+        f"{path}: {f.name}": code_lines(f)
+        for path, text in sources()
+        for f in functions(text)
+        if code_lines(f) > FUNCTION and not excused(text, f, "long")
+    }
+    assert long == {}
+
+
+def test_no_function_takes_too_many_parameters_unless_a_comment_says_why() -> None:
+    wide = {
+        f"{path}: {f.name}": parameters(f)
+        for path, text in sources()
+        for f in functions(text)
+        if parameters(f) > PARAMETERS and not excused(text, f, "wide")
+    }
+    assert wide == {}
+
+
+def test_a_package_says_which_modules_are_its_face() -> None:
+    """Those, and no others, are imported from outside of it."""
+    texts = dict(sources()) | {Path("headrace.py"): (ROOT / "headrace.py").read_text()}
+    names = {".".join(path.with_suffix("").parts) for path in texts}
+    shown: dict[str, set[str]] = defaultdict(set)
+    for path, text in texts.items():
+        home = path.parts[:2]
+        for name in imported(text):
+            parts = name.split(".")
+            if name in names and len(parts) == 3 and tuple(parts[:2]) != home and "flights" not in parts:
+                shown[".".join(parts[:2])].add(parts[2])
+    packages = {".".join(path.parent.parts): text for path, text in texts.items() if path.name == "__init__.py" and len(path.parts) == 3}
+    said = {}
+    for package, text in packages.items():
+        face = re.search(r"Face:([^.]*)\.", ast.get_docstring(ast.parse(text)) or "")
+        assert face, f"{package} does not say which modules are its face"
+        said[package] = {name.strip() for name in face[1].split(",")}
+    assert said == {package: shown[package] for package in packages}
+
+
+def test_every_test_module_lies_where_its_name_says() -> None:
+    """`tests/<room>/<package>/` is a package of that room; what is above is a room's or the whole platform's."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    wrong = []
+    for folder in folders:
+        inside = folder.relative_to(ROOT / "tests")
+        if inside.parts and inside.parts[0] in ROOMS and not (ROOT / inside).is_dir():
+            wrong.append(str(inside))
+    assert wrong == []
