@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli import console, model_name, own_settings, plain_name
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text
 
 if TYPE_CHECKING:
     from feature_repo.records.decisions import Decision
@@ -114,7 +114,7 @@ def _chain(decisions: list[Decision]) -> None:
         return
     table = Table("in the predictions' time", "decision", "why", box=None, pad_edge=False)
     for one in decisions:
-        at = f"{moment_at(one.at_us):%Y-%m-%d %H:%M}"
+        at = minute_text(one.at_us)
         table.add_row(at, one.step, escape(one.text))
         for name, text in one.facts.items():
             table.add_row("", f"[dim]{name}[/dim]", f"[dim]{escape(text)}[/dim]")

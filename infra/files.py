@@ -6,6 +6,8 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,11 +85,50 @@ def read_lines(path: Path, kind: type[Read]) -> list[Read]:
     return found
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put a file in place of another in one step."""
-    partial = path.with_name(f".{path.name}.new")
-    partial.write_bytes(content)
-    partial.replace(path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; when the block has ended, it takes the place of `path` in one step. Where the block fails, it is gone."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Put a file in place of another in one step.
+
+    Args:
+        mode: who may read it, as far as the process's umask allows.
+    """
+    with replacing(path) as partial, open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
+        file.write(content)
+
+
+class HeldError(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def alone(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; it is released when the block ends, and when the process does, however that ends.
+
+    Args:
+        wait: for who holds it now.
+
+    Raises:
+        HeldError: somebody holds it, and this one does not wait.
+    """
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path, timeout=-1 if wait else 0):
+            yield
+    except filelock.Timeout:
+        raise HeldError(f"{path} is locked by another process") from None
 
 
 def put_aside(path: Path, why: Any, hidden: bool = False) -> Path:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from infra import files
 from infra.settings import Settings
 
 MINIMUM = 17
@@ -52,10 +53,7 @@ def _bundled(settings: Settings) -> Path | None:
     script = f'#!/bin/bash\nfor a; do shift; [ "$a" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$a"; done\nexec "{real}" "$@"\n'
     if not wrapper.is_file() or wrapper.read_text() != script:
         wrapper.parent.mkdir(parents=True, exist_ok=True)
-        partial = wrapper.with_suffix(".new")
-        partial.write_text(script)
-        partial.chmod(0o755)
-        partial.replace(wrapper)
+        files.replace(wrapper, script.encode(), 0o755)
     return wrapper.parent.parent
 
 

@@ -7,7 +7,6 @@ free to everyone. Ports lie below the range that the kernel gives to outgoing co
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -57,8 +56,7 @@ def _claims() -> Iterator[dict[str, str]]:
     """Port → state folder of every checkout of this user, locked; what is changed is kept, claims of folders that are gone are not."""
     folder = private.folder(claims_folder())
     path = folder / "claims.json"
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.alone(folder / "lock"):
         before: dict[str, str] = {}
         try:
             before = files.read_json(path, dict[str, str])
@@ -97,8 +95,7 @@ def port(state: Path, name: str, claim: bool = False) -> int:
     """
     state.mkdir(parents=True, exist_ok=True)
     path = state / "ports.json"
-    with open(state / "ports.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.alone(state / "ports.lock"):
         ports = chosen(state)
         if name not in ports or (claim and not is_free(ports[name])):
             with _claims() as claims:

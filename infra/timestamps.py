@@ -22,6 +22,21 @@ def whole_seconds(at: datetime) -> int:
     return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // _SECOND
 
 
+def day_text(us: float) -> str:
+    """`2013-10-15`, in UTC."""
+    return f"{moment_at(us):%Y-%m-%d}"
+
+
+def minute_text(us: float) -> str:
+    """`2013-10-15 08:30`, in UTC."""
+    return f"{moment_at(us):%Y-%m-%d %H:%M}"
+
+
+def second_text(us: float) -> str:
+    """`2013-10-15 08:30:00`, in UTC."""
+    return f"{moment_at(us):%Y-%m-%d %H:%M:%S}"
+
+
 def moment_at(us: float) -> datetime:
     """The moment in UTC so many microseconds after the epoch.
 
@@ -29,3 +44,11 @@ def moment_at(us: float) -> datetime:
         OverflowError: it is outside the years 1 to 9999.
     """
     return EPOCH + timedelta(microseconds=int(us))
+
+
+def span_text(seconds: float) -> str:
+    """A length of time for people: `40 s`, `3 min`, `5 h`, `2 d`."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"

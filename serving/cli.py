@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli import Model, Report, console, errors, model_name, moment, own_settings, write_report
-from infra.timestamps import microseconds, moment_at
+from infra.timestamps import microseconds, second_text
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -180,7 +180,7 @@ def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a pr
     case = UseCase(own.repo)
     prediction = find(connect(own.redis()), case.project, prediction_id)
     found = rerun(case, own, prediction)
-    what = f"{prediction.model} version {prediction.version}, {moment_at(prediction.at_us):%Y-%m-%d %H:%M:%S}"
+    what = f"{prediction.model} version {prediction.version}, {second_text(prediction.at_us)}"
     write_report(report, found.summary())
     for cell in found.cells:
         if not cell.same:

@@ -20,7 +20,7 @@ from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.settings import Settings
 from infra.supervision.beat import Part
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text, span_text
 
 
 def print_status(own: Settings, console: Console) -> None:
@@ -92,12 +92,12 @@ def _print_views(own: Settings, console: Console) -> None:
     with _said(console, "how far the views are"):
         states = view_states(client, list(applied.values()))
     for state in states:
-        age = _span((now_us - state.newest_us) / 1e6) if state.newest_us else ""
+        age = span_text((now_us - state.newest_us) / 1e6) if state.newest_us else ""
         note = f"[red]last backfill failed: {escape(state.error)}[/red]" if state.error else ""
         if state.unfinished:
             note = f"[yellow]unfinished backfill: {state.unfinished} parts done[/yellow] {note}"
         size = f"{state.bytes / 1e6:.1f} MB" if state.entities else ""
-        seam, newest = ("-" if us is None else f"{moment_at(us):%Y-%m-%d %H:%M}" for us in (state.seam_us, state.newest_us))
+        seam, newest = ("-" if us is None else minute_text(us) for us in (state.seam_us, state.newest_us))
         table.add_row(state.view, seam, f"{state.rows:,}", f"{state.entities:,}", newest, age, size, str(state.failures or ""), note)
     if table.row_count:
         console.print(table)
@@ -105,7 +105,7 @@ def _print_views(own: Settings, console: Console) -> None:
         stream = stream_state(client, case.project)
         if stream.wall_us or stream.waiting:
             # a batch may have ended since this command began
-            last = f", last batch {_span(max(0.0, time.time() - stream.wall_us / 1e6))} ago" if stream.wall_us else ""
+            last = f", last batch {span_text(max(0.0, time.time() - stream.wall_us / 1e6))} ago" if stream.wall_us else ""
             console.print(
                 f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
                 f"{stream.rejected:,} rejected{last}"
@@ -114,7 +114,7 @@ def _print_views(own: Settings, console: Console) -> None:
         moment = clock.rehearsal_us(client, case.project)
         if moment is not None and moment < now_us:
             console.print(
-                f"a rehearsal has brought the store to {moment_at(moment):%Y-%m-%d %H:%M}: by that clock "
+                f"a rehearsal has brought the store to {minute_text(moment)}: by that clock "
                 "it is reckoned who has fallen silent (a backfill without --to ends it)"
             )
     for model in case.models:
@@ -159,10 +159,3 @@ def _released(found: Release | None) -> str:
     if found.previous is not None:
         parts.append(f"version {found.previous} to roll back to")
     return ", ".join(parts)
-
-
-def _span(seconds: float) -> str:
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"

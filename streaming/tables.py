@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text
 
 if TYPE_CHECKING:
     from streaming.backfill.estimate import Size
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def day(us: int | None) -> str:
-    return f"{moment_at(us):%Y-%m-%d %H:%M}" if us else "-"
+    return minute_text(us) if us else "-"
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

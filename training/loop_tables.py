@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text
 from training.monitoring.live_quality import Day, Measured, Quality
 from training.retraining.retrain import Gates
 from training.retraining.version_comparison import HeadToHead
@@ -51,7 +51,7 @@ def gates_table(gates: Gates) -> Table:
 
 
 def moment_text(us: int) -> str:
-    return f"{moment_at(us):%Y-%m-%d %H:%M} UTC"
+    return f"{minute_text(us)} UTC"
 
 
 def comparison_table(found: HeadToHead) -> Table:

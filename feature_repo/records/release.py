@@ -9,7 +9,6 @@ previous   is what a roll-back goes back to
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -243,8 +242,7 @@ def _change(root: Path, model: str, what: str, why: str, step: Callable[[Release
     folder = root / model
     if not folder.is_dir():
         raise ReleaseError(_unknown(root, model))
-    with open(folder / ".release.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.alone(folder / ".release.lock"):
         try:
             now = read(root, model)
         except ReleaseError as error:

@@ -24,6 +24,7 @@ from msgspec import Meta
 from infra import redis_client
 from infra.cause import cause
 from infra.supervision.watchdog import Watchdog
+from infra.timestamps import span_text
 
 if TYPE_CHECKING:
     import redis
@@ -147,7 +148,7 @@ def _member(name: str, now_us: int, beat: Beat) -> Part:
     age_s = _age_s(now_us, beat)
     if not _silent(now_us, beat):
         return Part(name, "failing" if beat.failing else "well", f"failing: {beat.failing}" if beat.failing else "", max(age_s, 0.0))
-    detail = f"silent for {span(age_s)}" if age_s > 0 else f"silent: its last word is dated {span(-age_s)} ahead"
+    detail = f"silent for {span_text(age_s)}" if age_s > 0 else f"silent: its last word is dated {span_text(-age_s)} ahead"
     return Part(name, "silent", f"{detail}; failing before: {beat.failing}" if beat.failing else detail, max(age_s, 0.0))
 
 
@@ -157,14 +158,6 @@ def _worst(some: list[Part]) -> Part:
     if len(some) == 1 or not bad:
         return worst
     return Part(worst.name, worst.state, f"{bad} of {len(some)}: {worst.detail}", worst.age_s)
-
-
-def span(seconds: float) -> str:
-    """A length of time for people: `40 s`, `3 min`, `5 h`, `2 d`."""
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def forget(client: redis.Redis, project: str, parts: Iterable[str]) -> None:

@@ -76,12 +76,9 @@ def read_record(path: Path) -> Record | None:
 
 def write(path: Path, content: dict[str, Any]) -> None:
     """Replace a file as a whole; only its owner can read it (an environment may hold passwords)."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file)
     if path.is_dir():
         path.rename(path.with_name(f"{path.name}.broken-{time.time_ns()}"))
-    partial.replace(path)
+    files.replace(path, json.dumps(content).encode(), 0o600)
 
 
 def marked(mark: str) -> set[psutil.Process]:

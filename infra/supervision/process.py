@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +92,7 @@ def recover(settings: Settings) -> list[str]:
     found.pop(SUPERVISOR, None)
     for name, family in found.items():
         if alive(settings, name) is None:
-            with suppress(BlockingIOError), _alone(settings, name, waits=False):  # it is being started or stopped this moment
+            with suppress(files.HeldError), _alone(settings, name, waits=False):  # it is being started or stopped this moment
                 if alive(settings, name) is None:
                     _remember(settings, name, family)
     return list(found)
@@ -120,11 +119,9 @@ def _alone(settings: Settings, name: str, waits: bool = True) -> Iterator[None]:
     """One starter or stopper at a time: a second starter waits, and finds the service running.
 
     Raises:
-        BlockingIOError: there is another, and this one does not wait.
+        HeldError: there is another, and this one does not wait.
     """
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    with open(settings.run_dir / f"{name}.starting", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with files.alone(settings.run_dir / f"{name}.starting", waits):
         yield
 
 

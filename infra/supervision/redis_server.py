@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra import private, redis_client
+from infra import files, private, redis_client
 from infra.ports import port
 from infra.settings import Settings
 from infra.supervision.launch import asked_path
@@ -106,10 +105,7 @@ def argv(settings: Settings, number: int) -> list[str]:
     options += list(_SINCE_7.items()) if modern else []
     lines = [f'{name} "{value}"' for name, value in options]
     lines += [f'rename-command {name} ""' for name in (_NEVER if modern else _NEVER_BEFORE_7)]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-        file.write("\n".join(lines) + "\n")
-    partial.replace(path)
+    files.replace(path, ("\n".join(lines) + "\n").encode(), 0o600)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     asked_path(settings.run_dir, NAME).write_text(str(number))
     # included from within the folder: the server reads a path as a pattern, and one that fits nothing would leave it without a password

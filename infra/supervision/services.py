@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from infra import files
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from infra.supervision import process, redis_server
@@ -77,13 +77,13 @@ def alone(settings: Settings, waiting: Callable[[], None] = lambda: None) -> Ite
     Args:
         waiting: called where there is another to wait for.
     """
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    with open(settings.run_dir / "services.lock", "w") as lock:
+    path = settings.run_dir / "services.lock"
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(files.alone(path, wait=False))
+        except files.HeldError:
             waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(files.alone(path))
         yield
 
 

@@ -6,7 +6,6 @@ killed itself, the services go on; the next one that is started brings it back, 
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import importlib.util
 import os
@@ -25,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from infra import private
+from infra import files, private
 from infra.settings import ROOT, Settings
 from infra.supervision.launch import MARK, Record, families, read_record, write
 from infra.supervision.watchdog import HUNG_S
@@ -151,8 +150,7 @@ class Supervisor:
         """One change at a time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings.log_dir.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.alone(self.folder / "lock"):
             yield
 
     @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import http.client
 import io
@@ -213,11 +212,10 @@ def run(settings: Settings) -> None:
     Raises:
         ServeError: this checkout serves already, the application was not up within `START_S` seconds, or Ray died.
     """
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    with open(settings.run_dir / "serve.lock", "w") as lock:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            held.enter_context(files.alone(settings.run_dir / "serve.lock", wait=False))
+        except files.HeldError:
             raise ServeError(
                 f"this checkout serves already on http://{settings.host}:{port(settings.state, 'http')}; stop that first"
             ) from None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-INPUT, OUTPUT = "inputs", "score"
+from feature_repo.records.onnx_session import INPUT, OUTPUT, session
 
 
 class ScorerError(ValueError):
@@ -27,16 +27,8 @@ class Scorer:
     """
 
     def __init__(self, path: Path, features: int) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = session(path)
         except Exception as error:  # ONNX Runtime raises a class of its own per failure, all below Exception
             raise ScorerError(f"{path} cannot be loaded by ONNX Runtime: {error}") from None
         inputs = {i.name: i for i in self._session.get_inputs()}

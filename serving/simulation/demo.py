@@ -21,7 +21,7 @@ from feature_repo.records import release
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
 from infra.supervision import process, redis_server, services
-from infra.timestamps import microseconds, moment_at
+from infra.timestamps import day_text, microseconds
 from serving.simulation.replay import Replayed
 from serving.simulation.stages import Course, StageFailed
 
@@ -121,7 +121,7 @@ class Demo:
             failed = [f"{d.view}: {d.error}" for d in done if d.error]
             if failed:
                 raise StageFailed("; ".join(failed))
-            said(f"{len(done)} views, {sum(d.entities for d in done):,} entities, to {_day(self.first_us)}")
+            said(f"{len(done)} views, {sum(d.entities for d in done):,} entities, to {day_text(self.first_us)}")
         with self.course.stage("training set") as said:
             self.made = self.training["build"](spark, self.case, self.settings, self.spec)
             said(f"{self.made.rows:,} examples x {len(self.made.inputs)} inputs, hash {self.made.hash[:12]}")
@@ -235,7 +235,7 @@ class Demo:
             version=made.version if made else 0,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             description=self.spec.description,
-            period=(_day(self.first_us), _day(self.last_us)),
+            period=(day_text(self.first_us), day_text(self.last_us)),
             problems=self.problems,
             stages=[page.Stage(**s) for s in self.course.stages],
             rows=sum(self.rows.values()) or None,
@@ -307,7 +307,7 @@ def _by_day(at: Any, label: Any, score: Any) -> list[tuple[str, int, float | Non
 
     groups: dict[str, list[int]] = defaultdict(list)
     for i, us in enumerate(at.tolist()):
-        groups[_day(us)].append(i)
+        groups[day_text(us)].append(i)
     rows: list[tuple[str, int, float | None, float | None, float | None]] = []
     for day, index in sorted(groups.items()):
         y, s = label[index], score[index]
@@ -321,7 +321,3 @@ def _by_day(at: Any, label: Any, score: Any) -> list[tuple[str, int, float | Non
         margin = 1.96 * max(variance, 0.0) ** 0.5
         rows.append((day, len(index), auc, max(0.0, auc - margin), min(1.0, auc + margin)))
     return rows
-
-
-def _day(us: float) -> str:
-    return f"{moment_at(us):%Y-%m-%d}"

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feature_repo.records.contract import Parity
-from infra import charts
+from infra import charts, files
 from serving.monitoring import verdict_plot
 from serving.monitoring.verdict import FeatureVerdict, Verdict
 from serving.simulation import plots
@@ -300,9 +300,7 @@ def write_report(data: ReportData, path: Path) -> None:
     }
     page = environment.get_template("report.html").render(data=data, cards=headline(data), plots=pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.new")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    files.replace(path, page.encode())
 
 
 def summary_table(data: ReportData) -> RenderableType:

@@ -13,7 +13,7 @@ from feature_repo.spec.use_case import ModelSpec, UseCase
 from infra import redis_client
 from infra.ports import port
 from infra.settings import Settings
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text, moment_at
 from serving.simulation.replay import Replayed, ReplayError, Where, events_of, play, requests_of
 from streaming.aggregation.windows import MINUTE
 from streaming.online.store import connect
@@ -59,7 +59,7 @@ def rehearse(
         events = events_of(compiled, settings.offline_root, first_us, last_us)
         requests = requests_of(spec, made, settings.offline_root, first_us, last_us)
     if not requests.moments:
-        raise ReplayError(f"no examples between {_day(first_us)} and {_day(last_us)}")
+        raise ReplayError(f"no examples between {minute_text(first_us)} and {minute_text(last_us)}")
     with console.status("") as status:
 
         def progress(at_us: int, tally: Replayed) -> None:
@@ -83,10 +83,6 @@ def rehearse(
         )
 
 
-def _day(us: int) -> str:
-    return f"{moment_at(us):%Y-%m-%d %H:%M}"
-
-
 def check_place(client: Redis, project: str, names: list[str], first_us: int, known: Callable[[int, int], int]) -> None:
     """Whether the online store stands where a replay begins: later, events would be applied twice; earlier, some would be missing.
 
@@ -105,17 +101,19 @@ def check_place(client: Redis, project: str, names: list[str], first_us: int, kn
         if seam is None:
             raise ReplayError(f"feature view {name!r} is not backfilled: run `headrace backfill --to {_iso(first_us)}` first")
         if seam > first_us:
-            raise ReplayError(f"feature view {name!r} is backfilled to {_day(seam)}, but the replay begins at {_day(first_us)}: {back}")
+            raise ReplayError(
+                f"feature view {name!r} is backfilled to {minute_text(seam)}, but the replay begins at {minute_text(first_us)}: {back}"
+            )
         places.append(max(seam, clock or seam))
     if clock is not None and clock > first_us:
         raise ReplayError(
-            f"a replay has brought the online store to {_day(clock)}; from {_day(first_us)} events would be applied twice. "
+            f"a replay has brought the online store to {minute_text(clock)}; from {minute_text(first_us)} events would be applied twice. "
             f"Go on with `--from {_iso(clock)}`, or {back}"
         )
     place = min(places, default=first_us)
     if place < first_us and (missing := known(place, first_us)):
         raise ReplayError(
-            f"the online store stands at {_day(place)}; of the time until {_day(first_us)} it would miss {missing:,} events. "
+            f"the online store stands at {minute_text(place)}; of the time until {minute_text(first_us)} it would miss {missing:,} events. "
             f"Begin with `--from {_iso(place)}`, or {back}"
         )
 

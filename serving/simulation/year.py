@@ -19,7 +19,7 @@ from feature_repo.spec.use_case import UseCase
 from infra import redis_client
 from infra.settings import Settings
 from infra.supervision import process, redis_server, services
-from infra.timestamps import moment_at
+from infra.timestamps import day_text
 from serving.monitoring.verdict import Verdict, history
 from serving.simulation.replay import Replayed
 from serving.simulation.stages import Course, StageFailed
@@ -60,7 +60,7 @@ class Year:
     def run(self, report: Path | None) -> bool:
         """Live it; returns whether nothing failed. Stops what it started."""
         self.console.print(
-            f"[bold]Headrace on autopilot[/bold]: {self.case.project}, {self.spec.name}, {_day(self.first_us)} to {_day(self.last_us)}"
+            f"[bold]Headrace on autopilot[/bold]: {self.case.project}, {self.spec.name}, {day_text(self.first_us)} to {day_text(self.last_us)}"
         )
         try:
             self._stages()
@@ -121,11 +121,11 @@ class Year:
             done = backfill(spark, compiled, self.settings.offline_root, self.settings.redis(), self.first_us, rewind=True)
             if failed := [f"{d.view}: {d.error}" for d in done if d.error]:
                 raise RuntimeError("; ".join(failed))
-            said(f"{len(done)} views to {_day(self.first_us)}")
+            said(f"{len(done)} views to {day_text(self.first_us)}")
         spark.stop()
         with stage("first model") as said:
             version = self.loop.first(self.case, self.spec.name, self.first_us)
-            release.promote(self.settings.model_root, self.spec.name, version, f"the first, on what was known by {_day(self.first_us)}")
+            release.promote(self.settings.model_root, self.spec.name, version, f"the first, on what was known by {day_text(self.first_us)}")
             said(f"version {version} is live")
         with stage("serve") as said:
             for service in (services.serve(), services.stream()):
@@ -158,14 +158,14 @@ class Year:
             if at_us < evening:
                 return
             evening = at_us - at_us % DAY_US + DAY_US
-            show(f"{_day(at_us)}: the watch judges")
+            show(f"{day_text(at_us)}: the watch judges")
             while watch.poll(None):
                 pass
-            show(f"{_day(at_us)}: the autopilot's step; last: {said}")
+            show(f"{day_text(at_us)}: the autopilot's step; last: {said}")
             before = len(self.decisions())
             said = pilot.step()
             for one in self.decisions()[before:]:
-                self.console.print(f"   {_day(one.at_us)}  {one.step}: {one.text[:200]}", style="dim", highlight=False)
+                self.console.print(f"   {day_text(one.at_us)}  {one.step}: {one.text[:200]}", style="dim", highlight=False)
 
         self.replayed = rehearse(
             self.settings, self.case, self.spec, (self.first_us, self.last_us), self.step_minutes, self.console, between
@@ -192,7 +192,3 @@ class Year:
         )
         if wrong:
             self.problems.append(f"{wrong} cells are wrong")
-
-
-def _day(us: float) -> str:
-    return f"{moment_at(us):%Y-%m-%d}"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from infra.timestamps import moment_at
+from infra import files
+from infra.timestamps import day_text
 from serving.simulation import plots
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class YearData(msgspec.Struct, frozen=True):
         skew = list(year.skew.values())
         return cls(
             model=year.spec.name,
-            period=(_day(year.first_us), _day(year.last_us)),
+            period=(day_text(year.first_us), day_text(year.last_us)),
             problems=list(year.problems),
             stages=year.course.stages,
             predictions=year.replayed.predictions,
@@ -90,7 +91,7 @@ class YearData(msgspec.Struct, frozen=True):
             alarms=sum(v.drift for v in verdicts),
             answered=_answered(year, sum(v.drift for v in verdicts)),
             policies=[_policy(o) for o in year.outcomes],
-            journal=[Event(_day(d.at_us), d.step, d.text, d.version) for d in year.decisions()],
+            journal=[Event(day_text(d.at_us), d.step, d.text, d.version) for d in year.decisions()],
             versions=len(year.skew),
         )
 
@@ -102,7 +103,7 @@ def _answered(year: Year, alarms: int) -> Policy:
     groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, (at, truth) in year.replayed.truth.items():
         if number in year.replayed.scores:
-            groups[_day(at)[:7]].append((truth, year.replayed.scores[number]))
+            groups[day_text(at)[:7]].append((truth, year.replayed.scores[number]))
 
     def measured(rows: list[tuple[int, float]]) -> tuple[float, float, float]:
         label, score = np.array(rows, dtype=np.float64).reshape(-1, 2).T
@@ -174,9 +175,7 @@ def write(data: YearData, path: Path) -> None:
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("year.html").render(data=data, plots=pictures)
-    partial = path.with_name(f".{path.name}.new")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    files.replace(path, page.encode())
 
 
 def policies_tables(outcomes: list[Any]) -> list[Table]:
@@ -207,7 +206,3 @@ def summary(data: YearData) -> RenderableType:
         f"{data.wrong} wrong, {data.late / max(data.cells, 1):.0%} late; {data.alarms} of {data.verdicts} verdicts say drift"
     )
     return Group(head, "", _totals([data.answered, *data.policies]), "", months)
-
-
-def _day(us: float) -> str:
-    return f"{moment_at(us):%Y-%m-%d}"

@@ -11,8 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from infra.settings import Settings
 from infra.supervision import process, redis_server, services
-from infra.supervision.beat import Beat, Part, judge, span
+from infra.supervision.beat import Beat, Part, judge
 from infra.supervision.supervisor import Supervisor
+from infra.timestamps import span_text
 
 STARTING_S = 180.0
 """So long a part that was started may go without a word."""
@@ -61,7 +62,7 @@ def parts(now_us: int, beats: dict[str, Beat], noted: Kept) -> list[Part]:
         elif up_s < STARTING_S:
             found[name] = Part(name, "starting")
         else:
-            found[name] = Part(name, "silent", f"no word since its start {span(up_s)} ago")
+            found[name] = Part(name, "silent", f"no word since its start {span_text(up_s)} ago")
     if noted.supervised is not None:
         missing = "it does not run: what ends now stays down; `headrace up` brings it back"
         found[SUPERVISOR] = Part(SUPERVISOR, *(("well", "") if noted.supervised else ("silent", missing)))

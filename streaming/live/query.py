@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from infra.cause import cause
 from infra.redis_client import without_password
-from infra.supervision.beat import Pulse, span
+from infra.supervision.beat import Pulse
+from infra.timestamps import span_text
 from streaming.clock import SHARE, TOLERANCE_S
 from streaming.live.workers import forget_dead, warm
 from streaming.online.retention import sweep
@@ -136,7 +137,7 @@ class _Supervised:
         if batch != self._batch or _idle(said):
             self._moved, self._batch, self.trouble = now, batch, ""
         elif now - self._moved > STUCK_S:
-            self.trouble = f"{self.name} stands still: {said['message']}, for {span(now - self._moved)}"
+            self.trouble = f"{self.name} stands still: {said['message']}, for {span_text(now - self._moved)}"
 
 
 def _idle(status: dict[str, Any]) -> bool:

@@ -15,7 +15,6 @@ deleted is counted from a clock, never from the data, and most of a table never 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -225,18 +224,14 @@ class Archive:
     # the state of its own
 
     def _note(self, cursor: Cursor) -> None:
-        path = self.home / f"{self.project}.json"
-        partial = path.with_suffix(".new")
-        partial.write_bytes(msgspec.json.encode(cursor))
-        partial.replace(path)
+        files.replace(self.home / f"{self.project}.json", msgspec.json.encode(cursor))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        self.home.mkdir(parents=True, exist_ok=True)
-        with open(self.home / f"{self.project}.lock", "w") as lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(files.alone(self.home / f"{self.project}.lock", wait=False))
+            except files.HeldError:
                 raise ArchiveError("another archiver is at work in this checkout (the autopilot archives by itself)") from None
             yield
 

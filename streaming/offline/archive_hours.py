@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -51,9 +50,8 @@ def add(path: Path, rows: pa.Table) -> int:
             return 0
     merged = table if before is None else _together(before, table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(merged, partial, compression="zstd", write_page_checksum=True)
-    partial.replace(path)
+    with files.replacing(path) as partial:
+        pq.write_table(merged, partial, compression="zstd", write_page_checksum=True)
     return int(table.num_rows)
 
 

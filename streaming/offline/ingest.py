@@ -8,20 +8,20 @@ who reads them. The same raw files give the same bytes again.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import importlib.util
 import os
 import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.spec.use_case import RawFile, Table, UseCase
+from infra import files
 from infra.cause import cause
 from streaming.offline import parquet
 from streaming.offline.partitions import DAY, Written, write_days
@@ -114,18 +114,16 @@ def _locate(use_case: UseCase, name: str, raw: RawFile, settings: Settings) -> s
 
 def _unzip(archive: Path, folder: Path, where: str) -> Path:
     try:
-        with zipfile.ZipFile(archive) as files:
-            members = [m for m in files.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
+        with zipfile.ZipFile(archive) as zipped:
+            members = [m for m in zipped.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
             if len(members) != 1:
                 raise IngestError(f"{where}: {archive} must hold exactly one file, it holds {len(members)}")
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / Path(members[0].filename).name
-            partial = folder / f"{target.name}.{os.getpid()}.new"
-            with files.open(members[0]) as source, partial.open("wb") as sink:
+            with files.replacing(target) as partial, zipped.open(members[0]) as source, partial.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
     except (zipfile.BadZipFile, OSError) as error:
         raise IngestError(f"{where}: {archive} cannot be unpacked: {error}") from None
-    partial.replace(target)
     return target
 
 
@@ -192,10 +190,10 @@ def _scratch(root: Path) -> Iterator[Path]:
     """An empty folder on the offline store's own disk, under a lock that keeps a second ingest out."""
     root.mkdir(parents=True, exist_ok=True)
     scratch = root / ".ingest"
-    with (root / ".ingest.lock").open("w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(files.alone(root / ".ingest.lock", wait=False))
+        except files.HeldError:
             raise IngestError(f"another ingest is at work on {root}; wait until it has ended") from None
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()

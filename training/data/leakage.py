@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.spec.use_case import ModelSpec, UseCase
-from infra.timestamps import moment_at
+from infra.timestamps import moment_at, second_text
 from streaming.join.in_process import gather
 from streaming.offline import parquet
 from streaming.offline.parquet import fault, table_path
@@ -100,7 +100,7 @@ def check(
         at = _read(path, [spec.spine.timestamp])[spec.spine.timestamp]
         for quantile in np.linspace(0, 1, moments + 2)[1:-1]:
             moment = pc.quantile(at.cast(pa.int64()), q=[float(quantile)], interpolation="nearest")[0].as_py()
-            told(f"{spec.name} at {_text(moment)}")
+            told(f"{spec.name} at {second_text(moment)}")
             _check_moment(use_case, settings, spec, compiled, int(moment), examples, found)
     for view in compiled.values():
         if view.name not in found.untested and not found.perturbed.get(view.name):
@@ -112,7 +112,7 @@ def _check_moment(
     use_case: UseCase, settings: Settings, spec: ModelSpec, compiled: dict[str, View], moment: int, examples: int, found: Checked
 ) -> None:
     spine = _nearest(settings.offline_root / spec.spine.table, spec, moment, examples)
-    found.moments.append(_text(moment))
+    found.moments.append(second_text(moment))
     found.examples += spine.num_rows
     folder = Path(tempfile.mkdtemp(prefix="hr-leakage-"))
     try:
@@ -129,17 +129,13 @@ def _check_moment(
         moved = [i for i, (a, b) in enumerate(zip(before, scrambled[name], strict=True)) if not _same(a, b)]
         if moved:
             first = moved[0]
-            found.leaks.append(Leak(name, _text(moment), len(moved), len(before), before[first], scrambled[name][first]))
+            found.leaks.append(Leak(name, second_text(moment), len(moved), len(before), before[first], scrambled[name][first]))
 
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list) and isinstance(b, list):  # with NaN in it, a list is not equal to itself
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b or (a != a and b != b))
-
-
-def _text(us: int) -> str:
-    return f"{moment_at(us):%Y-%m-%d %H:%M:%S}"
 
 
 def _read(path: Path, columns: list[str] | None = None, days: Any = None) -> pa.Table:

@@ -117,10 +117,7 @@ def path_of(training_set: Path) -> Path:
 
 
 def write(manifest: Manifest, training_set: Path) -> None:
-    path = path_of(training_set)
-    partial = path.with_suffix(".new")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-    partial.replace(path)
+    files.replace(path_of(training_set), msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
 
 def load(training_set: Path) -> Manifest:

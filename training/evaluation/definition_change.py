@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feature_repo.records import contract
+from feature_repo.records.onnx_session import INPUT, OUTPUT, session
 from feature_repo.records.prediction import Prediction, sound
 from feature_repo.records.redis_keys import prediction_log_key
 from feature_repo.registry.definitions import DefinitionError
 from streaming.join.recompute import fitting, sent
 from streaming.schema.columns import floats
 from streaming.schema.feature_view import projections
-from training.export.tree_ensemble import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,8 +128,5 @@ def _inputs(case: UseCase, made: Contract, log: Sequence[Prediction]) -> Any:
 
 
 def _scorer(settings: Settings, made: Contract) -> Any:
-    import onnxruntime as ort
-
-    path = settings.model_root / made.model / str(made.version) / contract.MODEL
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda matrix: np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], dtype=np.float64).reshape(len(matrix))
+    loaded = session(settings.model_root / made.model / str(made.version) / contract.MODEL)
+    return lambda matrix: np.asarray(loaded.run([OUTPUT], {INPUT: matrix})[0], dtype=np.float64).reshape(len(matrix))

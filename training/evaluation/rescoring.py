@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract
+from feature_repo.records.onnx_session import session
 from feature_repo.records.prediction import rows
 
 if TYPE_CHECKING:
@@ -33,12 +34,7 @@ class Scored:
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(str(self.folder / contract.MODEL), options, providers=["CPUExecutionProvider"])
+        return session(self.folder / contract.MODEL)
 
     def matrix(self, table: pa.Table) -> Floats:
         """The version's inputs `[n, inputs]` as it gets them (`Contract.model_inputs`).

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from feature_repo.records import onnx_session
+from feature_repo.records.onnx_session import INPUT, OUTPUT
 from training.export.probes import CHUNK, Batch, Floats, at_inputs, at_splits, count, splits
-from training.export.tree_ensemble import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     import lightgbm
@@ -121,12 +122,8 @@ class _Tally:
 
 def _session(onnx: bytes, inputs: int) -> Callable[[Floats], Floats]:
     """What scores a matrix as serving does: one thread, the input and output of the contract."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        session = onnx_session.session(onnx)
     except Exception as error:  # ONNX Runtime raises a class of its own per failure, all below Exception
         raise CertificateError(f"ONNX Runtime cannot load the export: {error}") from None
     takes = {i.name: (i.type, i.shape[-1] if i.shape else None) for i in session.get_inputs()}

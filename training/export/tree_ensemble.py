@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Parity
+from feature_repo.records.onnx_session import INPUT, OUTPUT, session
 
 if TYPE_CHECKING:
     import lightgbm
 
-INPUT, OUTPUT = "inputs", "score"
 _LEQ, _SUM = 0, 1
 _ZERO = float(np.float32(1e-35))  # LightGBM's kZeroThreshold
 
@@ -191,15 +191,11 @@ def parity(booster: lightgbm.Booster, model: bytes, matrix: NDArray[np.float64],
 
     A score that is no finite number counts as the largest float: the contract's JSON has no infinity.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    loaded = session(model)
     worst = 0.0
     for start in range(0, len(matrix), rows_at_once):
         part = np.ascontiguousarray(matrix[start : start + rows_at_once])
-        (ours,) = session.run([OUTPUT], {INPUT: part})
+        (ours,) = loaded.run([OUTPUT], {INPUT: part})
         theirs = np.asarray(booster.predict(part, num_threads=2))
         difference = np.abs(np.asarray(ours) - theirs)
         worst = max(worst, float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float64).max))

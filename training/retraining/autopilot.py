@@ -9,7 +9,6 @@ taken again with the same result. A version is never promoted but out of a finis
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import re
 import threading
@@ -108,11 +107,10 @@ class Autopilot:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One autopilot per model and checkout."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        with open(self.home / "lock", "w") as lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(files.alone(self.home / "lock", wait=False))
+            except files.HeldError:
                 raise AutopilotError(f"an autopilot is at work on {self.spec.name} already ({self.home / 'lock'} is held)") from None
             yield
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.spec.retraining import QualityDrop, Triggers
 from feature_repo.spec.use_case import ModelSpec
-from infra.timestamps import moment_at
+from infra.timestamps import day_text, moment_at
 from training.data.column_moments import micros
 from training.data.splits import Part, SplitError, matrix
 from training.evaluation import metrics
@@ -219,7 +219,7 @@ def _live(
             continue
         score[today] = live.score(matrix(stream.table.slice(today.start, today.stop - today.start), training_set.inputs))
         now = day + DAY_US
-        progress(f"{name}: {_day(day)}, {len(outcome.trainings)} trainings")
+        progress(f"{name}: {day_text(day)}, {len(outcome.trainings)} trainings")
         truths = stream.known_us[stream.known_us < now]
         labelled = int(truths.max()) if len(truths) else None
         facts = Facts(now_us=now, known_upto_us=known_upto, labelled_us=labelled, trained_us=trained)
@@ -243,7 +243,9 @@ def _live(
         calls = 0
         found = _challenge(spec, live, now, model)
         goes_live = now + round(stages_days * DAY_US)
-        outcome.trainings.append(Trained(_day(now), reason.kind, reason.text, found[1], _day(goes_live) if found[1] else None, found[2]))
+        outcome.trainings.append(
+            Trained(day_text(now), reason.kind, reason.text, found[1], day_text(goes_live) if found[1] else None, found[2])
+        )
         if found[1] and found[0] is not None:
             waiting = (goes_live, now, found[0])
         else:
@@ -279,7 +281,3 @@ def _sum_up(outcome: Outcome, stream: _Stream, score: Floats, start_us: int, end
         m = metrics.metrics(label[rows], scored[rows])
         outcome.months.append(Month(name, int(rows.sum()), m["auc"], m["calibration_error"], m["log_loss"]))
     outcome.total = metrics.metrics(label, scored)
-
-
-def _day(us: int) -> str:
-    return f"{moment_at(us):%Y-%m-%d}"

@@ -6,7 +6,6 @@ was fitted on. What the gates found lies beside the loop's journal (`gates-<vers
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -86,10 +85,7 @@ def alone(settings: Settings, model: str) -> Iterator[None]:
 
     A killed autopilot leaves its training behind; the next one must not make the same version twice.
     """
-    folder = settings.state / "autopilot" / model
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "training.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.alone(settings.state / "autopilot" / model / "training.lock"):
         yield
 
 
@@ -152,9 +148,7 @@ def read_gates(settings: Settings, model: str, version: int) -> Gates | None:
 def write_gates(settings: Settings, model: str, gates: Gates) -> None:
     path = gates_path(settings, model, gates.version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".new")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(gates), indent=1))
-    partial.replace(path)
+    files.replace(path, msgspec.json.format(msgspec.json.encode(gates), indent=1))
 
 
 def challenge(spark: Callable[[], SparkSession], case: UseCase, settings: Settings, spec: ModelSpec, version: int) -> Gates:

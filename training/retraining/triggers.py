@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from feature_repo.spec.retraining import RISES, QualityDrop, Triggers
-from infra.timestamps import moment_at
+from infra.timestamps import minute_text
 from training.monitoring.live_quality import Estimate
 
 DAY_US = 86_400_000_000
@@ -112,18 +112,14 @@ def _held(triggers: Triggers, facts: Facts) -> str:
     if facts.known_upto_us is None:
         return "the live version does not say what it was trained on"
     if facts.labelled_us is None or facts.labelled_us <= facts.known_upto_us:
-        return f"no truth has become known since the live version was trained, on what was known by {_day(facts.known_upto_us)}"
+        return f"no truth has become known since the live version was trained, on what was known by {minute_text(facts.known_upto_us)}"
     trained = [at for at in facts.trained_us if at <= facts.now_us]  # one in the data's future was counted by another clock
     last = max(trained, default=None)
     rest = triggers.cooldown_days * DAY_US
     if last is not None and facts.now_us - last < rest:
-        return f"cooldown until {_day(last + rest)}"
+        return f"cooldown until {minute_text(last + rest)}"
     spent = [at for at in trained if facts.now_us - at < triggers.budget_days * DAY_US]
     if len(spent) >= triggers.budget:
-        free = f"the next is free on {_day(min(spent) + triggers.budget_days * DAY_US)}" if spent else "it is 0"
+        free = f"the next is free on {minute_text(min(spent) + triggers.budget_days * DAY_US)}" if spent else "it is 0"
         return f"the budget of {triggers.budget} trainings in {triggers.budget_days:g} days is spent; {free}"
     return ""
-
-
-def _day(us: float) -> str:
-    return f"{moment_at(us):%Y-%m-%d %H:%M}"
