@@ -97,12 +97,14 @@ def _forget(own: Settings, stopped: list[str]) -> None:
 def down() -> None:
     """Stop everything this checkout has started."""
     from infra.supervision import services
+    from serving.deployment import leftovers
     from serving.deployment.app import clear
 
     own = own_settings()
     with services.alone(own, lambda: console.print("waiting for another `up` or `down` to end")), console.status("stopping") as status:
         stopped = services.stop_all(own, lambda name: status.update(f"stopping {name}"), partial(_forget, own))
         clear(own)  # the Ray of a driver that died and was not started again
+        leftovers.sweep(own)
     console.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import infra  # noqa: F401  # before ONNX Runtime: it says that nothing is reported
+
 INPUT, OUTPUT = "inputs", "score"
 """Names in a version's `model.onnx`: float64 `[rows, inputs]` in, `[rows]` or `[rows, 1]` out."""
 

@@ -1,5 +1,8 @@
 """A watchdog for each service: its loop feeds it, and one that was not fed for long is ended by the supervisor, which starts it again.
 
+One that computes in the meantime is given more time: on a busy machine an honest round takes minutes, and who was killed in the middle of it
+would begin it again, for ever.
+
 It is a file of this machine, not a word in Redis: a Redis that is away starves nobody. It is armed by the first round that ends, so that
 a start may last as long as it will, and disarmed where the loop ends.
 """
@@ -17,6 +20,8 @@ from infra.supervision.launch import MARK, SELF, watched_path
 HUNG_S = 60.0
 """A part that ended no round for so long, or for `ROUNDS` of its intervals where that is longer, hangs."""
 ROUNDS = 6
+WORKING, LONGER = 0.05, 10
+"""A process that has used more than this share of a core since it was fed last works; it hangs after so many times as long."""
 _LAYOUT = struct.Struct("<qdq")  # process id (0: disarmed), seconds within which a round ends, rounds so far
 
 
@@ -69,7 +74,8 @@ class Patience:
     hung_s: float = HUNG_S
     longest_s: float = 10.0
     _looked: float | None = None
-    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    _seen: dict[str, tuple[bytes, float, float]] = field(default_factory=dict)
+    """By service: its last word, for how many seconds that has been its last, and the CPU it had used by then, seconds."""
 
     def look(self, run_folder: Path, names: list[str], now: float) -> dict[str, tuple[int, float]]:
         """Those of the services that hang: process id, and for how many seconds.
@@ -88,9 +94,20 @@ class Patience:
                 continue
             if pid <= 0 or not every_s >= 0:
                 continue
-            last, quiet_s = before.get(name, (b"", 0.0))
-            quiet_s = quiet_s + passed if said == last else 0.0
-            self._seen[name] = said, quiet_s
-            if quiet_s > max(self.hung_s, ROUNDS * every_s):
+            last, quiet_s, used_s = before.get(name, (b"", 0.0, 0.0))
+            quiet_s, used_s = (quiet_s + passed, used_s) if said == last else (0.0, cpu_s(pid))
+            self._seen[name] = said, quiet_s, used_s
+            bound_s = max(self.hung_s, ROUNDS * every_s)
+            if quiet_s > bound_s and (quiet_s > LONGER * bound_s or cpu_s(pid) - used_s < WORKING * quiet_s):
                 hung[name] = pid, quiet_s
         return hung
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used; 0 where there is none."""
+    import psutil
+
+    with suppress(psutil.Error, OverflowError):
+        used = psutil.Process(pid).cpu_times()
+        return float(used.user + used.system)
+    return 0.0

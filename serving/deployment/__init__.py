@@ -1,5 +1,5 @@
 """Ray Serve and its HAProxy on one machine, of this checkout alone.
 
-Face: app.
+Face: app, leftovers.
 Imported by: the commands; imports http.
 """

@@ -55,15 +55,6 @@ class ServeError(RuntimeError):
     """The application did not start, or runs already; the message says what to do."""
 
 
-def scratch(settings: Settings) -> Path:
-    """Where Ray and HAProxy keep sockets and session files.
-
-    Unix socket paths end at 107 bytes, a checkout's own path may be longer: so a short folder of its own, named by the state's hash.
-    """
-    digest = hashlib.sha256(str(settings.state).encode()).hexdigest()[:10]
-    return Path("/tmp") / f"headrace-{digest}"
-
-
 def configure(settings: Settings) -> Path:
     """Set the environment that Ray, Serve, HAProxy and the replicas start with.
 
@@ -76,7 +67,7 @@ def configure(settings: Settings) -> Path:
     """
     if "ray" in sys.modules:
         raise ServeError("ray was imported before serving.deployment.app.configure(): its settings are read at import")
-    folder = scratch(settings)
+    folder = leftovers.scratch(settings)
     haproxy = folder / "h"
     private.folder(folder)
     private.folder(haproxy)
@@ -136,7 +127,7 @@ def configure(settings: Settings) -> Path:
 def ingress(settings: Settings) -> Ingress:
     """What HAProxy is to do, and where its files are."""
     spare = settings.spare and settings.replicas == 1 and settings.replicas_max <= 1
-    return Ingress(str(scratch(settings)), settings.host, f"http-{NAME}", settings.max_at_once, spare)
+    return Ingress(str(leftovers.scratch(settings)), settings.host, f"http-{NAME}", settings.max_at_once, spare)
 
 
 def _token(settings: Settings) -> Path:
@@ -230,7 +221,7 @@ def _heed(stopping: Event) -> None:
 
 
 def _serve(settings: Settings, stopping: Event) -> None:
-    private.folder(scratch(settings))
+    private.folder(leftovers.scratch(settings))
     folder, before = configure(settings), {k: v for k, v in os.environ.items() if k != SELF}
     made = ray_head.made_of({k: v for k, v in before.items() if k.startswith(("HEADRACE_", "RAY_", "PYTHON"))})
     try:
@@ -322,7 +313,7 @@ def _application(settings: Settings) -> None:
 def clear(settings: Settings, started: Iterable[psutil.Process] = ()) -> None:
     """End Ray's head and whatever a run of this checkout has left."""
     ray_head.stop(settings)
-    leftovers.end(settings, {*started, *leftovers.left(settings, scratch(settings))})
+    leftovers.end(settings, {*started, *leftovers.left(settings, leftovers.scratch(settings))})
 
 
 def _await_ready(settings: Settings, stopping: Event) -> bool:
@@ -342,7 +333,7 @@ def _await_ready(settings: Settings, stopping: Event) -> bool:
                 told = True
         elif time.monotonic() > deadline:
             raise ServeError(
-                f"serving did not start within {START_S:.0f} s: {reason}; see {scratch(settings) / 'r' / 'session_latest' / 'logs'}"
+                f"serving did not start within {START_S:.0f} s: {reason}; see {leftovers.scratch(settings) / 'r' / 'session_latest' / 'logs'}"
             )
     return False
 

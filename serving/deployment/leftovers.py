@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shutil
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +13,27 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from infra import files
+from infra import files, private
 from infra.settings import Settings
 
 _NAMES = ("raylet", "gcs_server", "haproxy", "python", "ray")
+
+
+def scratch(settings: Settings) -> Path:
+    """Where Ray and HAProxy keep sockets and session files.
+
+    Unix socket paths end at 107 bytes, a checkout's own path may be longer: so a short folder of its own, named by the state's hash.
+    """
+    digest = hashlib.sha256(str(settings.state).encode()).hexdigest()[:10]
+    return Path("/tmp") / f"headrace-{digest}"
+
+
+def sweep(settings: Settings) -> None:
+    """Remove the scratch folder of a checkout of which nothing runs any more."""
+    with contextlib.suppress(OSError, private.NotOursError):
+        folder = scratch(settings)
+        if folder.exists():
+            shutil.rmtree(private.folder(folder), ignore_errors=True)
 
 
 def _path(settings: Settings) -> Path:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from infra.statistics import holm
 from serving.monitoring.null_distribution import KINDS, MATTERS, Calibration, Matrix, Moments, Null, Shares, cells, matched, weights
 from serving.monitoring.verdict import Calibrated, Cause, FeatureVerdict, Kind, OutlierVerdict
 
@@ -44,23 +45,6 @@ NOMINAL = 0.01
 """Share of reference rows scored as outliers."""
 MATERIAL = 3.0
 """How many times the nominal share a window must hold before it alarms."""
-
-
-def holm(p_values: Matrix) -> Matrix:
-    """Holm's step-down adjustment: reject where adjusted p < alpha keeps the family-wise error rate at alpha.
-
-    Args:
-        p_values: float64 [k], 0..1.
-
-    Returns:
-        Adjusted p-values, float64 [k], in the order given. Source: Holm (1979), Scand. J. Statist. 6, 65–70.
-    """
-    k = len(p_values)
-    order = np.argsort(p_values, kind="stable")
-    stepped = np.maximum.accumulate(p_values[order] * np.arange(k, 0, -1))
-    adjusted = np.empty(k)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
 
 
 def null_p_values(nulls: Matrix, rows: int, reference_nulls: Matrix, reference_rows: int) -> Matrix:

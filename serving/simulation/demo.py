@@ -64,6 +64,11 @@ class Demo:
         """Run every stage; returns whether all of them did their job. Stops what it started unless `keep`."""
         self.keep = keep
         self.console.print(f"[bold]Headrace demo[/bold]: {self.case.project}, model {self.spec.name}, {self.days} days of replay")
+        if known := release.champion_if_any(self.settings.model_root, self.spec.name):
+            self.console.print(
+                f"{self.settings.state} holds an earlier run (version {known} of the model): tables and online store are made anew, "
+                "its versions, logs and archive are kept"
+            )
         try:
             self._stages()
         except StageFailed:
@@ -101,11 +106,12 @@ class Demo:
         from streaming.schema.feature_view import views
 
         with self.course.stage("set-up") as said:
-            if any(row["running"] and row["name"] != redis_server.NAME for row in services.status(self.settings)):
+            before = [str(row["name"]) for row in services.status(self.settings) if row["running"] and row["name"] != redis_server.NAME]
+            if before:
                 services.stop_all(self.settings)  # an earlier run's stream would apply what this one backfills
             redis_server.up(self.settings)
             spark = session(self.settings)
-            said("Redis and Spark are up")
+            said("Redis and Spark are up" + (f"; stopped what ran before: {', '.join(before)}" if before else ""))
         with self.course.stage("ingest") as said:
             loaded = ingest(self.case, self.settings, spark)
             self.rows = {one.table: one.rows for one in loaded}

@@ -59,4 +59,6 @@ class Course:
         seconds = time.monotonic() - began
         self.stages.append({"name": name, "seconds": seconds, "detail": detail, "ok": ok})
         mark = "[green]ok[/green]" if ok else "[red]!![/red]"
-        self.console.print(f"{mark} {name:<14} {seconds:6.1f} s  {detail}")
+        self.console.print(
+            f"{mark} {name:<14} {seconds:6.1f} s  {detail}", soft_wrap=not self.console.is_terminal
+        )  # a file has whole lines

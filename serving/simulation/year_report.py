@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infra import files
+from infra.statistics import calibration_error
 from infra.timestamps import day_text
 from serving.simulation import plots
 
@@ -109,7 +109,7 @@ def _answered(year: Year, alarms: int) -> Policy:
         label, score = np.array(rows, dtype=np.float64).reshape(-1, 2).T
         if not 0 < label.mean() < 1:  # and NaN, where there are none
             return float("nan"), float("nan"), float("nan")
-        return float(roc_auc_score(label, score)), float(log_loss(label, score)), _calibration_error(label, score)
+        return float(roc_auc_score(label, score)), float(log_loss(label, score)), calibration_error(label, score)
 
     months = {month: (len(rows), *measured(rows)) for month, rows in sorted(groups.items())}
     auc, loss, off = measured([row for rows in groups.values() for row in rows])
@@ -128,11 +128,6 @@ def _answered(year: Year, alarms: int) -> Policy:
         months=[Month(month, rows, auc, error) for month, (rows, auc, _, error) in months.items() if np.isfinite(auc)],
         told=[],
     )
-
-
-def _calibration_error(label: NDArray[np.float64], score: NDArray[np.float64], bins: int = 10) -> float:
-    parts = np.array_split(np.argsort(score, kind="stable"), bins)
-    return float(sum(len(p) * abs(score[p].mean() - label[p].mean()) for p in parts if len(p)) / len(label))
 
 
 def _policy(outcome: Any) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,9 @@ def session(settings: Settings, name: str = "headrace", quick: bool = False) -> 
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in _options(settings, scratch, quick).items():
         builder = builder.config(key, value)
+    # a Ctrl-C in the middle of a call, or a JVM that is gone, is told by whoever called; Py4J tells it besides, with a traceback
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_of_py4j)
     interrupt = signal.getsignal(signal.SIGINT)
     with _standard_error_to(settings.log_dir / "spark.log"):
         made = builder.getOrCreate()
@@ -71,6 +75,11 @@ def session(settings: Settings, name: str = "headrace", quick: bool = False) -> 
         # Spark's own handler cancels the jobs first, and a Ctrl-C then looks like a failed job
         signal.signal(signal.SIGINT, interrupt)
     return made
+
+
+def _not_of_py4j(record: logging.LogRecord) -> bool:
+    """Whether a record is kept: Py4J logs its errors as the root's own."""
+    return f"{os.sep}py4j{os.sep}" not in record.pathname
 
 
 @contextlib.contextmanager

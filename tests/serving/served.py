@@ -28,7 +28,6 @@ from infra.ports import port
 from infra.settings import ROOT, Settings
 from infra.supervision import launch
 from serving.deployment import leftovers
-from serving.deployment.app import scratch
 from serving.deployment.ray_head import Head
 from tests.serving.shop import write_version
 
@@ -111,7 +110,7 @@ class Served:
             found |= {psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)}
         with contextlib.suppress(psutil.Error):
             found |= {psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)}
-        return found | leftovers.left(self.settings, scratch(self.settings))
+        return found | leftovers.left(self.settings, leftovers.scratch(self.settings))
 
     def predict(self, *instances: dict[str, Any], headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         body = {"instances": list(instances), "now": NOW.isoformat(), **more}
@@ -137,7 +136,7 @@ def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield made
     finally:
         made.stop()
-        shutil.rmtree(scratch(settings), ignore_errors=True)
+        shutil.rmtree(leftovers.scratch(settings), ignore_errors=True)
 
 
 def _title(process: psutil.Process) -> str:

@@ -19,9 +19,11 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from infra.statistics import BINS, holm
+
 Floats = NDArray[np.float64]
 Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
-BINS, SMALLEST, ALPHA = 10, 200, 0.05
+SMALLEST, ALPHA = 200, 0.05
 _SIGN = {"auc": 1.0, "log_loss": -1.0, "brier": -1.0, "calibration_error": -1.0}
 _Weighted = Callable[[Floats], float]
 """The metric of the rows drawn: counts `[n]` -> value, NaN where they are of one class and the metric needs both."""
@@ -247,7 +249,7 @@ def slices(
                 found.append((column, name, rows, compare(y[keep], a[keep], b[keep], metric, part, draws, seed)))
             except ComparisonError as error:
                 found.append((column, name, rows, str(error)))
-    adjusted = iter(_holm([_p(m, margin) for *_, m in found if isinstance(m, Comparison)]))
+    adjusted = iter(holm([_p(m, margin) for *_, m in found if isinstance(m, Comparison)]))
     return [
         SliceComparison(c, v, n, None, 1.0, False, m) if isinstance(m, str) else SliceComparison(c, v, n, m, p := next(adjusted), p > ALPHA)
         for c, v, n, m in found
@@ -261,12 +263,3 @@ def _p(measured: Comparison, margin: float) -> float:
     if measured.standard_error == 0:
         return float(beyond >= 0)
     return float(norm.cdf(beyond / measured.standard_error))
-
-
-def _holm(p: list[float]) -> list[float]:
-    """Adjusted p-values in the order given. Holm, "A simple sequentially rejective multiple test procedure" (1979)."""
-    adjusted, most = [1.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        most = max(most, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = most
-    return adjusted

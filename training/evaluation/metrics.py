@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.spec.use_case import ModelSpec
+from infra.statistics import calibration_error
 from training.data.splits import Part
 from training.evaluation import fairness
 from training.evaluation.comparison import log_losses
@@ -46,12 +47,11 @@ def metrics(label: Floats, score: Floats) -> dict[str, float]:
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
     both = len(np.unique(label)) == 2
-    error = sum(n * abs(predicted - observed) for predicted, observed, n in calibration(label, score)) / max(len(label), 1)
     return {
         "auc": float(roc_auc_score(label, score)) if both else float("nan"),
         "log_loss": float(log_loss(label, score, labels=[0, 1])) if len(label) else float("nan"),
         "brier": float(brier_score_loss(label, score, pos_label=1)) if both else float("nan"),
-        "calibration_error": float(error) if len(label) else float("nan"),
+        "calibration_error": calibration_error(label, score),
         "base_rate": float(label.mean()) if len(label) else float("nan"),
         "rows": float(len(label)),
     }

@@ -204,9 +204,8 @@ def _live(
     model: Callable[[int], Model],
     progress: Callable[[str], None],
 ) -> Outcome:
-    outcome, live, known_upto = Outcome(name), model(start_us), start_us
+    outcome, live, known_upto, calls = Outcome(name), model(start_us), start_us, 0
     trained: list[int] = []
-    calls = 0
     waiting: tuple[int, int, Model] | None = None  # (goes live, trained at, model)
     begun, looked = start_us, start_us  # since when the live model answers; when drift was looked for last
     score = np.full(len(stream.label), np.nan)

@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 
 from infra.settings import Settings
-from serving.deployment.app import scratch
+from serving.deployment import leftovers
 
 
 def _command(*words: str) -> Callable[[str, Sequence[str]], bool]:
@@ -43,7 +43,7 @@ class Parts:
     """
 
     def __init__(self, own: Settings) -> None:
-        self._marks = (str(own.state), str(scratch(own)) + "/")
+        self._marks = (str(own.state), str(leftovers.scratch(own)) + "/")
         self._known: dict[psutil.Process, bool] = {}
 
     def find(self, part: str) -> list[psutil.Process]:

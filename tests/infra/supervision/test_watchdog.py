@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.settings import ROOT, Settings
-from infra.supervision import process, redis_server, supervisor
+from infra.supervision import process, redis_server, supervisor, watchdog
 from infra.supervision.launch import MARK, SELF, watched_path
 from infra.supervision.redis_probe import Probe
 from infra.supervision.watchdog import Patience, Watchdog
@@ -126,6 +126,33 @@ def test_only_the_service_itself_feeds_its_watchdog(tmp_path: Path, monkeypatch:
     patience = Patience()
     for now in range(0, 1000, 5):
         assert patience.look(tmp_path / "run", ["stream", "absent"], float(now)) == {}, "its loop has ended"
+
+
+def test_one_that_computes_is_given_ten_times_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine an honest round takes minutes; who is killed in the middle of it begins it again, for ever."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv(MARK, f"{tmp_path}:watch")
+    monkeypatch.setenv(SELF, str(os.getpid()))
+    used = 100.0
+    monkeypatch.setattr(watchdog, "cpu_s", lambda pid: used)
+    dog = Watchdog(5)
+    dog.feed()
+    for share, bound_s in ((0.0, 60), (0.04, 60), (0.06, 600), (1.0, 600)):
+        patience, hung = Patience(), []
+        for now in range(0, 700, 2):
+            used = 100.0 + share * now
+            hung.append(bool(patience.look(tmp_path / "run", ["watch"], float(now))))
+        assert hung.index(True) == bound_s // 2 + 1, share
+    dog.close()
+
+
+def test_the_cpu_of_a_process_is_what_it_has_used() -> None:
+    before = watchdog.cpu_s(os.getpid())
+    began = time.monotonic()
+    while time.monotonic() - began < 0.5:
+        pass
+    assert 0.1 < watchdog.cpu_s(os.getpid()) - before < 5
+    assert watchdog.cpu_s(2**22 + 1) == watchdog.cpu_s(2**80) == 0.0
 
 
 @given(st.lists(st.tuples(st.floats(0, 200), st.booleans()), max_size=60), st.floats(0.1, 60))

@@ -28,7 +28,8 @@ from feature_repo.records.redis_keys import labels_key, prediction_log_key
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from infra.supervision import launch
-from serving.deployment.app import ServeError, configure, run, scratch
+from serving.deployment import leftovers
+from serving.deployment.app import ServeError, configure, run
 from serving.deployment.haproxy import connections, read, running
 from serving.grpc import open_inference_pb2 as _generated
 from tests.serving.clients import Clients
@@ -219,7 +220,7 @@ def test_what_dies_is_missed_for_at_most_three_seconds_and_answered_for(served: 
         while time.monotonic() < deadline and len(served.processes(what)) < len(before):
             time.sleep(0.2)
         assert len(served.processes(what)) >= len(before), "nothing took its place"
-        ingress = read(scratch(served.settings))
+        ingress = read(leftovers.scratch(served.settings))
         while time.monotonic() < deadline and not ((now := running(ingress)) and now[1].endswith("/a")):
             time.sleep(0.2)  # Ray Serve's own serves again, and none that stands in
         time.sleep(2)
@@ -310,7 +311,7 @@ def test_a_stop_ends_every_process_and_flushes_the_log(served: Served) -> None:
     assert served.process.wait(60) == 0
     _, alive = psutil.wait_procs(tree, timeout=30)
     assert not alive
-    mark = str(scratch(served.settings))
+    mark = str(leftovers.scratch(served.settings))
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if any(mark in part for part in p.info["cmdline"] or [])]
     entries = served.redis.xrevrange(prediction_log_key("shop"), count=50)
     logged = {msgspec.json.decode(fields[b"p"], type=Prediction).id for _, fields in entries}

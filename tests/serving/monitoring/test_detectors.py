@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from serving.monitoring.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, holm, null_p_values
+from infra.statistics import holm
+from serving.monitoring.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, null_p_values
 from serving.monitoring.null_distribution import Matrix
 from serving.monitoring.verdict import FeatureVerdict
 

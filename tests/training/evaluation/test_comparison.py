@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from infra.statistics import holm
 from training.evaluation import metrics
-from training.evaluation.comparison import ComparisonError, _auc, _calibration_error, _holm, compare, slices
+from training.evaluation.comparison import ComparisonError, _auc, _calibration_error, compare, slices
 
 METRICS = ("auc", "log_loss", "brier", "calibration_error")
 
@@ -154,9 +155,9 @@ def test_a_slice_of_one_class_is_not_known_and_does_not_pass() -> None:
 
 
 def test_holm_is_the_textbooks() -> None:
-    assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert _holm([]) == []
-    assert _holm([0.9, 0.9]) == [1.0, 1.0]
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert list(holm([])) == []
+    assert list(holm([0.9, 0.9])) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
