@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from infra import files
 from infra.cli import Report, console, moment, own_settings, write_report
 from infra.timestamps import microseconds
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from streaming.backfill.run import Backfilled
     from streaming.schema.feature_view import View
+
+STREAM_S = 30.0
+"""A stream sees within ten seconds that definitions have changed, and ends; a busy one takes longer."""
 
 
 def ingest() -> None:
@@ -51,16 +57,26 @@ def apply(
     Refuses definitions that cannot be executed, and a change that would break a live model. `headrace plan` shows beforehand what would
     change.
     """
+    own = own_settings()
+    with ExitStack() as held:
+        lock = own.state / "apply.lock"
+        try:
+            held.enter_context(files.alone(lock, wait=False))
+        except files.HeldError:
+            console.print("waiting for another `apply` to end")
+            held.enter_context(files.alone(lock))
+        _apply(own, allow_breaking, keep_data, scan)
+
+
+def _apply(own: Settings, allow_breaking: bool, keep_data: bool, scan: bool) -> None:
     from feature_repo.registry.apply import apply as run
     from feature_repo.registry.apply import check_live_models
     from feature_repo.registry.plan import plan, proposed
     from feature_repo.spec.use_case import UseCase
     from infra.supervision import redis_server
     from streaming.online import removal
-    from streaming.online.store import connect
     from streaming.schema.compilation import check, usable
 
-    own = own_settings()
     case = UseCase(own.repo)
     with console.status("comparing"), proposed(case) as after:
         check(after.store, {m.name: m.feature_service for m in case.models.values()})
@@ -84,17 +100,37 @@ def apply(
         console.print("nothing has changed")
     others = [view for view in owed if view.project != case.project]
     gone = [view for view in [*owed, *gone] if view.project == case.project and view.name not in applied.views]
-    if gone:
+    if gone and keep_data:
+        console.print(f"kept in the online store: {', '.join(view.name for view in gone)} (`apply` without --keep-data removes them)")
+    elif gone:
         redis_server.up(own)
-        client = connect(own.redis())
-        for view in gone:
-            with console.status(f"removing {view.name}") as status:
-                done = removal.remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
-            console.print(f"{view.name}: removed from {done.entities:,} entities ({done.keys:,} held nothing else)")
-    removal.owe(own.state, others)
+        _remove(own, gone, scan)
+    removal.owe(own.state, [*others, *gone] if keep_data else others)
     stale = [name for name in found.backfill if name not in found.removed]
     if stale:
         console.print(f"to be backfilled: headrace backfill {' '.join(f'--view {name}' for name in stale)}")
+
+
+def _remove(own: Settings, gone: Sequence[View], scan: bool) -> None:
+    """Remove views from the online store; and once more what a running stream has written of them before it learnt that they are gone."""
+    from infra.supervision import process
+    from streaming.online import removal
+    from streaming.online.store import connect
+
+    client, before = connect(own.redis()), process.alive(own, "stream")
+    for view in gone:
+        with console.status(f"removing {view.name}") as status:
+            done = removal.remove(client, view, scan, lambda n, name=view.name: status.update(f"removing {name}: {n:,} entities"))  # type: ignore[misc]
+        console.print(f"{view.name}: removed from {done.entities:,} entities ({done.keys:,} held nothing else)")
+    if before is None:
+        return
+    with console.status("waiting for the stream to let go of what was removed"):
+        until = time.monotonic() + STREAM_S
+        while process.alive(own, "stream") == before and time.monotonic() < until:
+            time.sleep(0.2)
+        late = sum(removal.remove(client, view).entities for view in gone)
+    if late:
+        console.print(f"removed again from {late:,} entities, which the stream had written meanwhile")
 
 
 # wide: one for each option of the command

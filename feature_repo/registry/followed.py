@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from infra.cause import cause
 
 EVERY_S = 1.0
 """How often a look is due."""
+AGAIN = 2
+"""Looks after a change of a registry on a server that read it once more: its revision is of whole seconds, and a second may hold two changes."""
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +29,7 @@ class Followed:
 
     def __init__(self, case: UseCase) -> None:
         self.case = case
-        self._look_at, self._seen, self._told = 0.0, None, False
+        self._look_at, self._seen, self._told, self._more = 0.0, None, False, 0
 
     @property
     def due(self) -> bool:
@@ -41,7 +44,7 @@ class Followed:
         self._look_at = time.monotonic() + EVERY_S
         try:
             seen: Any = self.case.revision()
-            if seen is None or seen == self._seen:
+            if seen is None or (seen == self._seen and not self._more):
                 return False
             if "store" in vars(self.case):  # what is open goes on reading a file that was deleted
                 self.case = _reopened(self.case.folder)
@@ -50,8 +53,14 @@ class Followed:
                 log.error("the registry cannot be read, and what was applied before stands: %s", cause(error))
             self._told = True
             return False
+        self._more = 0 if not isinstance(seen, datetime) else AGAIN if seen != self._seen else self._more - 1
         self._seen, self._told = seen, False
         return True
+
+    @property
+    def read(self) -> bool:
+        """Whether there was a registry to read, at a look before."""
+        return self._seen is not None
 
     def again(self) -> None:
         """Read the registry anew at the next look, written or not."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from infra.supervision.launch import asked_path, read_record, watched_path
-from infra.supervision.watchdog import fed
+from infra.supervision.watchdog import fed, probed
 
 
 class Probe:
@@ -59,11 +59,23 @@ class Probes:
         for name in names:
             try:
                 port = int(asked_path(run_folder, name).read_text())
-            except (OSError, ValueError):  # it feeds its own, or has none
-                continue
+            except (OSError, ValueError):  # it feeds its own, or has none; or the file was lost, and it is known
+                if name not in self._probes:
+                    self._disarm(run_folder, name)
+                    continue
+                port = self._probes[name].port
+                with suppress(OSError):
+                    asked_path(run_folder, name).write_text(str(port))
             if name not in self._probes or self._probes[name].port != port:
                 self._probes[name] = Probe(port)
             record = read_record(run_folder / f"{name}.json")
             if record is not None and self._probes[name].look():
                 with suppress(OSError):
                     watched_path(run_folder, name).write_bytes(fed(record.pid, 0.0, self._rounds))
+
+    def _disarm(self, run_folder: Path, name: str) -> None:
+        """What an earlier supervisor fed here, nobody feeds now: its silence says nothing."""
+        with suppress(OSError):
+            path = watched_path(run_folder, name)
+            if probed(path.read_bytes()):
+                path.write_bytes(fed(0, 0.0, self._rounds))

@@ -30,6 +30,11 @@ def fed(pid: int, every_s: float, rounds: int) -> bytes:
     return _LAYOUT.pack(pid, every_s, rounds)
 
 
+def probed(said: bytes) -> bool:
+    """Whether it is a word that a probe has left, for a service that feeds none: it has no interval."""
+    return len(said) == _LAYOUT.size and _LAYOUT.unpack(said)[:2] != (0, 0.0) and _LAYOUT.unpack(said)[1] == 0.0
+
+
 class Watchdog:
     """A service's own; in any other process it does nothing.
 

@@ -34,6 +34,8 @@ OFF_LOOP_ROWS = 256
 """Calls with more rows run in a thread, and say nothing of those with few."""
 PROVEN, REPROVEN = 10, 1000
 """So many calls in a row must have been quick before a function comes to the event loop; and before it comes there again."""
+LATE_S = 0.05
+"""An answer that comes so much later than its deadline is none."""
 THREADS = 4
 """For the functions of one feature service."""
 log = logging.getLogger(__name__)
@@ -57,13 +59,13 @@ class _Pace:
 class _Call:
     """One call of a function, and the seconds that it took; 0 where it has not ended."""
 
-    __slots__ = ("_columns", "rows", "took_s", "view")
+    __slots__ = ("_columns", "began", "rows", "took_s", "view")
 
     def __init__(self, view: Transformation, columns: dict[str, list[Any]], rows: int) -> None:
-        self.view, self._columns, self.rows, self.took_s = view, columns, rows, 0.0
+        self.view, self._columns, self.rows, self.took_s, self.began = view, columns, rows, 0.0, False
 
     def __call__(self) -> dict[str, list[Any]]:
-        began = time.perf_counter()
+        self.began, began = True, time.perf_counter()
         try:
             return self.view.run(self._columns, self.rows)
         finally:
@@ -190,25 +192,45 @@ class OnDemand:
             raise Late(f"Nothing was left of the request's deadline for {view.where}; ask again, with a longer one.")
         outcome = "refused"
         try:
-            values: dict[str, list[Any]] = await asyncio.wait_for(asyncio.wrap_future(self._threads.submit(call)), until - began)
+            submitted = self._threads.submit(call, view.where)
+            values: dict[str, list[Any]] = await asyncio.wait_for(asyncio.wrap_future(submitted), until - began)
+            if time.perf_counter() > until + LATE_S:  # it kept the interpreter to itself, and nobody could be told
+                raise TimeoutError
             outcome = "answered"
             return values
         except TimeoutError:
-            outcome = "late"
+            outcome = "late" if call.began else "waited"
             raise Late(
-                f"{view.where[0].upper()}{view.where[1:]} was not ready within the deadline: its function is slow, or too many wait for it; "
+                f"{view.where[0].upper()}{view.where[1:]} was not ready within the deadline: {self._why(call)}; "
                 "ask again, with a longer deadline."
             ) from None
         finally:
-            took_s = call.took_s or time.perf_counter() - began
+            took_s = call.took_s or (time.perf_counter() - began if call.began else 0.0)
             slow, few = took_s > SLOW_S, call.rows <= OFF_LOOP_ROWS
             if slow and few:
                 self._slow(view, pace, took_s)
-            elif few and outcome != "late":
+            elif few and outcome not in ("late", "waited"):
                 pace.owed = max(0, pace.owed - 1)
                 self._proven = not any(one.owed for _, one in self._paced)
-            if slow or outcome == "late":
+            if slow or outcome in ("late", "waited"):
                 self._counts[view.name, outcome] += 1
+
+    @property
+    def trouble(self) -> str:
+        """That functions do not return, and which, in one line; empty: they do."""
+        stuck = self._threads.stuck
+        if stuck.total() < THREADS:
+            return ""
+        named = ", ".join(f"{count} of {where}" for where, count in sorted(stuck.items()))
+        return f"calls of on-demand functions do not return: {named}" + (
+            "; no thread is left for the others" if self._threads.exhausted else ""
+        )
+
+    def _why(self, call: _Call) -> str:
+        if call.began:
+            return "its function is slow"
+        stuck = self._threads.stuck
+        return f"calls of {', '.join(sorted(stuck))} do not return" if stuck else "too many wait for a thread"
 
     def _held(self, view: Transformation, pace: _Pace, took_s: float) -> None:
         """A call on the event loop was slow."""

@@ -326,6 +326,12 @@ class DataPlane:
     def _trouble(self) -> str:
         """Which models do not answer as they should, and what else the replica cannot do, in one line; empty: all is well."""
         own = [said for said in (self.models.stuck, self._log.trouble, self.lost.trouble) if said]
+        own += [
+            f"model {entry.name}: {said}"
+            for entry in self.models.entries
+            for said in sorted({predictor.trouble for predictor in entry.ready.values()})
+            if said
+        ]
         return "; ".join([*own, *(f"model {entry.name}: {entry.reason}" for entry in self.models.entries if entry.reason)])
 
     def now_us(self) -> int:

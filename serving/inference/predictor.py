@@ -349,6 +349,11 @@ class Predictor:
         self._on_demand.close()
         await self._reader.close()
 
+    @property
+    def trouble(self) -> str:
+        """What keeps it from answering all that it could, in one line; empty: nothing."""
+        return self._on_demand.trouble
+
 
 def _refused(error: OnDemandError) -> Invalid:
     return Invalid(f"row {error.row}: {error}." if error.row is not None else f"{error}.", [FieldError(str(error), error.row)])

@@ -60,10 +60,10 @@ def explainer(folder: Path, contract: Contract) -> Explainer | None:
     return Explainer(folder / BOOSTER, contract.names) if BOOSTER in contract.files else None
 
 
-def fits(case: UseCase, contract: Contract) -> bool:
-    """Whether what is applied is what a version was trained on."""
+def misfit(case: UseCase, contract: Contract) -> str:
+    """Why a version cannot answer by what is applied; empty: it was trained on it."""
     try:
         contracts.check_definitions(contract, definitions(case.store, contract.feature_service))
-    except REFUSALS:
-        return False
-    return True
+    except REFUSALS as refusal:
+        return str(refusal)
+    return ""

@@ -30,7 +30,7 @@ from infra.settings import Settings
 from serving.features.reader import OnlineReader
 from serving.inference.explainer import BOOSTER
 from serving.inference.predictor import Predictor
-from serving.models.loading import REFUSALS, Loader, explainer, fits, load
+from serving.models.loading import REFUSALS, Loader, explainer, load, misfit
 from serving.models.shadow import Shadow
 from serving.protocol.limits import natural
 from serving.protocol.problem import NotFound, Unavailable
@@ -245,7 +245,7 @@ class ModelRepository:
         if not self._registry.due or not await asyncio.to_thread(self._registry.changed):
             return
         loaded = [(entry, version, predictor.contract) for entry in self.entries for version, predictor in entry.ready.items()]
-        fit = await asyncio.to_thread(lambda: [fits(self._registry.case, contract) for _, _, contract in loaded])
+        fit = await asyncio.to_thread(lambda: [not misfit(self._registry.case, contract) for _, _, contract in loaded])
         misfits = {(entry.name, version) for (entry, version, _), well in zip(loaded, fit, strict=True) if not well}
         sure, self._misfits = misfits & self._misfits, misfits
         if misfits - sure:
@@ -339,6 +339,10 @@ class ModelRepository:
             loaded = await asyncio.to_thread(self._loader, self._settings, entry.name, version, self._metrics, self._log)
             if self._before is not None:
                 await self._before(loaded.reader)
+            # what was applied while it was being loaded, the look of then could not hold against it
+            if self._registry.read and (why := await asyncio.to_thread(misfit, self._registry.case, loaded.contract)):
+                await loaded.close()
+                return why
             entry.ready[version] = loaded
         except Exception as refusal:  # one version that cannot be loaded must not take the others down
             if isinstance(refusal, REFUSALS):

@@ -21,7 +21,7 @@ from feature_repo.spec.use_case import ModelSpec
 from infra.timestamps import moment_at
 from streaming.aggregation.windows import SECOND
 from streaming.clock import set_rehearsal
-from streaming.offline.parquet import checked, fault
+from streaming.offline.parquet import TableError, checked, fault, verify
 from streaming.online.store import connect
 from streaming.schema.feature_view import View
 from streaming.schema.json_row import encode
@@ -81,7 +81,10 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     partitioning = ds.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
     days = (pc.field("day") >= low) & (pc.field("day") <= high)
     try:
+        verify(str(folder))
         table = ds.dataset(folder, format=checked(), partitioning=partitioning).to_table(filter=days)
+    except TableError as error:
+        raise ReplayError(str(error)) from None
     except (pa.ArrowException, OSError) as error:
         raise ReplayError(f"the table at {folder} cannot be read: {' '.join(str(error).split())}") from None
     us = table[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64())

@@ -7,7 +7,8 @@ objects of both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-_RAISED = (Exception, SystemExit, GeneratorExit)
+_RAISED = (Exception, SystemExit, GeneratorExit, CancelledError)
 """All that a function may raise, but for Ctrl-C."""
+
+
+MOST_SAID = 500
+"""Characters of an error of a user's function that are passed on."""
 
 
 class OnDemandError(ValueError):
@@ -121,16 +126,20 @@ class Transformation:
             try:
                 self._call({name: [values[row]] for name, values in columns.items()}, 1)
             except _RAISED as single:
-                return OnDemandError(f"{self.where} failed on this row: {type(single).__name__}: {single}", row)
-        return OnDemandError(f"{self.where} failed: {type(error).__name__}: {error}")
+                return OnDemandError(f"{self.where} failed on this row: {_said(single)}", row)
+        return OnDemandError(f"{self.where} failed: {_said(error)}")
 
     def _declared(self, feature: str, given: Mapping[str, Any], rows: int) -> list[Any]:
         values = _answer(given, feature, self)
         where = f"{self.where}, feature {feature!r}"
-        if not hasattr(values, "__len__") or isinstance(values, str | bytes):
+        if not hasattr(values, "__len__") or isinstance(values, str | bytes | Set | Mapping):  # the last two have no order of rows
             raise OnDemandError(f"{where}: its function gave {short(values)}, not one value per row")
-        if len(values) != rows:
-            raise OnDemandError(f"{where}: its function gave {len(values)} values for {rows} rows")
+        try:
+            length = len(values)
+        except _RAISED as error:
+            raise OnDemandError(f"{where}: its function gave what has no length: {_said(error)}") from None
+        if length != rows:
+            raise OnDemandError(f"{where}: its function gave {length} values for {rows} rows")
         if hasattr(values, "tolist"):  # an array or a series; what is in it has a Python twin
             values = values.tolist()
         convert = self._convert[feature]
@@ -145,6 +154,16 @@ class Transformation:
                 except _RAISED as error:
                     raise OnDemandError(f"{where} cannot be read: {type(error).__name__} of a {type(value).__name__}", row) from None
             raise
+
+
+def _said(error: BaseException) -> str:
+    """What a user's function raised, cut short, as text that every caller can be sent."""
+    try:
+        text = str(error)
+    except Exception:  # its own __str__ raises
+        text = ""
+    shown = text[:MOST_SAID].encode("utf-8", "replace").decode()
+    return f"{type(error).__name__}: {shown}{' ...' if len(text) > MOST_SAID else ''}"
 
 
 def _answer(given: Mapping[str, Any], feature: str, view: Transformation) -> Any:

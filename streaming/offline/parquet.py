@@ -4,12 +4,15 @@ A table is a folder of Parquet files (with `day=…` folders below it, or withou
 a file's nanoseconds are cut to them, in Spark and in Arrow alike.
 
 What we write carries a checksum in each page, and whoever reads verifies those that there are: a bit that a disk has flipped is an error
-that names the table, not another value. (Spark is told so in `streaming.offline.spark`.)
+that names the table, not another value. (Spark is told so in `streaming.offline.spark`.) A file's footer has none, and says what the
+columns are called and how far they reach: its checksum is in the file's name, and looked at before anything reads the footer.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +25,48 @@ if TYPE_CHECKING:
     from streaming.schema.feature_view import View
 
 
+_SEALED = re.compile(r".*-([0-9a-f]{16})\.parquet")
+_TAIL = struct.Struct("<I4s")  # the footer's length, and "PAR1"
+
+
 class TableError(ValueError):
     """A table that is not there, or not one; the message says which, where, and what to do."""
+
+
+def seal(partial: Path, stem: str) -> Path:
+    """Give a complete file its name: `<stem>-<checksum of its footer>.parquet`, in the same folder; returns it."""
+    path = partial.with_name(f"{stem}-{_footer_sum(partial)}.parquet")
+    partial.replace(path)
+    return path
+
+
+def verify(path: str) -> None:
+    """Hold the footers of a table's files against their names; files that others have written have no checksum there.
+
+    Raises:
+        TableError: a file is not as it was written.
+    """
+    place = Path(path)
+    for one in sorted(place.rglob("*.parquet")) if place.is_dir() else [place]:
+        named = _SEALED.fullmatch(one.name)
+        try:
+            if named and _footer_sum(one) != named[1]:
+                raise TableError(f"the table at {path} cannot be read: the footer of {one} is not as it was written")
+        except OSError as error:
+            raise TableError(f"the table at {path} cannot be read: {one}: {error.strerror}") from error
+
+
+def _footer_sum(path: Path) -> str:
+    """XXH3 (64 bits) of a Parquet file's footer with its length, as 16 hexadecimal digits; of the whole file where it ends like none."""
+    import xxhash
+
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _TAIL.size, 0))
+        tail = file.read()
+        length = _TAIL.unpack(tail)[0] + _TAIL.size if len(tail) == _TAIL.size else size
+        file.seek(max(size - length, 0))
+        return xxhash.xxh3_64_hexdigest(file.read())
 
 
 def checked() -> Any:
@@ -63,6 +106,8 @@ def schema(path: str) -> pa.Schema:
 
     if why := fault(path):
         raise TableError(why)
+    if "://" not in path:
+        verify(path)
     try:
         return ds.dataset(path, format="parquet", partitioning="hive").schema
     except (pa.ArrowException, OSError) as error:
@@ -83,6 +128,7 @@ def table(path: Path, columns: Sequence[str] | None = None, rows: Any = None) ->
 
     if why := fault(str(path)):
         raise TableError(why)
+    verify(str(path))
     try:
         return ds.dataset(path, format=checked(), partitioning="hive").to_table(
             columns=None if columns is None else list(columns), filter=rows

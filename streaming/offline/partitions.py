@@ -1,4 +1,4 @@
-"""Day-partitioned Parquet: `day=YYYY-MM-DD/part-0.parquet` below a table's folder, the day in UTC.
+"""Day-partitioned Parquet: `day=YYYY-MM-DD/part-0-<checksum>.parquet` below a table's folder, the day in UTC.
 
 Spark sorts and hands each day to one Python worker, which writes it with Arrow: one file per day, named alike every time, and without
 the process that Hadoop starts per file to set its mode. The folder must be one that all workers see.
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+from streaming.offline.parquet import seal
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -104,8 +106,7 @@ class _Day:
 
     def __init__(self, day: str | None, timestamp: str, folder: Path) -> None:
         self.day, self._timestamp = day, timestamp
-        self._path = folder / f"{DAY}={day}" / "part-0.parquet"
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
+        self._partial = folder / f"{DAY}={day}" / f".part-0.parquet.{os.getpid()}.new"
         self._writer: Any = None
         self._held: list[pa.Table] = []
         self._rows = 0
@@ -127,7 +128,7 @@ class _Day:
 
         held = pa.concat_tables(self._held)
         if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._partial, held.schema, compression="zstd", write_page_checksum=True)
         self._writer.write_table(held, row_group_size=ROW_GROUP)
         self._held = []
@@ -137,5 +138,5 @@ class _Day:
             self._flush()
         if self._writer is not None:
             self._writer.close()
-            self._partial.replace(self._path)
+            seal(self._partial, "part-0")
         return {"day": self.day, "rows": self._rows, "first": self._first, "last": self._last}

@@ -60,7 +60,9 @@ def hold(client: redis.Redis, view: View) -> Iterator[None]:
             raise HeldError(f"what lies in Redis under {key} is no backfill's ({holder[:60]!r}): remove it") from None
         if held:
             host, pid, *_ = holder.split("/")
-            raise HeldError(f"feature view {view.name!r} is being backfilled by process {pid} on {host}; try again when it has ended")
+            raise HeldError(
+                f"feature view {view.name!r} is being backfilled or removed by process {pid} on {host}; try again when it has ended"
+            )
         client.set(key, me, ex=LEASE_S)
     ended = threading.Event()
 

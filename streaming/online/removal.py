@@ -87,6 +87,9 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
     store, index, fields = OnlineStore(client), keys_key(view.project, view.name), view_fields(view)
     entities = gone = 0
     with hold(client, view):
+        # first what says that the view is there as a whole: where this is killed, and the definition comes back, its windows are lost
+        for name in (view_key(view.project, view.name), journal_key(view.project, view.name)):
+            client.delete(name)
         for keys in store.members(index):
             entities += store.drop(index, keys, fields, lambda _: False)
             gone += _absent(store, keys)
@@ -102,7 +105,7 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
                     entities, gone, batch = entities + found[0], gone + found[1], []
             found = _delete(store, batch, fields)
             entities, gone = entities + found[0], gone + found[1]
-        for name in (*(f(view.project, view.name) for f in (view_key, journal_key, rejected_rows_key)), index, index + ":backfill"):
+        for name in (rejected_rows_key(view.project, view.name), index, index + ":backfill"):
             client.delete(name)
     return Removed(view.name, entities, gone)
 

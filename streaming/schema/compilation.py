@@ -42,14 +42,18 @@ class Applied:
     def __init__(self, case: UseCase, known: Sequence[View]) -> None:
         self._registry = Followed(case)
         self._before = {view.name: view for view in known if view.stream}
+        self._none = False
 
     def changed(self) -> str:
         """What was applied since, of the views that a stream feeds; empty: nothing, or the registry tells nothing now."""
         if not self._registry.changed():
             return ""
         now = {name: view for name, view in usable(self._registry.case.store)[0].items() if view.stream}
-        if not now:  # about to be written
+        if not now and self._before and not self._none:  # about to be written, perhaps: it is believed when it is seen again
+            self._none = True
+            self._registry.again()
             return ""
+        self._none = False
         before = self._before
         said = [("without", sorted(before.keys() - now.keys())), ("with", sorted(now.keys() - before.keys()))]
         said.append(("another", sorted(name for name in now.keys() & before.keys() if now[name] != before[name])))

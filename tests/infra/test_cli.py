@@ -258,7 +258,7 @@ def test_a_version_is_a_number(tmp_path: Path, command: str, typed: str) -> None
 LONG = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from infra import command_line
+from infra import cli as command_line
 command_line.EVERY_S = 0.3
 with command_line.console.status("[bold]fitting[/bold]") as status:
     time.sleep(1)

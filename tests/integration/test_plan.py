@@ -134,7 +134,7 @@ def test_a_view_a_service_and_code_are_said_as_a_person_would(bikes: Bikes, edit
 
 KILLED = f"""
 import os, runpy, signal, sys
-from streaming import removal
+from streaming.online import removal
 removal.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = [{str(ROOT / "headrace.py")!r}, *sys.argv[1:]]
 runpy.run_path(sys.argv[0], run_name="__main__")

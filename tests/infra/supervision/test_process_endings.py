@@ -123,7 +123,7 @@ def test_stopping_one_service_spares_another_that_it_started(own: Settings, tmp_
     note = tmp_path / "pid"
     code = f"""
 import pathlib, sys, time
-from infra import process
+from infra.supervision import process
 from infra.settings import Settings
 made = process.start(Settings(state={str(tmp_path)!r}), "inner", [sys.executable, "-c", "import time; time.sleep(60)"], lambda: True)
 pathlib.Path({str(note)!r}).write_text(str(made.pid))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from infra.settings import ROOT, Settings
 from infra.supervision import process, redis_server, supervisor, watchdog
-from infra.supervision.launch import MARK, SELF, watched_path
-from infra.supervision.redis_probe import Probe
+from infra.supervision.launch import MARK, SELF, asked_path, watched_path
+from infra.supervision.redis_probe import Probe, Probes
 from infra.supervision.watchdog import Patience, Watchdog
 from tests.infra.supervision.test_supervisor import own as _own
 from tests.infra.supervision.test_supervisor import row, within
@@ -191,3 +191,29 @@ def test_what_is_no_watchdog_is_passed_over(raw: bytes) -> None:
             for pid, quiet_s in patience.look(Path(folder), ["stream"], float(now)).values():
                 assert pid > 0
                 assert quiet_s > 60
+
+
+def test_a_redis_whose_port_file_was_lost_is_asked_on_and_one_that_nobody_asks_any_more_is_left_alone(own: Settings) -> None:
+    redis_server.up(own)
+    record, fed, asked = process.alive(own, "redis"), watched_path(own.run_dir, "redis"), asked_path(own.run_dir, "redis")
+    assert record is not None
+    psutil.Process(supervisor.Supervisor(own).record.pid).suspend()  # type: ignore[union-attr]
+    try:
+        probes, port = Probes(), asked.read_text()
+        for _ in range(3):
+            probes.look(own.run_dir, ["redis"])
+            time.sleep(0.1)
+        asked.unlink()
+        before = fed.read_bytes()
+        for _ in range(3):
+            probes.look(own.run_dir, ["redis"])
+            time.sleep(0.1)
+        assert fed.read_bytes() != before
+        assert asked.read_text() == port
+        asked.unlink()
+        Probes().look(own.run_dir, ["redis"])
+        patience = Patience()
+        for now in range(0, 2000, 5):
+            assert patience.look(own.run_dir, ["redis"], float(now)) == {}
+    finally:
+        psutil.Process(supervisor.Supervisor(own).record.pid).resume()  # type: ignore[union-attr]

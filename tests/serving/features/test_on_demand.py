@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from typing import Any
 
@@ -125,7 +126,14 @@ def test_the_row_is_blamed_by_what_the_function_was_given() -> None:
 
 @pytest.mark.parametrize(
     ("given", "says"),
-    [({}, "did not return it"), ({"price_ratio": [1.0]}, "1 values for 2 rows"), ({"price_ratio": ["a", 1]}, "not a number")],
+    [
+        ({}, "did not return it"),
+        ({"price_ratio": [1.0]}, "1 values for 2 rows"),
+        ({"price_ratio": ["a", 1]}, "not a number"),
+        ({"price_ratio": {7.0, 1.0}}, "not one value per row"),
+        ({"price_ratio": {0: 5.0, 1: 6.0}}, "not one value per row"),
+        ({"price_ratio": frozenset({1.0, 2.0})}, "not one value per row"),
+    ],
 )
 def test_an_answer_of_the_wrong_shape_is_named(given: dict[str, Any], says: str) -> None:
     with pytest.raises(OnDemandError, match=says):
@@ -135,3 +143,27 @@ def test_an_answer_of_the_wrong_shape_is_named(given: dict[str, Any], says: str)
 def test_pandas_mode_is_refused_when_compiled() -> None:
     with pytest.raises(OnDemandError, match="mode='python'"):
         on_demand(mode="pandas")
+
+
+class _Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("raised", [ValueError("x" * 20_000_000), ValueError("\ud800"), _Silent(), asyncio.CancelledError()])
+def test_what_a_function_says_is_cut_short_and_can_be_sent(raised: BaseException) -> None:
+    def udf(_: dict[str, Any]) -> Any:
+        raise raised
+
+    with pytest.raises(OnDemandError, match=type(raised).__name__) as caught:
+        on_demand(udf).run(REQUEST, STORED)
+    assert len(str(caught.value).encode()) < 1000
+
+
+def test_an_answer_whose_length_nobody_knows_is_named() -> None:
+    class Odd:
+        def __len__(self) -> int:
+            raise RuntimeError("no")
+
+    with pytest.raises(OnDemandError, match="no length"):
+        on_demand(lambda _: {"price_ratio": Odd()}).run(REQUEST, STORED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from serving.features import on_demand as module
+from serving.features import threads
 from serving.features.on_demand import OnDemand
 from serving.features.reader import FeatureRows
 from serving.inference.predictor import Asked, Predictor
@@ -116,6 +118,81 @@ def test_what_waits_for_a_thread_beyond_its_deadline_is_never_run(gate: threadin
         gate.set()
         assert await ask(one) == [2.0]
         assert len(calls) == module.THREADS + 1
+        one.close()
+
+    asyncio.run(scenario())
+
+
+def test_calls_that_never_return_are_named_and_others_get_threads_all_the_same(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function may wait for ever on one value only; the others' requests are answered, until four times as many threads are gone."""
+    monkeypatch.setattr(threads, "STUCK_S", 0.2)
+    poison = threading.Event()
+
+    def hangs(inputs: dict[str, Any]) -> Any:
+        if poison.is_set():
+            gate.wait(60)
+        return ratio(inputs)
+
+    async def scenario() -> None:
+        one = compiled(hangs)
+        for times in range(threads.TIMES):
+            poison.set()
+            found = await asyncio.gather(*(ask(one, left_s=0.1) for _ in range(module.THREADS)), return_exceptions=True)
+            assert {type(error) for error in found} == {Late}, times
+            poison.clear()
+            await asyncio.sleep(0.3)
+            assert one.trouble.startswith(
+                f"calls of on-demand functions do not return: {(times + 1) * module.THREADS} of on-demand view 'pricing'"
+            )
+            if times + 1 < threads.TIMES:
+                assert await ask(one) == [2.0], times
+        assert one.trouble.endswith("; no thread is left for the others")
+        with pytest.raises(Late, match="calls of on-demand view 'pricing' do not return"):
+            await ask(one, left_s=0.1)
+        gate.set()
+        await asyncio.sleep(0.3)
+        assert one.trouble == ""
+        assert await ask(one) == [2.0]
+        one.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_only_waited_for_a_thread_is_not_blamed(gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+    def hangs(inputs: dict[str, Any]) -> Any:
+        gate.wait(60)
+        return ratio(inputs)
+
+    async def scenario() -> None:
+        counts: Counter[tuple[str, str]] = Counter()
+        one = compiled(hangs, counts)
+        busy = [asyncio.ensure_future(ask(one, left_s=30)) for _ in range(module.THREADS)]
+        await asyncio.sleep(0.1)
+        with caplog.at_level(logging.WARNING, "serving.features.on_demand"), pytest.raises(Late, match="too many wait for a thread"):
+            await ask(one, left_s=0.2)
+        assert (counts["pricing", "waited"], caplog.records) == (1, [])
+        gate.set()
+        await asyncio.gather(*busy)
+        one.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_after_the_deadline_is_none_though_nobody_could_be_told_before() -> None:
+    """A call that keeps the interpreter to itself: a regular expression that backtracks."""
+
+    def spins(inputs: dict[str, Any]) -> Any:
+        re.match(r"(a|a)*$", "a" * 22 + "b")
+        return ratio(inputs)
+
+    async def scenario() -> None:
+        one = compiled(spins)
+        began = time.perf_counter()
+        with pytest.raises(Late, match="its function is slow"):
+            await ask(one, left_s=0.01)
+        assert time.perf_counter() - began > 0.01
         one.close()
 
     asyncio.run(scenario())

@@ -24,6 +24,7 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
 from serving.handlers.feast import FeatureServer
 from serving.inference.predictor import Predictor
+from serving.models.loading import load
 from serving.models.repository import ModelRepository
 from serving.protocol.problem import NotFound, Unavailable
 from serving.telemetry.metrics import Metrics
@@ -178,6 +179,36 @@ def test_a_model_whose_features_are_redefined_answers_no_more_until_they_are_bac
                 await become(said)
                 await asyncio.to_thread(docks.write, "dock")
                 assert await become(None) is not first
+        finally:
+            await models.stop()
+
+    asyncio.run(inside())
+
+
+def test_a_version_that_was_being_loaded_while_its_features_were_redefined_does_not_answer(docks: Docks) -> None:
+    docks.write("dock")
+    docks.release()
+    began, redefined = asyncio.Event(), asyncio.Event()
+
+    async def inside() -> None:
+        loop = asyncio.get_running_loop()
+
+        def slowly(*arguments: Any) -> Predictor:
+            made = load(*arguments)  # held against what is applied now
+            loop.call_soon_threadsafe(began.set)
+            asyncio.run_coroutine_threadsafe(redefined.wait(), loop).result(60)
+            return made
+
+        models = ModelRepository(docks.settings, Metrics(), PredictionLog(None, "bikes", 10, 10), slowly)  # type: ignore[arg-type]
+        starting = asyncio.ensure_future(models.start())
+        await asyncio.wait_for(began.wait(), 60)
+        await asyncio.to_thread(docks.write, "dock[['charge']]")
+        models._registry.case = UseCase(docks.folder)  # as a look meanwhile has left it
+        redefined.set()
+        await starting
+        try:
+            assert not models.entry("sells_out").ready
+            assert "no longer applied: dock:free_bikes" in models.entry("sells_out").reason
         finally:
             await models.stop()
 

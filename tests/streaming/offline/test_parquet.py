@@ -17,6 +17,7 @@ from pyspark.sql import Row
 
 from infra.cause import cause
 from streaming.join.in_process import NotHere, read_events_here
+from streaming.offline.footers import extent
 from streaming.offline.parquet import TableError, read, schema, table, table_path
 from streaming.offline.partitions import _Day
 from streaming.schema.feature_view import Feature, View
@@ -79,6 +80,33 @@ def _flips(whole: bytes, step: int) -> Iterator[bytes]:
         spoilt = bytearray(whole)
         spoilt[at] ^= 1 << at % 8
         yield bytes(spoilt)
+
+
+def test_a_bit_of_a_footer_that_was_turned_over_is_an_error_whoever_reads(tmp_path: Path) -> None:
+    """A footer says what the columns are called and how far they reach; some spoilt ones end the process that reads them."""
+    root = tmp_path / "offline"
+    for name in ("2024-05-01", "2024-05-02"):
+        day = _Day(name, "at", root / "t")
+        day.add(_lines(200))
+        day.close()
+    path, _ = sorted((root / "t").rglob("*.parquet"))
+    view = View("p", "v", (Feature("k", "int64"),), "t", "at", None, (), 0, (Feature("x", "double"),), None, None)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    table(root / "t")
+    for at in range(footer, len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[at] ^= 1 << at % 8
+        path.write_bytes(bytes(spoilt))
+        for read_it in (lambda: table(root / "t"), lambda: schema(str(root / "t")), lambda: extent(view, root, None, None)):
+            with pytest.raises(TableError, match=path.name):
+                read_it()
+    for cut in (0, 3, 11, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(TableError, match=path.name):
+            table(root / "t")
+    path.write_bytes(whole)
+    assert table(root / "t").num_rows == 400
 
 
 def _lines(rows: int) -> pa.Table:

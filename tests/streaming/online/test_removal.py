@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from feature_repo.records.redis_keys import keys_key, view_key
 from streaming.live.sink import apply_batch
@@ -13,6 +16,7 @@ from streaming.online import feast_layout
 from streaming.online.entities import key_function, view_fields
 from streaming.online.removal import remove
 from streaming.online.store import OnlineStore, connect
+from streaming.online.unfilled import unfilled_views
 from tests.streaming.test_survival import batch
 from tests.streaming.world import views
 
@@ -93,3 +97,44 @@ def test_a_key_is_matched_by_what_it_says() -> None:
     assert not matches(feast_layout.key_encoder("prod", [("user", "int64")])([1]))
     assert not matches(key(["a", 1])[:-5])
     assert not matches(b"")
+
+
+def test_a_removal_that_was_killed_leaves_a_view_of_which_something_is_lost(redis_url: str, name: str, tmp_path: Path) -> None:
+    """Where its definition comes back before the removal is gone on with, its windows must not pass for whole."""
+    client = connect(redis_url.replace("/0", "/7"))
+    client.flushdb()
+    view = replace(views(name)[1], path=str(tmp_path / "table"))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "part-0.parquet").touch()
+    apply_batch([view], OnlineStore(client), batch(rows(2_500), 1_000))
+    client.hset(view_key(name, view.name), "seam_us", 1)
+    assert unfilled_views(client, [view], tmp_path) == []
+
+    def killed(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        remove(client, view, told=killed)
+    assert client.scard(keys_key(name, view.name)) > 0
+    assert unfilled_views(client, [view], tmp_path) == [view.name]
+
+
+def test_something_else_in_the_place_of_a_backfills_word_is_none_and_a_refusal_says_nothing(
+    redis_url: str, name: str, tmp_path: Path
+) -> None:
+    client = connect(redis_url.replace("/0", "/7"))
+    view = replace(views(name)[1], path=str(tmp_path / "table"))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "part-0.parquet").touch()
+    client.set(view_key(name, view.name), "no hash")
+    assert unfilled_views(client, [view], tmp_path) == [view.name]
+    client.acl_setuser("reads-nothing", enabled=True, nopass=True, categories=["+@all"], commands=["-hexists"], keys=["*"])
+    try:
+        known = client.connection_pool.connection_kwargs
+        with (
+            redis.Redis(host=known["host"], port=known["port"], db=7, username="reads-nothing", password="any") as other,
+            pytest.raises(redis.exceptions.NoPermissionError),
+        ):
+            unfilled_views(other, [view], tmp_path)
+    finally:
+        client.acl_deluser("reads-nothing")

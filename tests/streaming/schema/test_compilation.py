@@ -6,15 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from feature_repo.registry.apply import apply
 from feature_repo.registry.definitions import DefinitionError
+from feature_repo.registry.followed import Followed
 from feature_repo.registry.plan import applied, plan, proposed
 from feature_repo.spec.use_case import UseCase
+from infra import files
 from infra.settings import ROOT, Settings
 from streaming.schema.compilation import Applied, check, usable
 
@@ -174,3 +178,48 @@ def test_what_was_applied_since_a_stream_began_is_told_and_a_registry_that_is_aw
     apply(edited(('function="sum"', 'function="max"')))
     assert since.changed() == "another rides_by_station"
     assert Applied(UseCase(case.folder, own.state / "nothing.db"), known).changed() == ""
+
+
+def test_a_stream_is_told_when_none_of_its_views_is_left(edited: Edit) -> None:
+    """A registry that is being written may be empty for a moment: it is believed when it is seen again."""
+    case = edited()
+    apply(case)
+    since = Applied(case, list(usable(case.store)[0].values()))
+    assert since.changed() == ""
+    store = UseCase(case.folder).store
+    for view in store.list_all_feature_views():
+        store.registry.delete_feature_view(view.name, store.project)
+    assert since.changed() == ""
+    assert since.changed() == "without dock and rides_by_station and rides_by_station_and_class"
+
+
+def test_a_change_in_the_second_of_a_look_is_seen_of_a_registry_on_a_server(edited: Edit) -> None:
+    """Its revision is of whole seconds."""
+
+    class OnAServer:
+        folder, revisions = Path(), [datetime(2024, 5, 1, 12, 0, s) for s in (0, 0, 0, 0, 7, 7, 7, 7)]
+
+        def revision(self) -> datetime:
+            return self.revisions.pop(0)
+
+    looked = Followed(OnAServer())  # type: ignore[arg-type]
+    assert [looked.changed() for _ in range(8)] == [True, True, True, False, True, True, True, False]
+
+
+def test_one_apply_works_at_a_time_and_the_next_waits_for_it(own: Settings, edited: Edit) -> None:
+    case = edited()
+    with (
+        files.alone(own.state / "apply.lock"),
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "headrace.py"), "--repo", str(case.folder), "--state", str(own.state), "apply"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as waits,
+    ):
+        assert waits.stdout is not None
+        assert waits.stdout.readline() == "waiting for another `apply` to end\n"
+        time.sleep(1)
+        assert waits.poll() is None
+        files_before = not (own.state / "registry.db").exists()
+        waits.terminate()
+    assert files_before

@@ -27,7 +27,7 @@ def own(bikes: Bikes, tmp_path: Path) -> Any:
 
 def add(folder: Path, day: str, change: dict[str, Any]) -> None:
     """One more row in a day's partition, like its first one but for `change`."""
-    path = folder / f"day={day}" / "part-0.parquet"
+    (path,) = (folder / f"day={day}").glob("part-0-*.parquet")
     row = pq.read_table(path).slice(0, 1)
     for name, value in change.items():
         place = row.schema.get_field_index(name)
