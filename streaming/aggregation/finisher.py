@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 
 from streaming.aggregation import sketches
+from streaming.aggregation.functions.base import NAN, Function
+from streaming.aggregation.functions.table import function_of
 from streaming.aggregation.sketches import Ragged
 from streaming.aggregation.tiles import COUNT, HEADER_SIZE, levels_of
-from streaming.aggregation.windows import Aggregation, Layout, two_product, two_sum
+from streaming.aggregation.windows import Aggregation, Layout
 
-_NAN = math.nan
 FOREVER = 2**63 - 1
 
 
-_COUNT, _SUM, _MEAN, _MIN, _MAX, _STD, _LAST, _FIRST, _SKETCH = range(9)
-_CODES = {"count": _COUNT, "sum": _SUM, "mean": _MEAN, "min": _MIN, "max": _MAX, "std": _STD, "last": _LAST, "first": _FIRST}
-_Op = tuple[int, int, int, int, int]
-"""Place among the view's features, what to do, and the rows of the state: count, the statistic (of a sketch: its number), squares."""
+_Op = tuple[int, Function, tuple[int, ...]]
+"""Place among the view's features, what to do, and the first rows of the state's statistics; of a sketch: its number."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,12 @@ class Finisher:
         by_name = {a.name: a for a in layout.aggregations}
         wanted = [by_name[name] for name in names or by_name]
         place = {a.name: i for i, a in enumerate(wanted)}
-        self._functions = [a.function for a in wanted]
-        self._kinds = [a.kind or "" for a in wanted]
+        self._names = [a.function for a in wanted]
         self._levels = []
         for level in levels_of(layout):
             windows: dict[int, list[_Op]] = {}
             for aggregation in level.layout.aggregations:
-                windows.setdefault(aggregation.window_us, []).append((place[aggregation.name], *_compiled(level.layout, aggregation)))
+                windows.setdefault(aggregation.window_us, []).append(_compiled(level.layout, aggregation, place[aggregation.name]))
             longest_first = sorted(windows.items(), reverse=True)
             self._levels.append(_Level(level.hop_us, 1 + level.layout.size, len(level.layout.sketches), longest_first))
         self.hop_us = self._levels[0].hop_us
@@ -101,21 +99,20 @@ class Finisher:
                 until = min(until, int(grid[first]) + level.hop_us + window)  # then its first tile is no longer covered
                 if tiles is None:
                     tiles = _Tiles(grid, n, first, stop)
-                tiles.finish(wanted, first, out)
-                for place, code, _, which, _ in wanted:
-                    if code == _SKETCH:
-                        kind, function = self._kinds[place], self._functions[place]
-                        out[place] = _sketched(kind, function, blob, *sketches[which], n, first, stop)
+                window_tiles = _Window(tiles, first)
+                for place, function, rows in wanted:
+                    if function.sketch is None:
+                        out[place] = function.finish_tiles(window_tiles, rows)
+                    else:
+                        out[place] = _sketched(function.sketch, self._names[place], blob, *sketches[rows[0]], n, first, stop)
         return out, until
 
 
-def _compiled(layout: Layout, aggregation: Aggregation) -> tuple[int, int, int, int]:
-    if aggregation.kind is not None:
-        return _SKETCH, 0, layout.sketches.index((aggregation.input, aggregation.kind)), 0
-    code, slots, column = _CODES[aggregation.function], layout.slots, aggregation.column
-    statistic = {_SUM: "sum", _MEAN: "sum", _STD: "sum", _COUNT: "n"}.get(code, aggregation.function)
-    count = slots.get((column, "n"), 0)
-    return code, count, slots[column, statistic], slots[column, "square"] if code == _STD else 0
+def _compiled(layout: Layout, aggregation: Aggregation, place: int) -> _Op:
+    function = function_of(aggregation.function)
+    if function.sketch is not None:
+        return place, function, (layout.sketches.index((aggregation.input, function.sketch)),)
+    return place, function, tuple(layout.slots[aggregation.column, one.name] for one in function.needs(aggregation.hop_us))
 
 
 def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
@@ -151,87 +148,58 @@ class _Tiles:
             found = self.rows[~row] = found if any(found) else []
         return found
 
-    def finish(self, wanted: list[_Op], first: int, out: list[float]) -> None:
-        """The features of the window that begins at tile `first`, into their places."""
-        skip = first - self.first
-        counts: dict[int, float] = {}
-        sums: dict[int, float] = {}
-        for place, code, count, row, square in wanted:
-            if code >= _LAST:
-                if code != _SKETCH:
-                    out[place] = self._ordered(row, first, code == _LAST)
-                continue
-            n = counts.get(count)
-            if n is None:
-                n = counts[count] = sum(self.row(count)[skip:])
-            if code == _COUNT:
-                out[place] = float(n)
-            elif code in (_MIN, _MAX):
-                out[place] = (min if code == _MIN else max)(self.row(row)[skip:]) if n else _NAN
-            else:
-                total = sums.get(row)
-                if total is None:
-                    total = sums[row] = self._sum(row, skip)
-                if code == _SUM:
-                    out[place] = total
-                elif code == _MEAN:
-                    out[place] = total / n if n else _NAN
-                elif n > 1:
-                    out[place] = _deviation(n, *self._pair(row, skip, total), *self._pair(square, skip, self._sum(square, skip)))
-                else:
-                    out[place] = _NAN
 
-    def _ordered(self, row: int, first: int, last: bool) -> float:
-        # tiles are ascending in time, so the newest value is in the last tile that has one, the oldest in the first
-        base, grid, n = (1 + row) * self.n, self.grid, self.n
-        places = range(self.stop - 1, first - 1, -1) if last else range(first, self.stop)
-        for i in places:
-            if math.isfinite(grid[base + i]):
-                return float(grid[base + 2 * n + i])
-        return _NAN
+class _Window:
+    """The tiles from `first` on, as `functions.base.Tiles`."""
 
-    def _terms(self, row: int, skip: int) -> list[float]:
-        low = self.low(row)
-        return self.row(row)[skip:] + low[skip:] if low else self.row(row)[skip:]
+    __slots__ = ("_counts", "_first", "_skip", "_sums", "_tiles")
 
-    def _sum(self, row: int, skip: int) -> float:
-        """The sum of all terms of a row of pairs, rounded once."""
-        try:
-            return math.fsum(self._terms(row, skip))
-        except (OverflowError, ValueError):  # beyond float64, or inf - inf
-            with np.errstate(invalid="ignore", over="ignore"):
-                return float(np.array(self.row(row)[skip:]).sum())
+    def __init__(self, tiles: _Tiles, first: int) -> None:
+        self._tiles, self._first, self._skip = tiles, first, first - tiles.first
+        self._counts: dict[int, float] = {}
+        self._sums: dict[int, float] = {}
 
-    def _pair(self, row: int, skip: int, total: float) -> tuple[float, float]:
-        """A sum, and what its rounding left."""
+    def row(self, row: int) -> list[float]:
+        return self._tiles.row(row)[self._skip :]
+
+    def count(self, row: int) -> float:
+        found = self._counts.get(row)
+        if found is None:
+            found = self._counts[row] = sum(self._tiles.row(row)[self._skip :])
+        return found
+
+    def total(self, row: int) -> float:
+        found = self._sums.get(row)
+        if found is None:
+            try:
+                found = math.fsum(self._terms(row))
+            except (OverflowError, ValueError):  # beyond float64, or inf - inf
+                with np.errstate(invalid="ignore", over="ignore"):
+                    found = float(np.array(self.row(row)).sum())
+            self._sums[row] = found
+        return found
+
+    def pair(self, row: int) -> tuple[float, float]:
+        total = self.total(row)
         if not math.isfinite(total):
             return total, 0.0
-        terms = self._terms(row, skip)
+        terms = self._terms(row)
         terms.append(-total)
         return total, math.fsum(terms)
 
+    def edge(self, row: int, last: bool) -> float:
+        # tiles are ascending in time, so the newest value is in the last tile that has one, the oldest in the first
+        tiles = self._tiles
+        base, grid, n = (1 + row) * tiles.n, tiles.grid, tiles.n
+        places = range(tiles.stop - 1, self._first - 1, -1) if last else range(self._first, tiles.stop)
+        for i in places:
+            if math.isfinite(grid[base + i]):
+                return float(grid[base + 2 * n + i])
+        return NAN
 
-def _deviation(n: float, hi: float, lo: float, square: float, rest: float) -> float:
-    """`Layout.finish` of std, for numbers: the same operations in the same order."""
-    p, e = two_product(hi, hi)
-    e = e + 2.0 * hi * lo
-    q, f = two_product(square, n)
-    f = f + rest * n
-    top, low = _add(q, f, -p, -e)
-    variance = max(top + low, 0.0) / (n * (n - 1.0))
-    return math.sqrt(variance) if variance == variance else _NAN
-
-
-def _add(ah: float, al: float, bh: float, bl: float) -> tuple[float, float]:
-    s, e = two_sum(ah, bh)
-    t, f = two_sum(al, bl)
-    e = e + t
-    hi = s + e
-    e = (e - (hi - s)) + f
-    total = hi + e
-    lo = e - (total - hi)
-    total = total if math.isfinite(s) else s
-    return total, lo if math.isfinite(total) and math.isfinite(lo) else 0.0
+    def _terms(self, row: int) -> list[float]:
+        low, skip = self._tiles.low(row), self._skip
+        return self._tiles.row(row)[skip:] + low[skip:] if low else self._tiles.row(row)[skip:]
 
 
 # wide: the hot path of a request: an object to carry these would cost more than the sketch

@@ -18,50 +18,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streaming.aggregation import sketches
-
-Function = Literal["count", "sum", "mean", "min", "max", "std", "last", "first"]
-FUNCTIONS: tuple[str, ...] = get_args(Function)
-"""Exact ones; `count_distinct`, `p50`, `p99.9` and the like are sketches (`streaming.aggregation.sketches`)."""
+from streaming.aggregation.functions.table import function_of
+from streaming.aggregation.statistics import Statistic
 
 HASHED = "#"
 """Prefix of an input column that holds hashes of a column's values."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Number = TypeVar("Number", float, Floats)
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-
-# What each function needs to know about a column, and how many rows of state that takes.
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "count": ("n",),
-    "sum": ("n", "sum"),
-    "mean": ("n", "sum"),
-    "min": ("n", "min"),
-    "max": ("n", "max"),
-    "std": ("n", "sum", "square"),
-    "last": ("last",),
-    "first": ("first",),
-}
-_ROWS = {"n": 1, "sum": 2, "square": 2, "min": 1, "max": 1, "last": 3, "first": 3}
-_IDENTITY = {
-    "n": (0.0,),
-    "sum": (0.0, 0.0),
-    "square": (0.0, 0.0),
-    "min": (np.inf,),
-    "max": (-np.inf,),
-    "last": (-np.inf, -np.inf, np.nan),
-    "first": (np.inf, np.inf, np.nan),
-}
 
 
 def default_hop(window_us: int) -> int:
@@ -78,7 +51,7 @@ class Aggregation:
     Args:
         name: the feature's name in its view.
         column: column of the source that is aggregated; its nulls (and NaN) are skipped.
-        function: one of `FUNCTIONS`, `count_distinct`, or a quantile such as `p95` (`median` is `p50`).
+        function: by its name in `streaming.aggregation.functions.table`.
         window_us: length W, microseconds.
         hop_us: hop H, microseconds; 0 takes `default_hop`.
     """
@@ -90,20 +63,25 @@ class Aggregation:
     hop_us: int = 0
 
     def __post_init__(self) -> None:
-        if self.function not in FUNCTIONS and sketches.kind_of(self.function) is None:
-            known = ", ".join((*FUNCTIONS, "count_distinct", "p50 (any p0 to p100)", "median"))
-            raise ValueError(f"aggregation {self.name!r}: function {self.function!r} is not one of {known}")
+        try:
+            function = function_of(self.function)
+        except ValueError as error:
+            raise ValueError(f"aggregation {self.name!r}: {error}") from None
         if self.window_us <= 0:
             raise ValueError(f"aggregation {self.name!r}: a time_window longer than zero is needed")
         if not self.hop_us:
             object.__setattr__(self, "hop_us", default_hop(self.window_us))
         if not 0 < self.hop_us <= self.window_us:
             raise ValueError(f"aggregation {self.name!r}: the hop ({self.hop_us} us) must be within its window ({self.window_us} us)")
+        try:
+            function.check(self.window_us, self.hop_us)
+        except ValueError as error:
+            raise ValueError(f"aggregation {self.name!r}: {error}") from None
 
     @property
     def kind(self) -> str | None:
         """Of its sketch; None for an exact function."""
-        return sketches.kind_of(self.function)
+        return function_of(self.function).sketch
 
     @property
     def meaning(self) -> tuple[str, str, int, int]:
@@ -113,7 +91,7 @@ class Aggregation:
     @property
     def input(self) -> str:
         """The column it reads, by its name among the inputs."""
-        return HASHED + self.column if self.kind == "distinct" else self.column
+        return HASHED + self.column if function_of(self.function).hashes else self.column
 
 
 _WHOLE = {"int32": 2.0**31, "int64": 2.0**63}
@@ -143,64 +121,35 @@ def tail(t_us: Ints, window_us: int, hop_us: int) -> Ints:
     return start - start % hop_us
 
 
-def two_sum(a: Number, b: Number) -> tuple[Number, Number]:
-    """a + b as (rounded, error), exactly. Knuth's branch-free form."""
-    s = a + b
-    v = s - a
-    return s, (a - (s - v)) + (b - v)
-
-
-def two_product(a: Number, b: Number) -> tuple[Number, Number]:
-    """a * b as (rounded, error), exactly where nothing overflows. Dekker's splitting."""
-    p = a * b
-    ca, cb = 134217729.0 * a, 134217729.0 * b
-    ah, bh = ca - (ca - a), cb - (cb - b)
-    al, bl = a - ah, b - bh
-    return p, al * bl - (((p - ah * bh) - al * bh) - ah * bl)
-
-
-def _finite(hi: Floats, lo: Floats) -> tuple[Floats, Floats]:
-    # An infinite sum has no meaningful error term: without this, inf would decay into NaN.
-    return hi, np.where(np.isfinite(hi) & np.isfinite(lo), lo, 0.0)
-
-
-def _add(ah: Floats, al: Floats, bh: Floats, bl: Floats) -> tuple[Floats, Floats]:
-    """(ah + al) + (bh + bl), accurate to about 2**-104."""
-    s, e = two_sum(ah, bh)
-    t, f = two_sum(al, bl)
-    e = e + t
-    hi = s + e
-    e = (e - (hi - s)) + f
-    hi2 = hi + e
-    lo = e - (hi2 - hi)
-    # s itself, where it is infinite or NaN: the renormalisation above would turn inf into NaN
-    return _finite(np.where(np.isfinite(s), hi2, s), lo)
-
-
 @dataclass(frozen=True)
 class Layout:
     """Which rows a state has for a set of aggregations, and the three operations on it.
 
     Attributes:
         aggregations: the features, in declared order.
-        slots: `(column, statistic) -> first row`, of the exact ones.
+        slots: `(column, statistic's name) -> first row`, of the exact ones.
+        statistics: by name.
         size: rows of a state, C.
         sketches: `(input column, kind)` of the others, each once.
     """
 
     aggregations: tuple[Aggregation, ...]
     slots: Mapping[tuple[str, str], int] = field(init=False)
+    statistics: Mapping[str, Statistic] = field(init=False)
     size: int = field(init=False)
     sketches: tuple[tuple[str, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         slots: dict[tuple[str, str], int] = {}
+        statistics: dict[str, Statistic] = {}
         size = 0
         for aggregation in self.aggregations:
-            for statistic in _NEEDS.get(aggregation.function, ()):
-                if (aggregation.column, statistic) not in slots:
-                    slots[aggregation.column, statistic] = size
-                    size += _ROWS[statistic]
+            for statistic in function_of(aggregation.function).needs(aggregation.hop_us):
+                if (aggregation.column, statistic.name) not in slots:
+                    slots[aggregation.column, statistic.name] = size
+                    statistics[statistic.name] = statistic
+                    size += statistic.rows
+        object.__setattr__(self, "statistics", statistics)
         object.__setattr__(self, "slots", slots)
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "sketches", tuple(dict.fromkeys((a.input, a.kind) for a in self.aggregations if a.kind)))
@@ -217,7 +166,7 @@ class Layout:
     @property
     def widths(self) -> list[tuple[tuple[str, str], int]]:
         """Every slot with its number of rows, in the order of the rows."""
-        return [(slot, _ROWS[slot[1]]) for slot in self.slots]
+        return [(slot, self.statistics[slot[1]].rows) for slot in self.slots]
 
     @property
     def columns(self) -> list[str]:
@@ -227,8 +176,8 @@ class Layout:
     def identity(self, n: int) -> Floats:
         """n empty states, shape `[C, n]`."""
         state = np.empty((self.size, n))
-        for (_, statistic), row in self.slots.items():
-            for offset, value in enumerate(_IDENTITY[statistic]):
+        for (_, name), row in self.slots.items():
+            for offset, value in enumerate(self.statistics[name].identity):
                 state[row + offset] = value
         return state
 
@@ -244,76 +193,29 @@ class Layout:
             float64 `[C, n]`.
         """
         state = self.identity(len(event_us))
-        for (column, statistic), row in self.slots.items():
-            values = columns[column]
-            present = ~np.isnan(values)
-            if statistic == "n":
-                state[row] = present
-            elif statistic == "sum":
-                state[row] = np.where(present, values, 0.0)
-            elif statistic == "square":
-                with np.errstate(over="ignore", invalid="ignore"):
-                    hi, lo = _finite(*two_product(values, values))
-                state[row], state[row + 1] = np.where(present, hi, 0.0), np.where(present, lo, 0.0)
-            elif statistic in ("min", "max"):
-                state[row] = np.where(present, values, state[row])
-            else:  # last, first
-                state[row : row + 3, present] = np.stack([event_us[present], known_us[present], values[present]]).astype(np.float64)
+        for (column, name), row in self.slots.items():
+            statistic, values = self.statistics[name], columns[column]
+            statistic.prepare(values, ~np.isnan(values), event_us, known_us, state[row : row + statistic.rows])
         return state
 
     def merge(self, a: Floats, b: Floats) -> Floats:
         """Merge two states of the same shape `[C, n]` column by column."""
         out = np.empty_like(a)
         with np.errstate(invalid="ignore", over="ignore"):
-            for (_, statistic), row in self.slots.items():
-                if statistic == "n":
-                    out[row] = a[row] + b[row]
-                elif statistic in ("sum", "square"):
-                    out[row], out[row + 1] = _add(a[row], a[row + 1], b[row], b[row + 1])
-                elif statistic == "min":
-                    out[row] = np.minimum(a[row], b[row])
-                elif statistic == "max":
-                    out[row] = np.maximum(a[row], b[row])
-                elif statistic == "first":
-                    older = (b[row] < a[row]) | ((b[row] == a[row]) & (b[row + 1] < a[row + 1]))
-                    tie = (b[row] == a[row]) & (b[row + 1] == a[row + 1]) & (b[row + 2] < a[row + 2])
-                    out[row : row + 3] = np.where(older | tie, b[row : row + 3], a[row : row + 3])
-                else:
-                    # later event wins; then the one known later; then the greater value, so that the order of merging never shows
-                    newer = (b[row] > a[row]) | ((b[row] == a[row]) & (b[row + 1] > a[row + 1]))
-                    tie = (b[row] == a[row]) & (b[row + 1] == a[row + 1]) & (b[row + 2] > a[row + 2])
-                    out[row : row + 3] = np.where(newer | tie, b[row : row + 3], a[row : row + 3])
+            for (_, name), row in self.slots.items():
+                rows = slice(row, row + self.statistics[name].rows)
+                self.statistics[name].merge(a[rows], b[rows], out[rows])
         return out
 
     def finish(self, aggregation: Aggregation, state: Floats) -> Floats:
-        """The feature's value for each state `[C, n]`; NaN is null.
+        """The feature's value for each state `[C, n]`; NaN is null."""
 
-        count and sum of nothing are 0; everything else of nothing is null. `std` is the sample deviation (n - 1), null below two values.
-        """
-        column, function = aggregation.column, aggregation.function
-        if function in ("last", "first"):
-            return state[self.slots[column, function] + 2].copy()
-        n = state[self.slots[column, "n"]]
-        if function in ("min", "max"):
-            return np.where(n > 0, state[self.slots[column, function]], np.nan)
-        if function == "count":
-            return n.copy()
-        row = self.slots[column, "sum"]
-        hi, lo = state[row], state[row + 1]
-        if function == "sum":
-            return hi.copy()
+        def rows(statistic: Statistic) -> Floats:
+            first = self.slots[aggregation.column, statistic.name]
+            return state[first : first + statistic.rows]
+
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if function == "mean":
-                return np.where(n > 0, hi / n, np.nan)
-            square = self.slots[column, "square"]
-            # n * sum(x^2) - sum(x)^2, in pairs: cancellation costs bits of the 106, not of the 53
-            p, e = two_product(hi, hi)
-            e = e + 2.0 * hi * lo
-            q, f = two_product(state[square], n)
-            f = f + state[square + 1] * n
-            top, rest = _add(q, f, -p, -e)
-            variance = np.maximum(top + rest, 0.0) / (n * (n - 1.0))
-            return np.where(n > 1, np.sqrt(variance), np.nan)
+            return function_of(aggregation.function).finish(rows, aggregation.hop_us)
 
 
 class RangeTree:

@@ -1,0 +1,24 @@
+"""The greatest of a window's values less the least; null where it holds none, and where that is no number (two infinities)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from streaming.aggregation.functions.base import NAN, Named, Tiles
+from streaming.aggregation.pairs import Floats
+from streaming.aggregation.statistics import COUNT, GREATEST, LEAST, Statistic
+
+
+class Range(Named):
+    shown, examples = "range", ("range",)
+
+    def needs(self, hop_us: int) -> tuple[Statistic, ...]:
+        return (COUNT, LEAST, GREATEST)
+
+    def finish(self, rows: Callable[[Statistic], Floats], hop_us: int) -> Floats:
+        return np.where(rows(COUNT)[0] > 0, rows(GREATEST)[0] - rows(LEAST)[0], np.nan)
+
+    def finish_tiles(self, tiles: Tiles, rows: tuple[int, ...]) -> float:
+        return max(tiles.row(rows[2])) - min(tiles.row(rows[1])) if tiles.count(rows[0]) else NAN
