@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from streaming.aggregation.functions.table import EXAMPLES
 from streaming.aggregation.windows import DAY, HOUR, Aggregation, Layout
 from streaming.schema.feature_view import Feature, View
 
@@ -16,7 +17,6 @@ TYPES = (
     "array<double>", "array<float>", "array<int64>", "array<int32>", "array<bool>", "array<string>", "array<bytes>", "array<timestamp>",
 )  # fmt: skip
 KEYS = ("int64", "int32", "string", "bytes", "timestamp")
-FUNCTIONS = ("count", "sum", "mean", "min", "max", "std", "last", "first", "count_distinct", "p50", "p95")
 
 
 def views(project: str = "hostile") -> list[View]:
@@ -24,7 +24,7 @@ def views(project: str = "hostile") -> list[View]:
     common = ("things", "at", "known", ())
     keys = tuple(Feature(f"k_{t}", t) for t in sorted(KEYS))
     latest = tuple(Feature(f"f{i}", t) for i, t in enumerate(TYPES))
-    aggregations = [Aggregation(f"{f}_{w // HOUR}h", "x", f, w) for w in (HOUR, DAY) for f in FUNCTIONS]
+    aggregations = [Aggregation(f"{f}_{w // HOUR}h", "x", f, w) for w in (HOUR, DAY) for f in EXAMPLES]
     aggregations += [Aggregation("kinds", "kind", "count_distinct", DAY), Aggregation("whole", "x", "sum", DAY)]
     windowed = tuple(Feature(a.name, "int64" if a.name == "whole" else "double") for a in aggregations)
     return [

@@ -63,11 +63,38 @@ def window(events: Sequence[Event], aggregation: Aggregation, key: object, t_us:
             exact = [Fraction(v) for v in values]
             mean = sum(exact) / len(exact)
             return math.sqrt(sum((v - mean) ** 2 for v in exact) / (len(exact) - 1))
+        case "range":
+            apart = max(values) - min(values)
+            return None if apart != apart else apart
+        case function if function.startswith("ewma_"):
+            return decayed([(e.event_us, v) for e, v in pairs], half_life_us(function), aggregation.hop_us)
         case "median":
             return quantile(values, 0.5)
         case function if function[0] == "p":
             return quantile(values, float(function[1:]) / 100)
     raise AssertionError(aggregation.function)
+
+
+def half_life_us(function: str) -> int:
+    """Of `ewma_6h`."""
+    return int(function[5:-1]) * {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}[function[-1]]
+
+
+def decayed(pairs: Sequence[tuple[int, float]], half_life: int, hop_us: int) -> float | None:
+    """The mean of values (event time, value) that weigh 2 ** (beginning of their hop / half-life).
+
+    A weight is a power of two times one of as many float64 as a half-life has hops; so sums of weights are exact as fractions.
+    """
+    hops = half_life // hop_us
+    places = [divmod(at // hop_us, hops) for at, _ in pairs]
+    newest = max(power for power, _ in places)
+    weights = [Fraction(2.0 ** (hop / hops - 1)) / 2 ** (newest - power) for power, hop in places]
+    values = [v for _, v in pairs]
+    whole = float(sum(weights))
+    if not all(map(math.isfinite, values)):
+        s = sum(v for v in values if not math.isfinite(v))
+        return None if math.isnan(s) else s
+    return float(sum(w * Fraction(v) for w, v in zip(weights, values, strict=True))) / whole
 
 
 def quantile(values: Sequence[float], q: float) -> float:

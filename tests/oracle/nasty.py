@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streaming.aggregation.functions.table import EXAMPLES
 from streaming.aggregation.windows import DAY, HOUR, MINUTE, SECOND, Aggregation, Layout
 from streaming.schema.feature_view import Feature, Projection, View
 from tests.oracle import naive
@@ -21,7 +22,6 @@ STAMP = pa.timestamp("us", tz="UTC")
 NIGHT = int(datetime(2021, 11, 7, 6, tzinfo=UTC).timestamp()) * SECOND
 KEYS: list[tuple[int | None, str | None]] = [(1, "23"), (12, "3"), (1, ""), (1, None), (None, "3"), (-5, "é\u0000x"), (2**53 + 1, "3")]
 NEVER_SEEN = (99, "nobody")
-FUNCTIONS = ("count", "sum", "mean", "min", "max", "std", "last", "first", "count_distinct", "p50", "p95")
 WINDOWS = [(HOUR, 0), (DAY, 0), (7 * MINUTE, 2 * MINUTE)]
 TYPES = {
     "x": "double", "f32": "float", "big": "int64", "small": "int32", "flag": "bool", "text": "string", "raw": "bytes", "when": "timestamp",
@@ -37,7 +37,7 @@ ARROW = {
 def views(project: str) -> dict[str, View]:
     common = ("nasty", "at", "known", ())
     keys = (Feature("a", "int64"), Feature("b", "string"))
-    aggregations = [Aggregation(f"{f}_{w}", "x", f, w, h) for w, h in WINDOWS for f in FUNCTIONS]
+    aggregations = [Aggregation(f"{f}_{w}", "x", f, w, h) for w, h in WINDOWS for f in EXAMPLES]
     aggregations.append(Aggregation("words", "text", "count_distinct", DAY))
     windowed = tuple(Feature(a.name, "double") for a in aggregations)
     latest = tuple(Feature(n, t) for n, t in TYPES.items())

@@ -58,7 +58,7 @@ class Function(ABC):
             ValueError: it is this one's, and says something that it cannot do.
         """
 
-    def check(self, window_us: int, hop_us: int) -> None:
+    def check(self, window_us: int, hop_us: int) -> None:  # noqa: B027  # most can be computed over any
         """Whether it can be computed over such a window.
 
         Raises:
