@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from feature_repo import cli as releasing
-from infra.cli import Commands, Report, console, model_name, moment, own_settings, write_report
+from infra.cli import Commands, Report, console, errors, model_name, moment, own_settings, write_report
 from infra.cli import run as run_app
 from infra.settings import ROOT, Settings, settings
 from infra.timestamps import microseconds
@@ -24,7 +24,7 @@ from streaming import cli as streaming
 from training import cli as training
 from training import loop_cli as learning
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 app = typer.Typer(
@@ -203,6 +203,24 @@ def run_tests(
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen, *ctx.args])
 
 
+LINTS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["typos"], ["mypy"], ["lint-imports", "--no-cache", "--no-logo"])
+
+
+@app.command()
+def lint() -> None:
+    """Check style, spelling, types and the order of imports, as CI does. Needs no services; a minute or two."""
+    import subprocess
+
+    failed = []
+    for command in LINTS:
+        console.print(f"[bold]{' '.join(command)}[/bold]", highlight=False)
+        if subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=False).returncode:
+            failed.append(command[0])
+    if failed:
+        errors.print(f"[red]not in order:[/red] {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
 @app.command()
 def bench(
     what: Annotated[str, typer.Argument(help="join, windows, heavy, backfill, stream, growth, serving, overload, watch, triage or storm.")],
@@ -227,8 +245,12 @@ def bench(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
-    console.print(f"headrace {VERSION}")
+    """Print the version, and the commit where this is a checkout of one."""
+    from training.registration.provenance import commit
+
+    found = commit(ROOT)
+    short = f"{found[:12]}{'+changes' if found.endswith('+changes') else ''}" if found else ""
+    console.print(f"headrace {VERSION}{f' ({short})' if short else ''}", highlight=False)
 
 
 if __name__ == "__main__":
