@@ -203,6 +203,41 @@ def run_tests(
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen, *ctx.args])
 
 
+@app.command()
+def docs(
+    check: Annotated[bool, typer.Option("--check", help="Only look for what is wrong: stale pages, dead links, names of nothing.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Make the reference pages anew from the code.")] = False,
+    build: Annotated[Path | None, typer.Option("--build", help="Write the site into this folder, and end.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to serve the site, on 127.0.0.1.")] = 8008,
+) -> None:
+    """Build the documentation and serve it; pages that change are shown anew."""
+    import subprocess
+    import tempfile
+
+    from docs import reference
+
+    if write:
+        for name in reference.write():
+            console.print(f"written: {name}", highlight=False)
+        return
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # a note on its successor, at every build
+    mkdocs = [sys.executable, "-m", "mkdocs"]
+    if check:
+        faults = reference.faults()
+        with tempfile.TemporaryDirectory() as folder:
+            built = subprocess.run([*mkdocs, "build", "--strict", "-q", "-d", folder], cwd=ROOT, check=False).returncode == 0
+        for fault in faults:
+            errors.print(fault, highlight=False, markup=False, soft_wrap=True)
+        if faults or not built:
+            raise typer.Exit(1)
+        console.print(f"{len(reference.pages())} pages are in order")
+        return
+    if build is not None:
+        raise typer.Exit(subprocess.run([*mkdocs, "build", "-q", "-d", str(build.resolve())], cwd=ROOT, check=False).returncode)
+    os.chdir(ROOT)
+    os.execv(sys.executable, [*mkdocs, "serve", "-a", f"127.0.0.1:{port}"])
+
+
 LINTS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["typos"], ["mypy"], ["lint-imports", "--no-cache", "--no-logo"])
 
 

@@ -1,6 +1,6 @@
 """Windows whose past the store has lost: the stream fills them with live events only, and they would pass for whole.
 
-A view with an offline table and no backfill that the store knows of (`streaming.status.unfilled`) has no windows to serve: they count as
+A view with an offline table and no backfill that the store knows of (`streaming.online.unfilled.unfilled_views`) has no windows to serve: they count as
 missing until it is backfilled. That is looked at beside the requests, once a second; no request asks for it.
 """
 

@@ -38,7 +38,7 @@ class PredictionLog:
 
     Args:
         client: a connection of the log's own: a slow write must not stand before a read.
-        stream: the stream's key (`feature_repo.records.prediction.stream_key`).
+        stream: the stream's key (`feature_repo.records.redis_keys.prediction_log_key`).
         capacity: predictions kept while they cannot be sent.
         retention: entries kept in the stream, approximately.
         timeout_s: of one batch.

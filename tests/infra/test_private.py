@@ -10,7 +10,7 @@ import pytest
 
 from infra import ports, private
 from infra.settings import Settings
-from serving.deployment import app
+from serving.deployment import app, leftovers
 
 STRANGER = 12345
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
@@ -46,7 +46,7 @@ def test_a_folder_that_somebody_else_put_there_is_refused_wherever_we_use_one(pl
         with pytest.raises(private.NotOursError, match=str(planted)):
             ports.port(tmp_path / "state", "anything")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "scratch", lambda _: planted)
+        patch.setattr(leftovers, "scratch", lambda _: planted)
         with pytest.raises(private.NotOursError, match=str(planted)):
             app.run(Settings(state=tmp_path / "state"))
     with pytest.raises(private.NotOursError, match=str(planted)):
