@@ -214,23 +214,23 @@ def docs(
     import subprocess
     import tempfile
 
-    from docs import reference
+    from docs import checks
 
     if write:
-        for name in reference.write():
+        for name in checks.write():
             console.print(f"written: {name}", highlight=False)
         return
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # a note on its successor, at every build
     mkdocs = [sys.executable, "-m", "mkdocs"]
     if check:
-        faults = reference.faults()
+        faults = checks.faults()
         with tempfile.TemporaryDirectory() as folder:
             built = subprocess.run([*mkdocs, "build", "--strict", "-q", "-d", folder], cwd=ROOT, check=False).returncode == 0
         for fault in faults:
             errors.print(fault, highlight=False, markup=False, soft_wrap=True)
         if faults or not built:
             raise typer.Exit(1)
-        console.print(f"{len(reference.pages())} pages are in order")
+        console.print(f"{len(checks.pages())} pages are in order")
         return
     if build is not None:
         raise typer.Exit(subprocess.run([*mkdocs, "build", "-q", "-d", str(build.resolve())], cwd=ROOT, check=False).returncode)

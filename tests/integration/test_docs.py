@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from docs import reference
+from docs import checks
 from feature_repo.spec.use_case import _Loader
 from infra.settings import ROOT
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_nothing_is_wrong_with_the_docs() -> None:
-    assert reference.faults() == []
+    assert checks.faults() == []
 
 
 def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,12 +25,12 @@ def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pyte
         "# One\n[there](page.md#one) [gone](gone.md) [no heading](#two) `headrace stauts` `HEADRACE_STAET` `serving.http.app.buidl` "
         "`serving/gone.py` `headrace status` `HEADRACE_STATE=x` `serving.http.app.build_app` `serving/http/app.py`\n"
     )
-    monkeypatch.setattr(reference, "ROOT", tmp_path)
-    monkeypatch.setattr(reference, "pages", lambda: [page])
-    assert reference.dead_links() == ["page.md: gone.md leads nowhere", "page.md: #two names no heading"]
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    monkeypatch.setattr(checks, "pages", lambda: [page])
+    assert checks.dead_links() == ["page.md: gone.md leads nowhere", "page.md: #two names no heading"]
     (tmp_path / "serving" / "http").mkdir(parents=True)
     (tmp_path / "serving" / "http" / "app.py").touch()
-    assert [one.split("`")[1] for one in reference.unknown_names()] == [
+    assert [one.split("`")[1] for one in checks.unknown_names()] == [
         "headrace stauts",
         "HEADRACE_STAET",
         "serving.http.app.buidl",
@@ -39,13 +39,13 @@ def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_generated_page_that_was_edited_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "ROOT", tmp_path)
-    monkeypatch.setattr(reference, "made", lambda: {tmp_path / "a.md": "new", tmp_path / "b.md": "same", tmp_path / "c.md": "gone"})
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    monkeypatch.setattr(checks, "made", lambda: {tmp_path / "a.md": "new", tmp_path / "b.md": "same", tmp_path / "c.md": "gone"})
     (tmp_path / "a.md").write_text("old")
     (tmp_path / "b.md").write_text("same")
-    assert [one.split(" ")[0] for one in reference.stale()] == ["a.md", "c.md"]
-    assert reference.write() == ["a.md", "c.md"]
-    assert reference.stale() == []
+    assert [one.split(" ")[0] for one in checks.stale()] == ["a.md", "c.md"]
+    assert checks.write() == ["a.md", "c.md"]
+    assert checks.stale() == []
 
 
 @pytest.mark.parametrize("repo", ["feature_repo/flights", "tests/bikes/repo", "tests/meters/repo"])
@@ -53,13 +53,13 @@ def test_the_schemas_take_what_the_use_cases_say(repo: str) -> None:
     for kind, paths in (("ingest", [ROOT / repo / "ingest.yaml"]), ("model", sorted((ROOT / repo / "models").glob("*.yaml")))):
         for path in paths:
             said = yaml.load(path.read_text(), _Loader)
-            jsonschema.Draft202012Validator(reference.schema_of(kind)).validate(_plain(said))
+            jsonschema.Draft202012Validator(checks.schema_of(kind)).validate(_plain(said))
 
 
 def test_the_schemas_refuse_a_typo() -> None:
     for kind in ("ingest", "model"):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({"tabels": {}}, reference.schema_of(kind))
+            jsonschema.validate({"tabels": {}}, checks.schema_of(kind))
 
 
 def _plain(said: object) -> object:
