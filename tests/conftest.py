@@ -19,12 +19,18 @@ hypothesis_settings.register_profile("headrace", deadline=None)
 hypothesis_settings.load_profile("headrace")
 
 SERVICES = {"redis_url", "spark", "bikes"}
+EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "0"))
+"""No test draws more inputs than so many; 0: as many as it says itself (`./headrace test --fast` sets it)."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVICES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+        test = getattr(item, "obj", None)
+        drawn = getattr(test, "_hypothesis_internal_use_settings", None)
+        if EXAMPLES and drawn is not None and drawn.max_examples > EXAMPLES:
+            test._hypothesis_internal_use_settings = hypothesis_settings(drawn, max_examples=EXAMPLES)
 
 
 @pytest.fixture(scope="session", autouse=True)
