@@ -28,6 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield FeatureStore(repo_path=str(FOLDER))  # a second one: what it knows comes from the registry
 
 
+@pytest.mark.slow
 def test_importing_the_definitions_has_no_effects() -> None:
     program = """
 import sys

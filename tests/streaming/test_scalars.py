@@ -55,6 +55,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())

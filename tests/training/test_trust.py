@@ -87,6 +87,7 @@ def test_splits_that_overlap_are_refused(made: TrainingSet, own: Settings) -> No
         train_and_register(spec(split=overlapping, gates=[]), made, own)
 
 
+@pytest.mark.slow
 def test_a_search_bound_by_trials_finds_the_same_twice_and_is_never_worse(made: TrainingSet) -> None:
     asked = spec(search={"trials": 6, "space": {"num_leaves": [3, 31], "learning_rate": [0.01, 0.5]}})
     names, parts = [i.name for i in made.inputs], split(asked, made)
@@ -108,6 +109,7 @@ def test_what_was_searched_stands_in_the_contract(made: TrainingSet, own: Settin
     assert ModelSpec.model_validate(found.spec).parameters["num_leaves"] == found.parameters["num_leaves"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"imbalance": {"positive_weight": 8.0}}, {"calibration": "sigmoid"}])
 def test_scores_are_put_right_inside_the_exported_model(made: TrainingSet, own: Settings, changes: dict[str, Any]) -> None:
     asked = spec(**changes)
@@ -148,6 +150,7 @@ def test_a_gate_on_fairness_can_fail(made: TrainingSet, own: Settings) -> None:
     assert all(g["passed"] for g in train_and_register(spec(gates=loose), made, own).gates)
 
 
+@pytest.mark.slow
 def test_the_card_says_what_the_contract_knows_and_the_run_knows_where_it_comes_from(made: TrainingSet, own: Settings) -> None:
     from mlflow import MlflowClient
 

@@ -138,6 +138,7 @@ def test_infinite_values_are_compared_like_any_others(drift: DriftDetector, outl
     assert outliers.test(window).share >= 0
 
 
+@pytest.mark.slow
 def test_the_alarm_rate_without_drift_is_at_most_nominal(kind: Any, record_property: Callable[[str, object], None]) -> None:
     """40 shuffles of one population, split into reference and window each time: at most one window in 40 may alarm (nominal: 0.4)."""
     rows, alarms, outlier_alarms, significant = population(3000, 11), 0, 0, 0

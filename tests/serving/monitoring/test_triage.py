@@ -98,6 +98,7 @@ def said(
     return triage(shown, verdicts, VIEWS, detector.reference, detector.calibration.relations, Linear())
 
 
+@pytest.mark.slow
 def test_the_alarm_rate_of_windows_without_drift_is_at_most_nominal() -> None:
     """Another year of the same ways, week by week; days that last make the independent test call most of them."""
     matrix, moments = year(300, 0)

@@ -248,6 +248,7 @@ def test_a_distribution_keeps_every_sample_and_its_quantiles() -> None:
     assert Distribution.of([]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [[0.0], [3.0], [3.0, 3.0], [-1.0, 0.0]])
 def test_a_degenerate_distribution_still_draws(tmp_path: Path, samples: list[float]) -> None:
     data = msgspec.structs.replace(example(), latency_ms=Distribution.of(samples))

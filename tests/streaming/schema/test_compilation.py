@@ -79,6 +79,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("edits", "said"), REFUSED)
 def test_what_cannot_be_executed_is_refused_by_name(edited: Edit, edits: list[tuple[str, str]], said: str) -> None:
     case = edited(*edits)

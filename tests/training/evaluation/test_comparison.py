@@ -52,6 +52,7 @@ def test_calibration_error_of_counts_is_that_of_the_rows_repeated(seed: int, n: 
     assert _calibration_error(label, score)(counts.astype(float)) == pytest.approx(naive, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_interval_is_that_of_rows_really_drawn(metric: str, grouped: bool) -> None:

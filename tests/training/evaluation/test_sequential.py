@@ -43,6 +43,7 @@ def first_verdict(rows: np.ndarray, alpha: float, known: float | None, truth: fl
     return "undecided", len(rows), inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("between", "known"), [(0.0, None), (0.02, 0.02), (0.05, 0.05)])
 def test_stopping_when_it_pleases_gives_no_more_false_alarms_than_alpha(between: float, known: float | None) -> None:
     random = np.random.default_rng(21)
@@ -136,6 +137,7 @@ def test_evidence_for_more_failures_is_an_e_value_under_any_rates_without_harm()
             assert chance(n_a, p_a) @ evidence @ chance(n_b, p_b) <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.002, 0.05, 0.4])
 def test_watching_equal_failure_rates_raises_no_more_alarms_than_alpha(rate: float) -> None:
     random = np.random.default_rng(24)

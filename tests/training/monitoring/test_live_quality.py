@@ -154,6 +154,7 @@ def test_without_feedback_the_spine_has_the_truth(archive: Any, monkeypatch: pyt
     assert live_quality.estimates(rows.label[:40], rows.score[:40])["base_rate"].value == 0.5
 
 
+@pytest.mark.slow
 def test_an_interval_over_days_knows_that_days_differ() -> None:
     random = np.random.default_rng(1)
     covered, naive = 0, 0

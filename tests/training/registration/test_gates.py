@@ -94,6 +94,7 @@ def test_a_live_version_of_which_nothing_is_archived_lets_no_challenger_pass(mad
     assert "left out by the spec" in looked(left_out)["skew"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", BREAKS)
 def test_a_broken_live_contract_refuses_new_data_and_every_challenger_by_name(made: TrainingSet, own: Settings, how: str) -> None:
     asked = spec(learning=LEARNING)
@@ -261,6 +262,7 @@ def test_answers_of_a_version_that_cannot_be_read_are_not_rescored_as_if_nothing
         mine.score(table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])
 def test_an_answer_that_is_no_probability_counts_without_its_truth(made: TrainingSet, own: Settings, score: float) -> None:
     version = registered(made, own, spec())
@@ -272,6 +274,7 @@ def test_an_answer_that_is_no_probability_counts_without_its_truth(made: Trainin
     assert evidence("canary", rows, mine, mine, 0, n, None, "").broken == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.5])
 def test_an_answer_of_the_other_that_is_no_probability_is_compared_with_nothing(made: TrainingSet, own: Settings, score: float) -> None:
     first, second = (registered(made, own, spec()) for _ in range(2))
