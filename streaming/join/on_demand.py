@@ -129,15 +129,23 @@ class Transformation:
                 return OnDemandError(f"{self.where} failed on this row: {_said(single)}", row)
         return OnDemandError(f"{self.where} failed: {_said(error)}")
 
-    def _declared(self, feature: str, given: Mapping[str, Any], rows: int) -> list[Any]:
-        values = _answer(given, feature, self)
-        where = f"{self.where}, feature {feature!r}"
+    def _length(self, values: Any, where: str) -> int:
+        """Of what a function gave and is no list.
+
+        Raises:
+            OnDemandError: it is not one value per row.
+        """
         if not hasattr(values, "__len__") or isinstance(values, str | bytes | Set | Mapping):  # the last two have no order of rows
             raise OnDemandError(f"{where}: its function gave {short(values)}, not one value per row")
         try:
-            length = len(values)
+            return len(values)
         except _RAISED as error:
             raise OnDemandError(f"{where}: its function gave what has no length: {_said(error)}") from None
+
+    def _declared(self, feature: str, given: Mapping[str, Any], rows: int) -> list[Any]:
+        values = _answer(given, feature, self)
+        where = f"{self.where}, feature {feature!r}"
+        length = len(values) if isinstance(values, list) else self._length(values, where)
         if length != rows:
             raise OnDemandError(f"{where}: its function gave {length} values for {rows} rows")
         if hasattr(values, "tolist"):  # an array or a series; what is in it has a Python twin
