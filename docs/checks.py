@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +126,21 @@ def _shape(said: dict[str, Any]) -> str:
     return " ".join([str(said.get("type", "any")), *bounds])
 
 
-def _plane() -> Any:
-    """A server that serves nothing: what it would say of itself."""
+@contextmanager
+def _plane() -> Iterator[Any]:
+    """A server that serves nothing: what it would say of itself. The environment is left as it was."""
     from infra.settings import Settings
     from serving.handlers.data_plane import DataPlane
 
-    own = Settings(state=Path(tempfile.mkdtemp(prefix="headrace-docs-")))
-    own.export()
-    return DataPlane(own)
+    before = os.environ.copy()
+    with tempfile.TemporaryDirectory(prefix="headrace-docs-") as folder:
+        own = Settings(state=Path(folder), redis_url="redis://127.0.0.1:1/0")
+        own.export()
+        try:
+            yield DataPlane(own)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def http() -> str:
@@ -141,7 +150,9 @@ def http() -> str:
     text = "# HTTP\n\nA running server has the whole document, with each model's own fields, at `/openapi.json` and `/docs`.\n"
     text += "Errors are `application/problem+json` (RFC 9457). [Serving](../serving.md) explains the calls.\n"
     text += "\n| call | what | may answer |\n|---|---|---|\n"
-    for path, calls in build_app(_plane()).openapi()["paths"].items():
+    with _plane() as plane:
+        paths = build_app(plane).openapi()["paths"]
+    for path, calls in paths.items():
         for method, call in calls.items():
             text += f"| `{method.upper()} {path}` | {call.get('summary', '')} | {', '.join(sorted(call.get('responses', {})))} |\n"
     return text
@@ -149,7 +160,8 @@ def http() -> str:
 
 def metrics() -> str:
     """Every metric with its type."""
-    said = _plane().metrics.text().decode()
+    with _plane() as plane:
+        said = plane.metrics.text().decode()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", said, re.MULTILINE))
     text = "# Metrics\n\n`GET /metrics` of a replica, in Prometheus' format.\n\n| metric | type | what |\n|---|---|---|\n"
     for name, what in re.findall(r"^# HELP (\S+) (.*)$", said, re.MULTILINE):

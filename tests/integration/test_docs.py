@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import jsonschema
@@ -15,8 +17,11 @@ from infra.settings import ROOT
 pytestmark = pytest.mark.integration
 
 
-def test_nothing_is_wrong_with_the_docs() -> None:
+def test_nothing_is_wrong_with_the_docs_and_looking_changes_nothing() -> None:
+    before, folders = dict(os.environ), set(Path(tempfile.gettempdir()).glob("headrace-docs-*"))
     assert checks.faults() == []
+    assert dict(os.environ) == before
+    assert set(Path(tempfile.gettempdir()).glob("headrace-docs-*")) == folders
 
 
 def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
