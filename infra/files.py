@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,11 +112,12 @@ class HeldError(RuntimeError):
 
 
 @contextmanager
-def alone(path: Path, wait: bool = True) -> Iterator[None]:
+def alone(path: Path, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold a lock file; it is released when the block ends, and when the process does, however that ends.
 
     Args:
         wait: for who holds it now.
+        waiting: told once where there is somebody to wait for.
 
     Raises:
         HeldError: somebody holds it, and this one does not wait.
@@ -124,11 +125,19 @@ def alone(path: Path, wait: bool = True) -> Iterator[None]:
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
     try:
-        with filelock.FileLock(path, timeout=-1 if wait else 0):
-            yield
+        lock.acquire(timeout=-1 if wait and waiting is None else 0)
     except filelock.Timeout:
-        raise HeldError(f"{path} is locked by another process") from None
+        if not wait:
+            raise HeldError(f"{path} is locked by another process") from None
+        assert waiting is not None
+        waiting()
+        lock.acquire(timeout=-1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def put_aside(path: Path, why: Any, hidden: bool = False) -> Path:

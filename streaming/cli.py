@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,13 +57,7 @@ def apply(
     change.
     """
     own = own_settings()
-    with ExitStack() as held:
-        lock = own.state / "apply.lock"
-        try:
-            held.enter_context(files.alone(lock, wait=False))
-        except files.HeldError:
-            console.print("waiting for another `apply` to end")
-            held.enter_context(files.alone(lock))
+    with files.alone(own.state / "apply.lock", waiting=lambda: console.print("waiting for another `apply` to end")):
         _apply(own, allow_breaking, keep_data, scan)
 
 

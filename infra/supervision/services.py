@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra import files
@@ -77,13 +77,7 @@ def alone(settings: Settings, waiting: Callable[[], None] = lambda: None) -> Ite
     Args:
         waiting: called where there is another to wait for.
     """
-    path = settings.run_dir / "services.lock"
-    with ExitStack() as held:
-        try:
-            held.enter_context(files.alone(path, wait=False))
-        except files.HeldError:
-            waiting()
-            held.enter_context(files.alone(path))
+    with files.alone(settings.run_dir / "services.lock", waiting=waiting):
         yield
 
 
