@@ -84,7 +84,8 @@ def schema_of(kind: str) -> dict[str, Any]:
     """The JSON Schema of `ingest.yaml` (`ingest`) or of `models/*.yaml` (`model`)."""
     from feature_repo.spec.use_case import Ingest, ModelSpec
 
-    made = {"ingest": Ingest, "model": ModelSpec}[kind].model_json_schema()
+    schemas: dict[str, Any] = {"ingest": Ingest, "model": ModelSpec}
+    made = schemas[kind].model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 

@@ -1,4 +1,4 @@
-"""Statistics that more than one room needs: of p-values, and of scores against truths."""
+"""Statistics that more than one room needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-BINS = 10
 
 
 def holm(p_values: Floats | Sequence[float]) -> Floats:
@@ -27,16 +26,3 @@ def holm(p_values: Floats | Sequence[float]) -> Floats:
     adjusted = np.empty(k)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
-
-
-def calibration_error(label: Floats, score: Floats, bins: int = BINS) -> float:
-    """The mean distance of the mean score from the share of positives, over bins of equally many rows; NaN without rows.
-
-    Args:
-        label: 0/1 `[n]`.
-        score: probabilities `[n]`.
-    """
-    if not len(label):
-        return float("nan")
-    parts = np.array_split(np.argsort(score, kind="stable"), bins)
-    return float(sum(len(p) * abs(score[p].mean() - label[p].mean()) for p in parts if len(p)) / len(label))

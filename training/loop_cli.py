@@ -11,8 +11,8 @@ from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
     from infra.settings import Settings
+    from training.gates.record import Gates
     from training.retraining.backtest import Drift
-    from training.retraining.retrain import Gates
     from training.retraining.simulation_port import Loop
 
 
@@ -101,6 +101,7 @@ def retrain(
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.spark import session
     from training.data.training_set import newest_known
+    from training.gates import challenge, record
     from training.loop_tables import gates_table, moment_text
     from training.retraining import retrain as steps
 
@@ -127,12 +128,12 @@ def retrain(
         asked = {steps.TRIGGER: identity, "reason": why, "as_of_us": str(now_us)}
         version = steps.retrain(spark, case, own, spec, now_us, asked, status.update)
         status.update(f"version {version}: gates")
-        found = steps.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
-        gates = found or steps.challenge(spark, case, own, spec, version)
+        found = record.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
+        gates = found or challenge.examine(spark, case, own, spec, version)
     if force and not gates.passed:
         gates = msgspec.structs.replace(gates, forced=True)
         _note_force(own, gates, spec.name, identity, now_us)
-    steps.write_gates(own, spec.name, gates)
+    record.write_gates(own, spec.name, gates)
     console.print(f"{spec.name} version {version} is registered, trained on what was known by {moment_text(now_us)}")
     console.print(gates_table(gates))
     write_report(report, gates)

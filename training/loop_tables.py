@@ -5,12 +5,11 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from feature_repo.metrics.table import METRICS
 from infra.timestamps import minute_text
+from training.gates.record import Gates
 from training.monitoring.live_quality import Day, Measured, Quality
-from training.retraining.retrain import Gates
 from training.retraining.version_comparison import HeadToHead
-
-METRICS = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
 
 
 def quality_table(found: Quality) -> Table:

@@ -6,42 +6,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
+from feature_repo.metrics.table import MetricName
+from feature_repo.triggers.table import Triggers
+
 Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
 """Of a served value that is not the recomputed one (`training.monitoring.skew_causes`)."""
-RISES = {"auc"}
-"""Metrics that are better when they are larger."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class QualityDrop(_Strict):
-    """The live metric is worse than the champion's own held-out one by more than `drop`, and surely so: its 95 % interval, which leaves out a
-    day at a time, lies beyond. It takes at least five days."""
-
-    metric: Metric = "auc"
-    drop: float = Field(default=0.03, gt=0)
-    window: int = Field(default=3000, ge=100, description="labelled predictions of the champion, the newest")
-
-
-class Triggers(_Strict):
-    """What asks for a new training; a person always may. Times are the predictions' own."""
-
-    schedule_days: float | None = Field(default=None, gt=0, description="so long after the champion's knowledge cut-off")
-    new_labels: int | None = Field(default=None, ge=1, description="so many examples with a truth that the champion did not know")
-    quality: QualityDrop | None = None
-    drift: bool = Field(default=False, description="the watch says that the population has changed (a fault of a pipeline never trains)")
-    drift_verdicts: int = Field(default=2, ge=1, description="so many verdicts in a row must say so: a fault's first ones can look like it")
-    cooldown_days: float = Field(default=7, ge=0, description="between two trainings that nobody asked for")
-    budget: int = Field(default=12, ge=0, description="trainings that nobody asked for, at most, in `budget_days`")
-    budget_days: float = Field(default=365, gt=0)
-
-    @property
-    def any(self) -> bool:
-        """Whether anything but a person asks for a training."""
-        return self.schedule_days is not None or self.new_labels is not None or self.quality is not None or self.drift
 
 
 class Retraining(_Strict):
@@ -55,7 +28,7 @@ class Retraining(_Strict):
 class Challenge(_Strict):
     """What a challenger must reach against the champion, on the same held-out rows."""
 
-    metric: Metric = "log_loss"
+    metric: MetricName = "log_loss"
     margin: float = Field(default=0.005, ge=0, description="the challenger is surely not worse by more than this (95 % interval)")
     slice_margin: float = Field(default=0.05, ge=0, description="no slice is surely worse by more than this")
     p99_us: float = Field(default=5000, gt=0, description="latency of one row in ONNX Runtime, microseconds")

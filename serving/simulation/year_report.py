@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from feature_repo.metrics.table import METRICS
 from infra import files
-from infra.statistics import calibration_error
 from infra.timestamps import day_text
 from serving.simulation import plots
 
@@ -98,8 +98,6 @@ class YearData(msgspec.Struct, frozen=True):
 
 def _answered(year: Year, alarms: int) -> Policy:
     """What was really answered, and what the loop did meanwhile, in a policy's terms."""
-    from sklearn.metrics import log_loss, roc_auc_score
-
     groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, (at, truth) in year.replayed.truth.items():
         if number in year.replayed.scores:
@@ -109,7 +107,8 @@ def _answered(year: Year, alarms: int) -> Policy:
         label, score = np.array(rows, dtype=np.float64).reshape(-1, 2).T
         if not 0 < label.mean() < 1:  # and NaN, where there are none
             return float("nan"), float("nan"), float("nan")
-        return float(roc_auc_score(label, score)), float(log_loss(label, score)), calibration_error(label, score)
+        auc, loss, off = (METRICS[name].value(label, score) for name in ("auc", "log_loss", "calibration_error"))
+        return auc, loss, off
 
     months = {month: (len(rows), *measured(rows)) for month, rows in sorted(groups.items())}
     auc, loss, off = measured([row for rows in groups.values() for row in rows])

@@ -32,8 +32,8 @@ from tests.serving.hostile import bodies
 from tests.serving.shop import make_contract, write_version
 from training.data.manifest import Manifest
 from training.evaluation.rescoring import scored
+from training.gates.record import Gates, gates_path, read_gates
 from training.retraining.loop_state import State
-from training.retraining.retrain import Gates, gates_path, read_gates
 
 BREAKS: dict[str, Callable[[Path], Any]] = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-5]),

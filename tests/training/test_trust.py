@@ -27,7 +27,7 @@ from training.export.certificate import certify
 from training.modeling import calibration
 from training.modeling.fit import fit
 from training.modeling.tuning import search
-from training.registration.gates import GateError
+from training.registration.bounds import GateError
 from training.registration.register import train_and_register
 
 __all__ = ["made", "own"]  # fixtures

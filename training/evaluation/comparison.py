@@ -1,32 +1,26 @@
 """Challenger against champion on the same rows: a paired bootstrap, overall and by slice. What is watched as it comes: `training/evaluation/sequential.py`.
 
 A draw is a count per row (or per block of rows: a day, say, whose rows share their circumstances), and both models are scored on the same
-counts, so what is hard about a draw is hard for both. Scores are sorted once: with counts as weights every metric is O(n) per draw.
-
-* AUC: positives above negatives, ties half, from cumulated weights over runs of equal scores.
-* Calibration error: the ten bins of equal mass of `evaluate.calibration`, on the drawn rows; a bin's edge may fall among copies of one row.
-* Log loss and Brier score: weighted means.
+counts, so what is hard about a draw is hard for both. Scores are sorted once: with counts as weights every metric is O(n) per draw
+(`Metric.weighted`).
 
 Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 8 and 13.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from infra.statistics import BINS, holm
+from feature_repo.metrics.table import COMPARED, METRICS, MetricName
+from infra.statistics import holm
 
 Floats = NDArray[np.float64]
-Metric = Literal["auc", "log_loss", "brier", "calibration_error"]
 SMALLEST, ALPHA = 200, 0.05
-_SIGN = {"auc": 1.0, "log_loss": -1.0, "brier": -1.0, "calibration_error": -1.0}
-_Weighted = Callable[[Floats], float]
-"""The metric of the rows drawn: counts `[n]` -> value, NaN where they are of one class and the metric needs both."""
 
 
 class ComparisonError(ValueError):
@@ -72,60 +66,6 @@ class SliceComparison(msgspec.Struct, frozen=True):
         return self.measured.difference if self.measured else float("nan")
 
 
-def _auc(label: Floats, score: Floats) -> _Weighted:
-    order = np.argsort(score, kind="stable")
-    ranked, positive = score[order], label[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    ties = len(starts) < len(ranked)
-
-    def value(weights: Floats) -> float:
-        weights = weights[order]
-        above = weights * positive
-        below = weights - above
-        if ties:
-            above, below = np.add.reduceat(above, starts), np.add.reduceat(below, starts)
-        passed = np.cumsum(below)
-        pairs = above.sum() * passed[-1]
-        return float(above @ (passed - below / 2) / pairs) if pairs else float("nan")
-
-    return value
-
-
-def _calibration_error(label: Floats, score: Floats) -> _Weighted:
-    order = np.argsort(score, kind="stable")
-    gap = (score - label)[order]
-    mass, gaps = np.zeros(len(gap) + 1), np.zeros(len(gap) + 1)
-
-    def value(weights: Floats) -> float:
-        weights = weights[order]
-        np.cumsum(weights, out=mass[1:])
-        np.cumsum(weights * gap, out=gaps[1:])
-        size, larger = divmod(int(mass[-1]), BINS)
-        edges = np.r_[0, np.cumsum([size + (b < larger) for b in range(BINS)])]  # as np.array_split cuts
-        return float(np.abs(np.diff(np.interp(edges, mass, gaps))).sum() / mass[-1])
-
-    return value
-
-
-def _mean(loss: Floats) -> _Weighted:
-    return lambda weights: float(weights @ loss / weights.sum())
-
-
-def log_losses(label: Floats, score: Floats) -> Floats:
-    """Per row `[n]`, nats; a score of exactly 0 or 1 is taken as the nearest number that is neither."""
-    least = np.finfo(np.float64).eps
-    sure = np.clip(score, least, 1 - least)
-    return np.asarray(-np.where(label == 1, np.log(sure), np.log1p(-sure)))
-
-
-def _weighted(metric: str, label: Floats, score: Floats) -> _Weighted:
-    if metric == "auc":
-        return _auc(label, score)
-    if metric == "calibration_error":
-        return _calibration_error(label, score)
-    return _mean(log_losses(label, score) if metric == "log_loss" else (score - label) ** 2)
-
-
 def checked(label: ArrayLike, champion: ArrayLike, challenger: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Labels and both models' scores as float64 `[n]`.
 
@@ -147,7 +87,7 @@ def compare(
     label: ArrayLike,
     champion: ArrayLike,
     challenger: ArrayLike,
-    metric: Metric,
+    metric: MetricName,
     groups: ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 7,
@@ -166,8 +106,8 @@ def compare(
     Raises:
         ComparisonError: the arrays do not fit (`checked`), one class only for AUC, or a single group.
     """
-    if metric not in _SIGN:
-        raise ComparisonError(f"metric {metric!r} cannot be compared; one of {', '.join(_SIGN)} can")
+    if metric not in COMPARED:
+        raise ComparisonError(f"metric {metric!r} cannot be compared; one of {', '.join(COMPARED)} can")
     y, a, b = checked(label, champion, challenger)
     block = None if groups is None else np.unique(np.asarray(groups).reshape(-1), return_inverse=True)[1].reshape(-1)
     if block is not None and len(block) != len(y):
@@ -175,23 +115,23 @@ def compare(
     blocks = len(y) if block is None else int(block.max()) + 1
     if blocks < 2:
         raise ComparisonError("a single row or group says nothing about chance; give at least two, better thirty")
-    first, second = _weighted(metric, y, a), _weighted(metric, y, b)
+    first, second = (METRICS[metric].weighted(y, scores) for scores in (a, b))
     ones = np.ones(len(y))
     was, now = first(ones), second(ones)
     if np.isnan(was):
-        raise ComparisonError("AUC is not defined: the labels are of one class only")
+        raise ComparisonError(f"{METRICS[metric].title} is not defined: the labels are of one class only")
     random = np.random.default_rng(seed)
     found = np.empty(draws)
     for i in range(draws):
         counts = np.bincount(random.integers(0, blocks, blocks), minlength=blocks).astype(np.float64)
         weights = counts if block is None else counts[block]
         found[i] = second(weights) - first(weights)
-    found = _SIGN[metric] * found[np.isfinite(found)]
+    found = METRICS[metric].better * found[np.isfinite(found)]
     if len(found) < 2:
         raise ComparisonError(f"none of {draws} draws has both classes: there are too few rows of one of them")
     low, high = np.quantile(found, (ALPHA / 2, 1 - ALPHA / 2))
     worse = float((found < 0).mean() + (found == 0).mean() / 2)
-    difference = _SIGN[metric] * (now - was)
+    difference = METRICS[metric].better * (now - was)
     error = float(found.std(ddof=1))
     return Comparison(metric, was, now, difference, float(low), float(high), worse, error, len(y), blocks, len(found))
 
@@ -204,7 +144,7 @@ def slices(
     columns: Mapping[str, ArrayLike],
     margin: float,
     smallest: int = SMALLEST,
-    metric: Metric = "auc",
+    metric: MetricName = "auc",
     groups: ArrayLike | None = None,
     draws: int = 1000,
     seed: int = 7,

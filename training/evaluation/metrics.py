@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.metrics.table import METRICS
 from feature_repo.spec.use_case import ModelSpec
-from infra.statistics import calibration_error
 from training.data.splits import Part
 from training.evaluation import fairness
-from training.evaluation.comparison import log_losses
 from training.modeling.fit import THREADS, Fitted
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 SMALLEST_SLICE = 200
 """Values of a slice column with fewer rows are pooled as `other`."""
-Z = 1.959963984540054
-"""Standard errors to the bounds of a 95% interval."""
 
 
 def calibration(label: Floats, score: Floats, bins: int = 10) -> list[tuple[float, float, int]]:
@@ -35,7 +32,7 @@ def calibration(label: Floats, score: Floats, bins: int = 10) -> list[tuple[floa
 
 
 def metrics(label: Floats, score: Floats) -> dict[str, float]:
-    """AUC, log loss, Brier score, expected calibration error (10 bins of equal mass), base rate and rows.
+    """Every metric (`feature_repo.metrics`) and the number of rows.
 
     Args:
         label: 0/1 `[n]`.
@@ -44,46 +41,12 @@ def metrics(label: Floats, score: Floats) -> dict[str, float]:
     Returns:
         By name; a metric that is undefined (one class only, no rows) is NaN.
     """
-    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
-
-    both = len(np.unique(label)) == 2
-    return {
-        "auc": float(roc_auc_score(label, score)) if both else float("nan"),
-        "log_loss": float(log_loss(label, score, labels=[0, 1])) if len(label) else float("nan"),
-        "brier": float(brier_score_loss(label, score, pos_label=1)) if both else float("nan"),
-        "calibration_error": calibration_error(label, score),
-        "base_rate": float(label.mean()) if len(label) else float("nan"),
-        "rows": float(len(label)),
-    }
-
-
-def auc_interval(label: Floats, score: Floats) -> tuple[float, float]:
-    """95% confidence interval of the AUC (DeLong, DeLong and Clarke-Pearson 1988, by ranks: Sun and Xu 2014); NaN for one class."""
-    from scipy.stats import rankdata
-
-    positive, negative = score[label == 1], score[label == 0]
-    m, n = len(positive), len(negative)
-    if min(m, n) < 2:
-        return float("nan"), float("nan")
-    ranks = rankdata(np.concatenate([positive, negative]))
-    above = (ranks[:m] - rankdata(positive)) / n  # per positive, the share of negatives below it
-    below = 1 - (ranks[m:] - rankdata(negative)) / m
-    auc, error = float(above.mean()), float(np.sqrt(above.var(ddof=1) / m + below.var(ddof=1) / n))
-    return max(auc - Z * error, 0.0), min(auc + Z * error, 1.0)
+    return {name: metric.value(label, score) for name, metric in METRICS.items()} | {"rows": float(len(label))}
 
 
 def intervals(label: Floats, score: Floats) -> dict[str, tuple[float, float]]:
-    """95% confidence intervals of AUC, log loss, Brier score and base rate; those that are undefined are left out."""
-    found = {"auc": auc_interval(label, score)}
-    each = {
-        "log_loss": log_losses(label, score),
-        "brier": (score - label) ** 2,
-        "base_rate": label,
-    }
-    for name, values in each.items():
-        if len(values) > 1:
-            error = Z * float(values.std(ddof=1)) / len(values) ** 0.5
-            found[name] = (float(values.mean()) - error, float(values.mean()) + error)
+    """95% confidence intervals of the metrics that have a formula for it; those that are undefined are left out."""
+    found = {name: metric.interval(label, score) for name, metric in METRICS.items() if not metric.drawn}
     return {name: bounds for name, bounds in found.items() if np.isfinite(bounds).all()}
 
 
@@ -141,7 +104,7 @@ def measure(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, Floats], names
             slices[name][column] = {
                 value: metrics | {"auc_low": low, "auc_high": high} | found.rates[value]
                 for value, metrics in by_slice(part.table, column, part.label, score).items()
-                for low, high in [auc_interval(part.label[group == value], score[group == value])]
+                for low, high in [METRICS["auc"].interval(part.label[group == value], score[group == value])]
             }
             disparities[name][column] = found.disparities
     held_out = "test" if "test" in parts else "valid"

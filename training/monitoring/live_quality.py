@@ -8,7 +8,6 @@ model's spine has for the same example, if the request names it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +16,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.metrics.base import Estimate
+from feature_repo.metrics.table import METRICS
 from feature_repo.records.redis_keys import quality_key
 from feature_repo.spec.use_case import ModelSpec
 from streaming.offline import parquet
 from streaming.offline.archive import Archive
 from training.data.column_moments import micros
-from training.evaluation import metrics
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,15 +35,6 @@ FEWEST_DAYS = 5
 """Fewer days than this say too little about how much days differ."""
 SMALLEST = 30
 """Fewer labelled rows than this give no metric: an interval would cover everything."""
-_DRAWS = 200
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """A metric with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -285,8 +276,7 @@ def _slices(answered: Labelled, spec: ModelSpec, window: int) -> dict[str, dict[
 
 
 def estimates(label: Floats, score: Floats) -> dict[str, Estimate]:
-    """Metrics of `training.evaluation.metrics` with 95 % intervals: AUC by DeLong (1988), means by their standard error, the calibration error
-    by bootstrap over its bins. Empty below SMALLEST rows; a metric undefined on one class is left out.
+    """Every metric with its 95 % interval (`feature_repo.metrics`). Empty below SMALLEST rows; one undefined on one class is left out.
 
     Args:
         label: 0/1 `[n]`.
@@ -294,15 +284,8 @@ def estimates(label: Floats, score: Floats) -> dict[str, Estimate]:
     """
     if len(label) < SMALLEST:
         return {}
-    values: Mapping[str, float] = metrics.metrics(label, score)
-    found = {
-        name: Estimate(values[name], low, high)
-        for name, (low, high) in metrics.intervals(label, score).items()
-        if np.isfinite(values[name])
-    }
-    low, high = _calibration_interval(label, score)
-    found["calibration_error"] = Estimate(values["calibration_error"], low, high)
-    return found
+    each = {name: Estimate(metric.value(label, score), *metric.interval(label, score)) for name, metric in METRICS.items()}
+    return {name: one for name, one in each.items() if np.isfinite((one.value, one.low, one.high)).all()}
 
 
 def by_days(label: Floats, score: Floats, at_us: NDArray[np.int64], metric: str) -> Estimate | None:
@@ -316,24 +299,13 @@ def by_days(label: Floats, score: Floats, at_us: NDArray[np.int64], metric: str)
 
     day = at_us // 86_400_000_000
     days = np.unique(day)
-    value = metrics.metrics(label, score).get(metric, np.nan)
+    of = METRICS[metric].value
+    value = of(label, score)
     if len(days) < FEWEST_DAYS or not np.isfinite(value):
         return None
-    without = np.array([metrics.metrics(label[day != d], score[day != d])[metric] for d in days])
+    without = np.array([of(label[day != d], score[day != d]) for d in days])
     n = len(days)
     spread = float(t.ppf(0.975, n - 1)) * float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
     if not np.isfinite(spread):  # without one of the days there is one class only
         return None
     return Estimate(float(value), float(value) - spread, float(value) + spread)
-
-
-def _calibration_interval(label: Floats, score: Floats, bins: int = 10) -> tuple[float, float]:
-    parts = [p for p in np.array_split(np.argsort(score, kind="stable"), bins) if len(p)]
-    random = np.random.default_rng(0)
-    total, error = 0, np.zeros(_DRAWS)
-    for part in parts:
-        chosen = part[random.integers(0, len(part), (_DRAWS, len(part)))]
-        error += len(part) * np.abs(score[chosen].mean(axis=1) - label[chosen].mean(axis=1))
-        total += len(part)
-    low, high = np.quantile(error / total, [0.025, 0.975])
-    return float(low), float(high)

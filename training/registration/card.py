@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from feature_repo.metrics.table import METRICS
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract
 from feature_repo.spec.use_case import ModelSpec
@@ -26,7 +27,6 @@ from training.registration import limitations
 MARKDOWN, HTML = "card.md", "card.html"
 TOP = 15
 """Inputs in the plot of what the scores are made of."""
-_WORDS = {"auc": "AUC", "log_loss": "log loss", "brier": "Brier score", "calibration_error": "calibration error", "base_rate": "base rate"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Card:
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
         )
         environment.filters["code"] = _code
-        facts = [(_WORDS[k], bounded(v, made.intervals.get(self.measured.held_out, {}).get(k))) for k, v in self._held_out(made)]
+        facts = [(METRICS[k].title, bounded(v, made.intervals.get(self.measured.held_out, {}).get(k))) for k, v in self._held_out(made)]
         page = environment.get_template(HTML).render(
             title=title,
             made=made,
@@ -156,12 +156,12 @@ class Card:
         rows = []
         for name, metrics in made.metrics.items():
             bounds = made.intervals.get(name, {})
-            rows.append([name, *(bounded(metrics.get(k), bounds.get(k)) for k in _WORDS), f"{metrics['rows']:,.0f}"])
+            rows.append([name, *(bounded(metrics.get(k), bounds.get(k)) for k in METRICS), f"{metrics['rows']:,.0f}"])
         text = [
             "95% intervals in brackets: AUC by DeLong, the others from the standard error of the mean. Rows are taken as independent, so "
             "intervals are too narrow where they are not. Fitting was stopped by valid's log loss: test is what stands for new data."
         ]
-        return Section("Quality", text, self.quality, [Table(["split", *_WORDS.values(), "rows"], rows)])
+        return Section("Quality", text, self.quality, [Table(["split", *(m.title for m in METRICS.values()), "rows"], rows)])
 
     def _slices(self, made: Contract) -> Section:
         held, tables = self.measured.held_out, []

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.metrics.table import METRICS
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract, ContractError, Finding, Parity, Profile
 from feature_repo.spec.use_case import ModelSpec
@@ -26,7 +27,7 @@ from training.evaluation import metrics
 from training.export.tree_ensemble import export, parity
 from training.modeling import calibration, tuning
 from training.modeling.fit import Fitted, Progress, fit, model_text
-from training.registration import gates, tracking
+from training.registration import bounds, tracking
 from training.registration.card import Card
 from training.registration.provenance import code
 from training.registration.reference_sample import write_reference
@@ -102,9 +103,9 @@ def train_and_register(
     measured = metrics.measure(spec, fitted, scores, names)
     onnx = export(fitted.booster)
     same = parity(fitted.booster, onnx, _every_row(training_set))
-    checks = gates.check(spec, measured.metrics, measured.slices, same, measured.fairness)
+    checks = bounds.check(spec, measured.metrics, measured.slices, same, measured.fairness)
     if not force:
-        gates.require(spec, checks)
+        bounds.require(spec, checks)
     root = settings.model_root / spec.name
     root.mkdir(parents=True, exist_ok=True)
     sweep(root)
@@ -246,7 +247,7 @@ def _calibration(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, NDArray[n
     if (fitted.slope, fitted.intercept) != (1.0, 0.0):
         raw = (calibration.log_odds(scores[measured.held_out]) - fitted.intercept) / fitted.slope
         label = fitted.parts[measured.held_out].label
-        found["error_before"] = metrics.metrics(label, calibration.sigmoid(raw))["calibration_error"]
+        found["error_before"] = METRICS["calibration_error"].value(label, calibration.sigmoid(raw))
     return found
 
 

@@ -26,16 +26,18 @@ from feature_repo.records.contract import ContractError
 from feature_repo.records.decisions import Decision, Journal
 from feature_repo.records.release import Release, ReleaseError
 from feature_repo.spec.use_case import UseCase
+from feature_repo.triggers.base import DAY_US
 from infra import files, redis_client
 from infra.settings import Settings
 from streaming.offline.archive import of
 from streaming.offline.parquet import TableError
 from training.evaluation.rescoring import scored
+from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
 from training.retraining import loop_state, trigger_facts, triggers
 from training.retraining.loop_state import State
-from training.retraining.retrain import Gates, find, read_gates
+from training.retraining.retrain import find
 from training.retraining.rollout import Phase, Ruling, Traffic, evidence, rule
 from training.retraining.server_metrics import Counted, Counters, Unknown, from_mark, marked, since, summed
 from training.retraining.triggers import Reason
@@ -129,7 +131,7 @@ class Autopilot:
                 return f"no version of {self.spec.name} is live: train and promote one first"
             state = self.state
             newest = self.archive.newest_us(self.spec.name)
-            from_us = None if newest is None else newest - live_quality.DAYS * triggers.DAY_US
+            from_us = None if newest is None else newest - live_quality.DAYS * DAY_US
             rows = live_quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
             now_us = trigger_facts.moment(self.settings, self.spec, rows, self.clock())
             if (measured := live_quality.measured(rows, self.spec)) is not None:
@@ -158,7 +160,7 @@ class Autopilot:
             return text
         state.phase, state.reason, state.attempts = "training", reason, 0
         # not later than the day after the newest truth: where the data ends years ago, there is nothing to train on at the end of the splits
-        state.as_of_us = min(now_us, int(known.max()) + triggers.DAY_US) if len(known) else now_us
+        state.as_of_us = min(now_us, int(known.max()) + DAY_US) if len(known) else now_us
         if reason.kind != "request":
             state.trained_us.append(now_us)
         state.calls = 0

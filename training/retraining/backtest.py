@@ -19,8 +19,10 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from feature_repo.spec.retraining import QualityDrop, Triggers
 from feature_repo.spec.use_case import ModelSpec
+from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.quality import QualityDrop
+from feature_repo.triggers.table import Triggers
 from infra.timestamps import day_text, moment_at
 from training.data.column_moments import micros
 from training.data.splits import Part, SplitError, matrix
@@ -30,7 +32,6 @@ from training.monitoring import live_quality
 from training.registration.reference_sample import chosen
 from training.retraining import triggers
 from training.retraining.retrain import rolled
-from training.retraining.triggers import DAY_US, Facts
 
 if TYPE_CHECKING:
     import lightgbm

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.spec.retraining import Stage, Stages
+from feature_repo.triggers.base import DAY_US
 from training.evaluation.rescoring import NotComparable, Scored
 from training.monitoring.live_quality import Labelled
-from training.retraining.triggers import DAY_US
 
 Phase = Literal["shadow", "canary", "probation"]
 Floats = NDArray[np.float64]

@@ -15,8 +15,9 @@ from infra.settings import ROOT, Settings
 from infra.supervision import process
 from infra.supervision.supervisor import LOG_BYTES
 from infra.timestamps import moment_at
+from training.gates.record import Gates, read_gates
 from training.retraining.autopilot import TrainingStopped
-from training.retraining.retrain import Gates, find, read_gates
+from training.retraining.retrain import find
 from training.retraining.triggers import Reason
 
 

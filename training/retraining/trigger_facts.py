@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from feature_repo.records.contract import Contract
 from feature_repo.records.redis_keys import drift_key
 from feature_repo.spec.use_case import ModelSpec
+from feature_repo.triggers.base import Facts
 from infra import files
 from streaming.offline.parquet import TableError, fault, table
 from training.data.column_moments import micros
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
-from training.retraining.triggers import Facts
 
 log = logging.getLogger("headrace.autopilot")
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Whether to train again, and why: five triggers, a cooldown and a budget. Pure: the same facts give the same answer.
+"""Whether to train again, and why: the triggers, a cooldown and a budget. Pure: the same facts give the same answer.
 
 A person's request comes first and is held by nothing. Of the others the first that fires is the reason; when the cooldown or the budget
 holds it, that is an answer too, with its own words, so that nobody wonders why nothing happens.
@@ -6,17 +6,11 @@ holds it, that is an answer too, with its own words, so that nobody wonders why 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import msgspec
 
-from feature_repo.spec.retraining import RISES, QualityDrop, Triggers
+from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.table import TRIGGERS, Kind, Triggers
 from infra.timestamps import minute_text
-from training.monitoring.live_quality import Estimate
-
-DAY_US = 86_400_000_000
-Kind = Literal["request", "schedule", "new_data", "quality", "drift"]
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -37,75 +31,13 @@ class Reason(msgspec.Struct, frozen=True):
         return f"{self.kind}@{self.at_us}"
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What the triggers look at.
-
-    Attributes:
-        now_us: microseconds since the epoch, in the data's own time.
-        known_upto_us: the champion's knowledge cut-off; None: its contract does not say.
-        labelled_us: when the newest truth there is, by now, became known; None: nothing is labelled yet.
-        new_labels: examples whose truth became known after that cut-off, and by now.
-        live: the champion's live estimate of the quality trigger's metric, on its newest labelled predictions; None: too few of them.
-        baseline: the champion's held-out value of the same metric.
-        drift: what changed, in words, where the watch calls for a training; empty otherwise.
-        request: a person's words, None where nobody asked.
-        trained_us: moments of earlier trainings that nobody asked for, oldest first.
-    """
-
-    now_us: int
-    known_upto_us: int | None
-    labelled_us: int | None = None
-    new_labels: int = 0
-    live: Estimate | None = None
-    baseline: float | None = None
-    drift: str = ""
-    request: str | None = None
-    trained_us: Sequence[int] = ()
-
-
 def due(triggers: Triggers, facts: Facts) -> Reason | None:
     """The reason to train now, or the one that is held back; None where there is none."""
-    if facts.request is not None:
-        return Reason("request", facts.request or "asked for", facts.now_us)
-    found = _schedule(triggers, facts) or _new_data(triggers, facts) or _quality(triggers, facts) or _drift(triggers, facts)
-    return found and msgspec.structs.replace(found, held=_held(triggers, facts))
-
-
-def _schedule(triggers: Triggers, facts: Facts) -> Reason | None:
-    if triggers.schedule_days is None or facts.known_upto_us is None:
-        return None
-    age = (facts.now_us - facts.known_upto_us) / DAY_US
-    if age < triggers.schedule_days:
-        return None
-    return Reason(
-        "schedule", f"the live version knows nothing of the last {age:.1f} days (schedule: {triggers.schedule_days:g})", facts.now_us
-    )
-
-
-def _new_data(triggers: Triggers, facts: Facts) -> Reason | None:
-    if triggers.new_labels is None or facts.new_labels < triggers.new_labels:
-        return None
-    return Reason("new_data", f"{facts.new_labels:,} new examples with a truth (asked: {triggers.new_labels:,})", facts.now_us)
-
-
-def _quality(triggers: Triggers, facts: Facts) -> Reason | None:
-    asked = triggers.quality
-    if asked is None or facts.live is None or facts.baseline is None or not dropped(asked, facts.live, facts.baseline):
-        return None
-    text = (
-        f"live {asked.metric} is {facts.live.value:.4f} ({facts.live.low:.4f} to {facts.live.high:.4f}), "
-        f"{facts.baseline:.4f} when it was trained (drop allowed: {asked.drop:g})"
-    )
-    return Reason("quality", text, facts.now_us)
-
-
-def dropped(asked: QualityDrop, live: Estimate, baseline: float) -> bool:
-    """Whether the whole interval lies beyond what is allowed."""
-    return live.high < baseline - asked.drop if asked.metric in RISES else live.low > baseline + asked.drop
-
-
-def _drift(triggers: Triggers, facts: Facts) -> Reason | None:
-    return Reason("drift", facts.drift, facts.now_us) if triggers.drift and facts.drift else None
+    for trigger in TRIGGERS:
+        text = trigger.fires(triggers, facts)
+        if text is not None:
+            return Reason(trigger.kind, text, facts.now_us, _held(triggers, facts) if trigger.holds else "")
+    return None
 
 
 def _held(triggers: Triggers, facts: Facts) -> str:

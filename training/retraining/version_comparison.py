@@ -7,13 +7,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from feature_repo.metrics.table import COMPARED
 from feature_repo.spec.use_case import ModelSpec
+from feature_repo.triggers.base import DAY_US
 from streaming.offline.archive import Archive
 from training.evaluation.comparison import Comparison, ComparisonError, compare
 from training.evaluation.rescoring import scored
 from training.evaluation.sequential import gains, sequential
 from training.monitoring.live_quality import Labelled, labelled
-from training.retraining.triggers import DAY_US
 
 ROWS = 50_000
 """The newest requests that are looked at, at most."""
@@ -54,9 +55,7 @@ def head_to_head(archive: Archive, models: Path, spec: ModelSpec, version: int, 
     mine, other = (_scores(rows, models, spec, v) for v in (version, against))
     day = rows.at_us // DAY_US
     enough = len(set(day.tolist())) >= FEWEST_DAYS
-    metrics = [
-        compare(rows.label, other, mine, m, groups=day if enough else None) for m in ("auc", "log_loss", "brier", "calibration_error")
-    ]
+    metrics = [compare(rows.label, other, mine, name, groups=day if enough else None) for name in COMPARED]
     order = np.argsort(rows.known_us, kind="stable")
     always = sequential(gains(rows.label[order], other[order], mine[order]), day[order])
     verdict = {

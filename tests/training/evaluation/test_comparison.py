@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from feature_repo.metrics.table import COMPARED, METRICS
 from infra.statistics import holm
 from training.evaluation import metrics
-from training.evaluation.comparison import ComparisonError, _auc, _calibration_error, compare, slices
-
-METRICS = ("auc", "log_loss", "brier", "calibration_error")
+from training.evaluation.comparison import ComparisonError, compare, slices
 
 
 def scored(
@@ -33,7 +32,7 @@ def test_auc_of_counts_is_sklearns_with_ties(seed: int, n: int, values: int) -> 
     random = np.random.default_rng(seed)
     label, score = random.integers(0, 2, n).astype(float), random.integers(0, values, n) / values
     counts = random.poisson(1.0, n).astype(float)
-    found = _auc(label, score)(counts)
+    found = METRICS["auc"].weighted(label, score)(counts)
     if len(np.unique(label[counts > 0])) < 2:
         assert np.isnan(found)
     else:
@@ -49,11 +48,11 @@ def test_calibration_error_of_counts_is_that_of_the_rows_repeated(seed: int, n: 
     counts[0] += 1
     bins = metrics.calibration(np.repeat(label, counts), np.repeat(score, counts))
     naive = sum(rows * abs(predicted - observed) for predicted, observed, rows in bins) / counts.sum()
-    assert _calibration_error(label, score)(counts.astype(float)) == pytest.approx(naive, abs=1e-12)
+    assert METRICS["calibration_error"].weighted(label, score)(counts.astype(float)) == pytest.approx(naive, abs=1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", COMPARED)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_interval_is_that_of_rows_really_drawn(metric: str, grouped: bool) -> None:
     label, a, b = scored(np.random.default_rng(3), 240)
@@ -70,7 +69,7 @@ def test_the_interval_is_that_of_rows_really_drawn(metric: str, grouped: bool) -
     assert found.blocks == (12 if grouped else 240)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", COMPARED)
 def test_positive_means_the_challenger_is_better_and_the_order_can_be_turned(metric: str) -> None:
     random = np.random.default_rng(4)
     p = random.random(3000)

@@ -25,15 +25,17 @@ from feature_repo.records.redis_keys import drift_key, label_log_key, labels_key
 from feature_repo.records.replica_tally import Count, Tally
 from feature_repo.spec.retraining import Learning
 from feature_repo.spec.use_case import UseCase
+from feature_repo.triggers.base import DAY_US
 from streaming.online.store import connect
 from tests.bikes.platform import Bikes
 from training.evaluation.rescoring import scored
+from training.gates.record import Checked, Gates, write_gates
 from training.retraining import autopilot as pilots
 from training.retraining.autopilot import Autopilot, AutopilotError
 from training.retraining.loop_state import State
-from training.retraining.retrain import TRIGGER, Checked, Gates, find, write_gates
+from training.retraining.retrain import TRIGGER, find
 from training.retraining.server_metrics import Counters, Unknown, since, summed
-from training.retraining.triggers import DAY_US, Reason
+from training.retraining.triggers import Reason
 
 MODEL = "turned_away"
 STAGE = {"samples": 120, "labelled": 80, "hours": 1, "patience_days": 3}

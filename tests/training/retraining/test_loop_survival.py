@@ -31,7 +31,8 @@ from serving.monitoring.verdict import history
 from streaming.offline.archive import of
 from streaming.online.store import connect
 from tests.bikes.platform import Bikes
-from training.retraining.retrain import TRIGGER, Checked, Gates, write_gates
+from training.gates.record import Checked, Gates, write_gates
+from training.retraining.retrain import TRIGGER
 
 MODEL, SECONDS = "turned_away", 40
 LEARNING = """

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from feature_repo.spec.retraining import QualityDrop, Triggers
-from training.monitoring.live_quality import Estimate
-from training.retraining.triggers import DAY_US, Facts, due
+from feature_repo.metrics.base import Estimate
+from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.quality import QualityDrop
+from feature_repo.triggers.table import Triggers
+from training.retraining.triggers import due
 
 NOW = 400 * DAY_US
 ALL = Triggers(schedule_days=30, new_labels=1000, quality=QualityDrop(metric="auc", drop=0.02), drift=True, cooldown_days=7, budget=2)

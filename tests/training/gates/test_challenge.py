@@ -31,11 +31,13 @@ from training.data.validation import DataError
 from training.evaluation import fairness, metrics
 from training.evaluation.comparison import slices
 from training.evaluation.rescoring import NotComparable, scored
+from training.gates.challenge import examine
+from training.gates.record import Gates
+from training.gates.slices import Slices
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
-from training.registration.gates import check
+from training.registration.bounds import check
 from training.registration.register import train_and_register
-from training.retraining.retrain import Gates, _slices, challenge
 from training.retraining.rollout import evidence
 
 __all__ = ["made", "own"]  # fixtures
@@ -72,7 +74,7 @@ def test_the_first_version_passes_without_a_served_value_and_the_gates_say_that_
     made: TrainingSet, own: Settings
 ) -> None:
     asked = spec(learning=LEARNING)
-    first = challenge(no_spark, CASE, own, asked, registered(made, own, asked))
+    first = examine(no_spark, CASE, own, asked, registered(made, own, asked))
     assert first.passed, first
     assert looked(first)["skew"] == (True, "no version is live yet: nothing was served")
     assert looked(first)["champion"][1].startswith("no version is live yet")
@@ -82,14 +84,14 @@ def test_a_live_version_of_which_nothing_is_archived_lets_no_challenger_pass(mad
     asked = spec(learning=LEARNING)
     release.promote(own.model_root, "model", registered(made, own, asked))
     second = registered(made, own, asked)
-    found = challenge(no_spark, CASE, own, asked, second)
+    found = examine(no_spark, CASE, own, asked, second)
     assert [c.name for c in found.checks if not c.passed] == ["skew"]
     assert looked(found)["skew"][1].startswith("not known: no prediction of version 1, which is live, is archived")
     archived(own, 2, 3)  # another version's answers say nothing of the live one's
     archived(own, 1, 3, role="shadow")
-    assert not looked(challenge(no_spark, CASE, own, asked, second))["skew"][0]
+    assert not looked(examine(no_spark, CASE, own, asked, second))["skew"][0]
     without = spec(learning={"challenge": LEARNING["challenge"] | {"skew_rows": 0}})
-    left_out = challenge(no_spark, CASE, own, without, second)
+    left_out = examine(no_spark, CASE, own, without, second)
     assert left_out.passed
     assert "left out by the spec" in looked(left_out)["skew"][1]
 
@@ -105,7 +107,7 @@ def test_a_broken_live_contract_refuses_new_data_and_every_challenger_by_name(ma
     with pytest.raises(DataError, match=r"cannot be held against what version 1, which is live, was trained on: .*1"):
         train_and_register(asked, made, own)
     assert sorted(p.name for p in (own.model_root / "model").iterdir() if p.name.isdigit()) == ["1", "2"]
-    found = looked(challenge(no_spark, CASE, own, asked, second))
+    found = looked(examine(no_spark, CASE, own, asked, second))
     for name in ("champion", "skew"):
         assert not found[name][0]
         assert found[name][1].startswith("not known: ")
@@ -213,7 +215,7 @@ def test_a_slice_that_cannot_be_compared_does_not_pass_and_says_why(kind: str) -
     smallest = 2000 if kind == "small" else 100
     found = slices(label, score, score, {"region": region}, 1.0, smallest, groups=day, draws=20)
     asked = spec(learning={"challenge": {"metric": "auc"}})
-    checked = _slices(found, ["region"], asked)
+    (checked,) = Slices().judge(found, ["region"], asked)
     assert not checked.passed
     says = {
         "one class": "region odd is not known: AUC is not defined",
@@ -233,7 +235,7 @@ def test_a_challenger_of_which_a_slice_is_unknown_is_refused(made: TrainingSet, 
     pq.write_table(table.set_column(table.column_names.index("region"), "region", pa.array(region)), tmp_path / "odd.parquet")
     odd, asked = replace(made, path=tmp_path / "odd.parquet"), spec(learning={"challenge": {"metric": "auc", "margin": 1, "skew_rows": 0}})
     release.promote(own.model_root, "model", registered(odd, own, asked))
-    found = looked(challenge(no_spark, CASE, own, asked, registered(odd, own, asked)))
+    found = looked(examine(no_spark, CASE, own, asked, registered(odd, own, asked)))
     assert found["champion"][0]
     assert not found["slices"][0]
     assert "region always is not known: AUC is not defined" in found["slices"][1]
@@ -243,12 +245,12 @@ def test_a_log_of_followers_only_is_no_request_that_was_scored(made: TrainingSet
     asked = spec(learning=LEARNING)
     version = registered(made, own, asked)
     archived(own, version, 3, role="shadow")
-    assert looked(challenge(no_spark, CASE, own, asked, version))["log"] == (
+    assert looked(examine(no_spark, CASE, own, asked, version))["log"] == (
         True,
         "no answered request is archived: the live shadow will show it",
     )
     archived(own, version, 30)
-    assert looked(challenge(no_spark, CASE, own, asked, version))["log"][1].startswith("25 requests of the last day")
+    assert looked(examine(no_spark, CASE, own, asked, version))["log"][1].startswith("25 requests of the last day")
 
 
 def test_answers_of_a_version_that_cannot_be_read_are_not_rescored_as_if_nothing_was_stale(made: TrainingSet, own: Settings) -> None:
