@@ -247,18 +247,15 @@ def stream() -> None:
     url = own.redis()
     from streaming.live import connectors
     from streaming.live import query as live
+    from streaming.live.sources.table import asked
     from streaming.offline.class_training import Training
     from streaming.schema.compilation import Applied
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
     starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
-    if own.event_files is not None:
-        sources = sorted({v.stream for v in known if v.stream})
-        starters["reading files"] = partial(
-            connectors.from_files, spark, url, project, own.event_files, sources, str(own.state / "stream-files")
-        )
-    if own.kafka:
-        starters["reading Kafka"] = partial(connectors.from_kafka, spark, url, project, own.kafka, str(own.state / "stream-kafka"))
+    for source in asked(own, sorted({v.stream for v in known if v.stream})):
+        checkpoint = str(own.state / f"stream-{source.name}")
+        starters[f"reading {source.name}"] = partial(connectors.start, source, spark, url, project, checkpoint)
     training = Training(own)
 
     def ready() -> None:

@@ -22,6 +22,7 @@ from streaming.backfill.run import backfill
 from streaming.live import connectors, dead_letters, event_log
 from streaming.live.events import decode
 from streaming.live.sink import apply_batch
+from streaming.live.sources.files import Files
 from streaming.offline.unfit import WHY
 from streaming.online import feast_layout
 from streaming.online.entities import group, key_function
@@ -157,7 +158,7 @@ def test_poison_in_files_costs_itself(spark: Any, redis_url: str, tmp_path: Path
     lines = [line for number, raw in enumerate(LINES.values(), 10_001) for line in (raw, b"", encoded(number))]
     (tmp_path / "in" / "things" / "one.jsonl").write_bytes(b"\n".join(lines))
     (tmp_path / "in" / "things" / "none.jsonl").write_bytes(b"")
-    query = connectors.from_files(spark, redis_url, project, tmp_path / "in", ["things"], str(tmp_path / "checkpoint"))
+    query = connectors.start(Files(tmp_path / "in", ["things"]), spark, redis_url, project, str(tmp_path / "checkpoint"))
     deadline = time.monotonic() + 60
     while client.xlen(events_key(project)) < 2 * len(LINES) and time.monotonic() < deadline and query.isActive:
         time.sleep(0.1)
