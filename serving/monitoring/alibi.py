@@ -20,7 +20,7 @@ from alibi_detect.cd import TabularDrift  # noqa: E402
 from alibi_detect.od import IForest  # noqa: E402
 
 from serving.monitoring.detectors import DriftDetector, OutlierDetector  # noqa: E402
-from serving.monitoring.null_distribution import Matrix  # noqa: E402
+from serving.monitoring.hours import Matrix  # noqa: E402
 
 logging.getLogger("alibi_detect").setLevel(logging.ERROR)
 

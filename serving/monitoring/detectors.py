@@ -1,20 +1,13 @@
 """Drift and outlier detection: one interface, what counts as drift decided once, and an implementation on SciPy alone.
 
 What is computed, per column (each model input, and the score: prediction drift is the same test on the score), against the reference
-in the window's mix of weekdays and hours:
-
-1. values: the Kolmogorov–Smirnov statistic D of the window's non-null values, in [0, 1];
-2. nulls: |difference| of the null rates;
-3. range: the share of values that lie out of the reference's range, or are codes it does not know;
-4. repeated: how much more of the values are the same one, whichever gained the most;
-5. relation: how far the column is from what other columns, and the hour, say it should be, and how much less its rows go with theirs
-   (`serving.monitoring.dependence`).
+in the window's mix of weekdays and hours, is one effect for each kind of drift (`serving.monitoring.kinds`).
 
 Drift is called where significance *and* size agree: a family-wise p-value of at most NOMINAL_RATE from windows of the reference itself
-(`serving.monitoring.null_distribution`), and an effect of at least `calibration.MATTERS`. D is the largest gap between the two distribution functions;
+(`serving.monitoring.null_distribution`), and an effect of at least the kind's own `matters`. D is the largest gap between the two distribution functions;
 .15 means that 15 % of the window's rows lie where the reference has none to match.
 
-A reference without moments cannot say how days differ. Then 1 and 2 alone are tested, as if rows were independent: Kolmogorov–Smirnov
+A reference without moments cannot say how days differ. Then values and nulls alone are tested, as if rows were independent: Kolmogorov–Smirnov
 and a two-proportion z-test, the 2·F p-values adjusted together (Holm 1979), drift where adjusted p < ALPHA and the effect matters.
 Successive live predictions share their hour's circumstances, so that such verdicts are too confident.
 """
@@ -29,15 +22,17 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from infra.statistics import holm
-from serving.monitoring.null_distribution import KINDS, MATTERS, Calibration, Matrix, Moments, Null, Shares, cells, matched, weights
-from serving.monitoring.verdict import Calibrated, Cause, FeatureVerdict, Kind, OutlierVerdict
+from serving.monitoring.hours import Matrix, Moments, cells, matched, weights
+from serving.monitoring.kinds.base import Shares, Window
+from serving.monitoring.kinds.table import KINDS, MATTERS, TABLE
+from serving.monitoring.null_distribution import Calibration, Null
+from serving.monitoring.verdict import Calibrated, FeatureVerdict, Kind, OutlierVerdict
 
 NOMINAL_RATE = 0.05
 """The share of windows without drift that may be called drift, over all columns together."""
 ALPHA = 0.01
 """The outlier alarm's error rate per window; also the drift alarm's where the reference has no moments."""
-EFFECT, NULL_EFFECT = float(MATTERS[0]), float(MATTERS[1])
-LABEL_MATTERS = np.array([0.05, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+LABEL_MATTERS = np.where(np.array(KINDS) == "values", 0.05, 1.0)
 """The smallest change of the base rate that counts as label drift; the other kinds say nothing about a label."""
 MINIMUM = 20
 """Fewest non-null values on either side for the values to be tested at all."""
@@ -128,42 +123,39 @@ class DriftDetector(ABC):
         if null is not None and moments is not None and self.calibration is not None:
             reference = reference[matched(weights(self.calibration.moments, moments))]
         count, rows = len(self.names), len(window)
+        departures = np.zeros((4, count))
+        if null is not None and moments is not None and self.calibration is not None:
+            departures = self.calibration.relations.departures(window, cells(moments)[0])[0]
         nulls, reference_nulls = np.isnan(window), np.isnan(reference)
-        p_values, common = np.ones(count), np.zeros(count)
-        effects = np.zeros((len(KINDS), count))
+        p_values, statistics = np.ones(count), np.zeros(count)
         for j in range(count):
             values, theirs = window[~nulls[:, j], j], reference[~reference_nulls[:, j], j]
             if len(values) >= MINIMUM and len(theirs) >= MINIMUM:
-                p_values[j], effects[0, j] = self._compare(theirs, values)
-            usual_shares, shares = self._shares[j], Shares.of(values)
-            common[j] = shares.share.max(initial=0.0)
-            if len(values):
-                effects[2, j] = usual_shares.unseen(values, bool(self.categories[j]))
-                effects[3, j] = shares.gains(usual_shares).max(initial=0.0)
-        rates, reference_rates = nulls.mean(axis=0), reference_nulls.mean(axis=0)
-        effects[1] = np.abs(rates - reference_rates)
-        usual = np.ones_like(effects)
-        if null is not None and moments is not None and self.calibration is not None:
-            effects[4:] = np.abs(self.calibration.relations.departures(window, cells(moments)[0])[0])
+                p_values[j], statistics[j] = self._compare(theirs, values)
+        at = Window(window, reference, self._shares, self.categories, statistics, departures)
+        effects, usual = np.stack([kind.of_window(at) for kind in TABLE]), np.ones((len(TABLE), count))
+        if null is not None:
             adjusted, usual = null.p_values(effects)
             drifted = (adjusted <= NOMINAL_RATE) & (effects >= self.matters[:, None])
         else:
             theirs = reference_nulls.sum(axis=0).astype(np.float64)
             both = holm(np.concatenate([p_values, null_p_values(nulls.sum(axis=0).astype(np.float64), rows, theirs, len(reference))]))
-            adjusted = np.concatenate([both.reshape(2, count), np.ones((len(KINDS) - 2, count))])
+            adjusted = np.ones((len(TABLE), count))
+            adjusted[[KINDS.index("values"), KINDS.index("nulls")]] = both.reshape(2, count)
             drifted = (adjusted < ALPHA) & (effects >= self.matters[:, None])
+        rates, reference_rates = nulls.mean(axis=0), reference_nulls.mean(axis=0)
         return [
             FeatureVerdict(
                 name=name,
                 p_value=float(adjusted[:, j].min()),
-                effect=float(effects[0, j]),
+                effect=float(statistics[j]),
                 null_rate=float(rates[j]),
                 reference_null_rate=float(reference_rates[j]),
                 drift=bool(drifted[:, j].any()),
                 cause=_cause(drifted[:, j], effects[:, j] / (usual[:, j] if null is not None else self.matters)),
-                unseen=float(effects[2, j]),
-                commonest=float(common[j]),
-                usual=float(usual[0, j]) if null is not None else 0.0,
+                unseen=float(effects[KINDS.index("range"), j]),
+                commonest=float(at.shares[j].share.max(initial=0.0)),
+                usual=float(usual[KINDS.index("values"), j]) if null is not None else 0.0,
                 kinds=[kind for kind, so in zip(KINDS, drifted[:, j], strict=True) if so],
             )
             for j, name in enumerate(self.names)
@@ -188,15 +180,14 @@ class DriftDetector(ABC):
         """p-value and Kolmogorov–Smirnov statistic of two columns without nulls, float64 [n_j] and [m_j], both >= MINIMUM."""
 
 
-_CAUSES: tuple[Cause, ...] = ("values", "nulls", "range", "repeated", "relation", "relation", "clock", "relation")
-
-
-def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> Cause:
-    if not drifted.any():
+def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> str:
+    """What drifted the most, of kinds bool [K] and effects as multiples of the usual ones, float64 [K]."""
+    found = {kind for kind, so in zip(KINDS, drifted, strict=True) if so}
+    if not found:
         return ""
-    if drifted[0] and drifted[1]:
+    if {"values", "nulls"} <= found:
         return "values and nulls"
-    return _CAUSES[int(np.argmax(np.where(drifted, ratios, -1.0)))]
+    return TABLE[int(np.argmax(np.where(drifted, ratios, -1.0)))].cause
 
 
 def label_detector(reference: Matrix, reference_moments: Moments) -> DriftDetector:

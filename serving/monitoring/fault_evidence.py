@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from serving.monitoring.dependence import BOND, Relations
-from serving.monitoring.null_distribution import KINDS, MATTERS, Matrix, Moments, Shares, cells
+from serving.monitoring.hours import Matrix, Moments, cells
+from serving.monitoring.kinds.base import Shares
+from serving.monitoring.kinds.table import KINDS, MATTERS
 from serving.monitoring.verdict import FeatureVerdict
 
 NEWEST = 4

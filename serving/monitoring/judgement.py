@@ -19,7 +19,7 @@ from feature_repo.records.prediction import Mark, Moment, Whole, rows
 from serving.inference.scorer import Scorer, ScorerError
 from serving.monitoring.detectors import DriftDetector, OutlierDetector, detectors, label_detector
 from serving.monitoring.fault_evidence import Seen
-from serving.monitoring.null_distribution import Matrix, Moments
+from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import FeatureVerdict, Kind, Span, Verdict
 

@@ -4,9 +4,9 @@ Successive predictions share their hour, their weather and their season, so a te
 drift. What a window of some days looks like when nothing has happened is asked of the reference itself:
 
 1. every stretch of the reference as long as the window (whole blocks, never single rows) is held against the rest of it. That gives
-   `null [w, K, F]`: K effects (`KINDS`) of F columns, of w windows in which nothing drifted but the days differ as days do;
+   `null [w, K, F]`: K effects (`serving.monitoring.kinds`) of F columns, of w windows in which nothing drifted but the days differ as days do;
 2. before either comparison the rest is weighted to the window's mix of (weekday, hour), in UTC, so that a window of three weekdays, or
-   of mornings, meets the reference's own weekdays or mornings (`weights`);
+   of mornings, meets the reference's own weekdays or mornings (`serving.monitoring.hours`);
 3. each effect is divided by the largest one of the other windows (of those that do not overlap it; at least half of the effect that
    matters): by how much it would be a record. A window is summed up by the largest of its ratios, per family of kinds (`FAMILIES`);
 4. the p-value of an effect is the share of windows, this one among them, whose largest ratio is at least its own, divided by its
@@ -27,97 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from serving.monitoring.dependence import Relations
+from serving.monitoring.hours import DAY_US, HOUR_US, Matrix, Moments
+from serving.monitoring.kinds.stretch import Ranked, Stretch
+from serving.monitoring.kinds.table import FAMILIES, MATTERS, TABLE
 
-Matrix = NDArray[np.float64]
-Moments = NDArray[np.int64]
-
-KINDS = ("values", "nulls", "range", "repeated", "views", "columns", "clock", "rows")
-"""Kolmogorov–Smirnov statistic; gap of the null rates; share of values the reference has no like of; gain of any one value's share;
-departure from what the columns of other views say, from what all other columns say, and from what the hour says; and how much less a
-row's value goes with its other columns (`serving.monitoring.dependence`)."""
-MATTERS = np.array([0.15, 0.05, 0.03, 0.05, 0.5, 0.5, 0.2, 0.6])
-"""The smallest effect of each kind that counts as drift."""
-FAMILIES = ((np.array([0, 4, 5, 6, 7]), 0.6), (np.array([1, 2, 3]), 0.4))
-"""Kinds judged together, and their share of the false alarms. A record cold or an outage is rare and far out, so that its kinds would
-hide the others' smaller records."""
 FEW = 19
 WINDOWS = 150
 """Most windows the null is made of; they overlap where the reference holds fewer end to end."""
-CELL = 10
-"""Fewest reference rows that stand for an hour of a weekday; where there are fewer, the same hour of every day does."""
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
-
-
-def cells(moments: Moments) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hour of the week 0..167 and hour of the day 0..23 of microseconds since the epoch, in UTC."""
-    hours = moments // HOUR_US
-    return hours % 168, hours % 24
-
-
-def weights(reference: Moments, window: Moments, among: NDArray[np.bool_] | None = None) -> Matrix:
-    """Weights of reference rows that give them the window's mix of weekday and hour.
-
-    Args:
-        reference, window: moments, int64 [n] and [m], microseconds since the epoch.
-        among: which reference rows may have weight, bool [n]; default: all.
-
-    Returns:
-        float64 [n], summing to 1. Window rows of an hour that the reference lacks weigh on no row; if it has none of them, all rows
-        weigh the same.
-    """
-    allowed = np.ones(len(reference), dtype=bool) if among is None else among
-    of_week, of_day = cells(reference)
-    wanted_week, wanted_day = cells(window)
-    have = np.bincount(of_week[allowed], minlength=168)
-    want = np.bincount(wanted_week, minlength=168).astype(np.float64)
-    thin = have < CELL
-    have_day = np.bincount(of_day[allowed], minlength=24)
-    want_day = np.bincount(wanted_day[thin[wanted_week]], minlength=24)
-    per_week = np.divide(want, have, out=np.zeros(168), where=~thin)
-    per_day = np.divide(want_day, have_day, out=np.zeros(24), where=have_day > 0)
-    found = np.where(allowed, per_week[of_week] + per_day[of_day], 0.0)
-    total = found.sum()
-    return np.asarray(found / total if total > 0 else allowed / max(allowed.sum(), 1), dtype=np.float64)
-
-
-def matched(weight: Matrix) -> NDArray[np.int64]:
-    """As many rows as there are weights, each as often as its weight says (systematic sampling: always the same). int64 [n], sorted."""
-    count = len(weight)
-    return np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count * weight.sum()).clip(max=count - 1)
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The different values of a column, float64 [u] ascending, and the share of each, 0..1."""
-
-    value: Matrix
-    share: Matrix
-
-    @classmethod
-    def of(cls, values: Matrix) -> Shares:
-        """`values`: float64 [m] without nulls."""
-        found, counts = np.unique(values, return_counts=True)
-        return cls(found, counts / max(len(values), 1))
-
-    def at(self, values: Matrix) -> Matrix:
-        """The share of each of these values, float64 [m]; 0 for those it lacks."""
-        if not len(self.value):
-            return np.zeros(len(values))
-        place = np.searchsorted(self.value, values).clip(max=len(self.value) - 1)
-        return np.where(self.value[place] == values, self.share[place], 0.0)
-
-    def gains(self, usual: Shares) -> Matrix:
-        """By how much the share of each of its values exceeds the usual one, float64 [u]."""
-        return self.share - usual.at(self.value)
-
-    def unseen(self, values: Matrix, codes: bool) -> float:
-        """The share of these that are none of its values (`codes`), or beyond its smallest or largest. `values`: float64 [m], m > 0."""
-        if codes:
-            return float((self.at(values) == 0).mean())
-        low, high = (self.value[0], self.value[-1]) if len(self.value) else (0.0, 0.0)
-        return float(((values < low) | (values > high)).mean())
 
 
 @dataclass(frozen=True)
@@ -185,21 +101,9 @@ class Calibration:
     ) -> None:
         if len(moments) != len(rows) or np.any(np.diff(moments) < 0):
             raise ValueError(f"{len(moments)} moments for {len(rows)} reference rows; there must be one per row, ascending")
-        self.moments, self.categories, self.matters = moments, categories, matters
-        self.relations = Relations(rows, cells(moments)[0], views or [""] * rows.shape[1])
-        self.known = ~np.isnan(rows)
-        self._order = np.argsort(rows.T, axis=1, kind="stable")  # NaN comes last
-        ordered = np.take_along_axis(rows.T, self._order, axis=1)
-        last = np.ones(ordered.shape, dtype=bool)
-        last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-        self._last = last & ~np.isnan(ordered)
-        self._ids = np.empty(rows.shape, dtype=np.int64)  # of each value, the number of smaller ones: equal where values are equal
-        ids = np.cumsum(np.concatenate([np.zeros((len(ordered), 1), dtype=bool), last[:, :-1]], axis=1), axis=1)
-        np.put_along_axis(self._ids.T, self._order, ids, axis=1)
-        low, high = np.where(self.known, self._ids, len(rows)), np.where(self.known, self._ids, -1)
-        self._before = np.minimum.accumulate(low), np.maximum.accumulate(high)
-        self._after = np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high[::-1])[::-1]
-        self._totals = [np.bincount(self._ids[:, j]) for j in range(rows.shape[1])]
+        self.moments, self.matters = moments, matters
+        self.reference = Ranked(rows, moments, categories, views)
+        self.relations = self.reference.relations
         self._nulls: dict[int, Null] = {}
 
     def length(self, span_us: int) -> int:
@@ -222,38 +126,7 @@ class Calibration:
             bounds = np.searchsorted(self.moments, np.stack([starts, starts + length]))
             enough = max(50, len(self.moments) * length / period / 4)  # a stretch with next to no traffic is no window
             kept = [(int(a), int(b)) for a, b in bounds.T if enough <= b - a < len(self.moments)]
-            found = np.stack([self._effects(a, b) for a, b in kept])
+            stretches = [Stretch(self.reference, a, b) for a, b in kept]
+            found = np.stack([np.stack([kind.of_stretch(one) for kind in TABLE]) for one in stretches])
             self._nulls[length] = Null(found, period / length, self.matters, kept)
         return self._nulls[length]
-
-    def _effects(self, begin: int, end: int) -> Matrix:
-        """Effects of rows [begin, end) against all others, float64 [K, F]."""
-        count, columns = self.known.shape
-        inside = np.zeros(count, dtype=bool)
-        inside[begin:end] = True
-        rest = weights(self.moments, self.moments[begin:end], ~inside)
-        theirs, own = rest @ self.known, self.known[begin:end].mean(axis=0)
-        enough = (theirs > 0) & (own > 0)
-        gap = np.empty(columns)
-        for j in np.flatnonzero(enough).tolist():
-            step = rest * (-1 / theirs[j])
-            step[begin:end] = 1 / (own[j] * (end - begin))
-            gap[j] = np.abs(np.cumsum(step[self._order[j]])[self._last[j]]).max(initial=0.0)
-        ids, known = self._ids[begin:end], self.known[begin:end]
-        low, high = np.full(columns, count, dtype=np.int64), np.full(columns, -1, dtype=np.int64)
-        if begin:
-            low, high = self._before[0][begin - 1], self._before[1][begin - 1]
-        if end < count:
-            low, high = np.minimum(low, self._after[0][end]), np.maximum(high, self._after[1][end])
-        values = np.maximum(known.sum(axis=0), 1)
-        unseen = (known & ((ids < low) | (ids > high))).sum(axis=0) / values
-        repeated = np.zeros(columns)
-        for j in range(columns):
-            here = np.bincount(ids[known[:, j], j], minlength=len(self._totals[j]))
-            others = self._totals[j] - here
-            if self.categories[j]:
-                unseen[j] = float(here[others == 0].sum()) / float(values[j])
-            elsewhere = max(int(self.known[:, j].sum() - known[:, j].sum()), 1)
-            repeated[j] = (here / values[j] - others / elsewhere).max(initial=0.0)
-        apart = np.abs(self.relations.own(begin, end))
-        return np.stack([np.where(enough, gap, 0.0), np.abs(own - theirs), unseen, repeated, *apart])

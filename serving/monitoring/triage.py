@@ -20,7 +20,7 @@ import numpy as np
 
 from serving.monitoring.dependence import Relations
 from serving.monitoring.fault_evidence import Seen, evidence
-from serving.monitoring.null_distribution import Matrix
+from serving.monitoring.hours import Matrix
 from serving.monitoring.verdict import FeatureVerdict, Suspect, Triage
 
 RESCORED = 500

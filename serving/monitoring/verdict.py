@@ -14,8 +14,6 @@ from infra import files
 from infra.settings import Settings
 
 Kind = Literal["alibi", "scipy"]
-Cause = Literal["", "values", "nulls", "values and nulls", "range", "repeated", "relation", "clock", "stuck"]
-"""What drifted the most. Histories written before "repeated" have "stuck" for it."""
 
 
 class FeatureVerdict(msgspec.Struct, frozen=True):
@@ -25,11 +23,12 @@ class FeatureVerdict(msgspec.Struct, frozen=True):
         p_value: the smallest over what was tested, adjusted for all columns of the window.
         effect: Kolmogorov–Smirnov statistic of the non-null values, 0..1.
         null_rate, reference_null_rate: 0..1; the reference's in the window's mix of weekdays and hours.
-        cause: what drifted the most; empty where nothing did.
+        cause: what drifted the most (`DriftKind.cause`, or `values and nulls`); empty where nothing did. Histories written before
+            `repeated` have `stuck` for it.
         unseen: share of the non-null values that lie out of the reference's range, or are codes it does not know.
         commonest: share of the commonest of the non-null values (1: the column is stuck).
         usual: the largest KS statistic of the reference's own windows; 0 where that is not known.
-        kinds: all of `serving.monitoring.null_distribution.KINDS` that drifted.
+        kinds: all of `serving.monitoring.kinds.table.KINDS` that drifted.
     """
 
     name: str
@@ -38,7 +37,7 @@ class FeatureVerdict(msgspec.Struct, frozen=True):
     null_rate: float
     reference_null_rate: float
     drift: bool
-    cause: Cause = ""
+    cause: str = ""
     unseen: float = 0.0
     commonest: float = 0.0
     usual: float = 0.0

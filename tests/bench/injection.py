@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.monitoring.fault_evidence import Seen
-from serving.monitoring.null_distribution import Matrix, Moments
+from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage import Model
 
 if TYPE_CHECKING:

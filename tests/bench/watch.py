@@ -20,7 +20,7 @@ from infra.cli import console
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
 from serving.monitoring.detectors import NOMINAL_RATE, detectors, label_detector
-from serving.monitoring.null_distribution import DAY_US
+from serving.monitoring.hours import DAY_US
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import FeatureVerdict, Kind, Triage
 from tests.bench.injection import Predictions, joined

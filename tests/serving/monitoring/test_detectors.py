@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from infra.statistics import holm
-from serving.monitoring.detectors import ALPHA, EFFECT, NOMINAL, DriftDetector, OutlierDetector, detectors, null_p_values
-from serving.monitoring.null_distribution import Matrix
+from serving.monitoring.detectors import ALPHA, NOMINAL, DriftDetector, OutlierDetector, detectors, null_p_values
+from serving.monitoring.hours import Matrix
+from serving.monitoring.kinds.values import Values
 from serving.monitoring.verdict import FeatureVerdict
 
 NAMES = ["normal", "skewed", "count", "constant", "holey", "heavy", "score"]
@@ -72,7 +73,7 @@ def test_a_shifted_column_drifts_and_is_named(drift: DriftDetector, name: str) -
     verdicts = drift.test(window)
     assert drifted(verdicts) == [name]
     assert verdicts[j].cause == "values"
-    assert verdicts[j].effect >= EFFECT
+    assert verdicts[j].effect >= Values.matters
     assert verdicts[j].p_value < ALPHA
 
 
@@ -89,14 +90,14 @@ def test_a_shift_too_small_to_matter_is_not_called_however_significant(kind: Any
     window[:, 0] += 0.1
     verdict = detector.test(window)[0]
     assert verdict.p_value < 1e-20
-    assert verdict.effect < EFFECT
+    assert verdict.effect < Values.matters
     assert not verdict.drift
 
 
 def test_a_large_effect_on_too_few_rows_is_not_called(drift: DriftDetector) -> None:
     window = population(25, 6)
     verdict = max(drift.test(window), key=lambda v: v.effect)
-    assert verdict.effect >= EFFECT  # by chance alone
+    assert verdict.effect >= Values.matters  # by chance alone
     assert not verdict.drift
 
 

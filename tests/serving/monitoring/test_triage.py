@@ -11,8 +11,9 @@ from feature_repo.records.contract import Input
 from serving.monitoring.dependence import BOND
 from serving.monitoring.detectors import NOMINAL_RATE, DriftDetector, detectors, label_detector
 from serving.monitoring.fault_evidence import Seen
+from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.judgement import Row, Window
-from serving.monitoring.null_distribution import CELL, DAY_US, HOUR_US, Calibration, Matrix, Moments, cells, matched, weights
+from serving.monitoring.null_distribution import Calibration
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import Triage
 from tests.serving.shop import make_contract

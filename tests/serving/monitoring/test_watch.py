@@ -24,7 +24,7 @@ from feature_repo.records.redis_keys import drift_key, equality_key, labels_key,
 from infra.settings import ROOT, Settings
 from infra.supervision import beat
 from serving.monitoring import verdict_plot, watch
-from serving.monitoring.null_distribution import HOUR_US, Matrix, Moments
+from serving.monitoring.hours import HOUR_US, Matrix, Moments
 from serving.monitoring.verdict import Verdict, history, history_path
 
 pytestmark = pytest.mark.integration

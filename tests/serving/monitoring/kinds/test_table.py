@@ -1,0 +1,126 @@
+"""Every kind of drift, as a member of its kind: what all of them promise, run over each that is in the table."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from serving.monitoring.detectors import SciPyDrift
+from serving.monitoring.hours import HOUR_US, Matrix, Moments, cells, matched, weights
+from serving.monitoring.kinds.base import DriftKind, Shares, Window
+from serving.monitoring.kinds.stretch import Ranked, Stretch
+from serving.monitoring.kinds.table import FAMILIES, KINDS, MATTERS, TABLE
+
+each = pytest.mark.parametrize("kind", TABLE, ids=KINDS)
+VIEWS = ["one", "two", "one", "two", "two", ""]
+CODES = np.array([False, False, False, True, False, False])
+
+
+def history(seed: int, rows: int = 1500) -> tuple[Matrix, Moments]:
+    """Columns that go together, that follow the clock, codes, nulls and equal values, over sixty days."""
+    random = np.random.default_rng(seed)
+    at = np.sort(random.integers(0, 60 * 24, rows)) * HOUR_US
+    found = random.normal(size=(rows, len(VIEWS)))
+    found[:, 1] = 0.9 * found[:, 0] + 0.3 * found[:, 1]
+    found[:, 2] = np.sin(2 * np.pi * (at / HOUR_US % 24) / 24) + 0.05 * found[:, 2]
+    found[:, 3] = random.integers(0, 5, rows)
+    found[:, 4] = np.round(found[:, 4])
+    found[random.random(found.shape) < 0.05] = np.nan
+    return found, at
+
+
+def windowed(rows: Matrix, at: Moments, begin: int, end: int) -> Window:
+    """The same stretch as a window, against all other rows: the naive twin of `Stretch`."""
+    rest = np.r_[0:begin, end : len(rows)]
+    inside = np.zeros(len(rows), dtype=bool)
+    inside[begin:end] = True
+    share = weights(at, at[begin:end], ~inside)
+    reference = rows[rest]
+    statistics = np.zeros(rows.shape[1])
+    for j in range(rows.shape[1]):
+        own, known = rows[begin:end, j], ~np.isnan(rows[:, j]) & ~inside
+        points = np.unique(rows[~np.isnan(rows[:, j]), j])
+        own = own[~np.isnan(own)]
+        theirs = share[known] / share[known].sum()
+        gaps = [abs((own <= x).mean() - theirs[rows[known, j] <= x].sum()) for x in points]
+        statistics[j] = max(gaps)
+    relations = Ranked(rows, at, CODES, VIEWS).relations
+    usual = [Shares.of(column[~np.isnan(column)]) for column in reference.T]
+    departures = relations.departures(rows[begin:end], cells(at[begin:end])[0])[0]
+    return Window(rows[begin:end], rows[matched(share)], usual, CODES, statistics, departures)
+
+
+@each
+def test_a_kind_is_one_class_in_one_file(kind: DriftKind) -> None:
+    module = sys.modules[type(kind).__module__]
+    own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, DriftKind) and one is not DriftKind]
+    assert own == [type(kind)]
+    assert kind.cause
+    assert kind.matters > 0
+
+
+def test_every_kind_is_of_one_family_and_the_families_share_all_false_alarms() -> None:
+    assert sorted(np.concatenate([kinds for kinds, _ in FAMILIES]).tolist()) == list(range(len(TABLE)))
+    assert sum(share for _, share in FAMILIES) == pytest.approx(1)
+    assert len(set(KINDS)) == len(KINDS)
+
+
+@each
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("bounds", [(0, 300), (500, 700), (1200, 1500)])
+def test_a_stretch_of_the_reference_is_a_window_against_the_rest(kind: DriftKind, seed: int, bounds: tuple[int, int]) -> None:
+    rows, at = history(seed)
+    fast = kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), *bounds))
+    slow = kind.of_window(windowed(rows, at, *bounds))
+    # null rates: of the rest by weights, and by as many rows of it as a window is compared with
+    assert fast == pytest.approx(slow, abs=0.01 if kind.name == "nulls" else 1e-6)
+
+
+@each
+def test_effects_are_one_number_a_column_and_never_less_than_zero(kind: DriftKind) -> None:
+    rows, at = history(4)
+    for found in (kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), 0, 400)), kind.of_window(windowed(rows, at, 0, 400))):
+        assert found.shape == (rows.shape[1],)
+        assert (found >= 0).all()
+        assert np.isfinite(found).all()
+
+
+@each
+def test_columns_of_nulls_and_constant_columns_break_nothing(kind: DriftKind) -> None:
+    rows, at = history(5)
+    rows[:, 0], rows[:, 1], rows[:700, 4] = np.nan, 3.0, np.nan
+    found = kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), 0, 300))
+    assert np.isfinite(found).all()
+    assert found[1] == pytest.approx(0, abs=1e-12) or kind.name not in ("values", "range", "repeated"), "a constant column stays what it is"
+
+
+BREAKS = {
+    "values": (0, lambda rows, at: rows[:, 0] + 1.0),
+    "nulls": (0, lambda rows, at: np.where(np.arange(len(rows)) % 2, np.nan, rows[:, 0])),
+    "range": (0, lambda rows, at: rows[:, 0] + 9.0),
+    "repeated": (4, lambda rows, at: np.where(np.arange(len(rows)) % 3, 1.0, rows[:, 4])),
+    "views": (1, lambda rows, at: rows[:, 1] + 2.0),
+    "columns": (1, lambda rows, at: rows[:, 1] + 2.0),
+    "clock": (2, lambda rows, at: np.roll(rows[:, 2], len(rows) // 3)),
+    "rows": (1, lambda rows, at: rows[::-1, 1]),
+}
+"""For each kind a column and what is done to it, which it must see: a kind that sees nothing is none."""
+
+
+@each
+def test_there_is_a_change_that_it_sees_and_is_named_for(kind: DriftKind) -> None:
+    rows, at = history(6, 6000)
+    column, change = BREAKS[kind.name]
+    detector = SciPyDrift().fit(rows[:5000], list("abcdef"), at[:5000], CODES, views=VIEWS)
+    window = rows[5000:].copy()
+    assert kind.name not in detector.test(window, at[5000:])[column].kinds
+    window[:, column] = change(window, at[5000:])
+    found = detector.test(window, at[5000:])[column]
+    assert kind.name in found.kinds
+    assert found.drift
+
+
+def test_the_smallest_effects_are_those_of_the_kinds() -> None:
+    assert MATTERS.tolist() == [kind.matters for kind in TABLE]
