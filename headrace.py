@@ -119,7 +119,7 @@ def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[
 
 def _drift(own: Settings) -> Any:
     """The watch's judgement for training's policies; handed in, since training does not import serving."""
-    from serving.monitoring.detectors import detectors
+    from serving.monitoring.detectors.table import detectors
 
     fitted: dict[int, Any] = {}
 

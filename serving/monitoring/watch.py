@@ -7,7 +7,7 @@ ended), and the next verdict falls on the same entry, with the same id, as it wo
 MULTI; a line whose id is already there is not written twice.
 
 Every version has a window and a reference of its own. A verdict comes with the entry that fills the window, and every `step` entries of
-that version from there (`serving.monitoring.judgement`).
+that version from there (`serving.monitoring.window`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from infra.supervision.beat import Pulse
 from serving.monitoring.feast_parity import Equality
-from serving.monitoring.judgement import Entry, Reference, ReferenceError, Row, Window, judge
+from serving.monitoring.reference import Reference, ReferenceError
 from serving.monitoring.verdict import Verdict, history, history_path
+from serving.monitoring.window import Entry, Row, Window, judge
 from streaming.online.store import noted_id
 
 log = logging.getLogger("headrace.watch")

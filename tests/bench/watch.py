@@ -19,7 +19,8 @@ from feature_repo.records import contract
 from infra.cli import console
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
-from serving.monitoring.detectors import NOMINAL_RATE, detectors, label_detector
+from serving.monitoring.detectors.base import NOMINAL_RATE
+from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import DAY_US
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import FeatureVerdict, Kind, Triage

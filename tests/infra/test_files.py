@@ -24,7 +24,7 @@ from infra import files, ports
 from infra.settings import Settings
 from infra.supervision import launch, process, services
 from serving.batch.offline_predictor import offline_predictor
-from serving.monitoring.judgement import Reference
+from serving.monitoring.reference import Reference
 from serving.monitoring.verdict import Verdict
 from streaming.offline.archive import Archive, Cursor
 from tests.fuzz import fuzzed

@@ -23,8 +23,8 @@ from infra.settings import Settings
 from infra.supervision import beat
 from serving import status
 from serving.batch.rerun import RerunError, find
-from serving.monitoring.judgement import Row
 from serving.monitoring.watch import Watch, _cursors
+from serving.monitoring.window import Row
 from serving.telemetry.metrics import drift_gauges, quality_gauges, readable
 from serving.telemetry.prediction_log import _is_prediction
 from streaming.online.store import connect, noted_id

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from feature_repo.records.prediction import Mark, Prediction, rows, sound
 from feature_repo.records.redis_keys import drift_key, prediction_log_key
 from infra.files import FileError
-from serving.monitoring import judgement
+from serving.monitoring import reference
 from serving.simulation import replay
 from serving.simulation.replay import ReplayError
 from streaming.join import recompute
@@ -199,8 +199,8 @@ def test_fuzz_what_training_reads_of_parquet_is_read_or_refused_by_name(examples
         assert training_set.read(path, ["k"]).column_names == ["k"]
     with contextlib.suppress(ReplayError):
         replay._table(examples, "t", int(AT.timestamp()) * 10**6, int(AT.timestamp()) * 10**6 + 5, "at")
-    with contextlib.suppress(judgement.ReferenceError):
-        judgement._readable(path, pq.read_table)
+    with contextlib.suppress(reference.ReferenceError):
+        reference._readable(path, pq.read_table)
 
 
 def test_what_training_reads_of_parquet_is_what_lies_there(examples: Path) -> None:

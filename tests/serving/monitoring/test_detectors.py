@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from infra.statistics import holm
-from serving.monitoring.detectors import ALPHA, NOMINAL, DriftDetector, OutlierDetector, detectors, null_p_values
+from serving.monitoring.detectors.base import ALPHA, NOMINAL, DriftDetector, OutlierDetector, null_p_values
+from serving.monitoring.detectors.table import detectors
 from serving.monitoring.hours import Matrix
 from serving.monitoring.kinds.values import Values
 from serving.monitoring.verdict import FeatureVerdict

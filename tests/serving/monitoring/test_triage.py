@@ -9,13 +9,14 @@ import pytest
 
 from feature_repo.records.contract import Input
 from serving.monitoring.dependence import BOND
-from serving.monitoring.detectors import NOMINAL_RATE, DriftDetector, detectors, label_detector
+from serving.monitoring.detectors.base import NOMINAL_RATE, DriftDetector
+from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
-from serving.monitoring.judgement import Row, Window
 from serving.monitoring.null_distribution import Calibration
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import Triage
+from serving.monitoring.window import Row, Window
 from tests.serving.shop import make_contract
 
 NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]

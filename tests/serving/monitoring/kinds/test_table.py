@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from serving.monitoring.detectors import SciPyDrift
+from serving.monitoring.detectors import scipy
 from serving.monitoring.hours import HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.kinds.base import DriftKind, Shares, Window
 from serving.monitoring.kinds.stretch import Ranked, Stretch
@@ -113,7 +113,7 @@ BREAKS = {
 def test_there_is_a_change_that_it_sees_and_is_named_for(kind: DriftKind) -> None:
     rows, at = history(6, 6000)
     column, change = BREAKS[kind.name]
-    detector = SciPyDrift().fit(rows[:5000], list("abcdef"), at[:5000], CODES, views=VIEWS)
+    detector = scipy.Drift().fit(rows[:5000], list("abcdef"), at[:5000], CODES, views=VIEWS)
     window = rows[5000:].copy()
     assert kind.name not in detector.test(window, at[5000:])[column].kinds
     window[:, column] = change(window, at[5000:])

@@ -1,4 +1,4 @@
-"""Drift and outlier detection: one interface, what counts as drift decided once, and an implementation on SciPy alone.
+"""Drift and outlier detection: one interface, and what counts as drift decided once.
 
 What is computed, per column (each model input, and the score: prediction drift is the same test on the score), against the reference
 in the window's mix of weekdays and hours, is one effect for each kind of drift (`serving.monitoring.kinds`).
@@ -26,14 +26,12 @@ from serving.monitoring.hours import Matrix, Moments, cells, matched, weights
 from serving.monitoring.kinds.base import Shares, Window
 from serving.monitoring.kinds.table import KINDS, MATTERS, TABLE
 from serving.monitoring.null_distribution import Calibration, Null
-from serving.monitoring.verdict import Calibrated, FeatureVerdict, Kind, OutlierVerdict
+from serving.monitoring.verdict import Calibrated, FeatureVerdict, OutlierVerdict
 
 NOMINAL_RATE = 0.05
 """The share of windows without drift that may be called drift, over all columns together."""
 ALPHA = 0.01
 """The outlier alarm's error rate per window; also the drift alarm's where the reference has no moments."""
-LABEL_MATTERS = np.where(np.array(KINDS) == "values", 0.05, 1.0)
-"""The smallest change of the base rate that counts as label drift; the other kinds say nothing about a label."""
 MINIMUM = 20
 """Fewest non-null values on either side for the values to be tested at all."""
 NOMINAL = 0.01
@@ -190,16 +188,6 @@ def _cause(drifted: NDArray[np.bool_], ratios: Matrix) -> str:
     return TABLE[int(np.argmax(np.where(drifted, ratios, -1.0)))].cause
 
 
-def label_detector(reference: Matrix, reference_moments: Moments) -> DriftDetector:
-    """For the base rate: whether it has moved, on the same calibrated scale; `effect` is its change, absolute.
-
-    Args:
-        reference: truths 0/1, float64 [n]; windows to test are [m, 1].
-        reference_moments: of the predictions they belong to, int64 [n] (ascending), microseconds since the epoch.
-    """
-    return SciPyDrift().fit(reference[:, None], ["label"], reference_moments, matters=LABEL_MATTERS)
-
-
 class OutlierDetector(ABC):
     """Scores rows by how unlike the reference they are. Subclasses bring the score; threshold and alarm are decided here.
 
@@ -282,54 +270,3 @@ class OutlierDetector(ABC):
     @abstractmethod
     def _score(self, rows: Matrix) -> Matrix:
         """Outlier score per row, float64 [m]: larger is stranger."""
-
-
-class SciPyDrift(DriftDetector):
-    """`scipy.stats.ks_2samp` per column, asymptotic p-values (conservative where values tie)."""
-
-    def _compare(self, reference: Matrix, values: Matrix) -> tuple[float, float]:
-        result = stats.ks_2samp(reference, values, method="asymp")
-        return float(result.pvalue), float(result.statistic)
-
-
-class SciPyOutliers(OutlierDetector):
-    """Mahalanobis distance between normal scores (a Gaussian copula): odd values and odd combinations, whatever the columns' shapes.
-
-    Each value becomes the normal quantile of its mid-rank among the learnt rows; beyond their range it goes on by its overshoot in
-    standard deviations. Distances use the scores' covariance, shrunk to the identity by SHRINKAGE so that constant or duplicate
-    columns do no harm.
-    """
-
-    SHRINKAGE = 0.05
-
-    def _fit(self, rows: Matrix) -> None:
-        self._sorted = np.sort(rows, axis=0)
-        deviation = rows.std(axis=0)
-        self._scale = np.where(deviation > 0, deviation, np.maximum(np.abs(self._sorted[0]), 1.0))
-        scores = self._normal(rows)
-        covariance = np.atleast_2d(np.cov(scores, rowvar=False))
-        identity = np.eye(rows.shape[1])
-        self._precision = np.linalg.inv((1 - self.SHRINKAGE) * covariance + self.SHRINKAGE * identity)
-
-    def _normal(self, rows: Matrix) -> Matrix:
-        n = len(self._sorted)
-        scores = np.empty(rows.shape)
-        for j in range(rows.shape[1]):
-            column, value = self._sorted[:, j], rows[:, j]
-            ranks = (np.searchsorted(column, value, "left") + np.searchsorted(column, value, "right")) / 2
-            scores[:, j] = stats.norm.ppf(np.clip(ranks / n, 0.5 / n, 1 - 0.5 / n))
-        overshoot = np.maximum(rows - self._sorted[-1], 0) - np.maximum(self._sorted[0] - rows, 0)
-        return np.asarray(scores + np.clip(overshoot / self._scale, -1e6, 1e6), dtype=np.float64)
-
-    def _score(self, rows: Matrix) -> Matrix:
-        scores = self._normal(rows)
-        return np.asarray(np.einsum("ij,jk,ik->i", scores, self._precision, scores, optimize=True), dtype=np.float64)
-
-
-def detectors(kind: Kind) -> tuple[DriftDetector, OutlierDetector]:
-    """New, unfitted detectors of the chosen implementation. Alibi Detect (Business Source Licence) is imported only when it is chosen."""
-    if kind == "alibi":
-        from serving.monitoring.alibi import AlibiDrift, AlibiOutliers
-
-        return AlibiDrift(), AlibiOutliers()
-    return SciPyDrift(), SciPyOutliers()

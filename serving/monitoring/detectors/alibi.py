@@ -1,4 +1,4 @@
-"""Drift and outlier detection by Alibi Detect: TabularDrift and IForest behind the interface of `serving.monitoring.detectors`.
+"""Drift and outlier detection by Alibi Detect: TabularDrift and IForest behind the interface of `serving.monitoring.detectors.base`.
 
 Importing takes about 7 s, so only the watching process does, and only when `HEADRACE_DETECTOR=alibi`. Alibi Detect is under the Business
 Source Licence 1.1: production use needs a licence from Seldon (README, Licence). `HEADRACE_DETECTOR=scipy` needs none.
@@ -19,13 +19,13 @@ logging.getLogger("transformers").setLevel(logging.ERROR)
 from alibi_detect.cd import TabularDrift  # noqa: E402
 from alibi_detect.od import IForest  # noqa: E402
 
-from serving.monitoring.detectors import DriftDetector, OutlierDetector  # noqa: E402
+from serving.monitoring.detectors.base import DriftDetector, OutlierDetector  # noqa: E402
 from serving.monitoring.hours import Matrix  # noqa: E402
 
 logging.getLogger("alibi_detect").setLevel(logging.ERROR)
 
 
-class AlibiDrift(DriftDetector):
+class Drift(DriftDetector):
     """One `TabularDrift` per column, since each column's non-null reference has its own length. Its own correction is not used:
     over one column there is nothing to correct; `DriftDetector` corrects over all columns, the same for every implementation.
     """
@@ -38,7 +38,7 @@ class AlibiDrift(DriftDetector):
         return float(data["p_val"][0]), float(data["distance"][0])
 
 
-class AlibiOutliers(OutlierDetector):
+class Outliers(OutlierDetector):
     """`IForest` (isolation forest) with a fixed seed, so that the same window gets the same verdict after a restart."""
 
     def _fit(self, rows: Matrix) -> None:
