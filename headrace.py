@@ -219,10 +219,10 @@ def docs(
     import subprocess
     import tempfile
 
-    from docs import checks
+    from docs import checks, reference
 
     if write:
-        for name in checks.write():
+        for name in reference.write():
             console.print(f"written: {name}", highlight=False)
         return
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # a note on its successor, at every build

@@ -74,11 +74,52 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+EXIT_CODES = {
+    0: "done",
+    1: "not done, or something is wrong: a sentence on stderr says what",
+    2: "wrong usage: there is no such command, option or value",
+    129: "the terminal was closed (SIGHUP)",
+    130: "interrupted (Ctrl-C)",
+    143: "told to end (SIGTERM)",
+}
+"""How any command may end. A service in the foreground (`serve`, `stream`, `watch`, `autopilot`) ends with 0 when it is told to."""
+OWN_EXIT_CODES: dict[str, dict[int, str]] = {
+    "demo": {1: "a stage failed, or what was served is not what training computes"},
+    "doctor": {1: "something is missing on this machine: the fix is in the table"},
+    "plan": {2: "something would change (with `--exit-code`)"},
+    "backfill": {
+        1: "a view failed and the others are done; or more than HEADRACE_DELETE_SHARE of a view would be removed, and was kept",
+        75: "another backfill holds a view: try again later",
+    },
+    "check": {1: "a check failed"},
+    "reproduce": {1: "the version does not come out the same"},
+    "sweep": {1: "a view was left as it is, because more than HEADRACE_DELETE_SHARE of it would be forgotten"},
+    "replay": {1: "a request failed"},
+    "replay-prediction": {1: "the prediction does not come out the same"},
+    "skew": {1: "a cell is wrong"},
+    "archive": {1: "archived, but what is past its time was kept, because it is more than HEADRACE_DELETE_SHARE of a table"},
+    "retrain": {1: "the version is registered, and a gate failed"},
+    "test": {1: "a test failed", 2: "interrupted", 3: "pytest itself failed", 4: "pytest takes no such argument", 5: "no test was chosen"},
+    "docs": {1: "something is wrong with a page (with `--check`), or the site could not be built"},
+    "lint": {1: "something is not in order"},
+    "bench": {1: "the storm broke a bar"},
+}
+"""What a command's own codes mean, where they say more than those above."""
+
+
 class Commands(typer.core.TyperGroup):
     """Commands in the order of a first day's work, and a suggestion for a mistyped one."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, with its exit codes at the end of its help."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and cmd_name in OWN_EXIT_CODES:
+            said = (f"{code}: {what}" for code, what in OWN_EXIT_CODES[cmd_name].items())
+            command.epilog = "\n\n".join(["Exit codes, beside those of every command (docs/reference/exit-codes.md):", *said])
+        return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):

@@ -173,7 +173,7 @@ def score(
 
 
 def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:
-    """Make one logged prediction again, from the offline store, and say whether it comes out the same. Exit code 1 if it does not."""
+    """Make one logged prediction again, from the offline store, and say whether it comes out the same."""
     from feature_repo.spec.use_case import UseCase
     from serving.batch.rerun import find, rerun
     from streaming.online.store import connect

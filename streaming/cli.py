@@ -153,8 +153,6 @@ def backfill(
 
     Run it as often as you like, beside the stream too: twice changes nothing, and after a kill it goes on with what is left.
     Rows that cannot be stored are set aside with the reason (`headrace rejected`).
-
-    Exit codes: 0 done, 1 a view failed (the others are done), or more than HEADRACE_DELETE_SHARE of it would go and was kept, 2 wrong usage, 75 another backfill holds a view (try again later).
     """
     from infra.supervision import process, redis_server
     from streaming import tables as show
@@ -333,10 +331,7 @@ def sweep(
     allow_most: Annotated[bool, typer.Option("--allow-most", help="Forget them even where they are most of a view.")] = False,
     report: Report = None,
 ) -> None:
-    """Forget entities that have been silent for longer than their view looks back; the running stream does it every ten minutes.
-
-    Exit codes: 0 done, 1 a view was left as it is, because more of it than HEADRACE_DELETE_SHARE would go.
-    """
+    """Forget entities that have been silent for longer than their view looks back; the running stream does it every ten minutes."""
     from feature_repo.spec.use_case import UseCase
     from infra.supervision import redis_server
     from streaming.online.retention import sweep as run

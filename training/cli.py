@@ -160,7 +160,7 @@ def check(
     examples: Annotated[int, typer.Option(min=1, help="Examples per moment.")] = 200,
     report: Report = None,
 ) -> None:
-    """Check the use case's features against its own data. Exit code 1 if a check fails."""
+    """Check the use case's features against its own data."""
     from feature_repo.spec.use_case import UseCase
     from training.data import leakage as leaks
     from training.tables import leakage_table
@@ -235,7 +235,7 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
 
 
 def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0, report: Report = None) -> None:
-    """Recompute what was served from the offline store and compare it, cell by cell. Exit code 1 if one is wrong."""
+    """Recompute what was served from the offline store and compare it, cell by cell."""
     from feature_repo.records import release
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.archive import of
@@ -273,7 +273,7 @@ def reproduce(
     version: Annotated[int, typer.Argument(min=1, help="A registered version of it.")],
     report: Report = None,
 ) -> None:
-    """Make a version again, from the same data and spec, and say whether it is the same to the byte. Exit code 1 if it is not."""
+    """Make a version again, from the same data and spec, and say whether it is the same to the byte."""
     import contextlib
     from typing import Any
 

@@ -29,10 +29,7 @@ def archive(
     ] = False,
     report: Report = None,
 ) -> None:
-    """Move logged predictions and their truths from Redis to the offline store: tables predictions_<model> and labels_<model>.
-
-    Exit codes: 0 done, 1 done, but something past its time was not deleted, because it is more than HEADRACE_DELETE_SHARE of what there is.
-    """
+    """Move logged predictions and their truths from Redis to the offline store: tables predictions_<model> and labels_<model>."""
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.archive import of
     from streaming.online.store import connect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,6 +14,36 @@ from infra import files
 
 STALE = b"s"
 """The letter of a value past its view's ttl: shown, logged, and null to the model."""
+
+
+class Status(NamedTuple):
+    """What is known of one value of a prediction.
+
+    Attributes:
+        letter: as it is logged.
+        name: as answers and passports say it.
+        meaning: when a value has it.
+        model: what the model gets of such a value, before the input's null policy.
+    """
+
+    letter: str
+    name: str
+    meaning: str
+    model: str
+
+
+STATUSES = (
+    Status("f", "fresh", "The value is there, and it is not older than its view's `ttl`.", "the value"),
+    Status("s", "stale", "The value is there, and it is older than its view's `ttl`.", "null"),
+    Status("n", "null", "The row or the window is there, and its value is null.", "null"),
+    Status(
+        "m",
+        "missing",
+        "The store has no row of this entity, or none that can be relied on, or the entity key is null.",
+        "null; of an entity without events, `count` and `sum` are 0, as in training",
+    ),
+    Status("r", "request", "The value is not read from the store: it is from the request, or an on-demand view made it.", "the value"),
+)
 
 MODEL = re.compile(r"[a-z][a-z0-9_]*")
 """What a model may be called: it is part of keys and of folders."""

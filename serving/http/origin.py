@@ -18,14 +18,20 @@ TAKEN = frozenset({b"application/json", b"application/octet-stream"})
 
 
 class Stranger(Problem):
+    """A page of another site, open in somebody's browser, asks for a change."""
+
     status, kind, title = 403, "foreign-origin", "Asked by a page of another site"
 
 
 class OtherHost(Problem):
+    """The `Host` that was asked for is no name of this server (HEADRACE_HOSTS gives it more names)."""
+
     status, kind, title = 421, "other-host", "Not the host that was asked for"
 
 
 class OtherContent(Problem):
+    """The body is neither `application/json` nor `application/octet-stream`."""
+
     status, kind, title = 415, "other-content", "The body's content type is not taken"
 
 

@@ -53,35 +53,49 @@ class Problem(Exception):
 
 
 class Malformed(Problem):
+    """The body cannot be read: it is no JSON, no UTF-8 or no gzip, it is cut short, or it is nested too deep."""
+
     status, kind, title = 400, "malformed", "The body is not JSON"
 
 
 class NotFound(Problem):
+    """There is no such model, version, prediction, feature or push source; or its verdict or quality is not known yet."""
+
     status, kind, title = 404, "not-found", "Not found"
 
 
 class TooSlow(Problem):
+    """The headers came, and the body did not come in time."""
+
     status, kind, title = 408, "too-slow", "The request took too long to come in"
 
 
 class Conflict(Problem):
+    """Two labels are given for one moment of a prediction, or more truths than are kept of one."""
+
     status, kind, title = 409, "conflict", "In conflict with what is already known"
 
 
 class TooLarge(Problem):
+    """The body, or the number of its rows or columns, is beyond a limit (HEADRACE_MAX_BODY_MB, HEADRACE_MAX_ROWS)."""
+
     status, kind, title = 413, "too-large", "The request is too large"
 
 
 class UnknownEncoding(Problem):
+    """The body is packed in another way than gzip."""
+
     status, kind, title = 415, "unknown-encoding", "The body's encoding is not taken"
 
 
 class Invalid(Problem):
+    """The body can be read, and is not what is taken here; `errors` names each row and field."""
+
     status, kind, title = 422, "invalid", "The request is not what this model takes"
 
 
 class Unavailable(Problem):
-    """503 with `Retry-After`.
+    """503 with `Retry-After`: no model answers yet, all replicas are busy, or Redis does not answer or refuses.
 
     Args:
         retry_after_s: seconds until another try is worth it.
@@ -94,7 +108,7 @@ class Unavailable(Problem):
 
 
 class Late(Problem):
-    """504 with `Retry-After`: what a user's function was to give did not come within the deadline.
+    """504 with `Retry-After`: an on-demand function did not answer within the request's deadline.
 
     Args:
         retry_after_s: seconds until another try is worth it.
