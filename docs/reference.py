@@ -263,7 +263,7 @@ def _problems(gone: int) -> str:
     )
     text = "\n## Of an answer over HTTP\n\nAn answer that is not the one asked for is a problem object (`application/problem+json`, RFC 9457). Its `type`\n"
     text += "says what happened, its `detail` says what to do. Example:\n\n```json\n"
-    example = problem.NotFound("There is no model 'arival'. There is: arrival_delay.")
+    example = problem.NotFound("There is no model 'departure_delay'. There is: arrival_delay.")
     text += json.dumps(json.loads(example.body()), indent=1) + "\n```\n\n"
     for one in kinds:
         first = inspect.cleandoc(one.__doc__ or "").split("\n\n")[0].replace("\n", " ").removeprefix(f"{one.status} ")
