@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -107,6 +108,11 @@ def settings() -> str:
 
 
 def _type(annotation: Any) -> str:
+    """A type in words; of a closed list, what may be given."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{one}`" for one in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType) and any(get_origin(one) is Literal for one in get_args(annotation)):
+        return " or ".join(_type(one) for one in get_args(annotation) if one is not type(None))
     return str(getattr(annotation, "__name__", annotation)).replace("pathlib.", "").replace("typing.", "").replace("|", "or")
 
 
@@ -119,11 +125,12 @@ def schema_of(kind: str) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
-def fields_of(kind: str, title: str, where: str) -> str:
-    """A schema as tables, one for each object in it."""
+def fields_of(kind: str, title: str, example: str) -> str:
+    """A schema as tables, one for each object in it; `example` is a file that names it."""
     schema = schema_of(kind)
-    text = f"# {title}\n\nFor editors: put `# yaml-language-server: $schema=` and the path of\n"
-    text += f"[`docs/schemas/{kind}.schema.json`](../schemas/{kind}.schema.json) into the first line of {where}.\n"
+    text = f"# {title}\n\nEditors with the YAML language server complete and check a file whose first line names its schema\n"
+    text += f"([`docs/schemas/{kind}.schema.json`](../schemas/{kind}.schema.json)). The path is relative to the file. Example:\n"
+    text += f"`{example}` begins with\n\n```yaml\n{(ROOT / example).read_text().splitlines()[0]}\n```\n"
     for name, one in {title: schema, **schema.get("$defs", {})}.items():
         if "properties" not in one:
             continue
@@ -322,8 +329,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "exit-codes": exit_codes,
     "settings": settings,
-    "ingest": lambda: fields_of("ingest", "ingest.yaml", "yours"),
-    "model": lambda: fields_of("model", "models/*.yaml", "yours"),
+    "ingest": lambda: fields_of("ingest", "ingest.yaml", "feature_repo/flights/ingest.yaml"),
+    "model": lambda: fields_of("model", "models/*.yaml", "feature_repo/flights/models/arrival_delay.yaml"),
     "http": http,
     "metrics": metrics,
     "statuses": statuses,
