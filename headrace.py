@@ -219,10 +219,10 @@ def docs(
     import subprocess
     import tempfile
 
-    from docs import checks, reference
+    from docs import checks, reference_pages
 
     if write:
-        for name in reference.write():
+        for name in reference_pages.write():
             console.print(f"written: {name}", highlight=False)
         return
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # a note on its successor, at every build

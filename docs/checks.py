@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docs.reference import ROOT, made
+from docs.reference_pages import ROOT, made
 
 ROOMS = ("infra", "feature_repo", "streaming", "training", "serving")
 

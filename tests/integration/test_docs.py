@@ -20,7 +20,7 @@ import yaml
 from typer.testing import CliRunner
 
 import headrace
-from docs import checks, reference
+from docs import checks, reference_pages
 from feature_repo.records.prediction import STATUSES
 from feature_repo.spec.use_case import UseCase, _Loader
 from infra.cli import EXIT_CODES, OWN_EXIT_CODES
@@ -58,25 +58,25 @@ def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_generated_page_that_was_edited_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checks, reference):
+    for module in (checks, reference_pages):
         monkeypatch.setattr(module, "ROOT", tmp_path)
         monkeypatch.setattr(module, "made", lambda: {tmp_path / "a.md": "new", tmp_path / "b.md": "same", tmp_path / "c.md": "gone"})
     (tmp_path / "a.md").write_text("old")
     (tmp_path / "b.md").write_text("same")
     assert [one.split(" ")[0] for one in checks.stale()] == ["a.md", "c.md"]
-    assert reference.write() == ["a.md", "c.md"]
+    assert reference_pages.write() == ["a.md", "c.md"]
     assert checks.stale() == []
 
 
 def test_a_page_is_wrapped_outside_tables_headings_and_fences_and_no_code_span_is_cut() -> None:
     long = "word " * 30
     kept = f"# {long}".rstrip(), f"| {long}|", f"```bash\n{long.rstrip()}\n```"
-    page = reference.wrapped("\n".join(["one", "two", *kept, "", f"* {long}`a span of words`", f"* {long}"]))
+    page = reference_pages.wrapped("\n".join(["one", "two", *kept, "", f"* {long}`a span of words`", f"* {long}"]))
     assert "one two" in page
     assert all(one in page for one in kept)
     assert "`a span of words`" in page
     rest = page.replace(kept[0], "").replace(kept[1], "").replace(long.rstrip() + "\n```", "")
-    assert max(map(len, rest.splitlines())) <= reference.WIDTH
+    assert max(map(len, rest.splitlines())) <= reference_pages.WIDTH
     assert [line[:2] for line in page.split("\n\n")[-1].splitlines()] == ["* ", "  ", "* ", "  "]
 
 
@@ -94,9 +94,9 @@ KINDS = {"ingest": "ingest.yaml", "model": "models/*.yaml"}
 def test_every_spec_names_its_schema_in_the_first_line_and_keeps_to_it(kind: str, path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
-    assert (path.parent / first.partition("=")[2]).resolve() == reference.SCHEMAS / f"{kind}.schema.json"
+    assert (path.parent / first.partition("=")[2]).resolve() == reference_pages.SCHEMAS / f"{kind}.schema.json"
     said = yaml.load(path.read_text(), _Loader)
-    jsonschema.Draft202012Validator(json.loads((reference.SCHEMAS / f"{kind}.schema.json").read_text())).validate(_plain(said))
+    jsonschema.Draft202012Validator(json.loads((reference_pages.SCHEMAS / f"{kind}.schema.json").read_text())).validate(_plain(said))
 
 
 @pytest.mark.parametrize("repo", ["feature_repo/flights", "tests/bikes/repo", "tests/meters/repo"])
@@ -114,7 +114,7 @@ def test_comments_in_a_spec_change_nothing_of_what_is_read_and_so_no_hash(repo: 
 def test_the_schemas_refuse_a_typo() -> None:
     for kind in ("ingest", "model"):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({"tabels": {}}, reference.schema_of(kind))
+            jsonschema.validate({"tabels": {}}, reference_pages.schema_of(kind))
 
 
 def _raised(command: Callable[..., Any]) -> set[int]:
@@ -153,7 +153,7 @@ def test_the_statuses_are_those_that_serving_writes_shows_and_hands_to_feast() -
     assert "".join(s.letter for s in STATUSES) == decoder.STATUSES + "r"
     assert {s.letter: s.name for s in STATUSES} == lookup.STATUS
     assert set(feast.STATUS) == set(decoder.STATUSES)
-    page = reference.statuses()
+    page = reference_pages.statuses()
     assert all(f"urn:headrace:problem:{kind}" in page for kind in ("internal", "foreign-origin", "other-host", "late", "unavailable"))
     assert "* No model answers (…).\n" in page
     models = re.search(r'"status": "(\w+)" if .* else "(\w+)" if .* else "(\w+)"', inspect.getsource(catalogue.summary))
