@@ -227,11 +227,21 @@ STATES = {
     "silent": "It has ended no round for three of its intervals, or its process does not run.",
 }
 """What the states of a part mean."""
+SERVICES = {
+    "running": "It runs, and the supervisor looks after it.",
+    "unwatched": "It runs, and the supervisor does not: what ends now stays down until the next `up`.",
+    "stopped": "It was told to end.",
+    "starting": "It is being started.",
+    "failing": "It ends again and again, and waits for its next try.",
+    "stopping": "It was told to end, and has not ended yet.",
+}
+"""What the states of a service mean."""
 
 
 def statuses() -> str:
     """Every status: of a value, of an answer over HTTP and gRPC, of the parts of the platform."""
     from feature_repo.records.prediction import STATUSES
+    from infra.supervision import services
     from infra.supervision.beat import Part
     from serving.handlers.data_plane import GONE, DataPlane
     from serving.handlers.feast import STATUS as FEAST
@@ -254,7 +264,12 @@ def statuses() -> str:
     text += "\n`degraded` lists the parts that do not do their work: those that are *failing* or *silent*. With `?strict` such a list is a 503,\n"
     text += "too. [Operations](../operations.md) says what each part does. A part has one of these states:\n\n"
     text += "".join(f"* **{state}**: {STATES[state]}\n" for state in get_args(get_type_hints(Part)["state"]))
-    return text
+    kept = [
+        (runs, said) for runs in (True, False) for said in ("RUNNING", "", "STARTING", "BACKOFF", "STOPPING") if runs or said != "RUNNING"
+    ]
+    text += "\n## Of a service\n\n`headrace status` says of each service that `up` has started one of these. Of one that runs and does not do its\n"
+    text += "work it says *failing* or *silent*, as above.\n\n"
+    return text + "".join(f"* **{state}**: {SERVICES[state]}\n" for state in dict.fromkeys(services._state(*one) for one in kept))
 
 
 def _problems(gone: int) -> str:
