@@ -15,6 +15,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from docs.kinds import kinds
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 SCHEMAS = ROOT / "docs" / "schemas"
@@ -349,6 +351,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "http": http,
     "metrics": metrics,
     "statuses": statuses,
+    "kinds": kinds,
 }
 
 
