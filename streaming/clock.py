@@ -1,9 +1,13 @@
 """What time it is: always from a clock, never from data.
 
-Two rules hang on it. What comes in may be dated no later than the clock plus a stated tolerance (`HEADRACE_CLOCK_TOLERANCE_S`); and what
-deletes counts from the clock. A rehearsal brings its own: a rewind of the store and a replay say in Redis which moment they have got to,
-and whatever deletes takes the earlier of that and the wall clock. It ends with the next backfill that names no moment: left there, nothing would
-ever be forgotten of what came later.
+Why: a single event dated in the year 2200 must not make everything else look old. Two rules follow:
+
+- What comes in may be dated no later than the clock plus a tolerance (`HEADRACE_CLOCK_TOLERANCE_S`).
+- What is deleted as too old is too old by the clock.
+
+A rehearsal has a clock of its own. When the store is rewound, and while a replay runs, Redis holds the moment that the rehearsal has got
+to. Whatever deletes takes the earlier of that moment and the wall clock. The next backfill that names no moment ends the rehearsal:
+otherwise nothing that came later would ever be forgotten.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class Policy:
-    """What the model gets of what was read: stale is null, as the point-in-time join has it, then each input's null policy. Its one home.
+    """What the model gets of what was read. First, stale values become null, as in the point-in-time join. Then each input's null policy applies.
+
+    This rule stands only here: serving, the watch, rescoring and training all call it.
 
     Args:
         inputs: of a contract, or of the one that is to be.
@@ -82,7 +84,9 @@ class Policy:
 
 
 def known(values: NDArray[np.float64], statuses: NDArray[np.uint8] | None) -> NDArray[np.float64]:
-    """The values with what was stale as null, before any policy; the same array where nothing was. Shapes as for `Policy`."""
+    """The values with null in the place of what was stale, before any policy. If nothing was stale, this is the same array. Shapes as for
+    `Policy`.
+    """
     if statuses is None or STALE not in statuses.tobytes():
         return values
     return np.where(statuses == STALE[0], np.nan, values)
@@ -223,8 +227,8 @@ def load(folder: Path, expected: str | None = None) -> Contract:
     """Read a contract and verify every file it names, before anything is loaded from them.
 
     Args:
-        expected: SHA-256 of `contract.json` itself, where somebody has written it down: the file that holds all hashes must not be
-            exchanged together with what they are of.
+        expected: SHA-256 of `contract.json` itself, where a release has noted it. The contract has the hashes of all other files; without
+            this one, somebody could exchange a file and the contract together, unseen.
 
     Raises:
         ContractError: no contract, unreadable, or a file is missing, extra or altered.

@@ -1,7 +1,7 @@
 """The learning loop's journal: every decision about a model's versions, one JSON object per line, oldest first.
 
-`<state>/autopilot/<model>/journal.jsonl`. A decision has an id that is made of what led to it, so one that is taken again after a kill is
-written once. Written by the loop, read by `headrace why`.
+`<state>/autopilot/<model>/journal.jsonl`. A decision's id is made of what led to it. If the loop is killed and takes the same decision
+again, it has the same id, and is not written twice. Written by the loop, read by `headrace why`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The names of our keys in Redis and of the tables that the platform keeps, every one once.
 
-What stands in braces is what a cluster hashes by: the bookkeeping of one project lies on one server.
+A cluster decides by what stands in braces, the project, on which server a key lies. So all bookkeeping of one project lies on one
+server.
 """
 
 from __future__ import annotations

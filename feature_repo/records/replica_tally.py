@@ -1,7 +1,7 @@
-"""What one replica has counted of each model version, as it writes it where all can read it; summed before anything rules by it.
+"""What one replica has counted of each model version. Every replica writes its own tally to Redis; who decides by them adds them up.
 
-Every start of a replica has an id and a field of its own in one Redis hash. Its numbers only grow, so a restart is a new field and never a
-step back, and a replica that is gone leaves what it had counted.
+Every start of a replica has an id, and under it a field of its own in one Redis hash. Within a field, numbers only grow. So a restart is a
+new field, and never a step back; and what a dead replica had counted stays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A registry that is followed: who has compiled what is applied learns of the next `apply`."""
+"""A registry that is followed: a process that has compiled the applied definitions learns of the next `apply`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.cause import cause
 EVERY_S = 1.0
 """How often a look is due."""
 AGAIN = 2
-"""Looks after a change of a registry on a server that read it once more: its revision is of whole seconds, and a second may hold two changes."""
+"""How many more looks follow after a change of a registry on a server. Its revision is in whole seconds, and one second may hold two changes."""
 log = logging.getLogger(__name__)
 
 

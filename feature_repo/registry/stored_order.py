@@ -1,9 +1,9 @@
-"""In which order a view's features lay in what was stored of it before identity was canonical.
+"""In which order a view's features lie in older state of the online store.
 
-Feast keeps a stream feature view's `schema` as a set, so the order in its registry follows PYTHONHASHSEED. Until the engines put features in
-an order of their own, tiles and packed rows were laid out, and known, by the registry's. What lies there is still read: `apply` keeps that
-order as a tag of the view for as long as the view means the same. A view without the tag was applied before there was one (or by Feast
-itself), and its order is the registry's.
+Feast keeps a stream feature view's `schema` as a set. So the order of features in its registry differs between processes
+(PYTHONHASHSEED). The engines now use an order of their own. Older versions of Headrace used the registry's: tiles and packed rows were
+laid out, and fingerprinted, by it. Such state is still read. For that, `apply` keeps the registry's order as a tag of the view, as long as
+the view means the same. A view without the tag was applied before there was one (or by Feast itself): its order is the registry's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Order = list[tuple[str, str]]
 
 
 def of(view: Any) -> Order:
-    """The order of a Feast view from the registry; empty where nothing can lie in another order than the engines' own."""
+    """The order that a Feast view of the registry has been stored in; empty where it can only be the engines' own."""
     tag = view.tags.get(TAG)
     if tag is None:
         return [(name, name) for name in _names(view)]

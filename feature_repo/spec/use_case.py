@@ -263,8 +263,9 @@ def _parse(schema: type[Schema], path: Path) -> Schema:
 def _tell_snapshots_apart(registry: BaseRegistry) -> None:
     """Give each snapshot of a registry a version of its own.
 
-    Feast keeps what it built of the last snapshot under the snapshot's `id` and version, once for all registries of the process. A SQL
-    registry's snapshots have no version: one that comes to lie where an older one lay is answered with the older one's views.
+    Feast remembers what it built from the last snapshot, once for all registries of the process. It knows the snapshot by its address in
+    memory (`id`) and its version, and snapshots of an SQL registry have no version. So when an old snapshot is gone and a new one comes to lie
+    at the same address, Feast answers with the views of the old one. A version for each snapshot prevents this.
     """
     read = registry.proto
 

@@ -22,7 +22,7 @@ CLOCK = 0.8
 """Share of a column's variance between the hours of the week from which the clock determines it."""
 
 BOND = 0.4
-"""Correlation from which a column is held to go with the others row by row."""
+"""A column goes with the others, row by row, if its correlation with a prediction from them is at least this."""
 
 
 class Relations:
@@ -36,9 +36,9 @@ class Relations:
         explained: share of each column's variance that the columns of other views (0), and all other columns (1), explain in the half
             of the reference's time that they were not fitted on: [2, F].
         clocked: columns that the hour of the week determines, bool [F].
-        bond: correlation of each column with its two predictions, row by row, beyond what both owe to the hour of the week: [2, F].
-        slope: of each column on its two predictions, likewise: [2, F]. It stays where only some of the customers ask, for whom values and
-            predictions spread less and so correlate less; the correlation stays where a column it is predicted from changes its scale.
+        bond: correlation of each column with its two predictions, row by row, [2, F]. From both, what is usual at that hour of the week has
+            been subtracted.
+        slope: of each column on its two predictions, likewise [2, F]. Why both numbers are kept: see `_loosened`.
     """
 
     def __init__(self, rows: Matrix, hours: NDArray[np.int64], views: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ class Relations:
         return np.concatenate([left.sum(axis=1) / rows, loosened[None]]), moves
 
     def _beyond_the_hour(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64], left: Matrix) -> tuple[Matrix, Matrix]:
-        """Scores [m, F] and what was predicted of them [2, m, F], each less its mean at that hour of the week; NaN where null.
+        """Scores [m, F] and the two predictions of them [2, m, F], each less its mean at that hour of the week; NaN where null.
 
         Args:
             left: as of `_left`.
@@ -128,9 +128,23 @@ class Relations:
         return own, np.where(self._taking_part, own - left[:2], 0.0)
 
     def _loosened(self, scores: NDArray[np.floating], said: NDArray[np.floating]) -> Matrix:
-        """How far a column no longer goes with the others in these rows, float64 [F]: the part that is lost of its slope or of its
-        correlation, whichever is less; the larger of two. 1 where nothing is left, up to 2 where it goes against them; 0 for columns
-        without a bond, and where the predictions are all alike.
+        """How far a column no longer goes with the others in these rows: the part that is lost of its slope or of its correlation, whichever
+        has lost less.
+
+        Why the one that lost less? Slope and correlation of a column on what the others say of it change for harmless reasons, but not both at
+        once (docs/semantics/drift.md has an example with numbers):
+
+        - only some of the customers ask: values spread less, so the correlation falls; the slope stays;
+        - a column that it is predicted from changes its scale: the slope changes; the correlation stays;
+        - the rows no longer belong together, for example after a join by a wrong key: both are lost. Only this gives a large number.
+
+        Args:
+            scores, said: as from `_beyond_the_hour`: a column's scores, and its two predictions (from other views, from all other columns), each
+                less its mean at that hour of the week. So two columns that only follow the clock do not count as going together.
+
+        Returns:
+            float64 [F]: 0, nothing is lost; 1, nothing is left; up to 2, it goes against the others. Of the two predictions, the one of which
+            more is lost. 0 also for a column that did not go with the others in the reference (`BOND`), and where its predictions are all alike.
         """
         slope, correlation = _regression(scores, said)
         bound = (self.bond >= BOND) & ~np.isnan(slope)

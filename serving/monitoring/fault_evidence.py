@@ -1,19 +1,26 @@
 """What speaks for a fault of the pipeline, and against which view.
 
-Looked for in every input that drifted, in the window and in its newest quarter (a fault comes at once, and the alarm comes before it
-fills the window). From what is seen outright to what is inferred:
+An input that drifted may have drifted because the world changed, or because something is broken. Here is looked for signs that
+something is broken. Example: `temp` and `dewp` usually rise together. Now `temp` is 30 degrees lower and `dewp` is as always: that is
+no winter, that is another unit.
 
-- stale: values past their ttl beyond the nulls that the reference has;
-- missing, null: most values of an input are gone that the reference has;
-- lost at random: fewer are gone, but no other input tells the rows that lack it from those that do not. With other customers, something
-  would;
-- stuck: nearly all values of an input are one;
-- one value: a share of the values are one that the reference hardly has (a sentinel, a bound), or one that nulls have become;
-- clock: an input that the hour of the week determines no longer follows it;
-- unit or column: an input has moved, and its relatives have not moved with it (`serving.monitoring.dependence`): what the others say it should be is
-  what it was before; or it went far and the others of its view stayed. A short move of an input that nothing explains gives no such
-  evidence;
-- rows: the inputs of a view no longer go with the others row by row, in slope and in correlation: joined by a wrong key, or frozen.
+Each input that drifted is looked at twice: in the whole window, and in its newest quarter. A fault comes at once, and the alarm
+may come before the fault fills the window.
+
+The signs, from those that are seen outright to those that are inferred. The first one found counts:
+
+1. stale: more values are past their ttl than the reference has nulls;
+2. missing, null: most values of an input are gone, though the reference has them;
+3. lost at random: fewer are gone, but the rows that lack the value look like all others. If other customers were the reason,
+   those rows would look different;
+4. stuck: nearly all values of an input are the same;
+5. one value: some of the values are one that the reference hardly has (a sentinel such as -999, or a bound at which values are
+   cut), or one that now stands where nulls were;
+6. clock: an input that followed the hour of the week no longer does;
+7. unit or column: an input has moved, and what goes with it (`serving.monitoring.dependence`) has not. Or it went far, and the other
+   inputs of its view stayed. Of an input that nothing explains, a short move tells nothing;
+8. rows: row by row, the inputs of a view no longer go with the others, by slope and by correlation: they are joined by another key, or
+   frozen.
 """
 
 from __future__ import annotations
@@ -32,49 +39,55 @@ from serving.monitoring.kinds.table import KINDS, MATTERS
 from serving.monitoring.verdict import FeatureVerdict
 
 NEWEST = 4
-"""The part of the window, one in so many rows, in which a fault that has just begun is looked for."""
+"""The newest part of the window is one of so many: a fault that has just begun is looked for there."""
 STALE = 0.05
-"""Share of stale values beyond the reference's nulls that speaks for a fault."""
+"""So much larger than the reference's share of nulls must the share of stale values be to speak for a fault."""
 GONE = 0.5
-"""Share of values gone that speaks for a fault; fewer nulls come with other customers, too."""
+"""So much larger than in the reference must the share of nulls be to speak for a fault by itself. Fewer come with other customers, too."""
 AT_RANDOM = 0.001
-"""p-value down to which a Kolmogorov–Smirnov test may tell the rows that lack an input, over all other inputs together."""
+"""The rows that lack an input look like all others if no Kolmogorov-Smirnov test of another input tells them apart with a p-value below
+this, multiplied by the number of inputs.
+"""
 LOST = 0.05
-"""Share of values gone beyond the reference's from which it is asked whether they were lost at random."""
+"""From so many more nulls than in the reference, it is asked whether values were lost at random."""
 FEWEST_LOST = 200
-"""Fewer rows than these cannot tell."""
+"""That is not asked if fewer rows than these lack the input: so few look like anything."""
 STUCK = 0.9
 REPEATED, VALUES = (float(MATTERS[KINDS.index(kind)]) for kind in ("repeated", "values"))
 FOREIGN = 0.1
-"""A value is foreign if the reference has it at most so many times as often."""
+"""A value is foreign if its share in the reference is at most this part of its share in the window."""
 LONELY = 3
-"""How many times as often as any other foreign value one must come to be a sentinel: numbers that grow bring several."""
+"""A sentinel must come so many times as often as any other foreign value. Numbers that grow bring several foreign values, each about as often."""
 LUMP = 1 / 3
-"""Most of a sentinel's rows that one tenth of the window may hold: what lasts for an hour comes in one piece."""
+"""No tenth of the window may hold more than this part of a sentinel's rows. A value that lasts for an hour and then goes lies in one piece; a
+sentinel comes all the time.
+"""
 LOOSE = 0.75
-"""The part of their slope on their relatives, and of their correlation, that the inputs of a view must have lost on average (other
-customers bend them, another key ends them)."""
+"""The inputs of a view must have lost so much of how they go with the others, on average, for the view to be at fault. Other customers
+bend these relations; another key ends them.
+"""
 MOVED = 0.5
-"""Smallest move of an input, in standard deviations, at which its relatives are asked."""
+"""An input that has moved by fewer standard deviations is not asked whether it moved alone."""
 APART = 0.75
-"""Smallest part of a move that its relatives do not explain, in standard deviations, that speaks for a fault."""
+"""At least so many standard deviations of its move must be left unexplained by the other inputs, to speak for a fault."""
 ALONE = (0.65, 3.0)
-"""The part of its move that its relatives do not explain, between which it moved alone."""
+"""It moved alone if the unexplained part, divided by its whole move, lies between these. (1: the others stayed where they were.)"""
 FAR = 3.0
-"""By how many standard deviations, and how many times as far as all others of its view, an input that nothing explains moved alone."""
+"""Whatever the others explain, an input moved alone if it went so many standard deviations, and so many times as far as any other of its
+view."""
 EXPLAINED = 0.3
-"""Share of an input's variance that its relatives must explain to be asked."""
+"""The other inputs must explain so much of an input's variance in the reference, or what they say of its move is not asked."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A window.
+    """The window of predictions that is looked at.
 
     Attributes:
         matrix: inputs and the score, float64 [m, F + 1]; NaN is null.
         moments: int64 [m], microseconds since the epoch.
         statuses: one letter per value as in `Prediction`, S1 [m, F]; `r` where nothing is known.
-        unequal: values that the equality check compared, and of these not equal.
+        unequal: how many values the equality check has compared, and how many of these were not equal.
     """
 
     matrix: Matrix
@@ -91,17 +104,18 @@ def evidence(
     reference: Matrix,
     relations: Relations | None,
 ) -> dict[int, tuple[float, str]]:
-    """What speaks for a fault.
+    """Look for signs of a fault in each input that drifted.
 
     Args:
         verdicts: of the F inputs and the score, in order.
-        drifted: the inputs to look at.
+        drifted: the inputs to look at, by their places.
         views: the view of each input.
         reference: float64 [n, F + 1]; NaN is null.
-        relations: of the reference; None where it has no moments.
+        relations: how the reference's inputs go with each other; None where the reference has no moments.
 
     Returns:
-        By input: how strongly (what is seen outright before what is inferred), and a clause that says it.
+        By place of the input: how strong the sign is (what is seen outright is stronger than what is inferred), and a clause that reads on
+        from the input's name ("is stale in 40% of the predictions"). Inputs without a sign are left out.
     """
     found: dict[int, tuple[float, str]] = {}
     for part in (slice(None), slice(-max(len(seen.moments) // NEWEST, 1), None)):
@@ -124,7 +138,11 @@ def evidence(
 
 
 def _gone(j: int, matrix: Matrix, statuses: NDArray[np.bytes_], verdict: FeatureVerdict) -> tuple[float, str] | None:
-    """What the values speak of that are not there. `statuses`: one letter per row."""
+    """Signs 1 to 3: values that are not there.
+
+    Args:
+        statuses: one letter per row, of this input.
+    """
     lost = np.isnan(matrix[:, j])
     stale, missing, null = (float(x.mean()) for x in (statuses == b"s", statuses == b"m", lost))
     if stale - verdict.reference_null_rate >= STALE:
@@ -143,7 +161,11 @@ def _gone(j: int, matrix: Matrix, statuses: NDArray[np.bytes_], verdict: Feature
 
 
 def _alike(some: Matrix, others: Matrix) -> bool:
-    """Whether no column tells these rows from those, float64 [a, F] and [b, F]; NaN is null."""
+    """Whether two groups of rows look alike in every column.
+
+    Args:
+        some, others: float64 [a, F] and [b, F]; NaN is null.
+    """
     least = 1.0
     for one, other in zip(some.T, others.T, strict=True):
         known, known_other = one[~np.isnan(one)], other[~np.isnan(other)]
@@ -153,7 +175,11 @@ def _alike(some: Matrix, others: Matrix) -> bool:
 
 
 def _repeated(j: int, matrix: Matrix, verdict: FeatureVerdict, reference: Matrix, own: Sequence[int]) -> tuple[float, str] | None:
-    """What an input's values speak of that are the same. `own`: the inputs of its view."""
+    """Signs 4 and 5: values that are the same.
+
+    Args:
+        own: the inputs of its view, this one among them.
+    """
     values, theirs = matrix[:, j], reference[:, j]
     shares, usual = Shares.of(values[~np.isnan(values)]), Shares.of(theirs[~np.isnan(theirs)])
     commonest = float(shares.share.max(initial=0.0))
@@ -178,13 +204,17 @@ def _repeated(j: int, matrix: Matrix, verdict: FeatureVerdict, reference: Matrix
 
 
 def _same_but(value: float, some: Matrix, others: Matrix) -> bool:
-    """Whether the values of two columns, nulls and one value left out, are spread alike: nothing but that value was put in."""
+    """Whether two columns are spread alike if nulls and one value are left out. Then that value was put in, and nothing else has changed."""
     one, other = (column[~np.isnan(column) & (column != value)] for column in (some, others))
     return min(len(one), len(other)) > 1 and stats.ks_2samp(one, other, method="asymp").statistic < VALUES
 
 
 def _new_entity(rows: Matrix, reference: Matrix, own: Sequence[int], but: int) -> bool:
-    """Whether all else of the view is one foreign value too in these rows: they are of one entity, which may well be new."""
+    """Whether these rows are of one entity that is new.
+
+    Example: a foreign number of seats in many rows. If the other inputs of the view (year, engines) have one foreign value each in the same
+    rows, a new plane has come. That is no fault.
+    """
     others = [i for i in own if i != but]
     for i in others:
         known = rows[~np.isnan(rows[:, i]), i]
@@ -200,10 +230,10 @@ def _new_entity(rows: Matrix, reference: Matrix, own: Sequence[int], but: int) -
 
 
 def _loose(loosened: Matrix, relations: Relations, own: Sequence[int]) -> float:
-    """The part of their slopes that a view's inputs have lost on average, if that is enough; otherwise 0.
+    """Sign 8: how much a view's inputs have lost, on average, of how they go with the others. 0 where that is not enough to speak for a fault.
 
     Args:
-        loosened: float64 [F], as of `Relations.departures`.
+        loosened: by input, how far it no longer goes with the others, float64 [F]; the last row of `Relations.departures`.
     """
     bound = relations.bond.max(axis=0)[own] >= BOND
     # where customers are chosen by the very input, its slope goes; not that of a whole view
@@ -212,7 +242,11 @@ def _loose(loosened: Matrix, relations: Relations, own: Sequence[int]) -> float:
 
 
 def _alone(j: int, departures: Matrix, moves: Matrix, relations: Relations, view: Sequence[int]) -> float:
-    """By how many standard deviations an input left its relatives, if it moved alone, or its whole view did; otherwise 0."""
+    """Sign 7: by how many standard deviations an input moved although what goes with it did not. 0 where it did not move alone.
+
+    If most of the view's inputs have moved, the other views are asked as well as all other inputs: the whole view may be at fault, and then
+    its own inputs say nothing.
+    """
     whole = len(view) > 1 and float(np.mean([abs(moves[i]) >= MOVED for i in view])) > 0.5
     for kind in (1, 0) if whole else (1,):
         part = departures[kind, j] / moves[j] if abs(moves[j]) >= MOVED else 0.0

@@ -1,7 +1,8 @@
-"""Finish one entity's windows at a moment, straight from its stored tiles: the hot path of the online reader.
+"""Finish one entity's windows at a moment, straight from its stored tiles: this runs for every request.
 
-The same values as `tile.finish`, to the bit, without NumPy, a tree or a copy: a sum is a suffix of a row of tiles, added by `math.fsum`,
-which is exactly rounded. For a handful of numbers plain Python is several times cheaper than an array of them.
+The values are those of `tiles.finish`, to the bit, but there is no NumPy, no tree and no copy: for a handful of numbers plain
+Python is several times cheaper than an array. A window is the newest tiles of a row, so a sum is the sum of the end of that row,
+added by `math.fsum`, which rounds once and exactly.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Finisher:
         """The view's features at `t_us`, NaN for null.
 
         Args:
-            blob: a tile field whose header has been read and is of this layout (`tile.encode`).
+            blob: a tile field whose header has been read and is of this layout (`tiles.encode`).
         """
         return self.finish(blob, t_us)[0]
 
@@ -122,7 +123,7 @@ def _of_nothing(layout: Layout, aggregation: Aggregation) -> float:
 
 
 class _Tiles:
-    """The tiles `[first, stop)` that a level's longest window covers, ascending by start; its other windows are ends of it.
+    """The tiles `[first, stop)` that a level's longest window covers, ascending by start. Its shorter windows are the ends of it.
 
     Each row of the state is taken out of the stored bytes once.
     """

@@ -1,4 +1,7 @@
-"""Sums of about 106 bits: an unevaluated pair (hi, lo) of float64, so that the rounded result does not depend on the order of the additions.
+"""Sums of about 106 bits, so that the rounded result does not depend on the order of the additions.
+
+A sum is a pair of float64 (hi, lo): `hi` is the rounded sum, `lo` is what the rounding left. The sum itself is hi + lo, and is never
+added up (an *unevaluated* pair). Example: 1e16 + 1 is (1e16, 1.0); plain float64 would lose the 1.
 
 Dekker 1971; Hida, Li & Bailey 2001, "Library for double-double arithmetic".
 """

@@ -1,7 +1,8 @@
 """Mergeable sketches of a window's values: how many distinct ones, and their quantiles.
 
-A sketch here is a short list of `(item, weight)` pairs, sorted by item, and merging two is adding the weights of equal items. So the order
-and grouping of merges never show, which a randomized sketch (KLL) could not promise: stream, backfill and join get the same number.
+A sketch here is a short list of `(item, weight)` pairs, sorted by item. To merge two sketches, the weights of equal items are added. So
+the result does not depend on the order or grouping of merges, and stream, backfill and join get the same number. A sketch that
+makes random choices (KLL) could not promise this.
 
 * `count_distinct`: items are 63-bit hashes (XXH64), of which the `DISTINCT + 1` smallest are kept (KMV; Bar-Yossef et al. 2002). Exact up
   to `DISTINCT` distinct values; beyond, the relative standard error is 1 / sqrt(DISTINCT - 1), about 3.1 %.

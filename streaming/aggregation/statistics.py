@@ -1,4 +1,8 @@
-"""Statistics: the parts of a state, each one or more float64 rows that are made of an event and merged, commutatively and associatively."""
+"""Statistics: the parts that a state is made of, such as a count or a sum.
+
+Each is one or more rows of float64. It is made from an event (`prepare`), and two of them are merged (`merge`). Merging is commutative
+and associative: the order and grouping do not matter.
+"""
 
 from __future__ import annotations
 
@@ -98,8 +102,11 @@ class Greatest(Least):
 
 
 class Newest(Statistic):
-    """The newest: its event time, its known time, itself. Of one time the one known later; then the greater, so that the order of merging never
-    shows."""
+    """The newest value, with its event time and its known time.
+
+    Of values with one event time, the one that became known later; of those with one known time as well, the greater one. So there is
+    always exactly one, whatever the order of merging.
+    """
 
     name, identity = "last", (-np.inf, -np.inf, np.nan)
 
@@ -113,7 +120,7 @@ class Newest(Statistic):
 
 
 class Oldest(Newest):
-    """The oldest, likewise; of one time the one known earlier, then the less."""
+    """The oldest value, as `Newest`: of values with one event time, the one that became known earlier; then the lesser one."""
 
     name, identity = "first", (np.inf, np.inf, np.nan)
 
@@ -126,14 +133,14 @@ class Oldest(Newest):
 class Decayed(Statistic):
     """Values weighted by `2 ** (time / half-life)`, where the time is the beginning of the event's hop.
 
-    Rows: a power of two B, then the weighted sum and the sum of the weights, each a pair and each to be multiplied by `2 ** B`. Two states
-    are brought to the greater B before they are added: that is a shift of the exponent, which loses nothing. So a state never grows with
-    time, and the order of merging never shows.
+    Such weights would grow beyond float64 as years pass. So a state has five rows: an exponent B, the weighted sum (a pair) and the sum of
+    the weights (a pair). Both sums are to be multiplied by `2 ** B`. To merge two states, both are brought to the greater B; that only
+    shifts exponents, which loses nothing. Then they are added. So a state does not grow with time, and the order of merging does not matter.
     """
 
     identity = (-np.inf, 0.0, 0.0, 0.0, 0.0)
     _LEAST: ClassVar[int] = -2200
-    """Below this a shift leaves nothing of a float64."""
+    """An exponent that is lower than another by more than this counts for nothing: a float64 shifted so far is 0."""
 
     def __init__(self, half_life_us: int, hop_us: int) -> None:
         self.half_life_us, self.hop_us = half_life_us, hop_us
@@ -147,7 +154,7 @@ class Decayed(Statistic):
 
     @cached_property
     def weights(self) -> Floats:
-        """Of the hops of one half-life, from 1/2 up to (not with) 1: below one, so that no product overflows."""
+        """The weights of the hops of one half-life: from 1/2 up to, but below, 1. They stay below one so that no product with a value overflows."""
         hops = self.half_life_us // self.hop_us
         return np.array([2.0 ** (i / hops - 1) for i in range(hops)])
 

@@ -1,11 +1,18 @@
 """Tiles: the partial states of a windowed view, one per hop, as they lie in the online store.
 
-A view keeps one *level* per distinct hop of its aggregations; a level's tile holds the merged state of one entity's events of one hop. A
-window ending now is the merge of the tiles from `floor_H(now - W)` on, so it decays by itself as time passes.
+Example: with a hop of five minutes, one tile holds what an entity's events from 12:00 to 12:05 add up to. A window of one hour, asked
+at 13:07, merges the tiles from 12:05 on. So a window gets shorter at its old end as time passes, without any new event.
 
-Stored form (one hash field per view and entity, little-endian): a header, then per level `uint32 n` and float64 `[1 + C, n]`: the tiles'
-start times (microseconds) and their states, ascending by start; then per sketch of the level `uint32 m`, pairs per tile, items, weights. Latest-value views store the header alone. The header is the token of
-every compare-and-set: no two writers can overwrite each other unseen.
+A view keeps one *level* per distinct hop of its aggregations. A level's tile holds the merged state of one entity's events of one hop.
+
+Stored form (one hash field per view and entity, little-endian):
+
+* a header (`Header`). Latest-value views have only this;
+* per level: `uint32 n`, and float64 `[1 + C, n]`: the tiles' start times (microseconds) and their states, ascending by start;
+* per sketch of the level: `uint32 m`, how many pairs each tile has, the items, the weights.
+
+Whoever writes gives the header that was read (compare-and-set). If it is no longer there, nothing is written: so no writer overwrites
+another one unseen.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ HEADER = struct.Struct("<2sHIqIQIIqqq")
 HEADER_SIZE = HEADER.size
 MAGIC = b"H2"
 SEALED = b"HC"
-"""What a field begins with that ends in a checksum; one that begins with `MAGIC` was written before there were any."""
+"""The first bytes of a field that ends in a checksum. A field that begins with `MAGIC` was written before there were checksums."""
 _CHECKSUM = struct.Struct("<Q")
 COUNT = struct.Struct("<I")
 
@@ -102,7 +109,7 @@ def seal(blob: bytes) -> bytes:
 
 
 def unseal(blob: bytes) -> bytes:
-    """A tile field as it was before it was sealed; one that was never sealed as it is.
+    """The tile field without its checksum, which is verified. A field that never had one is returned as it is.
 
     Raises:
         TileError: it is not what was written.
@@ -125,13 +132,15 @@ def read_header(blob: bytes) -> Header:
 
 
 def fingerprint(layout: Layout | None) -> int:
-    """What the state of a layout is known by: what is aggregated and how, in the layout's order; names are no part of it."""
+    """A number that says what stored state means: what is aggregated and how, in the layout's order. Names are no part of it, so a renamed
+    feature keeps its tiles.
+    """
     meanings = dict.fromkeys(a.meaning for a in layout.aggregations) if layout else {}
     return zlib.crc32(repr(tuple(meanings)).encode())
 
 
 def former_fingerprint(layout: Layout) -> int:
-    """What a layout's state was known by when names and the registry's order still counted."""
+    """The fingerprint as older versions of Headrace computed it, when names and the registry's order were still part of it."""
     told = [
         f"Aggregation(name={a.name!r}, column={a.column!r}, function={a.function!r}, window_us={a.window_us}, hop_us={a.hop_us})"
         for a in layout.aggregations
@@ -300,7 +309,7 @@ def encode(header: Header, levels: Sequence[Part]) -> bytes:
 
 
 def relaid(layout: Layout, before: Layout, part: Part) -> Part:
-    """A part that was laid out after `before` as `layout` has it: the same statistics, in other rows."""
+    """A part whose rows were in the order of `before`, in the order of `layout`: the same statistics, in other rows."""
     rows = [before.slots[slot] + k for slot, width in layout.widths for k in range(width)]
     return Part(part.start, part.state[rows], tuple(part.sketches[before.sketches.index(one)] for one in layout.sketches))
 

@@ -1,15 +1,19 @@
 """The arithmetic of windowed features: make a partial state of an event, merge states, finish a window.
 
-A windowed feature at time *t* covers the events of one entity with `floor_H(t - W) <= event_time <= t`: aligned to hops of H at the
-tail, exact at the head (a *sawtooth* window). Every engine - batch join, backfill, stream, online reader - goes through the same steps:
+Example: a mean over one hour. The state of an event is (1, its value): a count and a sum. Merging two states adds both. Finishing
+divides the sum by the count.
+
+A window of length W with hop H, asked at *t*, covers the events of one entity with `floor_H(t - W) <= event_time <= t`. Its old end lies
+on a whole hop; its new end is the moment itself (a *sawtooth* window; docs/semantics/windows.md). Every engine - batch join, backfill,
+stream, online reader - takes the same steps:
 
 1. `Layout.prepare`: raw values -> one state column per event (shape `[components, events]`);
 2. `Layout.merge`: two states -> one; commutative and associative, so tiles may be built in any order and grouping;
 3. `Layout.finish`: a state -> the feature's value, NaN for null.
 
-A state is float64 throughout. Sums and sums of squares are carried as unevaluated pairs (hi, lo) of about 106 bits, so that the rounded
-result does not depend on the order or grouping of the additions: what the stream adds up event by event is the very number that the join
-adds up as a tree. (Dekker 1971; Hida, Li & Bailey 2001, "Library for double-double arithmetic".)
+A state is float64 throughout. A sum is carried as a pair of float64, which together hold about 106 bits (`streaming.aggregation.pairs`).
+So the rounded result does not depend on the order of the additions: the stream adds event by event, the join adds as a tree, and both
+get the same number.
 
 Times are int64 microseconds since the epoch, UTC.
 """
@@ -98,10 +102,19 @@ _WHOLE = {"int32": 2.0**31, "int64": 2.0**63}
 
 
 def declared(values: Floats, dtype: str) -> Floats:
-    """Finished windows, float64 `[n]` with NaN for null, as the feature's declared type has them: everywhere the same number.
+    """Finished windows as the feature's declared type has them. Every engine calls this, so all get the same number.
 
-    Single precision is rounded to; whole numbers are cut towards zero, and null where the type cannot hold them; a bool is whether it is
-    not zero.
+    Example: 29.7 is 29 as `int64`; 3e9 is null as `int32`, which cannot hold it.
+
+    Single precision is rounded to. Whole numbers are cut towards zero, and are null where the type cannot hold them. A bool is whether the
+    value is not zero.
+
+    Args:
+        values: float64 `[n]`, NaN for null.
+        dtype: of the feature, as in `streaming.schema.feature_view`; one that is not named here leaves the values as they are.
+
+    Returns:
+        float64 `[n]`, NaN for null.
     """
     if dtype == "float":
         with np.errstate(over="ignore"):

@@ -1,6 +1,6 @@
-"""Rows of offline tables that no backfill can store, each kept with the reason: the others are stored all the same.
+"""Rows of offline tables that no backfill can store, each kept with the reason. All other rows are stored.
 
-They are no events: nothing puts them back. The table is mended, and the view backfilled again; a full backfill begins with none.
+Unlike live events they cannot be put back. Mend the table, and backfill the view again: a full backfill begins with an empty list.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def sort_out(view: View, table: pa.Table) -> Sorted:
 
 
 def culprits(view: View, table: pa.Table) -> Sorted:
-    """Take out the rows that cannot be stored for a reason nobody thought of: what fails is halved until they are found."""
+    """Take out rows that fail to be stored for a reason that no check foresaw. The rows that fail are halved, again and again, until those at
+    fault are found.
+    """
     why = _fails(view, table)
     if why is None:
         return Sorted(table, [])

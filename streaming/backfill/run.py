@@ -1,8 +1,9 @@
 """Backfill: bring the online store to the state of one moment, from the offline store.
 
-A view's entities are split into buckets by hash. Each bucket's events known by the end are read, and the entities written as the whole
-truth up to that moment; what the live stream has brought since then is read from the stream itself and goes in too. So a backfill may run
-beside the stream; running it twice changes nothing; and one that was killed goes on with the buckets that are left.
+A view's entities are split into buckets by hash. For each bucket the events known by that moment are read, and each entity's state is
+computed from them and written, whatever was there. What the live stream has brought since that moment is read from the stream's
+log, and added. So a backfill may run beside the stream, and a second run changes nothing. If it is killed, the next run does the buckets
+that are left.
 """
 
 from __future__ import annotations

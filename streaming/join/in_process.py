@@ -1,7 +1,7 @@
-"""The point-in-time join in this process: where tables and examples fit into memory, no shuffle is faster than the best one.
+"""The point-in-time join in this process. Where tables and examples fit into memory, this is faster than Spark: nothing is shuffled.
 
-The same arithmetic on the same arrays as the join on Spark (`join_bucket`), with each table read once for all views that are made of it, and
-the views joined beside each other in threads (NumPy lets go of the interpreter while it works).
+It is the same arithmetic on the same arrays as the join on Spark (`join_bucket`). Each table is read once for all views that are made of
+it, and the views are joined at the same time, in threads (NumPy lets other threads run while it works).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Bounds = tuple[int | None, int | None]
 
 
 class NotHere(Exception):
-    """This join is one for Spark: too large, or a table that Arrow does not read as Spark does. Says why."""
+    """This join has to be done on Spark: it is too large, or Arrow reads a table otherwise than Spark does. Says why."""
 
 
 def gather(
@@ -83,7 +83,7 @@ def gather(
 
 
 def read_events_here(view: View, root: Path, from_us: int | None, upto_us: int | None) -> pa.Table:
-    """`join.read_events` without Spark.
+    """`on_spark.read_events` without Spark.
 
     Raises:
         NotHere: Arrow does not read the table as Spark does.
@@ -193,7 +193,7 @@ def _microseconds(column: pa.ChunkedArray) -> Any:
 
 
 def _cast(column: pa.ChunkedArray, dtype: pa.DataType, where: str) -> pa.ChunkedArray:
-    """Widening only: what else Spark casts, it casts by rules of its own."""
+    """Casts only to a wider type. Everything else is cast by Spark, by rules of its own."""
     if column.type == dtype:
         return column
     numbers = pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)

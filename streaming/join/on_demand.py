@@ -1,8 +1,8 @@
-"""On-demand feature views, compiled: a user's function, the declared values it is given, and its answers as they are declared.
+"""On-demand feature views, compiled: a user's function, the declared values that it is given, and its answers as they are declared.
 
-Every road runs them here: the offline join (training, the skew proof, replayed predictions, the leakage check, a what-if) and the online one.
-What differs is only where the inputs come from: columns of the join, or what was read from Redis; `streaming.schema.declared` makes the same Python
-objects of both.
+Both joins run the functions here: the offline one (training, the skew proof, replayed predictions, the leakage check, the what-if of a
+changed definition) and the online one. They differ only in where the inputs come from: columns of the join, or what was read from
+Redis. `streaming.schema.declared` makes the same Python objects of both.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def append(table: pa.Table, view: Transformation, column: Callable[[str], str], 
 
 
 def append_each(table: pa.Table, view: Transformation, column: Callable[[str], str], called: Callable[[str], str]) -> pa.Table:
-    """`append`, where a row on which the function fails is no reason to have none: its features are null.
+    """`append`, but a function that fails on one row does not fail the others: its features are null in that row only.
 
     Raises:
         JoinError: a column is not there.

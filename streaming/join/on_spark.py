@@ -98,7 +98,7 @@ def read_events(spark: SparkSession, view: View, root: Path, from_us: int | None
 
 
 def _hash(table: DataFrame, column: str) -> Any:
-    """`sketch.hashed`, computed by Spark."""
+    """`sketches.hashed`, computed by Spark."""
     from pyspark.sql import functions as F
 
     value = F.col(column) if table.schema[column].dataType.typeName() in ("string", "varchar", "char") else F.col(column).cast("double")
@@ -162,7 +162,9 @@ def join_bucket(view: View, features: Sequence[str], spine: pa.Table, keys: Sequ
 
 
 def _join_sliced(view: View, features: Sequence[str], spine: pa.Table, keys: Sequence[str], events: pa.Table) -> list[pa.Array]:
-    """One slice of time after the other, each with the events it can reach: what an entity with millions of events costs in memory."""
+    """`join_bucket` for one slice of time after the other, each with only the events that it can reach. So an entity with millions of events
+    needs less memory.
+    """
     at, event_us = microseconds(spine[AT]), microseconds(events[EVENT])
     width = max(view.reach_us // 2, 1)
     number = (at - at.min(initial=0)) // width if len(at) else at

@@ -1,11 +1,15 @@
 """The point-in-time join over plain arrays: for each example, what was known of its entity at its moment.
 
-An event is *visible* to an example at time *t* when `event_time <= t` and it was *known* by then: `known <= t`. The skew proof
-narrows this to what had reached the online store: `known < mark`, plus the first `ties` events of `known == mark` (a high-water mark).
+An event is *visible* to an example at time *t* when `event_time <= t` and it was *known* by then: `known <= t`. The skew proof asks for
+less: only what had reached the online store. That is `known < mark`, plus the first `ties` events of `known == mark` (a high-water mark).
 
-Late events (known after they happened) make visibility a condition on two times at once. Events are therefore split into classes by
-their lag, `known - event_time` in (2^(k-1), 2^k]: within a class everything older than `cutoff - 2^k` is visible for certain (a contiguous
-range: one tree query), and only a span as long as the lag itself has to be looked at event by event. Punctual sources have one class.
+The difficulty. Events are sorted by event time, and a window is a contiguous range of them, which a tree sums up quickly. But an event
+may become known late, so not all events of the range are visible, and those that are need not lie side by side.
+
+The way out: events are split into classes by their lag, `known - event_time`. Example: in the class of lags between 32 and 64 seconds,
+whatever happened more than 64 seconds before *t* is known for certain, and whatever happened in the last 32 seconds is certainly not.
+So the older events are a contiguous range (one query of the tree), and only what lies between is looked at event by event. Lags of
+class k lie in (2^(k-1), 2^k] seconds. A source that is never late has one class, and nothing to look at.
 
 Keys are dense integer codes; -1 (a null key) matches nothing. Times are int64 microseconds, UTC.
 """
@@ -53,7 +57,7 @@ class _LagClass:
 
 
 class _Clock:
-    """Keys and times as one integer that sorts alike, so that a (key, time) is found by one search."""
+    """Packs (key, time) into one integer, in such a way that the integers sort as the pairs do. Then one search finds any (key, time)."""
 
     def __init__(self, key: Ints, time_us: Ints) -> None:
         self.low, high = (int(time_us.min()), int(time_us.max())) if len(time_us) else (0, 0)
@@ -78,14 +82,14 @@ class _Clock:
 
 
 class Events:
-    """Events of many entities, indexed for the join: sorted by key, event time, known time; equal ones stay in the order given.
+    """Events of many entities, indexed for the join. They are sorted by key, event time, known time; equal ones stay in the order given.
 
     Args:
         key: int64 `[n]` entity codes, >= 0.
-        event_us, known_us: int64 `[n]`. The row order is the canonical order of events with equal times.
+        event_us, known_us: int64 `[n]`. Where both are equal, the order of the rows counts: it must be the canonical one.
 
     Attributes:
-        row: int64 `[n]`: the row of each place in the sorted order. All other arrays are in that order.
+        row: int64 `[n]`: which of the given rows lies at each place of the sorted order. All other arrays are in the sorted order.
     """
 
     def __init__(self, key: Ints, event_us: Ints, known_us: Ints) -> None:
@@ -120,7 +124,7 @@ class Events:
         return self._times.first(part.composite, key, t_us, side)
 
     def visible_below(self, spine: Spine) -> Ints:
-        """For each example: events with `place` below this are known to it. int64 `[q]`."""
+        """For each example a bound, int64 `[q]`: the events of its entity whose `place` lies below the bound are known to it."""
         if spine.mark_us is None:
             return self._knowns.first(self._known_composite, spine.key, spine.t_us, "right")
         below = self._knowns.first(self._known_composite, spine.key, spine.mark_us, "left")
@@ -129,7 +133,7 @@ class Events:
         return np.minimum(below + ties, upto)
 
     def first_unknown(self, spine: Spine) -> Ints:
-        """Known-time of each example's first event that its cutoff hides, int64 `[q]`; `NEVER` where nothing is hidden."""
+        """When the first event that an example's mark hides became known, int64 `[q]`; `NEVER` where the mark hides nothing."""
         below = self.visible_below(spine)
         found = np.full(len(below), NEVER)
         inside = np.flatnonzero(below < len(self.key))
@@ -139,7 +143,8 @@ class Events:
         return found
 
     def ranges(self, spine: Spine, from_us: Ints) -> Iterator[tuple[_LagClass, Ints, Ints, Ints, Ints]]:
-        """Per lag class: the certain range `[start, stop)` and the visible pairs `(example, position)` beyond it.
+        """What is visible to the examples, per lag class: a range `[start, stop)` that is visible for certain, and the pairs `(example, position)`
+        of visible events that lie beyond the range.
 
         Only events with `event_time >= from_us` count.
         """
@@ -171,7 +176,9 @@ def _sorted(*columns: Ints) -> bool:
 
 
 def _lag_classes(lag: Ints) -> Iterator[tuple[int, int, Ints]]:
-    """`(after, upto, rows)`: punctual events first, then lags by powers of two from one second."""
+    """The classes as `(after, upto, rows)`: lags in (after, upto]. First the punctual events (no lag), then lags of up to a second, and from
+    there each class reaches twice as far as the one before.
+    """
     if not len(lag):
         return
     bound, after = 0, NEVER

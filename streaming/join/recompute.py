@@ -1,6 +1,7 @@
-"""What was served, computed again from the offline store: each view from exactly the events it had been made of.
+"""What was served, computed again from the offline store: each view from exactly the events that its value was made of.
 
-Logged predictions carry, per view, the high-water mark of the value they got: the join takes it as the cutoff of what was known.
+A logged prediction has, per view, the high-water mark of the value it got. The join takes the mark as the cut-off: what became known
+after it is not looked at (docs/semantics/skew.md).
 """
 
 from __future__ import annotations

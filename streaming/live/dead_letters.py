@@ -1,7 +1,8 @@
-"""Dead letters: live events that a view refused - kept with the reason, readable, and put back when the reason is gone.
+"""Dead letters: live events that a view refused. They are kept with the reason, can be read, and can be put back when the reason is gone.
 
-What is set aside stays set aside: until it is put back, under a new stream id, neither a second try of the stream nor a backfill that
-reads the event stream applies it, though it might by then. So an event is applied, or lies here, and never both.
+An event is either applied or lies here, never both. Example: an event is refused because its view lacks a column. The definition is
+mended, and the stream tries the same entry once more; or a backfill reads the event stream. Both would apply the event now, but both pass
+it over, because it is noted as set aside. Only putting it back, under a new stream id, brings it into the store.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def put(client: redis.Redis, project: str, items: Sequence[Rejected]) -> None:
 
 
 def set_aside(client: redis.Redis, project: str, first: tuple[int, int], last: tuple[int, int]) -> dict[tuple[int, int], set[str]]:
-    """The views that refused each event of a stretch of the event stream (both ends included), by its stream id; "": its source was none."""
+    """Which views refused each event of a stretch of the event stream (both ends included), by the event's stream id. The view is "" where no
+    view is fed by the event's source.
+    """
     found: dict[tuple[int, int], set[str]] = {}
     some: Any = client.zrangebyscore(set_aside_key(project), first[0], last[0])
     for member in some:

@@ -69,7 +69,9 @@ def _of_view(client: redis.Redis, view: View, batch: pa.RecordBatch, seam_us: in
 
 
 def since(client: redis.Redis, view: View, seam_us: int, tolerance_s: float) -> Callable[[Position], tuple[pa.Table, Position]]:
-    """A function: the view's events after a stream position that became known after the seam, and the position they reach to."""
+    """Gives a function of a stream position: the view's live events after it that became known after the seam, and the position that they
+    reach to.
+    """
 
     def later(after: Position) -> tuple[pa.Table, Position]:
         key = events_key(view.project)

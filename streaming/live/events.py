@@ -1,7 +1,7 @@
 """Live events: how a row travels through the Redis Stream, and how it is checked when it comes out.
 
-Decoding is total: whatever the bytes are, the row fits its view, so that it can be written and read back, or it is rejected with a
-sentence that says why.
+Decoding takes any bytes. Either the row fits its view, so that it can be written and read back, or it is rejected with a sentence that
+says why.
 """
 
 from __future__ import annotations

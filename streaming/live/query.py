@@ -1,8 +1,8 @@
 """The live stream: Spark Structured Streaming gives turns (`streaming.live.turn`) in which events get from Redis into the online store.
 
-How far the stream has got is kept in Redis, written after what was applied (`applied_key`), and every start begins there: whatever dies -
-the driver, a worker, Redis with its last second - what Redis remembers is consistent. Exactly-once *effect* comes from the store: every
-entity remembers the last stream id applied to it, so an event that comes again is passed over.
+How far the stream has got is kept in Redis (`applied_key`), and is written after what was applied. Every start begins there. So
+whatever dies - the driver, a worker, or Redis with its last second - the note is never ahead of what was applied. An event may
+come again after a crash. It does not count twice: every entity remembers the last stream id applied to it, and the event is passed over.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def start(
 
 
 class _Supervised:
-    """A query that is started again when it has failed (a worker killed, Redis away), ever more slowly.
+    """A query that is started again when it has failed (a worker killed, Redis away), with longer waits each time.
 
     Attributes:
-        trouble: why it does not do its work, in one line; empty: it does. A query that was started again has shown nothing yet: the trouble
-            goes when a micro-batch has ended, or when there is none to be done.
+        trouble: why it does not do its work, in one line; empty: it does. A query that was started again has not shown yet that it works:
+            the trouble stays until a micro-batch has ended, or until there is none to be done.
     """
 
     def __init__(self, name: str, starter: Callable[[], StreamingQuery]) -> None:

@@ -1,8 +1,8 @@
 """A turn: what one task of the streaming query does. It reads events and merges them for some seconds, then Spark gives it the next turn.
 
-Spark starts the query's task, watches it and starts it again elsewhere; which events are taken is between the task and Redis. A Python
-data source would have Spark start five more Python processes before the first event (its schema, its offsets, its partitions, its
-writer, its commits), and three for every micro-batch.
+Spark starts the query's task, watches it, and starts it again elsewhere. Which events are taken is settled between the task and Redis.
+Why not a Python data source? For one, Spark would start five more Python processes before the first event (its schema, its offsets, its
+partitions, its writer, its commits), and three for every micro-batch.
 """
 
 from __future__ import annotations

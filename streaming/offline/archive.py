@@ -1,15 +1,17 @@
 """The archive: predictions and their truths, moved from Redis Streams to the offline store, each exactly once.
 
 Tables `predictions_<model>` and `labels_<model>` lie in the offline store as `day=YYYY-MM-DD/HH.parquet` (UTC, by the prediction's own
-moment; labels by the moment in their prediction's id). An hour's file is replaced as a whole, and rows that it holds already are
-left out; only then does the cursor move. So a kill between any two lines, a batch that serving delivered twice, or a second archiver
-makes no row double and loses none: what was not yet noted is read again and found to be there.
+moment; labels by the moment in their prediction's id).
 
-What Redis trimmed before it was read leaves a gap: the entry read last is no longer there when the next are read. Each gap is kept, with
-the moments between which entries may be missing.
+A step reads entries, adds the rows that an hour's file does not hold yet, replaces that file as a whole, and only then moves the cursor.
+So nothing is lost or doubled by a kill between any two lines, by a batch that serving delivered twice, or by a second archiver: what
+was not noted is read again, and found to be there.
 
-Reading is total: an entry that is no prediction or truth, or is dated by no moment that there is, is counted and passed over. What is
-deleted is counted from a clock, never from the data, and most of a table never goes at once.
+If Redis trimmed entries before they were read, there is a gap. It is seen because the entry that was read last is no longer there.
+Each gap is kept, with the moments between which entries may be missing.
+
+An entry that is no prediction or truth, or that is dated by no moment that there is, is counted and passed over. What is deleted is
+counted from a clock, never from the data, and never is most of a table deleted at once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Ingest: raw files, shaped by the use case's own SQL, become the offline store: one folder per table, one per day (UTC) below it.
 
-Each table is written beside its place and then swapped in whole: an ingest that is killed leaves the old table or the new one. Rows lie
-sorted by timestamp, then by every other column; where timestamps are equal, that order *is* the order of the events, for everyone
-who reads them. The same raw files give the same bytes again.
+Each table is written beside its place and then swapped in whole: an ingest that is killed leaves the old table or the new one.
+
+Rows lie sorted by timestamp, then by every other column. Where timestamps are equal, this order decides which event comes first, for
+everyone who reads them. The same raw files give the same bytes again.
 """
 
 from __future__ import annotations

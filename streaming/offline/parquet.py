@@ -3,9 +3,9 @@
 A table is a folder of Parquet files (with `day=…` folders below it, or without) or one file. Moments are microseconds everywhere here:
 a file's nanoseconds are cut to them, in Spark and in Arrow alike.
 
-What we write carries a checksum in each page, and whoever reads verifies those that there are: a bit that a disk has flipped is an error
-that names the table, not another value. (Spark is told so in `streaming.offline.spark`.) A file's footer has none, and says what the
-columns are called and how far they reach: its checksum is in the file's name, and looked at before anything reads the footer.
+Every page that we write carries a checksum, and every reader verifies it. So a bit that a disk has flipped is an error that names the
+table, not another value. (Spark is told so in `streaming.offline.spark`.) Parquet has no checksum for a file's footer, which says what
+the columns are called and how far they reach. So ours is part of the file's name, and is verified before anything reads the footer.
 """
 
 from __future__ import annotations

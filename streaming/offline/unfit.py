@@ -1,5 +1,8 @@
-"""Rows of offline tables that their view cannot hold: which they are, and why. A backfill keeps them with the reason, a join leaves them out
-and says so; both by the one rule that is here and in `streaming.schema.cast`.
+"""Rows of offline tables that their view cannot hold: which they are, and why. Example: the text `ten` where a `Decimal` is
+declared, or a moment after the year 9999.
+
+A backfill keeps them with the reason. A join leaves them out and says so. Both take the rule from here and from
+`streaming.schema.cast`.
 """
 
 from __future__ import annotations

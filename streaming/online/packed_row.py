@@ -1,10 +1,12 @@
-"""The packed row of a latest-value view: behind the header in its tile field, the numbers a reader wants, in one piece.
+"""The packed row of a latest-value view: behind the header in its tile field, the numbers that a reader wants, in one piece.
 
     header | uint32 checksum of the names | float64 of each numeric feature, by name (NaN: null) | Feast's timestamp field
 
-A reader takes two fields instead of one per feature. Stock Feast knows nothing of it: when it writes the view, the timestamp field
-moves on and the packed one does not match any more; then, and where the view was written with other features, a reader must take the
-features' own fields. So must one where a row has an integer that no float64 carries: it is not packed.
+So a reader takes two fields instead of one per feature. In three cases it must take the features' own fields instead:
+
+- Stock Feast has written the view since. It knows nothing of the packed row, so its timestamp field differs from the packed one.
+- The view was written with other features: the checksum of the names differs.
+- A row has an integer that no float64 carries. Such a row is not packed.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def unpacker(view: View) -> Callable[[bytes, bytes | None], tuple[Any, ...] | No
 
 
 def _former(view: View, names: list[str]) -> tuple[bytes, list[int], list[int]]:
-    """Of rows packed before identity was canonical: their checksum, where each feature lies in them, and which are integers."""
+    """How rows lie that were packed by the registry's order (`feature_repo.registry.stored_order`): their checksum, where each feature lies in
+    them, and which features are integers.
+    """
     order = [name for _, name in view.stored_order if name in names]
     if sorted(order) != names:
         return b"", [], []

@@ -1,8 +1,12 @@
-"""Removal without collateral: a view's own fields on the entities that hold it, decoded and compared, never by pattern.
+"""Removal of a view's own fields from the entities that hold it, and of nothing else.
 
-An entity's hash that holds nothing else is gone with its last field (Redis does that); other views' fields, other projects' keys and
-whatever else lies there stay byte for byte. A removal that was killed is run again: the index of the view's entities shrinks as it goes.
-What it needs of a view lies in a file from before the registry forgets it until the removal is done: the next `apply` goes on with it.
+Keys are decoded and compared, never matched by pattern: `prod` must not remove what is `preprod`'s. If an entity's hash holds
+nothing else, Redis drops it with its last field. Other views' fields, other projects' keys and whatever else lies there stay as they are,
+byte for byte.
+
+A removal that was killed is run again. It has less to do, because the index of the view's entities shrinks as it goes. What it must know
+of the view is written to a file before the registry forgets the view, and stays until the removal is done: the next `apply`
+goes on with it.
 """
 
 from __future__ import annotations

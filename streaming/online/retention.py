@@ -1,9 +1,11 @@
-"""Forget entities that have fallen silent, so that the online store holds who is active and not who ever was.
+"""Forget entities that have fallen silent, so that the online store holds who is active and not everyone who ever was.
 
-A windowed view's entity goes when its newest event has left every window: absent or empty, its windows are the same numbers. A
-latest-value view's goes a day after its ttl: past the ttl the model gets null either way. Views without a ttl keep everything.
+A windowed view's entity goes when its newest event has left every window. That changes no number: the windows of an absent entity and
+of one without events are the same. A latest-value view's entity goes a day after its ttl: past the ttl the model gets null anyway. Views
+without a ttl keep everything.
 
-Silence is counted from a clock (`streaming.clock`), never from the newest event; and most of a view never goes at once.
+How long somebody is silent is counted from a clock (`streaming.clock`), never from the newest event. And never is most of a view
+forgotten at once.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def unfilled_views(client: redis.Redis, views: Sequence[View], root: Path) -> list[str]:
-    """Views that have an offline table, and no backfill that the store knows of: it was never done, or the store has lost what it held.
+    """Views that have an offline table, but of which the store knows no backfill: there never was one, or the store has lost what it held.
 
     Args:
         root: where the offline tables lie.

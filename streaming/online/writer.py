@@ -3,9 +3,9 @@
 Written per view and entity, in one step: the tile field (header with high-water mark; for windowed views the tiles too), every feature in
 Feast's own encoding (windows finished at the newest event), and Feast's timestamp field.
 
-Exactly once, whoever writes when: the header of an entity says which offline events are in (`seam_us`: all known by then) and which live
-ones (`position`: all up to that stream id). `overwrite` sets both, `apply` adds what lies beyond both, and neither writes over a header
-that it has not read.
+Every event counts once, whoever writes, and however often. For that an entity's header says which events are in its state: every
+offline event known by `seam_us`, and every live event up to the stream id `position`. `overwrite` (the backfill) sets both. `apply` (the
+stream) adds only what lies beyond both. Neither replaces a header that it has not read. See docs/semantics/exactly-once.md.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _ours(view: View, blob: bytes | None) -> tiles.Header | None:
 
 
 def _revised(new: tiles.Header, old: tiles.Header | None, state: _State, i: int, blob: bytes | None) -> tiles.Header:
-    """The header with the stored revision where nothing changes (running twice changes nothing), one more where something does."""
+    """The header to write: with the stored revision if nothing changes (so a second run writes the same bytes), else with the next one."""
     if old is None:
         return new
     same = replace(new, revision=old.revision)

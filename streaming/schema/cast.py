@@ -1,4 +1,6 @@
-"""Columns of an offline table as a view declares them, on Spark: a value that the type cannot hold is named, and never made another one."""
+"""Columns of an offline table as a view declares them, on Spark. A value that the type cannot hold is named, and never becomes another
+value.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class View:
 
     @cached_property
     def former(self) -> dict[int, Layout]:
-        """Layouts of the same windows that older state may lie in, by its fingerprint."""
+        """Layouts in which older state of the same windows may lie, by its fingerprint."""
         if self.layout is None or not self.stored_order:
             return {}
         now = {a.name: a for a in self.layout.aggregations}
@@ -93,7 +93,7 @@ class View:
         return {tiles.former_fingerprint(then): Layout.of([now[name] for _, name in self.stored_order])}
 
     def holds(self, fingerprint: int) -> bool:
-        """Whether state that is known by this is the view's."""
+        """Whether stored state with this fingerprint is the view's, now or as it was laid out before."""
         return fingerprint == self.fingerprint or fingerprint in self.former
 
     @property

@@ -29,7 +29,7 @@ class Tiles(Protocol):
         """The sum of a row of pairs, rounded once."""
 
     def pair(self, row: int) -> tuple[float, float]:
-        """The same, and what its rounding left."""
+        """The sum of a row of pairs as a pair: rounded once, and what the rounding left."""
 
     def edge(self, row: int, last: bool) -> float:
         """The value of the first or last tile that has one, of rows (event time, known time, value); NaN where none has."""

@@ -1,7 +1,9 @@
 """The mean of a window's values, weighted by their age: `ewma_6h` halves a value's weight every six hours. Null where the window holds none.
 
+Example: 10 at noon and 40 at 18:00 have the weights 1 and 2, so the mean is (10 + 2 * 40) / 3 = 30.
+
 All events of one hop weigh the same, `2 ** (beginning of the hop / half-life)`. A mean does not change when all weights are multiplied by
-one number, so the value does not depend on when it is asked for: between two hops it stays as it is, unless events come or go.
+one number. So the value does not depend on when one asks: it changes only when an event comes, or leaves the window.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The oldest of a window's values; null where it holds none. Of one time the one known earlier, then the less."""
+"""The oldest of a window's values; null where it holds none. Of equally old ones, the one that became known earlier; then the lesser one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newest of a window's values; null where it holds none. Of one time the one known later, then the greater."""
+"""The newest of a window's values; null where it holds none. Of equally new ones, the one that became known later; then the greater one."""
 
 from __future__ import annotations
 
