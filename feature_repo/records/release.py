@@ -67,7 +67,9 @@ class Release(msgspec.Struct, frozen=True, omit_defaults=True):
         return {version: role for version, role in roles if version is not None}
 
     def answers(self, key: bytes) -> int:
-        """The version that answers for a key: the same one each time, and the one it was when the share grows."""
+        """The version that answers for a key. A key always gets the same version, and one that the canary answers stays the canary's when the share
+        grows.
+        """
         if self.canary is None or not self.share:
             return self.champion
         place = xxhash.xxh64_intdigest(key, seed=self.canary) / 2**64
@@ -270,7 +272,9 @@ def _unknown(root: Path, model: str) -> str:
 
 
 def _hashes(folder: Path, made: Release) -> dict[int, str]:
-    """Of every version with a role: as it was when it got it; of one that had it before hashes were kept, as it is now."""
+    """The contract's SHA-256 of every version with a role: the one that was noted when it got the role. Releases of before hashes were kept
+    have none; there, the one that the file has now.
+    """
     found = {}
     for version in made.versions:
         known = made.contracts.get(version)

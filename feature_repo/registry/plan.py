@@ -229,7 +229,9 @@ def _shown(value: Any) -> str:
 
 
 def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan, whole: set[str]) -> None:
-    """Live models by what they read: serving refuses a contract whose definitions are not the applied ones."""
+    """Note which live models read what changes, and which could no longer be served: serving refuses a contract whose definitions are not the
+    applied ones.
+    """
     for folder in sorted(settings.model_root.glob(f"*/{release.RELEASE}")) if settings.model_root.is_dir() else []:
         name = folder.parent.name
         number = release.champion(settings.model_root, name)

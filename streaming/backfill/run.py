@@ -358,10 +358,10 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
 
 
 def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float, rewind: bool) -> tuple[int, str]:
-    """Entities that held the view and that neither the offline store nor the stream knows lose its fields: how many did.
+    """Remove the view's fields from entities that neither the offline store nor the stream knows any more. Returns how many lost them.
 
-    Where they are more than a share of those that hold it, none does, and a sentence says so. What a rewind forgets with its stream has
-    moved nothing on: an entity that only live events knew goes too.
+    If they are more than the share `most` of the entities that hold the view, none is removed, and a sentence says so. An entity that the
+    stream has moved on is kept. A rewind deletes the stream's events, so there even an entity that only live events knew is removed.
     """
     if run.from_us:
         return 0, ""

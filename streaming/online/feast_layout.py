@@ -166,7 +166,7 @@ def _scalar(value: Any, dtype: str) -> bytes:
 def encode_value(value: Any, dtype: str) -> bytes:
     """A ValueProto; null is the empty message.
 
-    An array is null as a whole where one of its elements is null and its type has no NaN to say so.
+    An array of floats holds a null element as NaN. Other types have nothing like NaN: there, one null element makes the whole array null.
     """
     if value is None or (value != value):
         return b""

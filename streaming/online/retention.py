@@ -57,7 +57,7 @@ def retention_us(view: View) -> int | None:
 
 
 def sweep(client: redis.Redis, views: Sequence[View], most: float = SHARE, now_us: int | None = None, dry_run: bool = False) -> list[Swept]:
-    """Drop what is past its retention by the clock; of a view of which more than a share is, nothing.
+    """Drop the entities that are past their view's retention by the clock. If that is more than a share of a view, nothing of it is dropped.
 
     Safe beside every writer: an entity is dropped only if its header still is what was read.
 

@@ -205,7 +205,9 @@ class OnlineStore:
         return dropped
 
     def _note(self, indexes: Sequence[str], keys: Sequence[bytes]) -> None:
-        """Put keys into indexes. What lies in an index's place and is none costs no event: it is put aside, and the index begins anew."""
+        """Put keys into indexes. If something that is no set lies in an index's place, it is put aside and the index begins anew: no event is
+        lost for that.
+        """
         import redis
 
         for some in _chunks(keys, self.chunk):
@@ -235,7 +237,8 @@ class OnlineStore:
         )
 
     def members(self, index: str, but: str | None = None) -> Iterator[list[bytes]]:
-        """The entity keys of an index in chunks; those of the index `but` left out. Of an index that is none there are no members.
+        """The entity keys of an index in chunks, without those that are in the index `but`. If something that is no set lies there, it has no
+        members.
 
         Raises:
             OnlineStoreError: `but` is no index.
