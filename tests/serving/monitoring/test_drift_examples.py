@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 
 from infra.settings import ROOT
 from serving.monitoring.dependence import BOND, _regression
-from serving.monitoring.detectors import NOMINAL_RATE, SciPyDrift
-from serving.monitoring.judgement import CODES, FEWEST_TRUTHS
-from serving.monitoring.null_distribution import CELL, DAY_US, FAMILIES, FEW, HOUR_US, KINDS, MATTERS, WINDOWS, Null, weights
+from serving.monitoring.detectors import scipy
+from serving.monitoring.detectors.base import NOMINAL_RATE
+from serving.monitoring.hours import CELL, DAY_US, HOUR_US, weights
+from serving.monitoring.kinds.table import FAMILIES, KINDS, MATTERS
+from serving.monitoring.null_distribution import FEW, WINDOWS, Null
+from serving.monitoring.reference import CODES
 from serving.monitoring.verdict import FeatureVerdict
+from serving.monitoring.window import FEWEST_TRUTHS
 
 PAGE = (ROOT / "docs" / "semantics" / "drift.md").read_text()
 TEXT = re.sub(r"\s+", " ", PAGE)
@@ -55,7 +59,7 @@ def temperature(hours: NDArray[np.int64]) -> Floats:
 def january_against(hours: NDArray[np.int64]) -> FeatureVerdict:
     """The verdict on a week of the second January."""
     window = np.arange((365 + 14) * 24, (365 + 21) * 24)
-    detector = SciPyDrift().fit(temperature(hours)[:, None], ["temperature"], NEW_YEAR + hours * HOUR_US)
+    detector = scipy.Drift().fit(temperature(hours)[:, None], ["temperature"], NEW_YEAR + hours * HOUR_US)
     return detector.test(temperature(window)[:, None], NEW_YEAR + window * HOUR_US)[0]
 
 
