@@ -96,12 +96,14 @@ def test_a_package_says_which_modules_are_its_face() -> None:
     names = {".".join(path.with_suffix("").parts) for path in texts}
     shown: dict[str, set[str]] = defaultdict(set)
     for path, text in texts.items():
-        home = path.parts[:2]
         for name in imported(text):
             parts = name.split(".")
-            if name in names and len(parts) == 3 and tuple(parts[:2]) != home and "flights" not in parts:
-                shown[".".join(parts[:2])].add(parts[2])
-    packages = {".".join(path.parent.parts): text for path, text in texts.items() if path.name == "__init__.py" and len(path.parts) == 3}
+            if name not in names or "flights" in parts:
+                continue
+            for depth in range(2, len(parts)):  # of every package around it that the importer is not in
+                if path.parts[:depth] != tuple(parts[:depth]):
+                    shown[".".join(parts[:depth])].add(parts[depth])
+    packages = {".".join(path.parent.parts): text for path, text in texts.items() if path.name == "__init__.py" and len(path.parts) > 2}
     said = {}
     for package, text in packages.items():
         face = re.search(r"Face:([^.]*)\.", ast.get_docstring(ast.parse(text)) or "")
