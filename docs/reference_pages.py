@@ -120,7 +120,8 @@ def _type(annotation: Any) -> str:
 
 def schema_of(kind: str) -> dict[str, Any]:
     """The JSON Schema of `ingest.yaml` (`ingest`) or of `models/*.yaml` (`model`)."""
-    from feature_repo.spec.use_case import Ingest, ModelSpec
+    from feature_repo.spec.ingest import Ingest
+    from feature_repo.spec.model import ModelSpec
 
     schemas: dict[str, Any] = {"ingest": Ingest, "model": ModelSpec}
     made = schemas[kind].model_json_schema()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.records.redis_keys import predictions_table, truths_table
 from feature_repo.registry import stored_order
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from infra.cause import cause, line_of
 
 if TYPE_CHECKING:

@@ -1,74 +1,17 @@
-"""A use case: one folder with plain Feast objects, `ingest.yaml` (raw files and the SQL that shapes them) and `models/*.yaml`.
-
-The schemas below are everything Headrace reads from such a folder besides Feast's own objects.
-"""
+"""`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, date, datetime
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from uuid import uuid4
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from feature_repo.spec.retraining import Learning
-
-log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
-    from feast.infra.registry.base_registry import BaseRegistry
+from feature_repo.spec.yaml_file import Strict
 
 
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-class UseCaseError(ValueError):
-    """A use case folder says something that cannot be; the message names file and field."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RawFile(_Strict):
-    """One raw input, made visible to the SQL under its name in `ingest.yaml`."""
-
-    path: str = Field(description="relative to the use case folder, or to the package's folder when `package` is given")
-    package: str | None = Field(default=None, description="a Python package that carries the file (found, never imported)")
-    format: Literal["csv", "json", "parquet"] = "csv"
-    options: dict[str, str] = Field(default_factory=dict, description="options of Spark's reader")
-
-
-class Table(_Strict):
-    """One table of the offline store: an SQL file over the raw inputs and the tables above it."""
-
-    sql: str = Field(description="SQL file, relative to the use case folder")
-    timestamp: str = Field(default="event_timestamp", description="column that partitions the table by day (UTC)")
-    known: str | None = Field(
-        default=None,
-        description="column with the moment a row became known, for `headrace check`; default: created_timestamp, if there is one",
-    )
-
-
-class Ingest(_Strict):
-    raw: dict[str, RawFile]
-    tables: dict[str, Table]
-
-    @field_validator("tables")
-    @classmethod
-    def _not_ours(cls, tables: dict[str, Table]) -> dict[str, Table]:
-        clash = [name for name in tables if name.startswith(("predictions_", "labels_"))]
-        if clash:
-            raise ValueError(f"tables named predictions_… and labels_… are the archive's: {', '.join(clash)}")
-        return tables
-
-
-class Span(_Strict):
+class Span(Strict):
     """Days `[start, end)` in UTC."""
 
     start: date
@@ -85,7 +28,7 @@ class Span(_Strict):
         return datetime.combine(self.start, midnight, UTC), datetime.combine(self.end, midnight, UTC)
 
 
-class Spine(_Strict):
+class Spine(Strict):
     """The examples: one row per prediction that was or could have been asked for."""
 
     table: str = Field(description="table of the offline store")
@@ -95,13 +38,13 @@ class Spine(_Strict):
     label_timestamp: str = Field(description="moment the truth became known")
 
 
-class Split(_Strict):
+class Split(Strict):
     train: Span
     valid: Span
     test: Span | None = None
 
 
-class Gate(_Strict):
+class Gate(Strict):
     """A bound a candidate must keep: `metric` on `on` within [`min`, `max`]."""
 
     metric: str
@@ -117,7 +60,7 @@ class Gate(_Strict):
         return self
 
 
-class NullPolicy(_Strict):
+class NullPolicy(Strict):
     """What a null input becomes: NaN for the model to handle, a default, or a refusal (422)."""
 
     action: Literal["nan", "default", "reject"] = "nan"
@@ -130,7 +73,7 @@ class NullPolicy(_Strict):
         return self
 
 
-class Watch(_Strict):
+class Watch(Strict):
     """The watch's sliding window, in predictions: it should cover what the reference covers (days, not hours)."""
 
     window: int = Field(default=5000, ge=50)
@@ -141,7 +84,7 @@ Bounds = tuple[float, float | None]
 """A warning above the first, a refusal to train above the second; null: never a refusal."""
 
 
-class Validation(_Strict):
+class Validation(Strict):
     """Bounds of the checks before training, against the set that the live version was trained on (docs/training.md)."""
 
     nulls: Bounds = Field(default=(0.1, 0.5), description="rise of an input's null rate")
@@ -152,7 +95,7 @@ class Validation(_Strict):
     shrink: Bounds = Field(default=(0.5, 0.9), description="share of the former number of rows that is gone")
 
 
-class Search(_Strict):
+class Search(Strict):
     """Parameters to look for with Optuna, when `headrace train --tune` asks. A space of integers is searched in integers; one that spans
     a factor of ten or more, by its logarithm."""
 
@@ -179,7 +122,7 @@ class Search(_Strict):
         return space
 
 
-class Imbalance(_Strict):
+class Imbalance(Strict):
     """Positives count `positive_weight` times while fitting; the scores are put back to the true odds (docs/training.md)."""
 
     positive_weight: float = Field(gt=0)
@@ -196,7 +139,7 @@ def _refuse_ours(parameters: dict[str, Any]) -> None:
         raise ValueError(f"{', '.join(sorted(clash))} would make the scores no probabilities: say `imbalance: {{positive_weight: ...}}`")
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -227,157 +170,3 @@ class ModelSpec(_Strict):
     def _ours(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         _refuse_ours(parameters)
         return parameters
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a boolean: `on` and `no` are words, `true` and `false` are not."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(), _Loader)
-    except FileNotFoundError:
-        raise UseCaseError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UseCaseError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date of 30 February, or no UTF-8
-        raise UseCaseError(f"{path} is not valid YAML: {error}") from None
-    except RecursionError:
-        raise UseCaseError(f"{path} is nested too deep") from None
-
-
-def _parse(schema: type[Schema], path: Path) -> Schema:
-    try:
-        return schema.model_validate(_read(path))
-    except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise UseCaseError(f"{path}: {lines}") from None
-
-
-def _tell_snapshots_apart(registry: BaseRegistry) -> None:
-    """Give each snapshot of a registry a version of its own.
-
-    Feast remembers what it built from the last snapshot, once for all registries of the process. It knows the snapshot by its address in
-    memory (`id`) and its version, and snapshots of an SQL registry have no version. So when an old snapshot is gone and a new one comes to lie
-    at the same address, Feast answers with the views of the old one. A version for each snapshot prevents this.
-    """
-    read = registry.proto
-
-    def proto() -> Any:
-        snapshot = read()
-        if snapshot.ListFields():  # an empty one is read anew each time
-            snapshot.version_id = snapshot.version_id or uuid4().hex
-        return snapshot
-
-    registry.proto = proto  # type: ignore[method-assign]
-    registry.refresh()
-
-
-class UseCase:
-    """A use case folder, opened.
-
-    Args:
-        folder: the folder with `feature_store.yaml`.
-        registry: an SQLite file to keep the registry in, instead of the one that the folder names; a copy of its settings lies beside it.
-
-    Raises:
-        UseCaseError: the folder or one of its files is not what it should be.
-    """
-
-    def __init__(self, folder: Path, registry: Path | None = None) -> None:
-        self.folder = folder
-        self._registry = registry
-        self._broken: list[str] = []
-        if not (folder / "feature_store.yaml").is_file():
-            raise UseCaseError(f"{folder} is not a use case: it has no feature_store.yaml (see README, 'Your own use case')")
-
-    @cached_property
-    def project(self) -> str:
-        path = self.folder / "feature_store.yaml"
-        said = _read(path)
-        if not isinstance(said, dict) or not isinstance(said.get("project"), str):
-            raise UseCaseError(f"{path} names no project: give `project: <a name>`")
-        return said["project"]
-
-    @cached_property
-    def ingest(self) -> Ingest:
-        return _parse(Ingest, self.folder / "ingest.yaml")
-
-    @cached_property
-    def models(self) -> dict[str, ModelSpec]:
-        specs = []
-        for path in sorted((self.folder / "models").glob("*.yaml")):
-            try:
-                specs.append(_parse(ModelSpec, path))
-            except UseCaseError as error:  # costs its own model only; whoever asks for that is told
-                log.warning("%s; its model is left out", error)
-                self._broken.append(str(error))
-        if self._broken and not specs:
-            raise UseCaseError("; ".join(self._broken))
-        return {spec.name: spec for spec in specs}
-
-    def model(self, name: str) -> ModelSpec:
-        """The spec of one model.
-
-        Raises:
-            UseCaseError: there is none of that name; the message lists those there are.
-        """
-        if name not in self.models:
-            known = ", ".join(self.models) or "none"
-            broken = f". {'; '.join(self._broken)}" if self._broken else ""
-            raise UseCaseError(f"no model {name!r} in {self.folder / 'models'} (there is: {known}){broken}")
-        return self.models[name]
-
-    @cached_property
-    def store(self) -> FeatureStore:
-        """Feast's own view of the folder. Call `Settings.export()` first: the YAML refers to its variables."""
-        from feast import FeatureStore
-
-        store = FeatureStore(repo_path=str(self.folder), fs_yaml_file=self._settings)
-        _tell_snapshots_apart(store.registry)
-        return store
-
-    @property
-    def _settings(self) -> Path:
-        """Feast's settings of the folder."""
-        own = self.folder / "feature_store.yaml"
-        if self._registry is None:
-            return own
-        registry = {"registry_type": "sql", "path": f"sqlite:///{self._registry}", "cache_ttl_seconds": 60}
-        changed = self._registry.with_suffix(".yaml")
-        changed.write_text(yaml.safe_dump(_read(own) | {"registry": registry}))
-        return changed
-
-    @property
-    def applied(self) -> bool:
-        """Whether its registry is there; Feast makes one as soon as it opens it. One on a server is taken to be."""
-        file = self._registry_file()
-        return file is None or file.is_file()
-
-    def revision(self) -> Any:
-        """What changes whenever the registry is written; None: it is not there. Cheap enough to be asked every second."""
-        file = self._registry_file()
-        if file is None:
-            written = getattr(self.store.registry, "_get_last_updated_metadata", None)  # one row of an SQL registry
-            return written(self.project) if written else None
-        try:
-            stat = file.stat()
-        except FileNotFoundError:
-            return None
-        return (stat.st_mtime_ns, stat.st_ino, stat.st_size) if stat.st_size else None  # of an empty file Feast would make a registry
-
-    def _registry_file(self) -> Path | None:
-        """The file that the registry is, of those that are one on this machine."""
-        from feast.repo_config import load_repo_config
-
-        registry = load_repo_config(self.folder, self._settings).registry
-        kind, path = str(getattr(registry, "registry_type", "file")), str(registry.path)
-        if kind == "sql":
-            return Path(path.removeprefix("sqlite:///")) if path.startswith("sqlite:///") else None
-        return self.folder / path if kind == "file" and "://" not in path else None

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from feature_repo.metrics.table import MetricName
+from feature_repo.spec.yaml_file import Strict
 from feature_repo.triggers.table import Triggers
 
 Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
 """Of a served value that is not the recomputed one (`training.monitoring.skew_causes`)."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Retraining(_Strict):
+class Retraining(Strict):
     """The splits of a training at a moment: [start or train_days) [valid_days) [test_days) up to the day of that moment."""
 
     train_days: int | None = Field(default=None, ge=1, description="default: from the first day of the spec's training split on")
@@ -25,7 +22,7 @@ class Retraining(_Strict):
     test_days: int = Field(default=14, ge=1, description="held out: what challenger and champion are compared on")
 
 
-class Challenge(_Strict):
+class Challenge(Strict):
     """What a challenger must reach against the champion, on the same held-out rows."""
 
     metric: MetricName = "log_loss"
@@ -40,7 +37,7 @@ class Challenge(_Strict):
     stale_after_s: float = Field(default=4 * 3600, gt=0, description="an event known for longer and not applied is no late one")
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """A stage lasts until it has seen so many predictions and so many hours, or ends early where the challenger is surely worse."""
 
     samples: int = Field(default=500, ge=1)
@@ -49,7 +46,7 @@ class Stage(_Strict):
     patience_days: float = Field(default=30, gt=0, description="a stage that has not seen enough by then ends without promotion")
 
 
-class Stages(_Strict):
+class Stages(Strict):
     """Shadow on the log, live shadow, sticky canary, probation after promotion; each can be reached only through the one before."""
 
     shadow: Stage = Stage()
@@ -62,7 +59,7 @@ class Stages(_Strict):
     latency_ms: float = Field(default=50, ge=0, description="a p99 below this ends nobody: a busy machine slows both, not always alike")
 
 
-class Learning(_Strict):
+class Learning(Strict):
     triggers: Triggers = Triggers()
     retraining: Retraining = Retraining()
     challenge: Challenge = Challenge()

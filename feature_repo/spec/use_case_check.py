@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from infra.doctor import Finding
 from infra.settings import Settings
 

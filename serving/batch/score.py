@@ -18,7 +18,7 @@ from infra.settings import Settings
 from serving.batch.offline_predictor import feature_rows, offline_predictor
 from serving.inference.predictor import Predictor
 from serving.protocol.problem import Invalid
-from serving.protocol.schema import Question
+from serving.protocol.request import Question
 from streaming.join.on_spark import point_in_time_join
 from streaming.offline.parquet import TableError
 from streaming.offline.parquet import read as read_parquet

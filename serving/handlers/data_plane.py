@@ -38,10 +38,11 @@ from serving.handlers.open_inference import Inference
 from serving.inference.predictor import Predictor
 from serving.models.loading import Loader
 from serving.models.repository import Entry, ModelRepository
+from serving.protocol.answer import Answer
 from serving.protocol.limits import Limits, natural
 from serving.protocol.problem import FieldError, Invalid, NotFound, Problem, Unavailable
 from serving.protocol.refusal import refusal
-from serving.protocol.schema import Answer, Question, shown
+from serving.protocol.request import Question, shown
 from serving.telemetry import liveness
 from serving.telemetry.metrics import Metrics, drift_gauges, quality_gauges, readable
 from serving.telemetry.prediction_id import PredictionIds
@@ -129,7 +130,7 @@ class DataPlane:
             route: what a canary's share goes by (`X-Route-Key`); None: the first instance's entity keys.
 
         Returns:
-            `serving.protocol.schema.Answer` as JSON.
+            `serving.protocol.answer.Answer` as JSON.
 
         Raises:
             Problem: any answer but predictions.

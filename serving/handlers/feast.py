@@ -30,7 +30,7 @@ from serving.protocol.body import check_values, read_json
 from serving.protocol.limits import Limits
 from serving.protocol.problem import FieldError, Invalid, NotFound, TooLarge, Unavailable
 from serving.protocol.refusal import refusal
-from serving.protocol.schema import moment, shown
+from serving.protocol.request import moment, shown
 from streaming.clock import wall_us
 from streaming.join.on_demand import Transformation, serveable, transformations
 from streaming.live import events

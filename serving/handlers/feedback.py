@@ -19,7 +19,7 @@ from serving.handlers.lookup import find
 from serving.protocol.body import read_json
 from serving.protocol.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
 from serving.protocol.refusal import refusal
-from serving.protocol.schema import moment
+from serving.protocol.request import moment
 from serving.telemetry.prediction_id import PredictionIds
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from feature_repo.records.contract import Contract
 from feature_repo.records.prediction import Mark, Prediction, id_ms, known_truths, logged, rows
 from feature_repo.records.redis_keys import prediction_log_key
 from infra.timestamps import moment_at
-from serving.protocol.schema import Contribution
+from serving.protocol.answer import Contribution
 
 STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
 _LOOK_MS = ((-100, 1_000), (-5_000, 60_000))

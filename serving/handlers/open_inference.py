@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from feature_repo.records.contract import Contract, RequestField
+from serving.protocol.answer import Answer
 from serving.protocol.body import read_json
 from serving.protocol.limits import Limits, natural
 from serving.protocol.problem import FieldError, Invalid, Malformed, TooLarge
-from serving.protocol.schema import Answer, shown
+from serving.protocol.request import shown
 
 DATATYPES = {
     "string": "BYTES",

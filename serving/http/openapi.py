@@ -12,7 +12,8 @@ from fastapi.openapi.utils import get_openapi
 from serving.handlers import open_inference
 from serving.handlers.data_plane import DataPlane
 from serving.inference.predictor import Predictor
-from serving.protocol import problem, schema
+from serving.protocol import problem
+from serving.protocol.answer import Answer
 
 JSON = "application/json"
 PREDICT = "/v1/models/{model}/predict"
@@ -66,7 +67,7 @@ def _path(name: str) -> dict[str, Any]:
 def openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
     """The document, made anew each time: models come and go while the server runs."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    (answer,), definitions = msgspec.json.schema_components([schema.Answer], ref_template="#/components/schemas/{name}")
+    (answer,), definitions = msgspec.json.schema_components([Answer], ref_template="#/components/schemas/{name}")
     document.setdefault("components", {}).setdefault("schemas", {}).update(definitions | {"Problem": PROBLEM})
     live = plane.models.live
     predict = {

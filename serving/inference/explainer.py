@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.protocol.schema import Contribution
+from serving.protocol.answer import Contribution
 
 BOOSTER = "lightgbm.txt"
 TOP = 5

@@ -30,9 +30,10 @@ from serving.features.reader import FeatureRows, OnlineReader, OnlineStoreUnavai
 from serving.inference.explainer import Explainer
 from serving.inference.input_sources import wire
 from serving.inference.scorer import Scorer
+from serving.protocol.answer import Answer, Contribution, FeatureValue, Scored, Statuses, Timings
 from serving.protocol.limits import Limits
 from serving.protocol.problem import FieldError, Invalid, Unavailable
-from serving.protocol.schema import Answer, Contribution, FeatureValue, Question, RequestSchema, Scored, Statuses, Timings
+from serving.protocol.request import Question, RequestSchema
 from serving.telemetry.metrics import STATUS_NAMES, ModelMetrics
 from serving.telemetry.prediction_id import PredictionIds
 

@@ -10,7 +10,8 @@ from feature_repo.records import release
 from feature_repo.records.contract import Contract, ContractError
 from feature_repo.records.release import ReleaseError
 from feature_repo.registry.definitions import DefinitionError, definitions
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from infra.settings import Settings
 from serving.features.on_demand import OnDemand, OnDemandError
 from serving.features.reader import OnlineReader

@@ -32,9 +32,9 @@ from serving.inference.explainer import BOOSTER
 from serving.inference.predictor import Predictor
 from serving.models.loading import REFUSALS, Loader, explainer, load, misfit
 from serving.models.shadow import Shadow
+from serving.protocol.answer import Contribution
 from serving.protocol.limits import natural
 from serving.protocol.problem import NotFound, Unavailable
-from serving.protocol.schema import Contribution
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.prediction_log import PredictionLog
 

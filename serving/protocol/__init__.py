@@ -1,5 +1,5 @@
 """What callers and we say to each other: requests, answers, problems, limits.
 
-Face: body, limits, problem, refusal, schema.
+Face: answer, body, limits, problem, refusal, request.
 Imported by: every package of serving; imports feature_repo and infra.
 """

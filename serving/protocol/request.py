@@ -1,4 +1,4 @@
-"""What comes in and goes out over HTTP: a request decoder compiled from a contract, and the answers' shapes.
+"""What comes in over HTTP: a request decoder compiled from a contract.
 
 A body is decoded and checked in one pass of msgspec against a type made from the contract's request fields. Only when that refuses
 it is the body read again, row by row, to name every fault with its row and field.
@@ -28,56 +28,6 @@ _INT32, _INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
 _PLACE = re.compile(r"`\$\.instances\[(\d+)\](?:\.(.+))?`$")
 
 Scalar = str | int | float | bool | None
-
-
-class Contribution(msgspec.Struct, frozen=True):
-    """How far one input moved the raw margin; `value` is what the model saw (null: none)."""
-
-    name: str
-    value: float | None
-    contribution: float
-
-
-class FeatureValue(msgspec.Struct, frozen=True):
-    """`value` as stored (a stale one is shown, though the model saw null); `age_s` in seconds, null where there is no row."""
-
-    value: float | None
-    status: str
-    age_s: float | None
-
-
-class Statuses(msgspec.Struct, frozen=True):
-    """How many of the model's stored features were in each state, and the state of each that was not fresh."""
-
-    fresh: int
-    stale: int
-    null: int
-    missing: int
-    not_fresh: dict[str, str]
-
-
-class Scored(msgspec.Struct, frozen=True, omit_defaults=True):
-    prediction_id: str
-    score: float
-    statuses: Statuses
-    features: dict[str, FeatureValue] | msgspec.UnsetType = msgspec.UNSET
-    views: dict[str, dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
-    contributions: list[Contribution] | msgspec.UnsetType = msgspec.UNSET
-
-
-class Timings(msgspec.Struct, frozen=True):
-    """Milliseconds."""
-
-    read: float
-    score: float
-    total: float
-
-
-class Answer(msgspec.Struct, frozen=True):
-    model: str
-    model_version: int
-    predictions: list[Scored]
-    timings_ms: Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +122,7 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def check(field: RequestField, value: Any, limits: Limits) -> str | None:
+def fault_of(field: RequestField, value: Any, limits: Limits) -> str | None:
     """What is wrong with a field's value, or None. A null key is an entity that the caller does not know: its features are missing."""
     if value is None:
         return None
@@ -281,7 +231,7 @@ class RequestSchema:
                 faults.append(FieldError("must be an object", row))
                 continue
             for field in self.fields:
-                fault = check(field, instance[field.name], self.limits) if field.name in instance else "is missing"
+                fault = fault_of(field, instance[field.name], self.limits) if field.name in instance else "is missing"
                 if fault:
                     faults.append(FieldError(fault, row, field.name))
             strange = [name for name in instance if name not in self.names]

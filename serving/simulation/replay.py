@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.records.redis_keys import applied_key, events_key
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from infra.timestamps import moment_at
 from streaming.aggregation.windows import SECOND
 from streaming.clock import set_rehearsal

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from feature_repo.records import release
 from feature_repo.records.redis_keys import clock_key, view_key
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from infra import redis_client
 from infra.ports import port
 from infra.settings import Settings

@@ -21,7 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.spec.use_case import RawFile, Table, UseCase
+from feature_repo.spec.ingest import RawFile, Table
+from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.cause import cause
 from streaming.offline import parquet

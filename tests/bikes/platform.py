@@ -10,7 +10,8 @@ from typing import Any
 from feature_repo.records import release
 from feature_repo.records.contract import Contract
 from feature_repo.registry.apply import apply
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.backfill.run import Backfilled, backfill
 from streaming.offline.ingest import ingest

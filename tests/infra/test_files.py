@@ -19,7 +19,8 @@ from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract, ContractError
 from feature_repo.records.decisions import Decision, Journal
 from feature_repo.records.release import Release, ReleaseError
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from infra import files, ports
 from infra.settings import Settings
 from infra.supervision import launch, process, services

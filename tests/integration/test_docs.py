@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 import headrace
 from docs import checks, reference_pages
 from feature_repo.records.prediction import STATUSES
-from feature_repo.spec.use_case import UseCase, _Loader
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import Loader
 from infra.cli import EXIT_CODES, OWN_EXIT_CODES
 from infra.settings import ROOT
 from serving.features import decoder
@@ -95,7 +96,7 @@ def test_every_spec_names_its_schema_in_the_first_line_and_keeps_to_it(kind: str
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     assert (path.parent / first.partition("=")[2]).resolve() == reference_pages.SCHEMAS / f"{kind}.schema.json"
-    said = yaml.load(path.read_text(), _Loader)
+    said = yaml.load(path.read_text(), Loader)
     jsonschema.Draft202012Validator(json.loads((reference_pages.SCHEMAS / f"{kind}.schema.json").read_text())).validate(_plain(said))
 
 

@@ -22,7 +22,8 @@ from feature_repo.records.decisions import Decision, Journal
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.release import ReleaseError
 from feature_repo.registry import stored_order
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from infra import files, ports
 from infra.settings import Settings
 from infra.supervision import launch

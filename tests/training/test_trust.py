@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.records import contract, release
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from infra.settings import Settings
 from tests.training.registration.test_register import made, own, spec
 from training.data import validation

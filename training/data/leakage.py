@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from infra.timestamps import moment_at, second_text
 from streaming.join.in_process import gather
 from streaming.offline import parquet

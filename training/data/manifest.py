@@ -22,7 +22,7 @@ from infra.timestamps import moment_at
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from feature_repo.spec.use_case import ModelSpec
+    from feature_repo.spec.model import ModelSpec
     from streaming.schema.feature_view import View
 
 

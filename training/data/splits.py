@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Input, Policy
-from feature_repo.spec.use_case import ModelSpec, Span
+from feature_repo.spec.model import ModelSpec, Span
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from feature_repo.records.contract import Input, Null, RequestField
 from feature_repo.registry.definitions import DefinitionError, definition_hash, definitions, service_projections
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from infra.files import FileError
 from infra.timestamps import microseconds
 from streaming.join.on_demand import serveable, transformations

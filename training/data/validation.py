@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract, Finding, Histogram, Input
-from feature_repo.spec.use_case import Bounds, ModelSpec
+from feature_repo.spec.model import Bounds, ModelSpec
 from training.data.splits import Part
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.metrics.table import METRICS
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from training.data.splits import Part
 from training.evaluation import fairness
 from training.modeling.fit import THREADS, Fitted

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from feature_repo.triggers.base import DAY_US
 from infra.settings import Settings
 from infra.timestamps import microseconds

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from feature_repo.records.contract import ContractError
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from training.evaluation.rescoring import NotComparable
 from training.gates.base import Challenge, of_version

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feature_repo.records.contract import ContractError
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from training.evaluation.rescoring import NotComparable
 from training.gates.base import Challenge, Gate
 from training.gates.record import Checked

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from feature_repo.metrics.base import Estimate
 from feature_repo.metrics.table import METRICS
 from feature_repo.records.redis_keys import quality_key
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from streaming.offline import parquet
 from streaming.offline.archive import Archive
 from training.data.column_moments import micros

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feature_repo.records.contract import Parity
-from feature_repo.spec.use_case import Gate, ModelSpec
+from feature_repo.spec.model import Gate, ModelSpec
 from training.evaluation.fairness import DISPARITIES
 
 PARITY = 1e-9

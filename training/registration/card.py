@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from feature_repo.metrics.table import METRICS
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from training.evaluation.fairness import RATES
 from training.evaluation.metrics import Measured
 from training.registration import limitations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 
 if TYPE_CHECKING:
     from training.data.training_set import TrainingSet

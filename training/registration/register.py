@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from feature_repo.metrics.table import METRICS
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract, ContractError, Finding, Parity, Profile
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from training.data import validation
 from training.data.splits import Part, matrix, split
 from training.evaluation import metrics

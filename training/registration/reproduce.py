@@ -14,7 +14,8 @@ import msgspec
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract, ContractError
 from feature_repo.registry.definitions import definitions
-from feature_repo.spec.use_case import ModelSpec, UseCase
+from feature_repo.spec.model import ModelSpec
+from feature_repo.spec.use_case import UseCase
 from training.data import manifest
 from training.registration import provenance
 

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import DAY_US, Facts
 from feature_repo.triggers.quality import QualityDrop
 from feature_repo.triggers.table import Triggers

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from feature_repo.records import contract
-from feature_repo.spec.use_case import ModelSpec, Span, Split, UseCase
+from feature_repo.spec.model import ModelSpec, Span, Split
+from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.timestamps import moment_at
 

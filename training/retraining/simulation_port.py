@@ -8,7 +8,8 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.records import release
-from feature_repo.spec.use_case import Span, Split, UseCase
+from feature_repo.spec.model import Span, Split
+from feature_repo.spec.use_case import UseCase
 from infra.timestamps import moment_at
 from training.data.training_set import build
 from training.monitoring.skew import SkewResult, prove, read_log

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract
 from feature_repo.records.redis_keys import drift_key
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import Facts
 from infra import files
 from streaming.offline.parquet import TableError, fault, table

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from feature_repo.metrics.table import COMPARED
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import DAY_US
 from streaming.offline.archive import Archive
 from training.evaluation.comparison import Comparison, ComparisonError, compare

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_repo.spec.use_case import UseCase, UseCaseError
+from feature_repo.spec.use_case import UseCase
+from feature_repo.spec.yaml_file import UseCaseError
 from tests.bikes.generate import REPO
 
 

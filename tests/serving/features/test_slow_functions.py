@@ -21,7 +21,7 @@ from serving.features.on_demand import OnDemand
 from serving.features.reader import FeatureRows
 from serving.inference.predictor import Asked, Predictor
 from serving.protocol.problem import Invalid, Late
-from serving.protocol.schema import Question
+from serving.protocol.request import Question
 from streaming.join.on_demand import transformation
 from tests.serving.http.test_app import PREDICT, Server, problem
 from tests.serving.inference.test_predictor import Shop

@@ -14,8 +14,8 @@ from feature_repo.records.prediction import Prediction
 from serving.inference.input_sources import WiringError
 from serving.inference.predictor import Predictor
 from serving.inference.scorer import Scorer
+from serving.protocol.answer import Answer
 from serving.protocol.problem import Invalid, Unavailable
-from serving.protocol.schema import Answer
 from serving.telemetry.metrics import Metrics
 from tests.serving.shop import INPUTS, INSTANCE, NOW_US, WEIGHTS, Rows, make_contract, on_demand, shelves, with_null, write_linear
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from feature_repo.records import contract, release
 from feature_repo.records.contract import ContractError, Parity
 from feature_repo.records.prediction import Prediction
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from infra.settings import Settings
 from streaming.offline.archive import Archived, of
 from tests.infra.test_files import BREAKS

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from feature_repo.records.prediction import Label, Prediction
 from feature_repo.records.redis_keys import label_log_key, prediction_log_key
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from streaming.offline.archive import Archive
 from streaming.online.store import connect
 from training.monitoring import live_quality

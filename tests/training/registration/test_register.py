@@ -16,7 +16,7 @@ import pytest
 
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract, Input, Null, Parity, RequestField
-from feature_repo.spec.use_case import Gate, ModelSpec, Spine
+from feature_repo.spec.model import Gate, ModelSpec, Spine
 from infra.settings import Settings
 from training.data.splits import SplitError, matrix, split
 from training.data.training_set import TrainingSet

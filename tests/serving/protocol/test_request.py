@@ -12,7 +12,7 @@ from feature_repo.records.contract import RequestField
 from infra.timestamps import microseconds
 from serving.protocol.limits import MAX_INSTANCES
 from serving.protocol.problem import Invalid, Malformed, TooLarge
-from serving.protocol.schema import RequestSchema, moment
+from serving.protocol.request import RequestSchema, moment
 from tests.serving.shop import INSTANCE, make_contract
 
 SCHEMA = RequestSchema(make_contract())
