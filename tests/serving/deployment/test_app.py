@@ -29,7 +29,8 @@ from infra.ports import port
 from infra.settings import ROOT, Settings
 from infra.supervision import launch
 from serving.deployment import leftovers
-from serving.deployment.app import ServeError, configure, run
+from serving.deployment.app import run
+from serving.deployment.environment import ServeError, configure
 from serving.deployment.haproxy import connections, read, running
 from serving.grpc import open_inference_pb2 as _generated
 from tests.serving.clients import Clients

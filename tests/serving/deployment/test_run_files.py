@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from infra.settings import Settings
 from serving.deployment import haproxy, leftovers, ray_head
-from serving.deployment.app import detail
 from serving.deployment.haproxy import Ingress, IngressError
+from serving.deployment.readiness import detail
 from tests.fuzz import fuzzed, spoilt
 from tests.serving.hostile import bodies
 
