@@ -19,7 +19,8 @@ from serving.features import on_demand as module
 from serving.features import threads
 from serving.features.on_demand import OnDemand
 from serving.features.reader import FeatureRows
-from serving.inference.predictor import Asked, Predictor
+from serving.inference.recorder import Asked
+from serving.inference.predictor import Predictor
 from serving.protocol.problem import Invalid, Late
 from serving.protocol.request import Question
 from streaming.join.on_demand import transformation
@@ -300,7 +301,7 @@ def test_what_it_raises_is_an_answer_about_the_row_wherever_it_runs(calls: int) 
 
 def slow_shop(folder: Path, udf: Callable[..., Any]) -> Shop:
     shop = Shop(folder)
-    shop.predictor._on_demand = compiled(udf, shop.metrics.on_demand)
+    shop.predictor.assemble.on_demand = compiled(udf, shop.metrics.on_demand)
     return shop
 
 
@@ -346,7 +347,7 @@ def test_other_models_calls_go_on_while_a_function_hangs(tmp_path: Path, redis_u
 
     async def scenario(client: Any) -> Any:
         (predictor,) = server.plane.models.live
-        predictor._on_demand = compiled(hangs, server.plane.metrics.on_demand)
+        predictor.assemble.on_demand = compiled(hangs, server.plane.metrics.on_demand)
 
         async def predict() -> Any:
             return await client.post(PREDICT, json={"instances": [INSTANCE]}, headers={"X-Request-Timeout-Ms": "300"})
