@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections import deque
 
-from serving.inference.recorder import Asked
 from serving.inference.predictor import Predictor
+from serving.inference.recorder import Asked
 from serving.protocol.problem import Problem
 from serving.telemetry.metrics import ShadowMetrics
 

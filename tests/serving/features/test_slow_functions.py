@@ -19,8 +19,8 @@ from serving.features import on_demand as module
 from serving.features import threads
 from serving.features.on_demand import OnDemand
 from serving.features.reader import FeatureRows
-from serving.inference.recorder import Asked
 from serving.inference.predictor import Predictor
+from serving.inference.recorder import Asked
 from serving.protocol.problem import Invalid, Late
 from serving.protocol.request import Question
 from streaming.join.on_demand import transformation

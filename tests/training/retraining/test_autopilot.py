@@ -31,10 +31,12 @@ from tests.bikes.platform import Bikes
 from training.evaluation.rescoring import scored
 from training.gates.record import Checked, Gates, write_gates
 from training.retraining import autopilot as pilots
-from training.retraining.autopilot import Autopilot, AutopilotError
+from training.retraining.autopilot import Autopilot
+from training.retraining.loop import AutopilotError
 from training.retraining.loop_state import State
 from training.retraining.retrain import TRIGGER, find
 from training.retraining.server_metrics import Counters, Unknown, since, summed
+from training.retraining.staging import Staging
 from training.retraining.triggers import Reason
 
 MODEL = "turned_away"
@@ -479,7 +481,7 @@ def test_a_kill_at_any_point_leaves_no_half_promoted_model_and_no_double_step(
         (Autopilot, "save"),
         (decisions.Journal, "write"),
         (World, "train"),
-        (pilots.Autopilot, "_withdraw"),
+        (Staging, "_withdraw"),
     ):
         deadly(owner, name)
     bad = seed % 2
