@@ -168,10 +168,10 @@ def _settings(_: Settings) -> Finding:
     if unknown:
         near = difflib.get_close_matches(unknown[0].removeprefix("HEADRACE_"), [name.removeprefix("HEADRACE_") for name in known], n=1)
         meant = f"did you mean HEADRACE_{near[0]}? " if near else ""
-        return Finding("Settings", False, f"no such setting: {', '.join(unknown)}", f"{meant}docs/operations.md lists them")
+        return Finding("Settings", False, f"no such setting: {', '.join(unknown)}", f"{meant}docs/reference/settings.md lists them")
     hidden = {f"HEADRACE_{name.upper()}" for name in _MAY_HOLD_A_PASSWORD}
     shown = [f"{name} (not shown)" if name.upper() in hidden else f"{name}={value}" for name, value in said.items()]
-    return Finding("Settings", True, ", ".join(shown) or "none set: all as docs/operations.md has them")
+    return Finding("Settings", True, ", ".join(shown) or "none set: all as docs/reference/settings.md has them")
 
 
 Check = Callable[[Settings], Finding]

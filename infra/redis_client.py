@@ -156,7 +156,7 @@ def cause(error: Exception) -> str:
     if refused:
         return f"Redis refuses user or password ({text}): put them into HEADRACE_REDIS_URL, or set {USER} and {PASSWORD}"
     if isinstance(error, exceptions.NoPermissionError) or text.startswith("NOPERM"):
-        return f"Redis does not allow its user what Headrace needs ({text}): docs/operations.md has the rules an ACL user needs"
+        return f"Redis does not allow its user what Headrace needs ({text}): docs/howto/own-redis.md has the rules an ACL user needs"
     if isinstance(error, exceptions.ResponseError):
         return f"Redis {says(error)}"
     return f"Redis does not answer ({text}): start it with `headrace up`, or set HEADRACE_REDIS_URL"

@@ -229,7 +229,7 @@ def _wanted(own: Settings, names: list[str]) -> list[View]:
 def stream() -> None:
     """Keep the online store live from the event stream (foreground; Ctrl-C ends it).
 
-    Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/operations.md).
+    Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/howto/live-events.md).
     """
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial

@@ -27,7 +27,7 @@ from streaming.online.store import OnlineStoreError, connect
 
 PASSWORD, ALLOWED = "p@ss:w/rd#1,=$ ü", "12345"
 RULES = ["on", f">{ALLOWED}", "~*", "&*", "+@all", "-@admin", "-@dangerous", "+info"]
-"""What an ACL user of Headrace's needs: docs/operations.md."""
+"""What an ACL user of Headrace's needs: docs/howto/own-redis.md."""
 
 secrets = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20)
 

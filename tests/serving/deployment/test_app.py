@@ -122,7 +122,7 @@ def test_tritons_grpc_client(served: Served, client_python: Path) -> None:
 
 
 def test_whatever_listens_is_on_loopback_or_asks_for_the_token(served: Served) -> None:
-    """Every listening socket of the whole process tree. docs/operations.md lists the one that is not on loopback."""
+    """Every listening socket of the whole process tree. docs/howto/secrets-and-ports.md names the one that is not on loopback."""
     open_to_all, guarded = set(), set()
     for process in served.everything():
         for one in process.net_connections("inet"):
