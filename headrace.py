@@ -210,7 +210,9 @@ def run_tests(
 
 @app.command()
 def docs(
-    check: Annotated[bool, typer.Option("--check", help="Only look for what is wrong: stale pages, dead links, names of nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look for what is wrong: stale pages, dead links, names of nothing, long lines.")
+    ] = False,
     write: Annotated[bool, typer.Option("--write", help="Make the reference pages anew from the code.")] = False,
     build: Annotated[Path | None, typer.Option("--build", help="Write the site into this folder, and end.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where to serve the site, on 127.0.0.1.")] = 8008,

@@ -1,4 +1,4 @@
-"""The checks of the docs: generated pages are as the code says, links lead somewhere, and what stands in backticks exists.
+"""The checks of the docs: generated pages are as the code says, links lead somewhere, what stands in backticks exists, lines are short.
 
 `./headrace docs --check` runs them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docs.reference_pages import ROOT, made
+from docs.reference_pages import ROOT, WIDTH, made
 
 ROOMS = ("infra", "feature_repo", "streaming", "training", "serving")
 
@@ -53,6 +53,20 @@ def _without_code(text: str) -> str:
 def _anchors(text: str) -> Iterator[str]:
     for heading in re.findall(r"^#+ (.*)$", _without_code(text), re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).lower()).strip().replace(" ", "-")
+
+
+def long_lines() -> list[str]:
+    """Lines that are too long and could be broken: not of a table or of a fenced block, and more than one word."""
+    found = []
+    for page in pages():
+        fenced = False
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            fence = line.lstrip().startswith("```")
+            fenced ^= fence
+            words = re.sub(r"^\s*([*-]|\d+\.)\s", "", line).split()
+            if len(line) > WIDTH and len(words) > 1 and not (fence or fenced or line.lstrip().startswith("|")):
+                found.append(f"{page.relative_to(ROOT)}: line {number} has {len(line)} characters, at most {WIDTH} are easy to read")
+    return found
 
 
 def unknown_names() -> list[str]:
@@ -129,4 +143,4 @@ def _importable(name: str) -> bool:
 
 def faults() -> list[str]:
     """Everything that is wrong with the docs, a sentence each."""
-    return [*stale(), *dead_links(), *unknown_names()]
+    return [*stale(), *dead_links(), *unknown_names(), *long_lines()]

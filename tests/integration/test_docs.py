@@ -58,6 +58,16 @@ def test_a_page_that_says_what_is_not_is_found(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_a_line_that_is_too_long_is_found_unless_it_cannot_be_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, word, long = tmp_path / "page.md", "x" * 120, "word " * 30
+    page.write_text(
+        f"{'a' * 49} {'b' * 50}\n{'a' * 50} {'b' * 50}\n* {word}\n  1. [{word}]({word})\n| {long}|\n```bash\n{long}\n```\n{long}\n* {long}\n"
+    )
+    monkeypatch.setattr(checks, "ROOT", tmp_path)
+    monkeypatch.setattr(checks, "pages", lambda: [page])
+    assert [one.split(" has ")[0] for one in checks.long_lines()] == ["page.md: line 2", "page.md: line 9", "page.md: line 10"]
+
+
 def test_a_generated_page_that_was_edited_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (checks, reference_pages):
         monkeypatch.setattr(module, "ROOT", tmp_path)
