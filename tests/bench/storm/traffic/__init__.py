@@ -1,0 +1,1 @@
+"""What goes into a storm: requests and events, valid and hostile, and the ledger of what was sent and answered."""
