@@ -15,7 +15,20 @@ from infra.cli import console
 from infra.settings import Settings, settings
 from tests.bench.report import Measurement, as_json, plot, show
 
-WHAT = ("join", "windows", "heavy", "backfill", "stream", "growth", "serving", "overload", "watch", "triage", "storm")
+MODULES = {
+    "join": "features.join",
+    "windows": "features.windows",
+    "heavy": "features.join",
+    "backfill": "features.backfill",
+    "stream": "features.stream",
+    "growth": "features.growth",
+    "serving": "http.serving",
+    "overload": "http.overload",
+    "watch": "drift.watch",
+    "triage": "drift.triage",
+}
+"""Where each benchmark is, below `tests.bench`."""
+WHAT = (*MODULES, "storm")
 
 
 @contextmanager
@@ -97,7 +110,7 @@ def storm(minutes: float, only: str, report: Path | None) -> bool:
 def _measure(what: str, own: Settings, scale: float, rounds: int, seconds: float, told: Callable[[str], None]) -> list[Measurement]:
     from importlib import import_module
 
-    module = import_module("tests.bench." + {"heavy": "join"}.get(what, what))
+    module = import_module(f"tests.bench.{MODULES[what]}")
     if what == "heavy":
         return list(module.heavy(own, scale, told))
     if what == "stream":

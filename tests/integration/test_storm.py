@@ -16,13 +16,13 @@ import pytest
 
 from infra.settings import ROOT
 from tests.bench.storm import recovery
-from tests.bench.storm.client import CUT, REFUSED, RESET, TIMEOUT, Answer, ask, request
 from tests.bench.storm.faults import Fault
 from tests.bench.storm.ground import Ground, ground
-from tests.bench.storm.hostile_events import FUTURE, MADE, event
-from tests.bench.storm.hostile_requests import KINDS, hostile
-from tests.bench.storm.ledger import Ledger, Outcome
 from tests.bench.storm.storm import Course, Plan, Struck
+from tests.bench.storm.traffic.client import CUT, REFUSED, RESET, TIMEOUT, Answer, ask, request
+from tests.bench.storm.traffic.hostile_events import FUTURE, MADE, event
+from tests.bench.storm.traffic.hostile_requests import KINDS, hostile
+from tests.bench.storm.traffic.ledger import Ledger, Outcome
 from tests.bench.storm.verdict import Verdict, _memory
 
 

@@ -17,7 +17,7 @@ from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage import Model
 
 if TYPE_CHECKING:
-    from tests.bench.watch import Baseline
+    from tests.bench.drift.watch import Baseline
 
 Act = Callable[["Predictions", list[str]], None]
 """Changes a copy's matrix and statuses, given the columns' names."""

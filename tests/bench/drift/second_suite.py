@@ -7,8 +7,8 @@ from datetime import date
 
 import numpy as np
 
-from tests.bench.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, gone, joined, rearranged, some
-from tests.bench.watch import WINDOW, Baseline, Bench
+from tests.bench.drift.injection import FAULT, SKEW, Act, Fault, Predictions, Suite, changed, gone, joined, rearranged, some
+from tests.bench.drift.watch import WINDOW, Baseline, Bench
 
 DAY_ROWS = 960
 

@@ -16,10 +16,10 @@ import numpy as np
 from infra.cli import console
 from infra.settings import Settings
 from serving.monitoring.verdict import Triage
-from tests.bench import first_suite, second_suite, third_suite
-from tests.bench.injection import POPULATION, SKEW, Fault, Predictions, Suite, inject, joined, skewed
+from tests.bench.drift import first_suite, second_suite, third_suite
+from tests.bench.drift.injection import POPULATION, SKEW, Fault, Predictions, Suite, inject, joined, skewed
+from tests.bench.drift.watch import STEP, WINDOW, Baseline, Bench, prepare
 from tests.bench.report import Measurement
-from tests.bench.watch import STEP, WINDOW, Baseline, Bench, prepare
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""The watch, measured on the use case's own year: alarms without drift, and delay to alarm. Triage: `tests/bench/triage.py`.
+"""The watch, measured on the use case's own year: alarms without drift, and delay to alarm. Triage: `tests/bench/drift/triage.py`.
 
 The rows are the examples of the training set, the vectors that serving would have logged; scores are those of a model trained on its
 own split. Every window is judged by the very functions that the watch calls.
@@ -24,7 +24,7 @@ from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import DAY_US
 from serving.monitoring.triage import triage
 from serving.monitoring.verdict import FeatureVerdict, Kind, Triage
-from tests.bench.injection import Predictions, joined
+from tests.bench.drift.injection import Predictions, joined
 from tests.bench.report import Measurement
 
 WINDOW = 5000

@@ -12,7 +12,7 @@ from infra.supervision import redis_server
 from streaming.backfill.run import backfill
 from streaming.online import feast_layout
 from streaming.online.store import connect
-from tests.bench.data import END_US, latest_view, windowed_view, write_table
+from tests.bench.features.data import END_US, latest_view, windowed_view, write_table
 from tests.bench.measure import Peer, memory
 from tests.bench.report import Measurement, rounds
 

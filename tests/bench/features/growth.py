@@ -13,7 +13,7 @@ from infra.supervision import redis_server
 from streaming.backfill.run import backfill
 from streaming.join.in_process import gather
 from streaming.online.store import connect
-from tests.bench.data import END_US, latest_view, spine, whole, windowed_view, write_table
+from tests.bench.features.data import END_US, latest_view, spine, whole, windowed_view, write_table
 from tests.bench.report import Measurement
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from infra.settings import Settings
 from streaming.join.in_process import gather
 from streaming.join.on_spark import point_in_time_table
-from tests.bench.data import latest_view, spine, whole, write_table
+from tests.bench.features.data import latest_view, spine, whole, write_table
 from tests.bench.measure import Peer, memory
 from tests.bench.report import Measurement, rounds
 
@@ -107,7 +107,7 @@ def _same(ours: pa.Table, theirs: pa.Table) -> None:
 def heavy(own: Settings, scale: float, told: Callable[[str], None]) -> list[Measurement]:
     """One entity with ten million events, on Spark."""
     from streaming.offline.spark import session
-    from tests.bench.data import STAMP, START, windowed_view
+    from tests.bench.features.data import STAMP, START, windowed_view
 
     rows = round(10_000_000 * scale)
     random = np.random.default_rng(3)

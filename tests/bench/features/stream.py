@@ -15,7 +15,7 @@ from feature_repo.records.redis_keys import applied_key, events_key
 from infra.settings import Settings
 from infra.supervision import redis_server
 from streaming.online.store import connect, stream_id
-from tests.bench.data import latest_view, whole, windowed_view
+from tests.bench.features.data import latest_view, whole, windowed_view
 from tests.bench.measure import memory
 from tests.bench.report import Measurement
 

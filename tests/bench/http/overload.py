@@ -16,10 +16,10 @@ import httpx
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from infra.supervision import redis_server
-from tests.bench import scalars
-from tests.bench.load import paced, wrk
+from tests.bench.http import scalars
+from tests.bench.http.load import paced, wrk
+from tests.bench.http.targets import running
 from tests.bench.report import Measurement
-from tests.bench.serving import _running
 
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 ROWS = 100
@@ -37,7 +37,7 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
     environment |= {"HEADRACE_MAX_AT_ONCE": "8", "HEADRACE_REPLICAS_MAX": "2", "HEADRACE_REPLICAS": "1", "HEADRACE_REPLICA_CPUS": "0.5"}
     found = []
     fixed = environment | {"HEADRACE_REPLICAS_MAX": "0"}
-    with _running(own, [sys.executable, "-m", "serving.deployment.app"], fixed, "ours", f"{url}/readyz"):
+    with running(own, [sys.executable, "-m", "serving.deployment.app"], fixed, "ours", f"{url}/readyz"):
         told("capacity")
         wrk(predict, path, 4, 2)
         capacity = wrk(predict, path, 4, seconds).rate
@@ -56,7 +56,7 @@ def run(own: Settings, scale: float, rounds: int, told: Callable[[str], None]) -
             if refused:
                 found.append(Measurement(f"{name}: refused within, p99", "ms", refused[int(len(refused) * 0.99)]))
             found.append(Measurement(f"{name}: failed in another way", "", sum(c.failed for c in curve)))
-    with _running(own, [sys.executable, "-m", "serving.deployment.app"], environment, "ours", f"{url}/readyz"):
+    with running(own, [sys.executable, "-m", "serving.deployment.app"], environment, "ours", f"{url}/readyz"):
         told("autoscaling")
         began, replicas = time.monotonic(), 1
         while replicas < 2 and time.monotonic() - began < 90:

@@ -12,9 +12,9 @@ from typing import Literal
 import psutil
 
 from tests.bench.storm.ground import Ground
-from tests.bench.storm.hostile_events import FUTURE, event
 from tests.bench.storm.parts import KINDS, Parts
-from tests.bench.storm.producer import Producer
+from tests.bench.storm.traffic.hostile_events import FUTURE, event
+from tests.bench.storm.traffic.producer import Producer
 
 What = Literal["kill", "stop", "slow", "disk", "clock"]
 STOPPED_S, SLOWED_S, FULL_S = 4.0, 6.0, 6.0

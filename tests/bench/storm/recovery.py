@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tests.bench.storm.ledger import Outcome
+from tests.bench.storm.traffic.ledger import Outcome
 
 QUIET_S = 2.0
 """So long every answer has to be right for serving to count as recovered."""

@@ -11,14 +11,14 @@ from typing import Any
 import psutil
 
 from tests.bench.storm import recovery
-from tests.bench.storm.client import CUT
 from tests.bench.storm.faults import Fault, Hand, NotDone, everything
 from tests.bench.storm.ground import Ground
-from tests.bench.storm.ledger import PROMPT_S, Ledger, Outcome
-from tests.bench.storm.load import TIMEOUT_S, Load
 from tests.bench.storm.monitor import Monitor
 from tests.bench.storm.parts import Parts
-from tests.bench.storm.producer import Producer
+from tests.bench.storm.traffic.client import CUT
+from tests.bench.storm.traffic.ledger import PROMPT_S, Ledger, Outcome
+from tests.bench.storm.traffic.load import TIMEOUT_S, Load
+from tests.bench.storm.traffic.producer import Producer
 from tests.bench.storm.world import World
 
 CALM_S = 15.0

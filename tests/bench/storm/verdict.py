@@ -18,9 +18,9 @@ from streaming.live import dead_letters
 from streaming.offline.archive import ArchiveError, of
 from streaming.online.store import connect
 from tests.bench.storm import truth
-from tests.bench.storm.hostile_events import STRANGERS
-from tests.bench.storm.producer import PUSHED, STATIONS
 from tests.bench.storm.storm import Course
+from tests.bench.storm.traffic.hostile_events import STRANGERS
+from tests.bench.storm.traffic.producer import PUSHED, STATIONS
 from tests.bench.storm.world import MODEL, PROJECT
 from training.monitoring.skew import prove, read_log
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.bench.storm.ledger import Expect, Sent
+from tests.bench.storm.traffic.ledger import Expect, Sent
 
 VICTIMS = (7, 41, 108)
 """Honest stations that poison is aimed at: what they hold must not change."""

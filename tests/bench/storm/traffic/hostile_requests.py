@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from tests.bench.storm.client import request
+from tests.bench.storm.traffic.client import request
 from tests.bench.storm.world import MODEL
 
 PREDICT, FEEDBACK = f"/v1/models/{MODEL}/predict", f"/v1/models/{MODEL}/feedback"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.bench.storm.client import CUT, REFUSED, RESET, Answer
+from tests.bench.storm.traffic.client import CUT, REFUSED, RESET, Answer
 
 PROMPT_S = 2.0
 DOCUMENTED = frozenset({400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 415, 421, 422, 426, 429, 431})

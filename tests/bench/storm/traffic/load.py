@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from infra.ports import port
-from tests.bench.storm.client import Answer, ask, request
-from tests.bench.storm.hostile_events import ride
-from tests.bench.storm.hostile_requests import FEEDBACK, PREDICT, Hostile, hostile, instance
-from tests.bench.storm.ledger import Ledger
-from tests.bench.storm.producer import PUSHED, STATIONS
+from tests.bench.storm.traffic.client import Answer, ask, request
+from tests.bench.storm.traffic.hostile_events import ride
+from tests.bench.storm.traffic.hostile_requests import FEEDBACK, PREDICT, Hostile, hostile, instance
+from tests.bench.storm.traffic.ledger import Ledger
+from tests.bench.storm.traffic.producer import PUSHED, STATIONS
 from tests.bench.storm.world import World
 
 TIMEOUT_S = 15.0

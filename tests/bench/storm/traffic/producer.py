@@ -14,9 +14,9 @@ import redis
 
 from feature_repo.records.redis_keys import events_key
 from streaming.online.store import OnlineStoreError, connect
-from tests.bench.storm import hostile_events
-from tests.bench.storm.hostile_events import ride
-from tests.bench.storm.ledger import Ledger, Sent
+from tests.bench.storm.traffic import hostile_events
+from tests.bench.storm.traffic.hostile_events import ride
+from tests.bench.storm.traffic.ledger import Ledger, Sent
 from tests.bench.storm.world import PROJECT, World
 
 STATIONS = (7, 41, 108, 109, 2_000_000_011, 9_007_199_254_740_993, *range(200, 260))
