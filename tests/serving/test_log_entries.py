@@ -30,7 +30,7 @@ from serving.telemetry.prediction_log import _is_prediction
 from streaming.online.store import connect, noted_id
 from tests.fuzz import NUMBERS, fuzzed
 from tests.serving.hostile import bodies
-from tests.serving.http.test_doors import House, check_refusal
+from tests.serving.house import House, check_refusal
 from tests.serving.shop import IDS, NOW_US, loader, make_contract, write_key, write_version
 from training.retraining.server_metrics import Counters, Unknown, since
 

@@ -21,8 +21,8 @@ from serving.features.lost_windows import LostWindows
 from serving.features.reader import FeatureRows, OnlineReader
 from streaming.schema.feature_view import Projection, View
 from tests.serving.features.test_stored_bytes import LATEST, NOW, WINDOWED, Stored, good, of_view
-from tests.serving.http.test_app import PREDICT, Server
 from tests.serving.shop import INSTANCE
+from tests.serving.shop_server import PREDICT, Server
 
 LIVE = replace(WINDOWED, stream="events")
 

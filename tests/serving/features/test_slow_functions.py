@@ -24,9 +24,9 @@ from serving.inference.recorder import Asked
 from serving.protocol.problem import Invalid, Late
 from serving.protocol.request import Question
 from streaming.join.on_demand import transformation
-from tests.serving.http.test_app import PREDICT, Server, problem
 from tests.serving.inference.test_predictor import Shop
 from tests.serving.shop import FEATURES, INSTANCE, ratio, shelves, view
+from tests.serving.shop_server import PREDICT, Server, problem
 
 LOOP = threading.get_ident()
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import uuid
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,15 +21,8 @@ from serving.handlers.feedback import MAX_TRUTHS, Feedback, _merged
 from serving.protocol.problem import Invalid, Malformed, TooLarge
 from serving.telemetry.prediction_id import PredictionIds
 from tests.fuzz import fuzzed
-from tests.serving.http.test_app import FEEDBACK, ID, OTHER, PREDICT, Server, problem
 from tests.serving.shop import IDS, INSTANCE, NOW_US
-
-
-@pytest.fixture
-def server(tmp_path: Path, redis_url: str) -> Server:
-    server = Server(tmp_path, redis_url)
-    server.version()
-    return server
+from tests.serving.shop_server import FEEDBACK, ID, OTHER, PREDICT, Server, problem
 
 
 def feedback(server: Server, *items: tuple[str, int, str | None]) -> dict[str, int]:

@@ -2,34 +2,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
-import redis
 
 from feature_repo.records import contract as contracts
 from feature_repo.records import release
 from feature_repo.records.contract import Null
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.redis_keys import drift_key, prediction_log_key
-from infra.settings import Settings
 from serving.handlers.data_plane import DataPlane
-from serving.http.app import Front, build_app
 from serving.models import repository
 from serving.protocol.limits import Limits
 from serving.telemetry.prediction_id import PredictionIds
-from tests.serving.shop import IDS, INSTANCE, NOW_US, Rows, loader, shelves, with_null, write_key, write_version
+from tests.serving.shop import INSTANCE, NOW_US, Rows, shelves, with_null
+from tests.serving.shop_server import FEEDBACK, ID, PREDICT, Server, problem
 
-PREDICT = "/v1/models/sells_out/predict"
-FEEDBACK = "/v1/models/sells_out/feedback"
-ID, OTHER = IDS.make("sells_out", NOW_US, 2)
 VERDICT = {
     "model": "sells_out",
     "version": 1,
@@ -43,64 +35,11 @@ VERDICT = {
 }
 
 
-class Server:
-    """The application over real Redis and made-up feature rows, called in this process."""
-
-    def __init__(self, folder: Path, redis_url: str, **settings: Any) -> None:
-        self.project = f"shop_{uuid.uuid4().hex[:8]}"
-        (folder / "repo").mkdir()
-        (folder / "repo" / "feature_store.yaml").write_text(f"project: {self.project}\n")
-        self.settings = Settings(**{"repo": folder / "repo", "state": folder / "state", "redis_url": redis_url} | settings)
-        write_key(folder / "state")
-        self.redis = redis.Redis.from_url(redis_url)
-        self.reader = shelves()
-        self.clock = lambda: NOW_US
-        self.plane: DataPlane
-
-    def version(self, version: int = 1, promote: bool = True, **contract: Any) -> Path:
-        folder = write_version(self.settings.model_root, version, **contract)
-        if promote:
-            release.promote(self.settings.model_root, "sells_out", version)
-        return folder
-
-    @asynccontextmanager
-    async def client(self, reader: Callable[[], Rows] | None = None) -> AsyncIterator[httpx.AsyncClient]:
-        self.plane = DataPlane(self.settings, self.clock, loader(reader or (lambda: self.reader)))
-        app = build_app(self.plane)
-        transport = httpx.ASGITransport(Front(app, self.plane), raise_app_exceptions=False)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            yield client
-
-    def run(self, scenario: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
-        async def inside() -> Any:
-            async with self.client() as client:
-                return await scenario(client)
-
-        return asyncio.run(inside())
-
-    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        return self.run(lambda client: client.post(path, content=content, headers={k.replace("_", "-"): v for k, v in headers.items()}))  # type: ignore[no-any-return]
-
-    def get(self, path: str) -> httpx.Response:
-        return self.run(lambda client: client.get(path))  # type: ignore[no-any-return]
-
-
 @pytest.fixture
 def server(tmp_path: Path, redis_url: str) -> Server:
     server = Server(tmp_path, redis_url)
     server.version()
     return server
-
-
-def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert {"type", "title", "detail"} <= set(body)
-    assert "Traceback" not in response.text
-    return body
 
 
 def test_a_prediction_is_answered_and_logged(server: Server) -> None:
@@ -394,45 +333,3 @@ def test_ready_means_models_and_redis(server: Server, tmp_path: Path) -> None:
     problem(away.get("/v1/models/sells_out/drift"), 503)
     problem(away.post(FEEDBACK, {"prediction_id": ID, "label": 1}), 503)
     assert away.get("/metrics").status_code == 200
-
-
-def test_a_passport_says_what_a_prediction_was_made_of_and_how_it_turned_out(server: Server) -> None:
-    async def scenario(client: httpx.AsyncClient) -> tuple[dict[str, Any], Any, Any]:
-        answer = (await client.post(PREDICT, content=msgspec.json.encode({"instances": [{**INSTANCE, "product": "salt"}]}))).json()
-        number = answer["predictions"][0]["prediction_id"]
-        before = await client.get(f"/v1/predictions/{number}")
-        await client.post(FEEDBACK, content=msgspec.json.encode({"prediction_id": number, "label": 1, "at": 1_700_000_000}))
-        return answer["predictions"][0], before, await client.get(f"/v1/predictions/{number}")
-
-    server.clock = lambda: time.time_ns() // 1000  # the log is looked up by the time in the id
-    answer, before, after = server.run(scenario)
-    assert before.status_code == 200, before.text
-    page = before.json()
-    assert (page["score"], page["model_version"], page["role"], page["label"]) == (answer["score"], 1, "champion", None)
-    assert page["request"] == {**INSTANCE, "product": "salt"}
-    ratio = page["features"]["price_ratio"]
-    assert page["features"]["mean_price"] | {"definition": None} == {
-        "value": 5.0, "served": None, "status": "stale", "age_s": 5.0, "source": "sales:mean_price", "definition": None,
-    }  # fmt: skip
-    assert (ratio["served"], ratio["status"], ratio["age_s"]) == (None, "request", None)
-    assert page["views"]["shelf"]["high_water_mark"]["event_us"]
-    assert page["model_sha256"]
-    assert after.json()["label"] == {"label": 1, "known_at": "2023-11-14T22:13:20+00:00"}
-
-
-def test_a_passport_explains_where_the_version_can(server: Server) -> None:
-    server.version(2, booster=True)
-    server.clock = lambda: time.time_ns() // 1000
-
-    async def scenario(client: httpx.AsyncClient) -> dict[str, Any]:
-        answer = (await client.post(PREDICT, content=msgspec.json.encode({"instances": [INSTANCE], "explain": True}))).json()
-        page = (await client.get(f"/v1/predictions/{answer['predictions'][0]['prediction_id']}")).json()
-        assert page["contributions"] == answer["predictions"][0]["contributions"]
-        return dict(page)
-
-    assert len(server.run(scenario)["contributions"]) == 5
-
-
-@pytest.mark.parametrize("number", ["nothing", "0192f0c1-7a3e-7c5b-9d2e-5f1a2b3c4d5e"])
-def test_a_passport_of_nothing_is_not_found(server: Server, number: str) -> None:
-    assert "prediction" in problem(server.get(f"/v1/predictions/{number}"), 404)["detail"]

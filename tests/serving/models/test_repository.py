@@ -17,8 +17,8 @@ from feature_repo.records import release
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.redis_keys import prediction_log_key
 from serving.models import repository
-from tests.serving.http.test_app import PREDICT, Server
 from tests.serving.shop import INSTANCE, make_contract
+from tests.serving.shop_server import PREDICT, Server
 
 MODEL = "sells_out"
 

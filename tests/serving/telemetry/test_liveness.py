@@ -18,8 +18,8 @@ from infra.supervision import beat, launch
 from infra.supervision.beat import Part, parts_key
 from serving.telemetry import liveness
 from serving.telemetry.liveness import Kept, parts
-from tests.serving.http.test_app import PREDICT, Server, problem
 from tests.serving.shop import INSTANCE
+from tests.serving.shop_server import PREDICT, Server, problem
 
 
 @pytest.fixture
