@@ -200,9 +200,11 @@ def run_tests(
     ] = False,
 ) -> None:
     """Run the test suite (further arguments go to pytest)."""
-    chosen = ["-m", "not integration and not slow"] if fast else []
+    chosen: list[str] = []
     if fast:
         os.environ.setdefault("HEADRACE_EXAMPLES", "20")
+        processes = min(len(os.sched_getaffinity(0)), 4)  # each has a state folder of its own (tests/conftest.py)
+        chosen = ["-m", "not integration and not slow", "-n", str(processes), "--dist", "worksteal"]
     os.chdir(ROOT)
     # in this process's place: a Ctrl-C then lets pytest stop the services it started, instead of killing it a moment later
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *chosen, *ctx.args])

@@ -9,6 +9,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +17,7 @@ ROOMS = ("infra", "feature_repo", "streaming", "training", "serving")
 MODULES, LINES, FUNCTION, PARAMETERS = 14, 400, 60, 7
 """The most modules of a package; lines of a module; lines of a function, without its docstring; parameters of a function."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+parse = lru_cache(maxsize=None)(ast.parse)
 
 
 def sources(rooms: Iterable[str] = ROOMS) -> Iterator[tuple[Path, str]]:
@@ -27,7 +29,7 @@ def sources(rooms: Iterable[str] = ROOMS) -> Iterator[tuple[Path, str]]:
 
 
 def functions(text: str) -> Iterator[Function]:
-    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, Function))
+    return (node for node in ast.walk(parse(text)) if isinstance(node, Function))
 
 
 def excused(text: str, function: Function, word: str) -> bool:
@@ -51,7 +53,7 @@ def parameters(function: Function) -> int:
 
 def imported(text: str) -> Iterator[str]:
     """Modules that a module imports, as far as their names are written out; `package.name` for a name of a package as well."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -106,7 +108,7 @@ def test_a_package_says_which_modules_are_its_face() -> None:
     packages = {".".join(path.parent.parts): text for path, text in texts.items() if path.name == "__init__.py" and len(path.parts) > 2}
     said = {}
     for package, text in packages.items():
-        face = re.search(r"Face:([^.]*)\.", ast.get_docstring(ast.parse(text)) or "")
+        face = re.search(r"Face:([^.]*)\.", ast.get_docstring(parse(text)) or "")
         assert face, f"{package} does not say which modules are its face"
         said[package] = {name.strip() for name in face[1].split(",")}
     assert said == {package: shown[package] for package in packages}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,11 +272,16 @@ def test_a_broken_file_of_a_use_case_is_refused_by_its_name(bikes_case: Path, na
         _ = (UseCase(bikes_case).project, UseCase(bikes_case).ingest)
 
 
-@pytest.fixture
-def bikes_case(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def bikes_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.bikes.generate import generate
 
-    return generate(tmp_path / "repo").folder
+    return generate(tmp_path_factory.mktemp("bikes") / "repo").folder
+
+
+@pytest.fixture
+def bikes_case(bikes_files: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bikes_files, tmp_path / "repo"))
 
 
 def test_a_truncated_hour_of_the_archive_costs_that_hour(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ import pytest
 from feature_repo.records import contract, release
 from feature_repo.spec.model import ModelSpec
 from infra.settings import Settings
-from tests.training.registration.test_register import made, own, spec
+from tests.training.examples import spec
 from training.data import validation
 from training.data.splits import Part, split
 from training.data.training_set import TrainingSet
@@ -29,8 +29,6 @@ from training.modeling.fit import fit
 from training.modeling.tuning import search
 from training.registration.bounds import GateError
 from training.registration.register import train_and_register
-
-__all__ = ["made", "own"]  # fixtures
 
 
 def altered(made: TrainingSet, path: Path, **columns: Any) -> TrainingSet:

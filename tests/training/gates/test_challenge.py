@@ -23,7 +23,7 @@ from feature_repo.spec.model import ModelSpec
 from infra.settings import Settings
 from streaming.offline.archive import Archived, of
 from tests.infra.test_files import BREAKS
-from tests.training.registration.test_register import made, own, spec
+from tests.training.examples import spec
 from training.data import validation
 from training.data.splits import split
 from training.data.training_set import TrainingSet
@@ -40,7 +40,6 @@ from training.registration.bounds import check
 from training.registration.register import train_and_register
 from training.retraining.rollout import evidence
 
-__all__ = ["made", "own"]  # fixtures
 CASE: Any = SimpleNamespace(project="p")
 LEARNING = {"challenge": {"margin": 1, "slice_margin": 1}}
 WELL = ["export", "latency", "size"]

@@ -6,7 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,67 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.records import contract
-from feature_repo.records.contract import Contract, Input, Null, Parity, RequestField
-from feature_repo.spec.model import Gate, ModelSpec, Spine
+from feature_repo.records.contract import Contract, Input, Null, Parity
+from feature_repo.spec.use_case import Gate, Spine
 from infra.settings import Settings
+from tests.training.examples import SPEC, spec
 from training.data.splits import SplitError, matrix, split
 from training.data.training_set import TrainingSet
 from training.evaluation import metrics
 from training.export.tree_ensemble import export
 from training.modeling.fit import fit
-from training.registration import bounds
+from training.registration import gates
 from training.registration.register import _claim, sweep, train_and_register
-
-START = datetime(2020, 1, 1, tzinfo=UTC)
-SPEC = {
-    "name": "model",
-    "feature_service": "service",
-    "spine": {"table": "examples", "id": ["id"], "label": "label", "label_timestamp": "known"},
-    "split": {
-        "train": {"start": "2020-01-01", "end": "2020-01-21"},
-        "valid": {"start": "2020-01-21", "end": "2020-01-26"},
-        "test": {"start": "2020-01-26", "end": "2020-01-31"},
-    },
-    "parameters": {"learning_rate": 0.2, "num_leaves": 7, "min_data_in_leaf": 20},
-    "rounds": 30,
-    "early_stopping": 5,
-    "gates": [{"metric": "auc", "on": "test", "min": 0.7, "max": 0.999}],
-    "slices": ["region"],
-}
-
-
-def spec(**changes: object) -> ModelSpec:
-    return ModelSpec.model_validate({**SPEC, **changes})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
-    random = np.random.default_rng(5)
-    n = 6000
-    x, z = random.normal(size=n), random.normal(size=n)
-    x[random.random(n) < 0.1] = np.nan
-    label = (np.nan_to_num(x) + random.normal(size=n) > 0.5).astype(int)
-    at = [START + timedelta(minutes=7.2 * i) for i in range(n)]
-    table = pa.table(
-        {
-            "event_timestamp": pa.array(at, pa.timestamp("us", "UTC")),
-            "id": np.arange(n),
-            "region": np.array(["north", "south", "tiny"])[np.where(random.random(n) < 0.01, 2, random.integers(0, 2, n))],
-            "label": pa.array(label, mask=random.random(n) < 0.05),
-            "known": pa.array([a + timedelta(hours=5) for a in at], pa.timestamp("us", "UTC")),
-            "view__x": pa.array(x, mask=np.isnan(x)),
-            "view__z": z,
-        }
-    )
-    path = tmp_path_factory.mktemp("set") / "set.parquet"
-    pq.write_table(table, path)
-    inputs = [Input(f"view__{c}", f"view:{c}", "feature", "double") for c in "xz"]
-    return TrainingSet(path, "h" * 64, n, inputs, [RequestField("id", "entity", "int64", 1)], {"view:x": "a"}, "d", "project")
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Settings:
-    return Settings(state=tmp_path)
 
 
 def test_a_registered_version_is_complete_and_verifies(made: TrainingSet, own: Settings) -> None:
@@ -102,7 +52,7 @@ def test_a_registered_version_is_complete_and_verifies(made: TrainingSet, own: S
 
 def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: TrainingSet, own: Settings) -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "min": 0.999}, {"metric": "nonsense", "on": "test", "min": 0}])
-    with pytest.raises(bounds.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
+    with pytest.raises(gates.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
         train_and_register(strict, made, own)
     assert not (own.model_root / "model").exists()
     forced = train_and_register(strict, made, own, force=True)
@@ -112,10 +62,10 @@ def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: Traini
 def test_gates_on_slices_and_parity_can_fail() -> None:
     strict = spec(gates=[{"metric": "auc", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}, "odd": {"auc": float("nan")}}}}
-    results = bounds.check(strict, {}, slices, Parity(10, 2e-9))
+    results = gates.check(strict, {}, slices, Parity(10, 2e-9))
     assert [r["passed"] for r in results] == [False, True, False, False]
     assert [r["slice"] for r in results] == [None, "region", "region", "region"]
-    assert not bounds.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
+    assert not gates.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
     with pytest.raises(ValueError, match="min or max"):
         Gate(metric="auc")
 
@@ -123,7 +73,7 @@ def test_gates_on_slices_and_parity_can_fail() -> None:
 def test_a_gate_on_a_slice_of_the_test_split_looks_at_the_test_split() -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.9}}}, "test": {"region": {"north": {"auc": 0.5}}}}
-    checked = bounds.check(strict, {}, slices, Parity(10, 0.0))[1]
+    checked = gates.check(strict, {}, slices, Parity(10, 0.0))[1]
     assert (checked["measured"], checked["passed"], checked["on"]) == (0.5, False, "test region=north")
 
 
