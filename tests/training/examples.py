@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.records.contract import Input, RequestField
-from feature_repo.spec.use_case import ModelSpec
+from feature_repo.spec.model import ModelSpec
 from training.data.training_set import TrainingSet
 
 START = datetime(2020, 1, 1, tzinfo=UTC)

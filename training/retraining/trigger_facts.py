@@ -1,4 +1,4 @@
-"""What the triggers look at (`training.retraining.triggers.Facts`), gathered from the archive, the offline store and the watch."""
+"""What the triggers look at (`feature_repo.triggers.base.Facts`), gathered from the archive, the offline store and the watch."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from feature_repo.records import contract, prediction
 from feature_repo.records.redis_keys import drift_key, prediction_log_key
 from infra.settings import Settings
 from serving.monitoring import watch
-from serving.monitoring.null_distribution import HOUR_US, Matrix, Moments
+from serving.monitoring.hours import HOUR_US, Matrix, Moments
 from serving.monitoring.verdict import Verdict
 
 NAMES = ["temperature", "pressure", "flow"]

@@ -9,7 +9,7 @@ import msgspec
 from feature_repo.records import release
 from feature_repo.records.redis_keys import drift_key, equality_key, prediction_log_key, watch_key
 from infra.settings import Settings
-from serving.monitoring.null_distribution import HOUR_US
+from serving.monitoring.hours import HOUR_US
 from serving.monitoring.verdict import history, history_path
 from tests.serving.monitoring.pump import MODEL, Log, daily, once, register, rows
 

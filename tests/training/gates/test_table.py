@@ -15,13 +15,12 @@ import pytest
 
 from feature_repo.records import release
 from infra.settings import Settings
+from tests.training.examples import spec
 from tests.training.gates.test_challenge import CASE, archived, no_spark, registered
-from tests.training.registration.test_register import made, own, spec
 from training.data.training_set import TrainingSet
 from training.gates.base import Challenge, Gate, of_version
 from training.gates.table import GATES
 
-__all__ = ["made", "own"]  # fixtures
 each = pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
 
 

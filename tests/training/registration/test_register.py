@@ -16,7 +16,7 @@ import pytest
 
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract, Input, Null, Parity
-from feature_repo.spec.use_case import Gate, Spine
+from feature_repo.spec.model import Gate, Spine
 from infra.settings import Settings
 from tests.training.examples import SPEC, spec
 from training.data.splits import SplitError, matrix, split
@@ -24,7 +24,7 @@ from training.data.training_set import TrainingSet
 from training.evaluation import metrics
 from training.export.tree_ensemble import export
 from training.modeling.fit import fit
-from training.registration import gates
+from training.registration import bounds
 from training.registration.register import _claim, sweep, train_and_register
 
 
@@ -52,7 +52,7 @@ def test_a_registered_version_is_complete_and_verifies(made: TrainingSet, own: S
 
 def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: TrainingSet, own: Settings) -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "min": 0.999}, {"metric": "nonsense", "on": "test", "min": 0}])
-    with pytest.raises(gates.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
+    with pytest.raises(bounds.GateError, match=r"auc on test is 0\.\d+, asked at least 0\.999; nonsense on test is not measured"):
         train_and_register(strict, made, own)
     assert not (own.model_root / "model").exists()
     forced = train_and_register(strict, made, own, force=True)
@@ -62,10 +62,10 @@ def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: Traini
 def test_gates_on_slices_and_parity_can_fail() -> None:
     strict = spec(gates=[{"metric": "auc", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}, "odd": {"auc": float("nan")}}}}
-    results = gates.check(strict, {}, slices, Parity(10, 2e-9))
+    results = bounds.check(strict, {}, slices, Parity(10, 2e-9))
     assert [r["passed"] for r in results] == [False, True, False, False]
     assert [r["slice"] for r in results] == [None, "region", "region", "region"]
-    assert not gates.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
+    assert not bounds.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
     with pytest.raises(ValueError, match="min or max"):
         Gate(metric="auc")
 
@@ -73,7 +73,7 @@ def test_gates_on_slices_and_parity_can_fail() -> None:
 def test_a_gate_on_a_slice_of_the_test_split_looks_at_the_test_split() -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.9}}}, "test": {"region": {"north": {"auc": 0.5}}}}
-    checked = gates.check(strict, {}, slices, Parity(10, 0.0))[1]
+    checked = bounds.check(strict, {}, slices, Parity(10, 0.0))[1]
     assert (checked["measured"], checked["passed"], checked["on"]) == (0.5, False, "test region=north")
 
 

@@ -17,12 +17,14 @@ import pytest
 
 from feature_repo.records import contract, decisions, release
 from feature_repo.records.redis_keys import drift_key, quality_key
+from feature_repo.triggers.base import DAY_US
 from tests.training.retraining.world import LEARNING, MODEL, START_US, World
+from training.gates.record import Gates
 from training.retraining import autopilot as pilots
-from training.retraining.autopilot import Autopilot, AutopilotError
+from training.retraining.autopilot import Autopilot
+from training.retraining.loop import AutopilotError
 from training.retraining.loop_state import State
-from training.retraining.retrain import Gates
-from training.retraining.triggers import DAY_US, Reason
+from training.retraining.triggers import Reason
 
 
 def test_from_drift_to_promotion_with_every_step_in_the_journal(world: World) -> None:

@@ -22,8 +22,9 @@ from feature_repo.spec.use_case import UseCase
 from streaming.online.store import connect
 from tests.bikes.platform import Bikes
 from training.evaluation.rescoring import scored
+from training.gates.record import Checked, Gates, write_gates
 from training.retraining.autopilot import Autopilot
-from training.retraining.retrain import TRIGGER, Checked, Gates, find, write_gates
+from training.retraining.retrain import TRIGGER, find
 from training.retraining.triggers import Reason
 
 MODEL = "turned_away"

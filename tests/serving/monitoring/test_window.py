@@ -9,7 +9,7 @@ import pytest
 from feature_repo.records.redis_keys import labels_key
 from infra.settings import Settings
 from serving.monitoring import verdict_plot
-from serving.monitoring.null_distribution import HOUR_US
+from serving.monitoring.hours import HOUR_US
 from serving.monitoring.verdict import history
 from tests.serving.monitoring.pump import MODEL, Log, daily, once, register
 
