@@ -17,7 +17,7 @@ from rich.table import Table
 from feature_repo import cli as releasing
 from infra.cli import Commands, Report, console, errors, model_name, moment, own_settings, write_report
 from infra.cli import run as run_app
-from infra.settings import ROOT, Settings, settings
+from infra.settings import ROOT, Settings, load_settings
 from infra.timestamps import microseconds
 from serving import cli as serving
 from streaming import cli as streaming
@@ -148,7 +148,7 @@ def doctor() -> None:
     from infra.doctor import examine
 
     table = Table("", "what", "found", box=None, pad_edge=False)
-    findings = examine(settings(), use_case)  # not _own(): that writes, and whether it can is a finding
+    findings = examine(load_settings(), use_case)  # not _own(): that writes, and whether it can is a finding
     for finding in findings:
         table.add_row("[green]ok[/green]" if finding.ok else "[red]!![/red]", finding.name, finding.found)
         if not finding.ok:

@@ -16,7 +16,7 @@ _CAUSED = re.compile(r"^Caused by: (?:[\w$]+\.)*[\w$]+: (.+)", re.M)
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Invalid|Interrupt|Exit|Failure)\b.*")
 
 
-def cause(error: BaseException, folder: Path | None = None) -> str:
+def cause_of(error: BaseException, folder: Path | None = None) -> str:
     """What went wrong, where, in one line.
 
     Args:

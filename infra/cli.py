@@ -22,8 +22,8 @@ from rich.status import Status
 from rich.text import Text
 
 from infra import private
-from infra.cause import cause
-from infra.settings import ROOT, Settings, settings
+from infra.cause import cause_of
+from infra.settings import ROOT, Settings, load_settings
 
 OURS = ("infra", "feature_repo", "streaming", "training", "serving", "tests")
 EVERY_S = 20.0
@@ -167,7 +167,7 @@ def run(app: typer.Typer) -> None:
             errors.print(f"[red]{kind}:[/red] {escape(str(error))}", soft_wrap=True)
         else:
             own = os.environ.get("HEADRACE_REPO")
-            errors.print(f"[red]Error:[/red] {escape(cause(error, Path(own) if own else None))}", soft_wrap=True)
+            errors.print(f"[red]Error:[/red] {escape(cause_of(error, Path(own) if own else None))}", soft_wrap=True)
             if path := _keep_traceback():
                 errors.print(f"[dim]the whole story: {path} (HEADRACE_DEBUG=1 prints it)[/dim]", soft_wrap=True)
         sys.exit(1)
@@ -207,7 +207,7 @@ def _said_for_users(error: Exception) -> bool:
 def _keep_traceback() -> Path | None:
     """The traceback under way, at the end of `log/errors.log` in the state folder; None where that cannot be written."""
     try:
-        own = settings()
+        own = load_settings()
         own.log_dir.mkdir(parents=True, exist_ok=True)
         path = own.log_dir / "errors.log"
         with open(path, "a") as file:
@@ -230,7 +230,7 @@ Report = Annotated[Path | None, typer.Option("--report", help="Write the result 
 
 def own_settings() -> Settings:
     """This process's settings, made known to Feast, Spark's and Ray's workers."""
-    own = settings()
+    own = load_settings()
     own.export()
     path = os.environ.get("PYTHONPATH", "")
     if str(ROOT) not in path.split(os.pathsep):  # Spark's and Ray's workers import our packages

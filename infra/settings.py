@@ -160,7 +160,7 @@ class Settings(BaseSettings):
 
 
 @lru_cache(maxsize=1)
-def settings() -> Settings:
+def load_settings() -> Settings:
     """The settings of this process, read once.
 
     Raises:

@@ -157,7 +157,7 @@ def score(
     """Score a table in Spark, each row as of its own moment: the same contract, and the same numbers, as over HTTP."""
     from feature_repo.records import release
     from feature_repo.spec.use_case import UseCase
-    from serving.batch.score import score as run
+    from serving.batch.score import score_table as run
     from streaming.offline.spark import session
 
     own = own_settings()
@@ -175,13 +175,13 @@ def score(
 def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:
     """Make one logged prediction again, from the offline store, and say whether it comes out the same."""
     from feature_repo.spec.use_case import UseCase
-    from serving.batch.rerun import find, rerun
+    from serving.batch.rerun import find, run_again
     from streaming.online.store import connect
 
     own = own_settings()
     case = UseCase(own.repo)
     prediction = find(connect(own.redis()), case.project, prediction_id)
-    found = rerun(case, own, prediction)
+    found = run_again(case, own, prediction)
     what = f"{prediction.model} version {prediction.version}, {second_text(prediction.at_us)}"
     write_report(report, found.summary())
     for cell in found.cells:

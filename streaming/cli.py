@@ -28,7 +28,7 @@ STREAM_S = 30.0
 def ingest() -> None:
     """Make the offline store's tables from the raw files (ingest.yaml)."""
     from feature_repo.spec.use_case import UseCase
-    from streaming.offline.ingest import ingest as run
+    from streaming.offline.ingest import make_tables as run
     from streaming.offline.spark import session
 
     own = own_settings()
@@ -62,18 +62,18 @@ def apply(
 
 
 def _apply(own: Settings, allow_breaking: bool, keep_data: bool, scan: bool) -> None:
-    from feature_repo.registry.apply import apply as run
+    from feature_repo.registry.apply import apply_definitions as run
     from feature_repo.registry.apply import check_live_models
-    from feature_repo.registry.plan import plan, proposed
+    from feature_repo.registry.plan import make_plan, proposed
     from feature_repo.spec.use_case import UseCase
     from infra.supervision import redis_server
     from streaming.online import removal
-    from streaming.schema.compilation import check, usable
+    from streaming.schema.compilation import check_view, usable
 
     case = UseCase(own.repo)
     with console.status("comparing"), proposed(case) as after:
-        check(after.store, {m.name: m.feature_service for m in case.models.values()})
-        found = plan(case, after, own)
+        check_view(after.store, {m.name: m.feature_service for m in case.models.values()})
+        found = make_plan(case, after, own)
     if not allow_breaking:
         check_live_models(found.broken)
     before, unusable = usable(case.store)

@@ -15,7 +15,7 @@ from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
-from infra.settings import settings
+from infra.settings import load_settings
 from infra.timestamps import microseconds
 from streaming.backfill.run import backfill
 from streaming.offline.spark import session
@@ -71,7 +71,7 @@ class HeadraceComputeEngine(ComputeEngine):
             project=task.project, list_entities=lambda allow_cache=True: registry.list_entities(task.project, allow_cache)
         )
         view = compile_view(task.feature_view, store)
-        own = settings()
+        own = load_settings()
         folder = getattr(self.repo_config.offline_store, "folder", own.offline_root)
         (result,) = backfill(session(own), [view], folder, own.redis(), microseconds(task.end_time), max(microseconds(task.start_time), 0))
         return HeadraceMaterializationJob(task, OnlineStoreError(result.error) if result.error else None)

@@ -25,7 +25,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from infra.settings import settings
+from infra.settings import load_settings
 from streaming.join.in_process import NotHere, gather
 from streaming.join.on_demand import Transformation, append, transformation
 from streaming.join.on_spark import JoinError, check_spine, point_in_time_join, point_in_time_table
@@ -49,7 +49,7 @@ class HeadraceOfflineStoreConfig(SparkOfflineStoreConfig):
 
     @property
     def folder(self) -> Path:
-        return Path(self.root) if self.root else settings().offline_root
+        return Path(self.root) if self.root else load_settings().offline_root
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class _Join:
 
     def frame(self) -> Any:
         """On Spark, as a DataFrame."""
-        spark = session(settings())
+        spark = session(load_settings())
         spine = spark.createDataFrame(self.spine) if isinstance(self.spine, pa.Table) else self.spine
         return point_in_time_join(spark, spine, self.timestamp, self.wanted, self.root, self.buckets).withColumnsRenamed(self.names)
 
     def arrow(self) -> pa.Table:
         """In this process where it fits (`HEADRACE_JOIN_IN_PROCESS_ROWS`), else on Spark."""
-        limit = settings().join_in_process_rows
+        limit = load_settings().join_in_process_rows
         try:
             if not limit:
                 raise NotHere("switched off")
@@ -91,7 +91,7 @@ class _Join:
             joined = gather(spine, self.timestamp, self.wanted, self.root, limit)
         except NotHere as why:
             log.info("joining on Spark: %s", why)
-            spark = session(settings())
+            spark = session(load_settings())
             examples = spark.createDataFrame(self.spine) if isinstance(self.spine, pa.Table) else self.spine
             joined = point_in_time_table(spark, examples, self.timestamp, self.wanted, self.root, self.buckets)
         return joined.rename_columns([self.names.get(c, c) for c in joined.column_names])
@@ -172,7 +172,7 @@ class HeadraceOfflineStore(SparkOfflineStore):
         columns = spine.column_names if isinstance(spine, pa.Table) else spine.columns
         check_spine(columns, wanted)
         store = config.offline_store
-        root = store.folder if isinstance(store, HeadraceOfflineStoreConfig) else settings().offline_root
+        root = store.folder if isinstance(store, HeadraceOfflineStoreConfig) else load_settings().offline_root
         names: dict[str, str] = {}
         for projection in wanted:
             for name in projection.features:
@@ -222,7 +222,7 @@ def _rooted(config: RepoConfig, source: Any) -> Any:
     """The source with its relative path made absolute, for what is left to Feast's own code."""
     from copy import copy
 
-    root = config.offline_store.folder if isinstance(config.offline_store, HeadraceOfflineStoreConfig) else settings().offline_root
+    root = config.offline_store.folder if isinstance(config.offline_store, HeadraceOfflineStoreConfig) else load_settings().offline_root
     path = getattr(source, "path", None)
     if not path or path.startswith("/") or "://" in path:
         return source
@@ -235,7 +235,7 @@ def _rooted(config: RepoConfig, source: Any) -> Any:
 def _spine(entity_df: Any) -> Any:
     """The examples as an Arrow table where they are in this process, else as the Spark DataFrame they are."""
     if isinstance(entity_df, str):
-        return session(settings()).sql(entity_df)
+        return session(load_settings()).sql(entity_df)
     if isinstance(entity_df, pd.DataFrame):
         entity_df = pa.Table.from_pandas(entity_df, preserve_index=False)
     if isinstance(entity_df, pa.Table):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from infra.settings import ROOT, Settings, settings
+from infra.settings import ROOT, Settings, load_settings
 
 hypothesis_settings.register_profile("headrace", deadline=None)
 hypothesis_settings.load_profile("headrace")
@@ -48,8 +48,8 @@ def state() -> Iterator[Settings]:
         "HEADRACE_TRACKING",
     ):
         os.environ.pop(name, None)
-    settings.cache_clear()
-    own = settings()
+    load_settings.cache_clear()
+    own = load_settings()
     own.export()
     yield own
     from infra.supervision.services import stop_all

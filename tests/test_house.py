@@ -123,3 +123,14 @@ def test_every_test_module_lies_where_its_name_says() -> None:
         if inside.parts and inside.parts[0] in ROOMS and not (ROOT / inside).is_dir():
             wrong.append(str(inside))
     assert wrong == []
+
+
+def test_no_module_holds_a_function_of_its_own_name() -> None:
+    """Or importing one would hide the other. A `cli` module's functions are named as the commands are."""
+    own = [
+        f"{path}: {node.name}"
+        for path, text in sources()
+        for node in ast.parse(text).body
+        if isinstance(node, Function | ast.ClassDef) and node.name == path.stem
+    ]
+    assert own == []

@@ -73,13 +73,13 @@ def plan(
     """Show what `apply` would change: definitions, live models, backfills, bytes, predictions. Changes nothing."""
     from feature_repo.records import release
     from feature_repo.registry.plan import applied, proposed
-    from feature_repo.registry.plan import plan as compare
+    from feature_repo.registry.plan import make_plan as compare
     from feature_repo.spec.use_case import UseCase
     from infra.supervision import redis_server
-    from streaming.backfill.estimate import estimate
+    from streaming.backfill.estimate import estimate_size
     from streaming.backfill.run import plan as plan_backfill
     from streaming.online.store import connect
-    from streaming.schema.compilation import check as check_definitions
+    from streaming.schema.compilation import check_view as check_definitions
     from streaming.schema.compilation import usable
     from streaming.schema.feature_view import views
     from streaming.status import known_entities, size
@@ -95,13 +95,13 @@ def plan(
         (old, unusable), new = usable(case.store), views(after.store)
         planned = plan_backfill([new[name] for name in found.backfill], own.offline_root, client, None)
         status.update("measuring")
-        sizes = {p.view: estimate(new[p.view], own.offline_root, p) for p in planned}
+        sizes = {p.view: estimate_size(new[p.view], own.offline_root, p) for p in planned}
         held = {name: size(client, v, known_entities(client, v)[0]) for name, v in old.items()}
         moved = {}
         for model in found.readers if found.changes and requests else []:
             status.update(f"scoring logged requests of {model}")
             made = release.verified(own.model_root, model, release.champion(own.model_root, model) or 0)
-            moved[model] = definition_change.compare(
+            moved[model] = definition_change.with_and_without(
                 case, after, own, made, definition_change.last_requests(client, case.project, model, requests)
             )
     for fault in unusable.values():
@@ -173,7 +173,7 @@ def check(
         _check_training_set(case, own, training_set, report)
         return
     with console.status("checking") as status:
-        checked = leaks.check(case, own, moments, examples, lambda text: status.update(f"checking {text}"))
+        checked = leaks.find_leaks(case, own, moments, examples, lambda text: status.update(f"checking {text}"))
     console.print(leakage_table(checked))
     for leak in checked.leaks[:20]:
         errors.print(
@@ -280,7 +280,7 @@ def reproduce(
     from feature_repo.records import release
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.spark import session
-    from training.registration.reproduce import reproduce as again
+    from training.registration.reproduce import make_again as again
 
     own = own_settings()
     case = UseCase(own.repo)

@@ -123,7 +123,7 @@ def retrain(
             return made[0]
 
         asked = {steps.TRIGGER: identity, "reason": why, "as_of_us": str(now_us)}
-        version = steps.retrain(spark, case, own, spec, now_us, asked, status.update)
+        version = steps.train_again(spark, case, own, spec, now_us, asked, status.update)
         status.update(f"version {version}: gates")
         found = record.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
         gates = found or challenge.examine(spark, case, own, spec, version)

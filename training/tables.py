@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from feature_repo.records.contract import Contract
-from training.data.leakage import Checked
+from training.data.leakage import LeakCheck
 from training.monitoring.skew import SkewResult
 
 
@@ -27,7 +27,7 @@ def skew_table(result: SkewResult) -> Table:
     return table
 
 
-def leakage_table(checked: Checked) -> Table:
+def leakage_table(checked: LeakCheck) -> Table:
     """A row per view: rows that were not known yet and were changed, features that moved."""
     table = Table("view", "unknown rows changed", "features", "leaking", box=None)
     for view, rows in sorted(checked.perturbed.items()):

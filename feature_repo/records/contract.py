@@ -264,7 +264,7 @@ def check_definitions(contract: Contract, applied: dict[str, str]) -> None:
     """Refuse a contract whose features are no longer what is applied.
 
     Args:
-        applied: hash by `view:feature`, from `feature_repo.registry.definitions.definitions`.
+        applied: hash by `view:feature`, from `feature_repo.registry.definitions.definitions_of`.
 
     Raises:
         ContractError: names each feature that changed or is gone.

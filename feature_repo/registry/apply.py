@@ -16,7 +16,7 @@ from feature_repo.records.redis_keys import predictions_table, truths_table
 from feature_repo.registry import stored_order
 from feature_repo.spec.use_case import UseCase
 from feature_repo.spec.yaml_file import UseCaseError
-from infra.cause import cause, line_of
+from infra.cause import cause_of, line_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -66,7 +66,7 @@ def parse(use_case: UseCase) -> Any:
         try:
             return parse_repo(use_case.folder)
         except Exception as error:
-            raise UseCaseError(f"{use_case.folder} cannot be read: {cause(error, use_case.folder)}") from error
+            raise UseCaseError(f"{use_case.folder} cannot be read: {cause_of(error, use_case.folder)}") from error
         finally:
             # two use cases may call their files alike
             for name in set(sys.modules) - known:
@@ -96,7 +96,7 @@ def check_live_models(broken: dict[str, list[str]]) -> None:
     )
 
 
-def apply(use_case: UseCase) -> Applied:
+def apply_definitions(use_case: UseCase) -> Applied:
     """Apply the folder to the registry it names. Running it twice changes nothing.
 
     Raises:
@@ -112,7 +112,7 @@ def apply(use_case: UseCase) -> Applied:
             store.apply(objects, partial=True)
         except Exception as error:
             own = line_of(error, use_case.folder)  # Feast calls the functions of on-demand views to see what they give
-            raise UseCaseError(own or f"{use_case.folder}: Feast refuses to apply it: {cause(error)}") from error
+            raise UseCaseError(own or f"{use_case.folder}: Feast refuses to apply it: {cause_of(error)}") from error
         removed = _remove(store, {v.name for v in views}, {s.name for s in contents.feature_services})
         store.refresh_registry()
     entities = sorted(e.name for e in contents.entities if e.name != "__dummy")

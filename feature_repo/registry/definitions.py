@@ -51,7 +51,7 @@ def service_projections(store: FeatureStore, service: str) -> list[Any]:
         raise DefinitionError(f"feature service {service!r} is not applied in project {store.project!r}: run `headrace apply`") from None
 
 
-def definitions(store: FeatureStore, service: str) -> dict[str, str]:
+def definitions_of(store: FeatureStore, service: str) -> dict[str, str]:
     """Hash of every feature of a service, and of what its on-demand features are made of, by `view:feature`.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.spec.use_case import UseCase
-from infra.cause import cause
+from infra.cause import cause_of
 
 EVERY_S = 1.0
 """How often a look is due."""
@@ -50,7 +50,7 @@ class Followed:
                 self.case = _reopened(self.case.folder)
         except Exception as error:  # whatever a file system, a database or Feast says: it is asked again
             if not self._told:
-                log.error("the registry cannot be read, and what was applied before stands: %s", cause(error))
+                log.error("the registry cannot be read, and what was applied before stands: %s", cause_of(error))
             self._told = True
             return False
         self._more = 0 if not isinstance(seen, datetime) else AGAIN if seen != self._seen else self._more - 1

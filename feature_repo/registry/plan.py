@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.records import release
-from feature_repo.registry.definitions import DefinitionError, definitions
+from feature_repo.registry.definitions import DefinitionError, definitions_of
 from feature_repo.spec.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def proposed(use_case: UseCase) -> Iterator[UseCase]:
     Raises:
         UseCaseError: the folder cannot be parsed, or Feast refuses an object.
     """
-    from feature_repo.registry.apply import apply
+    from feature_repo.registry.apply import apply_definitions
 
     with tempfile.TemporaryDirectory(prefix="hr-plan-") as folder:
         case = UseCase(use_case.folder, Path(folder) / "registry.db")
-        apply(case)
+        apply_definitions(case)
         yield case
 
 
@@ -77,7 +77,7 @@ def applied(use_case: UseCase) -> Iterator[UseCase]:
         yield UseCase(use_case.folder, Path(folder) / "registry.db")
 
 
-def plan(use_case: UseCase, after: UseCase, settings: Settings) -> Plan:
+def make_plan(use_case: UseCase, after: UseCase, settings: Settings) -> Plan:
     """What changes from the applied registry (`use_case`) to the proposed one (`after`)."""
     found = Plan()
     old, new = _views(use_case.store), _views(after.store)
@@ -239,7 +239,7 @@ def _models(use_case: UseCase, after: UseCase, settings: Settings, found: Plan, 
         if made.project != use_case.project:
             continue
         try:
-            now = definitions(after.store, made.feature_service)
+            now = definitions_of(after.store, made.feature_service)
         except DefinitionError:
             now = {}  # its whole service is gone
         moved = sorted(f for f, was in made.definitions.items() if now.get(f) != was)

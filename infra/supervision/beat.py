@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from infra import redis_client
-from infra.cause import cause
+from infra.cause import cause_of
 from infra.supervision.watchdog import Watchdog
 from infra.timestamps import span_text
 
@@ -225,7 +225,7 @@ class Pulse:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
-            self.beat(cause(error))
+            self.beat(cause_of(error))
         self._watchdog.close()
         self._closing = True
         self._news.set()

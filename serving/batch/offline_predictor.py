@@ -42,7 +42,7 @@ class _Columns:
         return None
 
 
-def offline_predictor(store: FeatureStore, root: Path, model: str, version: int) -> tuple[Predictor, list[Projection]]:
+def open_predictor(store: FeatureStore, root: Path, model: str, version: int) -> tuple[Predictor, list[Projection]]:
     """A version that takes joined rows, and what must be joined for it.
 
     Raises:

@@ -21,7 +21,7 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
 from streaming.join.on_demand import transformations
-from streaming.join.recompute import asked, fitting, plan, recompute
+from streaming.join.recompute import asked, fitting, plan, recomputed
 from streaming.schema.columns import column_name
 from streaming.schema.feature_view import projections
 
@@ -87,7 +87,7 @@ def find(client: redis.Redis, project: str, number: str) -> Prediction:
     raise RerunError(f"the log has no prediction {number} (any more)")
 
 
-def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Rerun:
+def run_again(use_case: UseCase, settings: Settings, prediction: Prediction) -> Rerun:
     """Make a prediction again.
 
     Raises:
@@ -110,7 +110,7 @@ def rerun(use_case: UseCase, settings: Settings, prediction: Prediction) -> Reru
 
         return session(settings)
 
-    table = recompute(spark, settings, wanted, [prediction], contract.request, on_demand)
+    table = recomputed(spark, settings, wanted, [prediction], contract.request, on_demand)
     absent = [i.name for i in contract.inputs if _column(i) not in table.column_names]
     if absent:
         raise RerunError(f"version {contract.version} reads {', '.join(absent)}, which feature service {contract.feature_service!r} lacks")

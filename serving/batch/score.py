@@ -15,7 +15,7 @@ import numpy as np
 from feature_repo.records.contract import RequestField
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
-from serving.batch.offline_predictor import feature_rows, offline_predictor
+from serving.batch.offline_predictor import feature_rows, open_predictor
 from serving.inference.predictor import Predictor
 from serving.protocol.problem import Invalid
 from serving.protocol.request import Question
@@ -49,7 +49,7 @@ class ScoreError(ValueError):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTable:
     """How many rows were scored, and how many were not and say why."""
 
     rows: int
@@ -57,9 +57,9 @@ class Scored:
 
 
 # wide: one keyword for each option of the command
-def score(
+def score_table(
     spark: SparkSession, use_case: UseCase, settings: Settings, model: str, version: int, source: Path, target: Path, at: datetime | None
-) -> Scored:
+) -> ScoredTable:
     """Score a table into a Parquet folder: the input's columns, then `score`, `model_version`, and `error` where there is no score.
 
     Args:
@@ -73,7 +73,7 @@ def score(
         ContractError, DefinitionError: the version cannot be served as it is.
     """
     check_target(target)
-    predictor, wanted = offline_predictor(use_case.store, settings.model_root, model, version)
+    predictor, wanted = open_predictor(use_case.store, settings.model_root, model, version)
     frame = _read(spark, source, predictor.contract.request, at)
     own = [c for c in frame.columns if c not in (SCORE, VERSION, ERROR)]
     joined = point_in_time_join(spark, frame.select(own), AT, wanted, settings.offline_root, settings.shuffle_partitions)
@@ -89,7 +89,7 @@ def score(
         shutil.rmtree(partial, ignore_errors=True)
     written = spark.read.parquet(str(target))
     rows = written.count()
-    return Scored(rows, written.filter(f"{ERROR} is not null").count())
+    return ScoredTable(rows, written.filter(f"{ERROR} is not null").count())
 
 
 def check_target(target: Path) -> None:
@@ -154,7 +154,7 @@ def _scorer(settings: Settings, model: str, version: int, own: list[str]) -> Cal
         settings.export()
         place = settings.model_root, model, version
         if place not in _loaded:
-            _loaded[place] = offline_predictor(UseCase(settings.repo).store, *place)
+            _loaded[place] = open_predictor(UseCase(settings.repo).store, *place)
         predictor, wanted = _loaded[place]
         for batch in some:
             table = pa.Table.from_batches([batch])

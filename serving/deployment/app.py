@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from infra import files, private
-from infra.cause import cause
+from infra.cause import cause_of
 from infra.ports import port
-from infra.settings import Settings, settings
+from infra.settings import Settings, load_settings
 from infra.supervision.launch import SELF
 from serving.deployment import leftovers, ray_head, readiness
 from serving.deployment.environment import NAME, ServeError, configure, ingress
@@ -45,7 +45,7 @@ def build() -> Front:
     from serving.http.app import Front, build_app
 
     logging.getLogger("serving").setLevel(logging.INFO)
-    own = settings()
+    own = load_settings()
     own.export()
     plane = DataPlane(own)
     return Front(build_app(plane), plane)
@@ -168,7 +168,7 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
                 _heed(stopping)  # Ray has put its own handlers there
                 _application(settings)
             except Exception as error:
-                raise _DeployError(f"Ray Serve did not start: {cause(error)}") from error
+                raise _DeployError(f"Ray Serve did not start: {cause_of(error)}") from error
             if readiness.wait(settings, stopping):
                 print(f"ready http://{settings.host}:{port(settings.state, 'http')}", flush=True)
             while not stopping.is_set():
@@ -221,4 +221,4 @@ if __name__ == "__main__":
     os.umask(private.UMASK)
     from serving.deployment.app import run as _run  # not __main__'s: Serve pickles `build` by the name of its module
 
-    _run(settings())
+    _run(load_settings())

@@ -136,10 +136,10 @@ def _last_line(path: Path) -> str:
 
 def main() -> None:
     """Hold a Ray until SIGTERM."""
-    from infra.settings import settings
+    from infra.settings import load_settings
 
     folder, cpus, made = sys.argv[1:4]
-    own, stopping = settings(), Event()
+    own, stopping = load_settings(), Event()
     import ray
 
     context: Any = ray.init(

@@ -41,7 +41,7 @@ from serving.models.repository import Entry, ModelRepository
 from serving.protocol.answer import Answer
 from serving.protocol.limits import Limits, natural
 from serving.protocol.problem import FieldError, Invalid, NotFound, Problem, Unavailable
-from serving.protocol.refusal import refusal
+from serving.protocol.refusal import refusal_of
 from serving.protocol.request import Question, shown
 from serving.telemetry import liveness
 from serving.telemetry.metrics import Metrics, drift_gauges, quality_gauges, readable
@@ -246,7 +246,7 @@ class DataPlane:
         try:
             found: bytes | None = await self._redis.get(key)
         except (RedisError, OSError, TimeoutError) as error:
-            why = await refusal(self._redis, error, {key: "string"})
+            why = await refusal_of(self._redis, error, {key: "string"})
             raise Unavailable(f"The online store, which keeps {what}, {why}.") from None
         return found
 
@@ -266,7 +266,7 @@ class DataPlane:
             kinds |= {labels_key(self._project, prediction.model): "hash"}
             label = await self._redis.hget(labels_key(self._project, prediction.model), prediction.of or number)
         except (RedisError, OSError, TimeoutError) as error:
-            raise Unavailable(f"The prediction log {await refusal(self._redis, error, kinds)}.") from None
+            raise Unavailable(f"The prediction log {await refusal_of(self._redis, error, kinds)}.") from None
         contract, explain = await self.models.version(prediction.model, prediction.version)
         try:
             return msgspec.json.encode(await passport(prediction, contract, label, explain))

@@ -29,7 +29,7 @@ from serving.features.reader import FeatureRows, OnlineReader, OnlineStoreUnavai
 from serving.protocol.body import check_values, read_json
 from serving.protocol.limits import Limits
 from serving.protocol.problem import FieldError, Invalid, NotFound, TooLarge, Unavailable
-from serving.protocol.refusal import refusal
+from serving.protocol.refusal import refusal_of
 from serving.protocol.request import moment, shown
 from streaming.clock import wall_us
 from streaming.join.on_demand import Transformation, serveable, transformations
@@ -249,7 +249,7 @@ class FeatureServer:
                     pipeline.xadd(key, {"source": asked.push_source_name, "data": row})
                 await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
-            why = await refusal(self._redis, error, {key: "stream"})
+            why = await refusal_of(self._redis, error, {key: "stream"})
             raise Unavailable(f"The stream of events does not take them: the online store {why}. Push them again.") from None
         return len(rows)
 

@@ -18,7 +18,7 @@ from infra.timestamps import microseconds, moment_at
 from serving.handlers.lookup import find
 from serving.protocol.body import read_json
 from serving.protocol.problem import Conflict, FieldError, Invalid, TooLarge, Unavailable
-from serving.protocol.refusal import refusal
+from serving.protocol.refusal import refusal_of
 from serving.protocol.request import moment
 from serving.telemetry.prediction_id import PredictionIds
 
@@ -127,7 +127,7 @@ class Feedback:
                 label_log_key(self._project): "stream",
                 prediction_log_key(self._project): "stream",
             }
-            why = await refusal(self._redis, error, kinds)
+            why = await refusal_of(self._redis, error, kinds)
             raise Unavailable(f"The truth could not be kept: the online store {why}. Send it again.") from None
         known = len(by_number) - accepted
         return msgspec.json.encode({"model": model, "accepted": accepted, "corrected": corrected, "known": known})

@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.grpc.servicer import listening
 from serving.handlers.data_plane import GONE, DataPlane
-from serving.http.openapi import FEEDBACK, JSON, PREDICT, openapi, problems
+from serving.http.openapi import FEEDBACK, JSON, PREDICT, document, problems
 from serving.http.origin import Origins
 from serving.http.protocols import add_routes
 from serving.protocol import problem
@@ -168,7 +168,7 @@ def build_app(plane: DataPlane) -> FastAPI:
     _add_models(app, plane)
     _add_operation(app, plane)
     add_routes(app, plane, problems)
-    app.openapi = lambda: openapi(app, plane)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, plane)  # type: ignore[method-assign]
     return app
 
 

@@ -64,7 +64,7 @@ def _path(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def openapi(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
+def document(app: FastAPI, plane: DataPlane) -> dict[str, Any]:
     """The document, made anew each time: models come and go while the server runs."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     (answer,), definitions = msgspec.json.schema_components([Answer], ref_template="#/components/schemas/{name}")

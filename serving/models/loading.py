@@ -9,7 +9,7 @@ from feature_repo.records import contract as contracts
 from feature_repo.records import release
 from feature_repo.records.contract import Contract, ContractError
 from feature_repo.records.release import ReleaseError
-from feature_repo.registry.definitions import DefinitionError, definitions
+from feature_repo.registry.definitions import DefinitionError, definitions_of
 from feature_repo.spec.use_case import UseCase
 from feature_repo.spec.yaml_file import UseCaseError
 from infra.settings import Settings
@@ -40,7 +40,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
     folder = settings.model_root / model / str(version)
     contract = release.verified(settings.model_root, model, version)
     store = UseCase(settings.repo).store
-    contracts.check_definitions(contract, definitions(store, contract.feature_service))
+    contracts.check_definitions(contract, definitions_of(store, contract.feature_service))
     joined = projections(store, contract.feature_service)
     reader = OnlineReader(joined, settings.redis(), settings.redis_timeout_s, settings.window_cache_mb * 2**20, settings.clock_tolerance_s)
     return Predictor(
@@ -64,7 +64,7 @@ def explainer(folder: Path, contract: Contract) -> Explainer | None:
 def misfit(case: UseCase, contract: Contract) -> str:
     """Why a version cannot answer by what is applied; empty: it was trained on it."""
     try:
-        contracts.check_definitions(contract, definitions(case.store, contract.feature_service))
+        contracts.check_definitions(contract, definitions_of(case.store, contract.feature_service))
     except REFUSALS as refusal:
         return str(refusal)
     return ""

@@ -19,7 +19,7 @@ from feature_repo.records.contract import Contract
 from feature_repo.records.prediction import Prediction, logged
 from feature_repo.records.redis_keys import equality_key
 from feature_repo.spec.use_case import UseCase
-from infra.cause import cause
+from infra.cause import cause_of
 from infra.settings import Settings
 from streaming.aggregation import tiles
 from streaming.aggregation.finisher import Finisher
@@ -71,7 +71,7 @@ class Equality:
             compared, unequal = self.check(prediction)
         except Exception as error:  # the check is a guest in the watch's process
             log.warning("equality check failed: %s: %s", type(error).__name__, error)
-            self._failure = (time.monotonic(), f"the equality check failed: {cause(error)}")
+            self._failure = (time.monotonic(), f"the equality check failed: {cause_of(error)}")
             return
         self._failure = None
         key = equality_key(self.project, self.model)

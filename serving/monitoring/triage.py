@@ -37,7 +37,7 @@ class Model(Protocol):
         """Scores float64 [rows] of inputs float64 [rows, F]."""
 
 
-def triage(
+def explain_drift(
     seen: Seen,
     verdicts: Sequence[FeatureVerdict],
     views: Sequence[str],

@@ -13,7 +13,7 @@ from feature_repo.records.prediction import Mark, Moment, Whole, rows
 from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.reference import Reference
-from serving.monitoring.triage import triage
+from serving.monitoring.triage import explain_drift
 from serving.monitoring.verdict import FeatureVerdict, Kind, Span, Verdict
 
 FEWEST_TRUTHS = 100
@@ -102,7 +102,7 @@ def judge(
         outliers=outliers,
         detector=kind,
         skipped=skipped,
-        triage=triage(found, [*features, score], reference.views, reference.rows, relations, reference.scorer),
+        triage=explain_drift(found, [*features, score], reference.views, reference.rows, relations, reference.scorer),
         calibrated=reference.drift.calibrated(moments),
         degraded=_degraded(statuses, reference.views),
         oldest_s=_oldest(window.entries),

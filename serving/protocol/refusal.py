@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from infra.redis_client import misplaced, says
 
 
-async def refusal(client: Any, error: BaseException, kinds: Mapping[str, str]) -> str:
+async def refusal_of(client: Any, error: BaseException, kinds: Mapping[str, str]) -> str:
     """What to say after the name of the store: that it does not answer, or what it refuses, and which key is to be looked at.
 
     Args:

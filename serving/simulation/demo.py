@@ -97,12 +97,12 @@ class Demo:
         return not data.failures
 
     def _stages(self) -> None:
-        from feature_repo.registry.apply import apply
+        from feature_repo.registry.apply import apply_definitions
         from feature_repo.registry.plan import proposed
         from streaming.backfill.run import backfill
-        from streaming.offline.ingest import ingest
+        from streaming.offline.ingest import make_tables
         from streaming.offline.spark import session
-        from streaming.schema.compilation import check
+        from streaming.schema.compilation import check_view
         from streaming.schema.feature_view import views
 
         with self.course.stage("set-up") as said:
@@ -113,13 +113,13 @@ class Demo:
             spark = session(self.settings)
             said("Redis and Spark are up" + (f"; stopped what ran before: {', '.join(before)}" if before else ""))
         with self.course.stage("ingest") as said:
-            loaded = ingest(self.case, self.settings, spark)
+            loaded = make_tables(self.case, self.settings, spark)
             self.rows = {one.table: one.rows for one in loaded}
             said(f"{sum(self.rows.values()):,} rows in {len(loaded)} tables")
         with self.course.stage("apply") as said:
             with proposed(self.case) as after:
-                check(after.store, {m.name: m.feature_service for m in self.case.models.values()})
-            applied = apply(self.case)
+                check_view(after.store, {m.name: m.feature_service for m in self.case.models.values()})
+            applied = apply_definitions(self.case)
             said(f"{len(applied.views)} views, {len(applied.entities)} entities")
         with self.course.stage("backfill") as said:
             compiled = list(views(self.case.store).values())
@@ -208,7 +208,7 @@ class Demo:
     def live(self) -> dict[str, float]:
         """Metrics of the replay against the truth that came in; empty where only one class did."""
         _, label, score = self._truth()
-        return self.training["evaluate"].metrics(label, score) if len(set(label.tolist())) == 2 else {}
+        return self.training["evaluate"].metrics_of(label, score) if len(set(label.tolist())) == 2 else {}
 
     def _report(self) -> Any:
         from serving.simulation import demo_report as page

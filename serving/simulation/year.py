@@ -91,12 +91,12 @@ class Year:
         return history(self.settings, self.spec.name)
 
     def _stages(self) -> None:
-        from feature_repo.registry.apply import apply
+        from feature_repo.registry.apply import apply_definitions
         from feature_repo.registry.plan import proposed
         from streaming.backfill.run import backfill
-        from streaming.offline.ingest import ingest
+        from streaming.offline.ingest import make_tables
         from streaming.offline.spark import session
-        from streaming.schema.compilation import check
+        from streaming.schema.compilation import check_view
         from streaming.schema.feature_view import views
 
         stage = self.course.stage
@@ -110,12 +110,12 @@ class Year:
             spark = session(self.settings)
             said("Redis and Spark are up")
         with stage("ingest") as said:
-            loaded = ingest(self.case, self.settings, spark)
+            loaded = make_tables(self.case, self.settings, spark)
             said(f"{sum(one.rows for one in loaded):,} rows in {len(loaded)} tables")
         with stage("apply") as said:
             with proposed(self.case) as after:
-                check(after.store, {m.name: m.feature_service for m in self.case.models.values()})
-            said(f"{len(apply(self.case).views)} views")
+                check_view(after.store, {m.name: m.feature_service for m in self.case.models.values()})
+            said(f"{len(apply_definitions(self.case).views)} views")
         with stage("backfill") as said:
             compiled = list(views(self.case.store).values())
             done = backfill(spark, compiled, self.settings.offline_root, self.settings.redis(), self.first_us, rewind=True)

@@ -27,7 +27,7 @@ class Size:
     bytes: int
 
 
-def estimate(view: View, root: Path, planned: Planned, limit: int = 4_000_000) -> Size | None:
+def estimate_size(view: View, root: Path, planned: Planned, limit: int = 4_000_000) -> Size | None:
     """What a backfill as planned would write; None where the table is too large to look at here.
 
     Raises:

@@ -43,7 +43,7 @@ def plan(store: FeatureStore, service: str, needed: Collection[str]) -> list[Pro
     return found
 
 
-def recompute(
+def recomputed(
     spark: Callable[[], SparkSession],
     settings: Settings,
     plan: Sequence[Projection],

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.cause import cause
+from infra.cause import cause_of
 from infra.redis_client import without_password
 from infra.supervision.beat import Pulse
 from infra.timestamps import span_text
@@ -70,14 +70,14 @@ def start(
     fed = [v for v in views if v.stream]
     if not fed:
         raise ValueError("no feature view has a push source: there is nothing to stream")
-    from streaming.live.turn import SCHEMA, turn
+    from streaming.live.turn import SCHEMA, take_turn
 
     forget_dead(spark)
     threading.Thread(target=warm, args=(spark,), name="warm", daemon=True).start()  # while Spark plans the query
     shutil.rmtree(checkpoint, ignore_errors=True)
     spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "20")
     spark.conf.set("spark.sql.streaming.minBatchesToRetain", "2")
-    work = partial(turn, url=without_password(redis_url), views=pickle.dumps(fed), keep_s=keep_s, tolerance_s=tolerance_s)
+    work = partial(take_turn, url=without_password(redis_url), views=pickle.dumps(fed), keep_s=keep_s, tolerance_s=tolerance_s)
     turns = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", "1").option("numPartitions", "1").load()
     return (
         turns.mapInArrow(work, SCHEMA)
@@ -113,7 +113,7 @@ class _Supervised:
             return
         if not self.resumes:
             self.resumes = now + self.pause
-            self._failed(cause(failure) if (failure := self.query.exception()) is not None else "it ended by itself")
+            self._failed(cause_of(failure) if (failure := self.query.exception()) is not None else "it ended by itself")
         elif now >= self.resumes:
             self.resumes = 0.0
             try:
@@ -121,7 +121,7 @@ class _Supervised:
                 self._moved, self._batch = now, -1
             except Exception as error:
                 self.resumes = now + self.pause
-                self._failed(cause(error))
+                self._failed(cause_of(error))
 
     def _failed(self, why: str) -> None:
         self.trouble = f"{self.name} failed: {why[:300]}"
@@ -222,6 +222,6 @@ def _sweep(redis_url: str, views: Sequence[View], most: float) -> str:
                 print(f"{one}, too many to forget at once by itself: `headrace sweep --allow-most` does it", file=sys.stderr, flush=True)
         return ""
     except Exception as error:  # the stream goes on; the next sweep tries again
-        said = f"the sweep failed: {cause(error)}"
+        said = f"the sweep failed: {cause_of(error)}"
         print(said, file=sys.stderr, flush=True)
         return said

@@ -42,7 +42,7 @@ def take(client: redis.Redis, project: str, limit: int = LIMIT) -> list[pa.Recor
     return list(found)
 
 
-def turn(
+def take_turn(
     ticks: Iterator[pa.RecordBatch], url: str, views: bytes, keep_s: float, tolerance_s: float, turns_s: tuple[float, float] = TURN_S
 ) -> Iterator[pa.RecordBatch]:
     """Merge what comes for a while.

@@ -69,9 +69,9 @@ class Training:
 
 def make(target: Path) -> None:
     """Do once with Spark what the stream and the batch commands do, and keep the classes that this took."""
-    from infra.settings import settings
+    from infra.settings import load_settings
 
-    own = settings()
+    own = load_settings()
     made = own.state / "classes.jsa"
     os.environ[MAKING] = str(made)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

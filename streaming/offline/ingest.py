@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from feature_repo.spec.ingest import RawFile, Table
 from feature_repo.spec.use_case import UseCase
 from infra import files
-from infra.cause import cause
+from infra.cause import cause_of
 from streaming.offline import parquet
 from streaming.offline.partitions import DAY, Written, write_days
 from streaming.offline.spark import session
@@ -55,7 +55,7 @@ Progress = Callable[[str, Loaded | None], None]
 """Called with a table's name when it is begun (None) and when it is done (what was loaded)."""
 
 
-def ingest(use_case: UseCase, settings: Settings, spark: SparkSession | None = None, progress: Progress | None = None) -> list[Loaded]:
+def make_tables(use_case: UseCase, settings: Settings, spark: SparkSession | None = None, progress: Progress | None = None) -> list[Loaded]:
     """Make every table of the use case's `ingest.yaml`, in its order, replacing what was there.
 
     Args:
@@ -184,7 +184,7 @@ def _blame(what: str) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        raise IngestError(f"{what}: {cause(error)}") from error
+        raise IngestError(f"{what}: {cause_of(error)}") from error
 
 
 @contextmanager

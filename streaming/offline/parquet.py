@@ -146,7 +146,7 @@ def read(spark: SparkSession, path: str) -> DataFrame:
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    from infra.cause import cause
+    from infra.cause import cause_of
 
     nanoseconds: list[Any] = []
     if "://" not in path:
@@ -157,7 +157,7 @@ def read(spark: SparkSession, path: str) -> DataFrame:
             spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
         frame = spark.read.parquet(path)
     except PySparkException as error:
-        raise TableError(f"the table at {path} cannot be read: {cause(error)}") from error
+        raise TableError(f"the table at {path} cannot be read: {cause_of(error)}") from error
     finally:
         if nanoseconds:
             spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", before)

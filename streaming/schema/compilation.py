@@ -60,7 +60,7 @@ class Applied:
         return ", ".join(f"{word} {' and '.join(names)}" for word, names in said if names)
 
 
-def check(store: FeatureStore, models: dict[str, str] | None = None) -> None:
+def check_view(store: FeatureStore, models: dict[str, str] | None = None) -> None:
     """Refuse definitions that could not be executed.
 
     Args:

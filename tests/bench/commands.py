@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cli import console
-from infra.settings import Settings, settings
+from infra.settings import Settings, load_settings
 from tests.bench.report import Measurement, as_json, plot, show
 
 MODULES = {
@@ -37,8 +37,8 @@ def _own_state() -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="hr-bench-"))
     os.environ["HEADRACE_STATE"] = str(folder)
     os.environ.pop("HEADRACE_REDIS_URL", None)
-    settings.cache_clear()
-    own = settings()
+    load_settings.cache_clear()
+    own = load_settings()
     own.offline_root.mkdir(parents=True)
     own.export()
     try:

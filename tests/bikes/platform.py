@@ -9,12 +9,12 @@ from typing import Any
 
 from feature_repo.records import release
 from feature_repo.records.contract import Contract
-from feature_repo.registry.apply import apply
+from feature_repo.registry.apply import apply_definitions
 from feature_repo.spec.model import ModelSpec
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.backfill.run import Backfilled, backfill
-from streaming.offline.ingest import ingest
+from streaming.offline.ingest import make_tables
 from streaming.schema.feature_view import View, views
 from tests.bikes.generate import START, generate
 from training.data.training_set import TrainingSet, build
@@ -40,8 +40,8 @@ class Bikes:
         case = generate(folder, start=start)
         settings = state.model_copy(update={"repo": folder, "redis_url": state.redis()})
         settings.export()
-        ingest(case, settings, spark)
-        apply(case)
+        make_tables(case, settings, spark)
+        apply_definitions(case)
         compiled = views(case.store)
         bikes = cls(settings, case, case.model("turned_away"), compiled, None, None, spark)  # type: ignore[arg-type]
         bikes.backfill(seam_us)

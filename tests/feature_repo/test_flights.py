@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from feature_repo.registry.apply import apply
+from feature_repo.registry.apply import apply_definitions
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
 
@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("HEADRACE_REGISTRY_URL", f"sqlite:///{tmp_path_factory.mktemp('registry') / 'registry.db'}")
         patch.setenv("HEADRACE_REDIS_CONNECTION", "127.0.0.1:1,db=0")
         patch.setenv("HEADRACE_OFFLINE_ROOT", "/nonexistent")
-        apply(UseCase(FOLDER))
+        apply_definitions(UseCase(FOLDER))
         yield FeatureStore(repo_path=str(FOLDER))  # a second one: what it knows comes from the registry
 
 

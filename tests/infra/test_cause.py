@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from py4j.protocol import Py4JError
 from pyspark.errors import AnalysisException, PythonException
 
-from infra.cause import cause, line_of, message
+from infra.cause import cause_of, line_of, message
 from infra.settings import ROOT
 
 WORKER = """
@@ -55,7 +55,7 @@ def _in_a_worker() -> None:
     ],
 )
 def test_a_librarys_error_is_one_line_that_names_the_true_cause(act: object, says: str) -> None:
-    said = cause(_raised(act))
+    said = cause_of(_raised(act))
     assert says in said
     assert "\n" not in said
     assert "SQLSTATE" not in said
@@ -64,7 +64,7 @@ def test_a_librarys_error_is_one_line_that_names_the_true_cause(act: object, say
 
 @given(st.text(max_size=300), st.sampled_from([ValueError, KeyError, RuntimeError, pa.ArrowInvalid, AnalysisException, OSError]))
 def test_whatever_a_message_holds_it_is_one_line(text: str, kind: type[Exception]) -> None:
-    assert len(cause(kind(text)).splitlines()) <= 1
+    assert len(cause_of(kind(text)).splitlines()) <= 1
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -84,7 +84,7 @@ def test_a_fault_in_the_users_own_function_is_said_with_file_and_line(tmp_path: 
 
     error = _raised(call)
     assert line_of(error, tmp_path) == f"{path}, line 2, in price: KeyError: 'amountt'"
-    assert cause(error, tmp_path) == line_of(error, tmp_path)
+    assert cause_of(error, tmp_path) == line_of(error, tmp_path)
     assert line_of(error, tmp_path / "elsewhere") is None
 
 

@@ -25,7 +25,7 @@ from feature_repo.spec.yaml_file import UseCaseError
 from infra import files, ports
 from infra.settings import Settings
 from infra.supervision import launch, process, services
-from serving.batch.offline_predictor import offline_predictor
+from serving.batch.offline_predictor import open_predictor
 from serving.monitoring.reference import Reference
 from serving.monitoring.verdict import Verdict
 from streaming.offline.archive import Archive, Cursor
@@ -114,7 +114,7 @@ def test_a_contract_exchanged_together_with_its_model_is_not_what_was_released(t
 READERS: dict[str, Callable[[Path], Any]] = {
     "training": lambda root: scored(root, "sells_out", 1),
     "the watch": lambda root: Reference(root, "sells_out", 1, "scipy"),
-    "batch scoring": lambda root: offline_predictor(None, root, "sells_out", 1),  # type: ignore[arg-type]
+    "batch scoring": lambda root: open_predictor(None, root, "sells_out", 1),  # type: ignore[arg-type]
 }
 
 

@@ -22,11 +22,11 @@ from feature_repo.records import release
 from feature_repo.records.contract import Contract, RequestField
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.redis_keys import prediction_log_key
-from feature_repo.registry.apply import apply
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import definitions_of
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
-from serving.batch.rerun import rerun
+from serving.batch.rerun import run_again
 from serving.handlers.data_plane import DataPlane
 from serving.http.app import Front, build_app
 from streaming.backfill.run import backfill
@@ -80,14 +80,14 @@ def meters(state: Settings, redis_url: str, spark: Any, tmp_path_factory: pytest
     own.export()
     try:
         case = UseCase(own.repo)
-        apply(case)
+        apply_definitions(case)
         store = case.store
         failed = [
             d.error for d in backfill(spark, list(views(store).values()), own.offline_root, redis_url, NOW_US, rewind=True) if d.error
         ]
         assert not failed
         spec = case.model("bursts")
-        inputs, hashes = model_inputs(store, spec), definitions(store, spec.feature_service)
+        inputs, hashes = model_inputs(store, spec), definitions_of(store, spec.feature_service)
         model = own.model_root / "bursts" / "1"
         model.mkdir(parents=True)
         write_linear(model / contracts.MODEL, [1e-6] * len(inputs))
@@ -195,13 +195,13 @@ def test_a_replayed_prediction_goes_the_way_of_training(meters: Meters, monkeypa
     log = logged(meters)
     monkeypatch.setattr(OnDemand, "run", None)  # the way of serving is closed
     for prediction in log[:4]:
-        again = rerun(meters.case, meters.settings, prediction)
+        again = run_again(meters.case, meters.settings, prediction)
         assert again.same, again.summary()
         assert len(again.cells) == len(meters.contract.inputs)
     place = meters.contract.names.index("alone__next_count")
     forged = list(log[0].values)
     forged[place] = 1e3
-    (cell,) = [c for c in rerun(meters.case, meters.settings, msgspec.structs.replace(log[0], values=forged)).cells if not c.same]
+    (cell,) = [c for c in run_again(meters.case, meters.settings, msgspec.structs.replace(log[0], values=forged)).cells if not c.same]
     assert cell.name == "alone__next_count"
 
 
@@ -222,9 +222,9 @@ def test_the_equality_check_covers_functions_of_what_has_not_moved(meters: Meter
 
 
 def test_the_leakage_check_asks_for_every_feature_of_functions(meters: Meters) -> None:
-    from training.data.leakage import check
+    from training.data.leakage import find_leaks
 
-    checked = check(meters.case, meters.settings, moments=1, examples=20)
+    checked = find_leaks(meters.case, meters.settings, moments=1, examples=20)
     assert not checked.leaks
     assert {"sorts__beyond", "alone__next_count", "seen__stored"} <= checked.features
 
@@ -232,10 +232,10 @@ def test_the_leakage_check_asks_for_every_feature_of_functions(meters: Meters) -
 def test_batch_scores_see_the_same_types(meters: Meters, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    from serving.batch.score import score
+    from serving.batch.score import score_table
 
     pq.write_table(meters.examples.slice(0, len(METERS)), tmp_path / "rows.parquet")
-    score(meters.spark, meters.case, meters.settings, "bursts", 1, tmp_path / "rows.parquet", tmp_path / "scores", None)
+    score_table(meters.spark, meters.case, meters.settings, "bursts", 1, tmp_path / "rows.parquet", tmp_path / "scores", None)
     scored = {r["id"]: r for r in pq.read_table(tmp_path / "scores").to_pylist()}
     answered = meters.ask("/v1/models/bursts/predict", {"instances": requests()[: len(METERS)]})["predictions"]
     for i, prediction in enumerate(answered):

@@ -15,11 +15,11 @@ import pytest
 from feature_repo.records import contract
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.redis_keys import keys_key
-from feature_repo.registry.apply import BreakingChangeError, apply, check_live_models
-from feature_repo.registry.plan import plan, proposed
+from feature_repo.registry.apply import BreakingChangeError, apply_definitions, check_live_models
+from feature_repo.registry.plan import make_plan, proposed
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
-from streaming.backfill.estimate import estimate
+from streaming.backfill.estimate import estimate_size
 from streaming.backfill.run import plan as plan_backfill
 from streaming.online import removal
 from streaming.online.store import connect
@@ -50,7 +50,7 @@ def edited(bikes: Bikes, tmp_path: Path) -> Iterator[Any]:
 def test_no_change_is_no_change(bikes: Bikes, edited: Any) -> None:
     case = edited()
     with proposed(case) as after:
-        found = plan(case, after, bikes.settings)
+        found = make_plan(case, after, bikes.settings)
     assert not found.changes
     assert not found.broken
 
@@ -62,7 +62,7 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
     case = edited(WIDER)
     client = connect(bikes.settings.redis())
     with proposed(case) as after:
-        found = plan(case, after, bikes.settings)
+        found = make_plan(case, after, bikes.settings)
         texts = [c.text for c in found.changes]
         assert "sum_km_2h: window 2:00:00 -> 3:00:00" in texts
         assert found.backfill == ["rides_by_station"]
@@ -71,12 +71,12 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
         view = views(after.store)["rides_by_station"]
         (planned,) = plan_backfill([view], bikes.settings.offline_root, client, None)
         assert planned.rows > 500
-        guess = estimate(view, bikes.settings.offline_root, planned)
+        guess = estimate_size(view, bikes.settings.offline_root, planned)
         made = contract.load(bikes.settings.model_root / "turned_away" / str(bikes.contract.version))
         odd = log(bikes)[:1]
         odd[0].request["party"] = "two"
-        moved = definition_change.compare(case, after, bikes.settings, made, [*odd, *log(bikes)])
-        none = definition_change.compare(case, after, bikes.settings, made, odd)
+        moved = definition_change.with_and_without(case, after, bikes.settings, made, [*odd, *log(bikes)])
+        none = definition_change.with_and_without(case, after, bikes.settings, made, odd)
     assert guess is not None
     held = size(client, view, int(client.scard(keys_key("bikes", view.name))))  # type: ignore[arg-type]
     assert guess.entities == 6
@@ -93,7 +93,7 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
 def test_a_renamed_window_keeps_its_tiles(bikes: Bikes, edited: Any) -> None:
     case = edited(("sum_km_2h", "km_of_two_hours"))
     with proposed(case) as after:
-        found = plan(case, after, bikes.settings)
+        found = make_plan(case, after, bikes.settings)
         before, now = (views(one.store)["rides_by_station"] for one in (case, after))
     (change,) = [c for c in found.changes if c.what == "view"]
     assert change.text.startswith("feature sum_km_2h is renamed to km_of_two_hours; its tiles are kept")
@@ -122,7 +122,7 @@ def test_a_view_a_service_and_code_are_said_as_a_person_would(bikes: Bikes, edit
         ("rides_by_station_and_class, dock, wish]", "dock, wish]"),
     )  # fmt: skip
     with proposed(case) as after:
-        found = plan(case, after, bikes.settings)
+        found = make_plan(case, after, bikes.settings)
     said = {(c.what, c.name): c.text for c in found.changes}
     assert said["view", "docks_again"] == "is new: charge"
     assert said["view", "dock"] == "ttl 0:25:00 -> 0:30:00"
@@ -174,7 +174,7 @@ def test_by_command_a_breaking_change_is_refused_and_nothing_is_half_applied(bik
         assert done.returncode == 0, done.stderr
         assert "headrace backfill --view rides_by_station" in done.stdout.replace("\n", " ")
     finally:
-        apply(bikes.case)
+        apply_definitions(bikes.case)
         bikes.case.store.refresh_registry()
 
 
@@ -200,6 +200,6 @@ def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: 
         assert not (bikes.settings.state / removal.OWED).exists()
         assert client.scard(keys_key("bikes", "rides_by_station")) == 6
     finally:
-        apply(bikes.case)
+        apply_definitions(bikes.case)
         bikes.case.store.refresh_registry()
         bikes.backfill()

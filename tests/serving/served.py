@@ -49,7 +49,7 @@ def apply_and_fill() -> dict[str, str]:
     """Apply the shop, write its rows with stock Feast, and return its definitions."""
     from feast import FeatureStore
 
-    from feature_repo.registry.definitions import definitions
+    from feature_repo.registry.definitions import definitions_of
 
     spec = importlib.util.spec_from_file_location("shop_features", REPO / "shop_features.py")
     assert spec is not None
@@ -63,7 +63,7 @@ def apply_and_fill() -> dict[str, str]:
     store.write_to_online_store("sales", pd.DataFrame(sales | {"event_timestamp": times}))
     shelf = {"product": ["tea", "salt"], "stock": [40.0, None], "event_timestamp": [AT, AT]}
     store.write_to_online_store("shelf", pd.DataFrame(shelf))
-    return definitions(store, "sells_out")
+    return definitions_of(store, "sells_out")
 
 
 class Served:

@@ -159,12 +159,12 @@ def wait_applied(client: Any, project: str, timeout_s: float = 120.0) -> None:
 def main(engine: str, url: str, root: str, project: str, end: str) -> None:
     from functools import partial
 
-    from infra.settings import settings
+    from infra.settings import load_settings
     from streaming.backfill import run as batch
     from streaming.live import query
     from streaming.offline.spark import session
 
-    own = settings()
+    own = load_settings()
     own.export()
     spark = session(own, engine, quick=engine == "stream")
     if engine == "backfill":

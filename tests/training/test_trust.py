@@ -25,7 +25,7 @@ from training.data.validation import DataError
 from training.evaluation import fairness
 from training.export.certificate import certify
 from training.modeling import calibration
-from training.modeling.fit import fit
+from training.modeling.fit import fit_model
 from training.modeling.tuning import search
 from training.registration.bounds import GateError
 from training.registration.register import train_and_register
@@ -74,9 +74,9 @@ def test_data_unlike_that_of_the_live_version_is_refused_or_warned_of(made: Trai
     with pytest.raises(DataError, match=r"view__z: null in 0\.0% of the former rows, now 100\.0% more"):
         train_and_register(spec(), empty, own)
     stuck = altered(made, tmp_path / "stuck.parquet", view__z=lambda c: pa.array(np.zeros(len(c))))
-    assert "constant" in {f.check for f in validation.compare(spec(), split(spec(), stuck), made.inputs, first)}
+    assert "constant" in {f.check for f in validation.against_former(spec(), split(spec(), stuck), made.inputs, first)}
     flipped = altered(made, tmp_path / "flipped.parquet", label=lambda c: pc.subtract(1, c))
-    assert [f.check for f in validation.compare(spec(), split(spec(), flipped), made.inputs, first)] == ["base_rate"]
+    assert [f.check for f in validation.against_former(spec(), split(spec(), flipped), made.inputs, first)] == ["base_rate"]
 
 
 def test_splits_that_overlap_are_refused(made: TrainingSet, own: Settings) -> None:
@@ -115,7 +115,7 @@ def test_scores_are_put_right_inside_the_exported_model(made: TrainingSet, own: 
     assert found.calibration["error"] < 0.05
     if "imbalance" in changes:
         assert found.calibration["error_before"] > 0.2, "weighted positives overstate the odds, until that is taken back"
-    fitted = fit(asked, made)
+    fitted = fit_model(asked, made)
     onnx = (own.model_root / "model" / "1" / "model.onnx").read_bytes()
     part = fitted.parts["test"]
     session = onnxruntime.InferenceSession(onnx)

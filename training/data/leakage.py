@@ -56,7 +56,7 @@ class Leak:
 
 
 @dataclass
-class Checked:
+class LeakCheck:
     """
     Attributes:
         features: asked for, over all moments.
@@ -77,9 +77,9 @@ class Checked:
         return {f for f in self.features if f.rpartition("__")[0] not in self.untested}
 
 
-def check(
+def find_leaks(
     use_case: UseCase, settings: Settings, moments: int = 3, examples: int = 200, told: Callable[[str], None] = lambda _: None
-) -> Checked:
+) -> LeakCheck:
     """Check every model's feature service, on-demand features included, and every applied view.
 
     Args:
@@ -93,7 +93,7 @@ def check(
     compiled = views(use_case.store)
     if not use_case.models:
         raise LeakageError("the use case has no model, and so no examples to ask for")
-    found = Checked()
+    found = LeakCheck()
     for spec in use_case.models.values():
         path = settings.offline_root / spec.spine.table
         if why := fault(str(path)):
@@ -110,7 +110,7 @@ def check(
 
 
 def _check_moment(
-    use_case: UseCase, settings: Settings, spec: ModelSpec, compiled: dict[str, View], moment: int, examples: int, found: Checked
+    use_case: UseCase, settings: Settings, spec: ModelSpec, compiled: dict[str, View], moment: int, examples: int, found: LeakCheck
 ) -> None:
     spine = _nearest(settings.offline_root / spec.spine.table, spec, moment, examples)
     found.moments.append(second_text(moment))
@@ -169,7 +169,7 @@ def _unknown_label(spine: pa.Table, spec: ModelSpec) -> pa.Table:
 
 
 def _tables(
-    use_case: UseCase, settings: Settings, compiled: dict[str, View], moment: int, found: Checked
+    use_case: UseCase, settings: Settings, compiled: dict[str, View], moment: int, found: LeakCheck
 ) -> dict[str, tuple[pa.Table, Any, list[str]]]:
     """Per table that a view reads: its rows around the moment, which of them were not known by then, and the columns that say so."""
     root, tables = settings.offline_root, {}

@@ -145,7 +145,7 @@ class Difference:
     gone: int
 
 
-def compare(before: Manifest, after: Manifest, old: pa.Table, new: pa.Table, ids: Sequence[str]) -> Difference:
+def differences(before: Manifest, after: Manifest, old: pa.Table, new: pa.Table, ids: Sequence[str]) -> Difference:
     """Name what changed between two derivations of one training set."""
     named = []
     for table in sorted(before.partitions.keys() | after.partitions.keys()):

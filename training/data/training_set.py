@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.records.contract import Input, Null, RequestField
-from feature_repo.registry.definitions import DefinitionError, definition_hash, definitions, service_projections
+from feature_repo.registry.definitions import DefinitionError, definition_hash, definitions_of, service_projections
 from feature_repo.spec.model import ModelSpec
 from feature_repo.spec.use_case import UseCase
 from infra.files import FileError
@@ -97,7 +97,7 @@ def rebuild(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mo
     if made.hash == before.content:
         return None
     after, new = manifest.load(made.path), read(made.path)
-    found = manifest.compare(before, after, old, new, spec.spine.id)
+    found = manifest.differences(before, after, old, new, spec.spine.id)
     for path in (made.path, manifest.path_of(made.path)):  # it was made to be compared
         path.unlink(missing_ok=True)
     return found
@@ -200,7 +200,7 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
     from streaming.offline.parquet import TableError, read
 
     store = use_case.store
-    by_feature = definitions(store, spec.feature_service)
+    by_feature = definitions_of(store, spec.feature_service)
     inputs = model_inputs(store, spec)
     path = settings.offline_root / spec.spine.table
     try:

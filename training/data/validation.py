@@ -135,7 +135,7 @@ def _outside(values: Floats, former: Histogram, widen: float) -> float:
     return float(beyond.sum() / max(len(present), 1))
 
 
-def check(spec: ModelSpec, table: pa.Table, inputs: list[Input]) -> list[Finding]:
+def check_parts(spec: ModelSpec, table: pa.Table, inputs: list[Input]) -> list[Finding]:
     """Hold a whole training set against its spec: columns, types, one row per example, a moment in each, labels of 0 and 1, splits apart."""
     import pandas as pd
     import pyarrow as pa
@@ -199,7 +199,7 @@ def _rows(cases: pd.DataFrame) -> Iterable[tuple[Any, Any, Any]]:
     return zip(cases["column"], cases["check"], cases["failure_case"], strict=True)
 
 
-def compare(spec: ModelSpec, parts: Mapping[str, Part], inputs: list[Input], former: Contract) -> list[Finding]:
+def against_former(spec: ModelSpec, parts: Mapping[str, Part], inputs: list[Input], former: Contract) -> list[Finding]:
     """Hold the training split against the one a former version was trained on. Inputs that are new are not compared.
 
     A contract from before `training_profile` holds quantiles of its validation split only: those bound the nulls and ranges of this one's.

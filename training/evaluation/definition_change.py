@@ -67,7 +67,7 @@ def last_requests(client: redis.Redis, project: str, model: str, limit: int) -> 
     return found[:limit][::-1]
 
 
-def compare(before: UseCase, after: UseCase, settings: Settings, made: Contract, log: Sequence[Prediction]) -> Moved | str:
+def with_and_without(before: UseCase, after: UseCase, settings: Settings, made: Contract, log: Sequence[Prediction]) -> Moved | str:
     """Score logged requests under both definitions; a sentence where that cannot be done."""
     if not log:
         return "no request is logged: nothing to compare"

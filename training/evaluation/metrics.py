@@ -31,7 +31,7 @@ def calibration(label: Floats, score: Floats, bins: int = 10) -> list[tuple[floa
     return [(float(score[p].mean()), float(label[p].mean()), len(p)) for p in parts]
 
 
-def metrics(label: Floats, score: Floats) -> dict[str, float]:
+def metrics_of(label: Floats, score: Floats) -> dict[str, float]:
     """Every metric (`feature_repo.metrics`) and the number of rows.
 
     Args:
@@ -60,7 +60,7 @@ def groups(table: pa.Table, column: str) -> NDArray[Any]:
 def by_slice(table: pa.Table, column: str, label: Floats, score: Floats) -> dict[str, dict[str, float]]:
     """Metrics for each value of a column; rare values together as `other`."""
     group = groups(table, column)
-    return {str(name): metrics(label[group == name], score[group == name]) for name in np.unique(group)}
+    return {str(name): metrics_of(label[group == name], score[group == name]) for name in np.unique(group)}
 
 
 def importance(booster: lightgbm.Booster, part: Part, names: list[str], rows: int = 2000) -> dict[str, float]:
@@ -109,7 +109,7 @@ def measure(spec: ModelSpec, fitted: Fitted, scores: Mapping[str, Floats], names
             disparities[name][column] = found.disparities
     held_out = "test" if "test" in parts else "valid"
     return Measured(
-        {name: metrics(part.label, scores[name]) for name, part in parts.items()},
+        {name: metrics_of(part.label, scores[name]) for name, part in parts.items()},
         {name: intervals(part.label, scores[name]) for name, part in parts.items()},
         slices,
         disparities,

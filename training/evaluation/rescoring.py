@@ -26,7 +26,7 @@ class NotComparable(ValueError):
 
 
 @dataclass(frozen=True)
-class Scored:
+class Rescorer:
     """One version, to be run over tables: training sets and archived predictions alike."""
 
     contract: Contract
@@ -87,9 +87,9 @@ class Scored:
         return np.concatenate([np.asarray(p, dtype=np.float64).reshape(len(p), -1)[:, -1] for p in parts])
 
 
-def scored(root: Path, model: str, version: int) -> Scored:
+def scored(root: Path, model: str, version: int) -> Rescorer:
     """
     Raises:
         ContractError: the folder does not verify.
     """
-    return Scored(release.verified(root, model, version), root / model / str(version))
+    return Rescorer(release.verified(root, model, version), root / model / str(version))

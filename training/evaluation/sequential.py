@@ -98,7 +98,7 @@ def _blocks(g: Floats, block: NDArray[np.int64]) -> tuple[Floats, Floats, float]
     return means, counts.astype(np.float64), within
 
 
-def sequential(gain: ArrayLike, block: ArrayLike, known_spread: float | None = None, alpha: float = ALPHA) -> Verdict:
+def compare_as_it_comes(gain: ArrayLike, block: ArrayLike, known_spread: float | None = None, alpha: float = ALPHA) -> Verdict:
     """Whether the challenger is better, after the rows so far; may be asked after every row, and be believed at the first verdict.
 
     Asymptotic: the verdicts' error is alpha where FEWEST_ROWS are enough for a normal mean, not for gains of which one row in a thousand

@@ -21,7 +21,7 @@ from feature_repo.triggers.base import DAY_US
 from infra.settings import Settings
 from infra.timestamps import microseconds
 from training.data.column_moments import micros
-from training.evaluation.rescoring import Scored, scored
+from training.evaluation.rescoring import Rescorer, scored
 from training.gates.record import Checked
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Challenge:
         return None if self.champion == self.made.version else self.champion
 
     @cached_property
-    def challenger(self) -> Scored:
+    def challenger(self) -> Rescorer:
         return scored(self.settings.model_root, self.spec.name, self.made.version)
 
     @cached_property

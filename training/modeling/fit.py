@@ -60,7 +60,9 @@ def boost(spec: ModelSpec, parts: Mapping[str, Part], names: list[str], callback
     return lightgbm.train(parameters, train, spec.rounds, valid_sets=[valid], callbacks=[stop, *callbacks])
 
 
-def fit(spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = None, parts: Mapping[str, Part] | None = None) -> Fitted:
+def fit_model(
+    spec: ModelSpec, training_set: TrainingSet, progress: Progress | None = None, parts: Mapping[str, Part] | None = None
+) -> Fitted:
     """Fit and calibrate. The same spec and training set give the same booster.
 
     Args:

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from feature_repo.records.contract import Contract, known
 from feature_repo.records.prediction import Prediction, rows, sound
 from feature_repo.records.redis_keys import prediction_log_key
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.definitions import definitions_of
 from streaming.aggregation.windows import NEVER
 from streaming.join.on_demand import transformations
-from streaming.join.recompute import asked, fitting, plan, recompute
+from streaming.join.recompute import asked, fitting, plan, recomputed
 from streaming.schema.columns import HIDDEN, NOW, column_name, floats
 from streaming.schema.feature_view import projections
 from training.monitoring.skew_causes import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
@@ -175,7 +175,7 @@ def prove(
     """
     if not log:
         raise SkewError(f"no prediction of {contract.model} is in the log: serve some first (`headrace replay`)")
-    applied = definitions(use_case.store, contract.feature_service)
+    applied = definitions_of(use_case.store, contract.feature_service)
     store, service = use_case.store, contract.feature_service
     on_demand = transformations(store, service, projections(store, service))
     place = {i.source: n for n, i in enumerate(contract.inputs)}
@@ -187,7 +187,7 @@ def prove(
         if not log:
             raise SkewError(f"no logged prediction of {contract.model} can be compared: {said}")
         logger.warning("%d logged predictions of %s are passed over: %s", sum(passed_over.values()), contract.model, said)
-    table = recompute(spark, settings, read, log, contract.request, on_demand)
+    table = recomputed(spark, settings, read, log, contract.request, on_demand)
     shown, codes = rows([p.values for p in log], [p.statuses for p in log], len(contract.inputs))
     served, letters = known(shown, codes), codes.view("S1").astype("U1")
     lags = {p.alias: _lag_s(table, p.alias, log) for p in read}

@@ -32,7 +32,7 @@ def _check(gate: Gate, measured: float | None, where: str) -> dict[str, Any]:
     }
 
 
-def check(
+def check_bounds(
     spec: ModelSpec,
     metrics: Mapping[str, Mapping[str, float]],
     slices: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]],

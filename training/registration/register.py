@@ -26,7 +26,7 @@ from training.data.splits import Part, matrix, split
 from training.evaluation import metrics
 from training.export.tree_ensemble import export, parity
 from training.modeling import calibration, tuning
-from training.modeling.fit import Fitted, Progress, fit, model_text
+from training.modeling.fit import Fitted, Progress, fit_model, model_text
 from training.registration import bounds, tracking
 from training.registration.card import Card
 from training.registration.provenance import code
@@ -98,12 +98,12 @@ def train_and_register(
     if tune:
         found = tuning.search(spec, parts, names, told)
         spec, record = spec.model_copy(update={"parameters": found.parameters}), found.record
-    fitted = fit(spec, training_set, progress, parts)
+    fitted = fit_model(spec, training_set, progress, parts)
     scores = {name: fitted.score(part) for name, part in parts.items()}
     measured = metrics.measure(spec, fitted, scores, names)
     onnx = export(fitted.booster)
     same = parity(fitted.booster, onnx, _every_row(training_set))
-    checks = bounds.check(spec, measured.metrics, measured.slices, same, measured.fairness)
+    checks = bounds.check_bounds(spec, measured.metrics, measured.slices, same, measured.fairness)
     if not force:
         bounds.require(spec, checks)
     root = settings.model_root / spec.name
@@ -229,11 +229,11 @@ def _validated(
     """The splits, and what the checks of the data found. Raises DataError."""
     from training.data.training_set import read
 
-    findings = [*unknown, *validation.check(spec, read(training_set.path), training_set.inputs)]
+    findings = [*unknown, *validation.check_parts(spec, read(training_set.path), training_set.inputs)]
     validation.require(spec, findings, force)
     parts = split(spec, training_set)
     if former is not None:
-        findings += validation.compare(spec, parts, training_set.inputs, former)
+        findings += validation.against_former(spec, parts, training_set.inputs, former)
         validation.require(spec, findings, force)
     return parts, findings
 

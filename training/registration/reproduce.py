@@ -13,7 +13,7 @@ import msgspec
 
 from feature_repo.records import contract
 from feature_repo.records.contract import Contract, ContractError
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.definitions import definitions_of
 from feature_repo.spec.model import ModelSpec
 from feature_repo.spec.use_case import UseCase
 from training.data import manifest
@@ -45,7 +45,7 @@ class Reproduced(msgspec.Struct, frozen=True):
         return all(then == now for then, now in self.hashes.values())
 
 
-def reproduce(
+def make_again(
     spark: Callable[[], SparkSession], case: UseCase, settings: Settings, made: Contract, told: Callable[[str], None]
 ) -> Reproduced:
     """Join the training set under the cut-off it had, fit with the spec it had, export; nothing is registered.
@@ -56,7 +56,7 @@ def reproduce(
     """
     from training.data.training_set import build
     from training.export.tree_ensemble import export
-    from training.modeling.fit import fit, model_text
+    from training.modeling.fit import fit_model, model_text
     from training.registration.register import LIGHTGBM
 
     if not made.spec:
@@ -64,7 +64,7 @@ def reproduce(
             f"model {made.model} version {made.version} was registered before contracts held the whole spec: train it again"
         )
     spec = ModelSpec.model_validate(made.spec)
-    contract.check_definitions(made, definitions(case.store, made.feature_service))
+    contract.check_definitions(made, definitions_of(case.store, made.feature_service))
     told("joining the training set")
     kept = settings.state / "training_sets" / made.model / str(made.training_set["path"])
     again = build(spark(), case, settings, spec, int(made.training_set["known_upto_us"]))
@@ -72,7 +72,7 @@ def reproduce(
     changed = _changed(spec, kept, again) if differs and kept.exists() else []
     try:
         told(f"fitting on {again.rows:,} examples")
-        fitted = fit(spec, again)
+        fitted = fit_model(spec, again)
         files = {LIGHTGBM: model_text(fitted).encode(), contract.MODEL: export(fitted.booster)}
     finally:
         if differs:  # it was made to be compared
@@ -88,7 +88,7 @@ def _changed(spec: ModelSpec, kept: Path, again: TrainingSet) -> list[str]:
     from training.data.training_set import read
 
     before, after = manifest.load(kept), manifest.load(again.path)
-    return list(manifest.compare(before, after, read(kept), read(again.path), spec.spine.id).partitions)
+    return list(manifest.differences(before, after, read(kept), read(again.path), spec.spine.id).partitions)
 
 
 def _environment(made: Contract) -> dict[str, tuple[str, str]]:

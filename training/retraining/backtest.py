@@ -27,7 +27,7 @@ from infra.timestamps import day_text, moment_at
 from training.data.column_moments import micros
 from training.data.splits import Part, SplitError, matrix
 from training.evaluation import metrics
-from training.modeling.fit import THREADS, fit
+from training.modeling.fit import THREADS, fit_model
 from training.monitoring import live_quality
 from training.registration.reference_sample import chosen
 from training.retraining import triggers
@@ -116,7 +116,7 @@ class Model:
     @classmethod
     def fit(cls, spec: ModelSpec, training_set: TrainingSet) -> Model:
         """Only what is needed of it is kept: a fit holds all its rows."""
-        fitted = fit(spec, training_set)
+        fitted = fit_model(spec, training_set)
         parts = [fitted.parts[name] for name in ("train", "valid")]
         moments = np.concatenate([micros(part.table, spec.spine.timestamp) for part in parts])
         rows = chosen(moments)
@@ -131,7 +131,7 @@ class Model:
 
     @cached_property
     def held_out(self) -> dict[str, float]:
-        return metrics.metrics(self.test.label, self.score(self.test.matrix))
+        return metrics.metrics_of(self.test.label, self.score(self.test.matrix))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Stream:
         return slice(*np.searchsorted(self.at_us, [first_us, last_us]).tolist())
 
 
-def compare(
+def live_through(
     spec: ModelSpec,
     training_set: TrainingSet,
     start_us: int,
@@ -278,6 +278,6 @@ def _sum_up(outcome: Outcome, stream: _Stream, score: Floats, start_us: int, end
     label, scored = stream.label[span], score[span]
     for name in sorted(set(month.tolist())):
         rows = month == name
-        m = metrics.metrics(label[rows], scored[rows])
+        m = metrics.metrics_of(label[rows], scored[rows])
         outcome.months.append(Month(name, int(rows.sum()), m["auc"], m["calibration_error"], m["log_loss"]))
-    outcome.total = metrics.metrics(label, scored)
+    outcome.total = metrics.metrics_of(label, scored)

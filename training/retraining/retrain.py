@@ -68,7 +68,7 @@ def find(settings: Settings, model: str, trigger: str) -> int | None:
     return None
 
 
-def retrain(
+def train_again(
     spark: Callable[[], SparkSession],
     case: UseCase,
     settings: Settings,

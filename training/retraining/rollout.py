@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_repo.spec.retraining import Stage, Stages
 from feature_repo.triggers.base import DAY_US
-from training.evaluation.rescoring import NotComparable, Scored
+from training.evaluation.rescoring import NotComparable, Rescorer
 from training.monitoring.live_quality import Labelled
 
 Phase = Literal["shadow", "canary", "probation"]
@@ -96,8 +96,8 @@ class Ruling(msgspec.Struct, frozen=True):
 def evidence(
     phase: Phase,
     rows: Labelled,
-    challenger: Scored,
-    other: Scored,
+    challenger: Rescorer,
+    other: Rescorer,
     since_us: int,
     now_us: int,
     spread: float | None,
@@ -141,7 +141,7 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
     Faults and latency end a challenger at once; quality as soon as it is surely worse; otherwise the stage lasts as long as it says.
     What is not known never lets it go on: the stage waits, says what it waits for, and ends without promotion when its patience does.
     """
-    from training.evaluation.sequential import FEWEST_ROWS, gains, sequential
+    from training.evaluation.sequential import FEWEST_ROWS, compare_as_it_comes, gains
 
     told = [f"{seen.samples:,} predictions in {seen.hours:.1f} h, {len(seen.label):,} with a truth"]
     ruling, unknown = _guards(stages, seen, told)
@@ -151,7 +151,7 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
         return Ruling("stop", f"{seen.broken:,} of its answers are no probabilities")
     verdict = None
     if len(seen.label):
-        verdict = sequential(gains(seen.label, seen.other, seen.challenger), seen.day, seen.spread, stages.alpha)
+        verdict = compare_as_it_comes(gains(seen.label, seen.other, seen.challenger), seen.day, seen.spread, stages.alpha)
         told.append(f"Brier score better by {verdict.text}")
         if verdict.verdict == "worse":
             return Ruling("stop", f"answers worse: {told[-1]}")

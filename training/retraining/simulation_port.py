@@ -14,8 +14,8 @@ from infra.timestamps import moment_at
 from training.data.training_set import build
 from training.monitoring.skew import SkewResult, prove, read_log
 from training.retraining.autopilot import Autopilot
-from training.retraining.backtest import Drift, Outcome, compare
-from training.retraining.retrain import TRIGGER, retrain
+from training.retraining.backtest import Drift, Outcome, live_through
+from training.retraining.retrain import TRIGGER, train_again
 from training.retraining.trainer_process import Trainer
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class Loop:
     def first(self, case: UseCase, model: str, at_us: int) -> int:
         """The first version, on what was known at a moment."""
         with _Spark(self.settings) as spark:
-            return retrain(spark, case, self.settings, case.model(model), at_us, {TRIGGER: f"first@{at_us}", "reason": "the first model"})
+            return train_again(
+                spark, case, self.settings, case.model(model), at_us, {TRIGGER: f"first@{at_us}", "reason": "the first model"}
+            )
 
     def pilot(self, case: UseCase, model: str) -> Autopilot:
         from streaming.online.store import connect
@@ -60,7 +62,7 @@ class Loop:
         whole = spec.model_copy(update={"split": Split(train=train, valid=rest)})
         with _Spark(self.settings) as spark:
             made = build(spark(), case, self.settings, whole)
-        return compare(spec, made, first_us, last_us, self.drift)
+        return live_through(spec, made, first_us, last_us, self.drift)
 
 
 class _Spark:

@@ -13,7 +13,7 @@ from feature_repo.triggers.base import DAY_US
 from streaming.offline.archive import Archive
 from training.evaluation.comparison import Comparison, ComparisonError, compare
 from training.evaluation.rescoring import scored
-from training.evaluation.sequential import gains, sequential
+from training.evaluation.sequential import compare_as_it_comes, gains
 from training.monitoring.live_quality import Labelled, labelled
 
 ROWS = 50_000
@@ -57,7 +57,7 @@ def head_to_head(archive: Archive, models: Path, spec: ModelSpec, version: int, 
     enough = len(set(day.tolist())) >= FEWEST_DAYS
     metrics = [compare(rows.label, other, mine, name, groups=day if enough else None) for name in COMPARED]
     order = np.argsort(rows.known_us, kind="stable")
-    always = sequential(gains(rows.label[order], other[order], mine[order]), day[order])
+    always = compare_as_it_comes(gains(rows.label[order], other[order], mine[order]), day[order])
     verdict = {
         "better": f"version {version} is better",
         "worse": f"version {version} is worse",

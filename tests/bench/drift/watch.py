@@ -22,7 +22,7 @@ from serving.inference.scorer import Scorer
 from serving.monitoring.detectors.base import NOMINAL_RATE
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import DAY_US
-from serving.monitoring.triage import triage
+from serving.monitoring.triage import explain_drift
 from serving.monitoring.verdict import FeatureVerdict, Kind, Triage
 from tests.bench.drift.injection import Predictions, joined
 from tests.bench.report import Measurement
@@ -70,7 +70,7 @@ class Baseline:
     def triage(self, window: Predictions) -> Triage | None:
         assert self.drift.calibration is not None
         relations = self.drift.calibration.relations
-        return triage(window.seen(), self.verdicts(window), self.bench.views, self.rows.matrix, relations, self.bench.model)
+        return explain_drift(window.seen(), self.verdicts(window), self.bench.views, self.rows.matrix, relations, self.bench.model)
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
@@ -85,9 +85,9 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
 
 
 def prepare(own: Settings, told: Callable[[str], None]) -> Bench:
-    from feature_repo.registry.apply import apply
+    from feature_repo.registry.apply import apply_definitions
     from feature_repo.spec.use_case import UseCase
-    from streaming.offline.ingest import ingest
+    from streaming.offline.ingest import make_tables
     from streaming.offline.spark import session
     from training.data.training_set import build
     from training.registration.register import train_and_register
@@ -96,8 +96,8 @@ def prepare(own: Settings, told: Callable[[str], None]) -> Bench:
     spec = next(iter(case.models.values()))
     spark = session(own)
     told("ingesting the use case")
-    ingest(case, own, spark)
-    apply(case)
+    make_tables(case, own, spark)
+    apply_definitions(case)
     told("joining the training set")
     made = build(spark, case, own, spec)
     told("training")

@@ -25,10 +25,10 @@ _SQL = {
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
-    from feature_repo.registry.apply import apply
+    from feature_repo.registry.apply import apply_definitions
     from feature_repo.spec.use_case import UseCase
     from streaming.join.in_process import gather
-    from streaming.offline.ingest import ingest
+    from streaming.offline.ingest import make_tables
     from streaming.offline.spark import session
     from streaming.schema.feature_view import projections
     from training.data.training_set import build
@@ -36,8 +36,8 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
     case = UseCase(own.repo)
     spark = session(own)
     told("ingesting the use case")
-    ingest(case, own, spark)
-    apply(case)
+    make_tables(case, own, spark)
+    apply_definitions(case)
     spec = next(iter(case.models.values()))
     plan = [p for p in projections(case.store, spec.feature_service) if p.view.layout]
     root = own.offline_root

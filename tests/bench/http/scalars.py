@@ -12,8 +12,8 @@ import pyarrow as pa
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract, Input, Parity, RequestField
 from feature_repo.records.redis_keys import keys_key
-from feature_repo.registry.apply import apply
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import definitions_of
 from feature_repo.spec.use_case import UseCase
 from infra.redis_client import for_feast
 from infra.settings import Settings
@@ -65,7 +65,7 @@ def make(own: Settings, folder: Path) -> UseCase:
     write_repo(folder, own, "streaming.offline_store.HeadraceOfflineStore")
     (folder / "bench_features.py").write_text(_DEFINITIONS.format(keys=list(KEYS)))
     case = UseCase(folder)
-    apply(case)
+    apply_definitions(case)
     for view in views(case.store).values():
         _fill(own, view)
     _train(own, case)
@@ -110,7 +110,7 @@ def _train(own: Settings, case: UseCase) -> None:
     folder.mkdir(parents=True)
     (folder / contract.MODEL).write_bytes(export(booster))
     booster.save_model(folder / "lightgbm.txt")
-    known = definitions(case.store, "scalars")
+    known = definitions_of(case.store, "scalars")
     made = Contract(
         model=MODEL,
         version=1,

@@ -49,12 +49,12 @@ def main() -> None:
         uvicorn.run(build(), host="127.0.0.1", port=port, log_level="error", access_log=False)
         return
     if how == "haproxy":
-        from infra.settings import settings
+        from infra.settings import load_settings
         from serving.deployment import app
         from tests.bench.peers import noop
 
         app.build = noop.build  # type: ignore[assignment]
-        app.run(settings())
+        app.run(load_settings())
         return
     import time
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 
 from infra.java import java_home
-from infra.settings import Settings, settings
+from infra.settings import Settings, load_settings
 from infra.supervision.services import stop_all
 from streaming.offline.class_archive import archive
 from tests.bench.storm.faults import everything
@@ -66,8 +66,8 @@ def _settings(state: str) -> Settings:
     os.environ["HEADRACE_STATE"] = state
     for name in ("HEADRACE_REDIS_URL", "HEADRACE_REPO", "HEADRACE_REGISTRY", "HEADRACE_TRACKING"):
         os.environ.pop(name, None)
-    settings.cache_clear()
-    own = settings()
+    load_settings.cache_clear()
+    own = load_settings()
     own.offline_root.mkdir(parents=True)
     own.export()
     return own
@@ -81,7 +81,7 @@ def _end(parts: Parts, told: Callable[[str], None]) -> None:
     if spark is not None:
         spark.stop()
     with suppress(Exception):
-        stop_all(settings())
+        stop_all(load_settings())
     left = parts.everything()
     for process in left:
         with suppress(psutil.Error):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from feature_repo.registry.apply import apply
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import definitions_of
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
 
@@ -23,7 +23,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseCase:
     Settings(state=tmp_path, redis_url="redis://127.0.0.1:1/0").export()
     shutil.copytree(ROOT / "tests" / "bikes" / "repo", tmp_path / "repo")
     made = UseCase(tmp_path / "repo")
-    apply(made)
+    apply_definitions(made)
     return made
 
 
@@ -33,7 +33,7 @@ def test_a_snapshot_in_the_place_of_an_older_one_is_not_taken_for_it(case: UseCa
     held = []
     gc.freeze()  # what other tests have left need not be looked through each time
     for minutes in range(30, 34):
-        before = definitions(case.store, "dock_choice")
+        before = definitions_of(case.store, "dock_choice")
         place = id(registry.cached_registry_proto)
         view = case.store.get_feature_view("dock")
         view.ttl = timedelta(minutes=minutes)
@@ -44,6 +44,6 @@ def test_a_snapshot_in_the_place_of_an_older_one_is_not_taken_for_it(case: UseCa
             if id(registry.cached_registry_proto) == place:
                 held.append(place)
                 break
-        assert definitions(case.store, "dock_choice")["dock:charge"] != before["dock:charge"]
+        assert definitions_of(case.store, "dock_choice")["dock:charge"] != before["dock:charge"]
     gc.unfreeze()
     assert held, "no snapshot came to lie where an older one lay: nothing was tested"

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from feature_repo.records import contract
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.definitions import definitions_of
 from infra.settings import ROOT
 from streaming.aggregation.windows import MINUTE, Layout
 from tests.bikes.platform import Bikes
 
 
 def test_a_changed_definition_is_refused_by_the_features_name(bikes: Bikes) -> None:
-    applied = definitions(bikes.case.store, bikes.spec.feature_service)
+    applied = definitions_of(bikes.case.store, bikes.spec.feature_service)
     contract.check_definitions(bikes.contract, applied)
     with pytest.raises(contract.ContractError, match=r"changed: dock:charge"):
         contract.check_definitions(bikes.contract, applied | {"dock:charge": "0" * 16})

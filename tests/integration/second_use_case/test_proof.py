@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from feature_repo.records.redis_keys import keys_key, view_key
-from serving.batch.rerun import RerunError, find, rerun
+from serving.batch.rerun import RerunError, find, run_again
 from serving.telemetry.prediction_id import PredictionIds
 from streaming.aggregation.windows import HOUR, MINUTE
 from streaming.online.store import connect
@@ -52,10 +52,10 @@ def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any,
     assert lag is not None
     assert 0 < lag["p99"] <= 30 * 60
     for prediction in log[:: max(1, len(log) // 15)]:
-        again = rerun(bikes.case, bikes.settings, prediction)
+        again = run_again(bikes.case, bikes.settings, prediction)
         assert again.same, again.summary()
     forged = msgspec.structs.replace(log[0], score=log[0].score + 1e-12)
-    assert not rerun(bikes.case, bikes.settings, forged).same
+    assert not run_again(bikes.case, bikes.settings, forged).same
     assert find(client, "bikes", log[5].id) == log[5]
     with pytest.raises(RerunError, match="no prediction"):
         find(client, "bikes", PredictionIds(bytes(32)).make("m", log[5].wall_us)[0])
@@ -114,5 +114,5 @@ def test_the_skew_proof_can_fail(bikes: Bikes, streaming: Any, server: str) -> N
     result = prove(lambda: bikes.spark, bikes.case, bikes.settings, bikes.contract, [honest, forged])
     assert result.wrong == 1
     assert result.examples[0].feature == "rides_by_station:rides_2h"
-    (cell,) = [c for c in rerun(bikes.case, bikes.settings, forged).cells if not c.same]
+    (cell,) = [c for c in run_again(bikes.case, bikes.settings, forged).cells if not c.same]
     assert cell.name == "rides_by_station__rides_2h"

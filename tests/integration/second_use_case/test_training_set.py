@@ -44,7 +44,7 @@ def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bi
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from serving.batch.score import ScoreError, score
+    from serving.batch.score import ScoreError, score_table
     from serving.inference.scorer import Scorer
     from training.data.splits import matrix
 
@@ -53,7 +53,7 @@ def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bi
     spine = sample.select([*fields, "request"]).append_column("event_timestamp", sample["asked"])
     pq.write_table(spine, tmp_path / "in.parquet")
     version = bikes.contract.version
-    done = score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "in.parquet", tmp_path / "out", None)
+    done = score_table(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "in.parquet", tmp_path / "out", None)
     assert (done.rows, done.refused) == (200, 0)
     out = pq.read_table(tmp_path / "out").sort_by("request")
     scorer = Scorer(bikes.settings.model_root / "turned_away" / str(version) / "model.onnx", len(bikes.contract.inputs))
@@ -62,14 +62,14 @@ def test_batch_scores_are_the_scores_that_training_and_serving_compute(bikes: Bi
     assert set(out["model_version"].to_pylist()) == {version}
     pq.write_table(spine.drop_columns(["party"]), tmp_path / "less.parquet")
     with pytest.raises(ScoreError, match="lacks party"):
-        score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "less.parquet", tmp_path / "out", None)
+        score_table(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "less.parquet", tmp_path / "out", None)
     with pytest.raises(ScoreError, match="nothing at"):
-        score(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "no.parquet", tmp_path / "out", None)
+        score_table(bikes.spark, bikes.case, bikes.settings, "turned_away", version, tmp_path / "no.parquet", tmp_path / "out", None)
 
 
 def test_the_join_on_spark_gives_the_very_bytes_of_the_join_in_process(bikes: Bikes, monkeypatch: pytest.MonkeyPatch) -> None:
-    from infra.settings import settings
+    from infra.settings import load_settings
     from training.data.training_set import build
 
-    monkeypatch.setattr(settings(), "join_in_process_rows", 0)
+    monkeypatch.setattr(load_settings(), "join_in_process_rows", 0)
     assert build(bikes.spark, bikes.case, bikes.settings, bikes.spec).hash == bikes.training_set.hash

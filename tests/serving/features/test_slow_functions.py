@@ -346,8 +346,7 @@ def test_other_models_calls_go_on_while_a_function_hangs(tmp_path: Path, redis_u
         gate.wait(60)
 
     async def scenario(client: Any) -> Any:
-        (predictor,) = server.plane.models.live
-        predictor.assemble.on_demand = compiled(hangs, server.plane.metrics.on_demand)
+        server.plane.models.live[0].assemble.on_demand = compiled(hangs, server.plane.metrics.on_demand)
 
         async def predict() -> Any:
             return await client.post(PREDICT, json={"instances": [INSTANCE]}, headers={"X-Request-Timeout-Ms": "300"})

@@ -35,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Settings:
     """The shop, applied to a registry of its own, and one version of its model that was never promoted."""
     from feast import FeatureStore
 
-    from feature_repo.registry.definitions import definitions
+    from feature_repo.registry.definitions import definitions_of
 
     folder = tmp_path_factory.mktemp("contracts")
     repo, project = folder / "repo", f"shop_{uuid.uuid4().hex[:8]}"
@@ -53,7 +53,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> Settings:
     store.apply([module.product, module.store, module.sales, module.shelf, module.pricing, module.sells_out])
     own = Settings(repo=repo, state=folder / "state", redis_url=redis_url)
     write_key(own.state)
-    write_version(own.model_root, 1, inputs=INPUTS, definitions=definitions(store, "sells_out"), project=project)
+    write_version(own.model_root, 1, inputs=INPUTS, definitions=definitions_of(store, "sells_out"), project=project)
     return own
 
 

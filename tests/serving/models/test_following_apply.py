@@ -17,8 +17,8 @@ import redis.asyncio
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Input, RequestField
 from feature_repo.records.redis_keys import events_key
-from feature_repo.registry.apply import apply
-from feature_repo.registry.definitions import definitions
+from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import definitions_of
 from feature_repo.registry.followed import EVERY_S
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
@@ -46,7 +46,7 @@ class Docks:
 
     def write(self, features: str) -> None:
         (self.folder / "bikes.py").write_text(f"{self._text}\nonly = FeatureService(name='only', features=[{features}])\n")
-        apply(UseCase(self.folder))
+        apply_definitions(UseCase(self.folder))
 
     def release(self) -> None:
         """A version of a model that reads two features of `only`, promoted."""
@@ -58,7 +58,7 @@ class Docks:
             1,
             project="bikes",
             feature_service="only",
-            definitions=definitions(UseCase(self.folder).store, "only"),
+            definitions=definitions_of(UseCase(self.folder).store, "only"),
             inputs=inputs,
             request=[RequestField("station", "entity", "int64", example=1)],
             files={contract.MODEL: contract.sha256(folder / contract.MODEL)},

@@ -14,7 +14,7 @@ from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.null_distribution import Calibration
-from serving.monitoring.triage import triage
+from serving.monitoring.triage import explain_drift
 from serving.monitoring.verdict import Triage
 from serving.monitoring.window import Row, Window
 from tests.serving.shop import make_contract
@@ -97,7 +97,7 @@ def said(
     assert detector.calibration is not None
     shown = Seen(matrix, moments, letters(matrix) if statuses is None else statuses, **seen)
     verdicts = detector.test(matrix, moments)
-    return triage(shown, verdicts, VIEWS, detector.reference, detector.calibration.relations, Linear())
+    return explain_drift(shown, verdicts, VIEWS, detector.reference, detector.calibration.relations, Linear())
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_scores_that_are_not_of_the_logged_values_are_skew(detector: DriftDetect
     matrix, moments = window()
     assert detector.calibration is not None
     matrix[:, -1] = Linear().score(matrix[:, [1, 0, 2, 3, 4, 5, 6]] * 1.5)
-    found = triage(
+    found = explain_drift(
         Seen(matrix, moments, letters(matrix)),
         detector.test(matrix, moments),
         VIEWS,

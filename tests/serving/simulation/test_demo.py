@@ -6,7 +6,7 @@ import pytest
 
 from serving.simulation.demo import _no_verdict
 from serving.simulation.stages import StageFailed
-from training.data.leakage import Checked
+from training.data.leakage import LeakCheck
 
 
 def test_a_short_demo_without_a_full_window_says_so_and_does_not_fail() -> None:
@@ -21,6 +21,6 @@ def test_a_full_window_without_a_verdict_is_a_failure() -> None:
 
 
 def test_no_leak_is_said_only_of_what_could_have_moved() -> None:
-    checked = Checked(features={"a__x", "a__y", "b__x"}, untested={"b": "no row was unknown"})
+    checked = LeakCheck(features={"a__x", "a__y", "b__x"}, untested={"b": "no row was unknown"})
     assert checked.tested == {"a__x", "a__y"}
-    assert not Checked(features={"a__x"}, untested={"a": "outside the store"}).tested
+    assert not LeakCheck(features={"a__x"}, untested={"a": "outside the store"}).tested

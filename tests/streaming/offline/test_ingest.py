@@ -19,7 +19,7 @@ import yaml
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.offline import ingest as module
-from streaming.offline.ingest import IngestError, Loaded, ingest
+from streaming.offline.ingest import IngestError, Loaded, make_tables
 from tests.bikes import generate
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def edit(use_case: UseCase, **changes: Any) -> UseCase:
 
 def test_a_table_is_split_by_utc_day_and_sorted_by_time_then_all_columns(small: UseCase, settings: Settings, spark: SparkSession) -> None:
     seen: list[tuple[str, Loaded | None]] = []
-    (loaded,) = ingest(small, settings, spark, lambda name, done: seen.append((name, done)))
+    (loaded,) = make_tables(small, settings, spark, lambda name, done: seen.append((name, done)))
     folder = settings.offline_root / "rides"
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     assert [re.sub("-[0-9a-f]{16}", "-<sum>", p.relative_to(folder).as_posix()) for p in paths] == [
@@ -92,18 +92,18 @@ def test_a_table_is_split_by_utc_day_and_sorted_by_time_then_all_columns(small: 
 
 def test_another_use_case_is_ingested_and_again_with_the_same_bytes(tmp_path: Path, settings: Settings, spark: SparkSession) -> None:
     use_case = generate(tmp_path / "bikes", days=3)
-    loaded = ingest(use_case, settings, spark)
+    loaded = make_tables(use_case, settings, spark)
     assert [t.table for t in loaded] == ["rides", "docks", "requests"]
     assert all(t.days == 3 for t in loaded)
     rides = ds.dataset(settings.offline_root / "rides", partitioning="hive").to_table()
     assert rides.num_rows == loaded[0].rows == len((use_case.folder / "raw" / "rides.csv").read_text().splitlines()) - 1
     before = digest(settings.offline_root)
-    ingest(use_case, settings, spark)
+    make_tables(use_case, settings, spark)
     assert digest(settings.offline_root) == before
 
 
 def test_spark_reads_back_what_was_written(small: UseCase, settings: Settings, spark: SparkSession) -> None:
-    ingest(small, settings, spark)
+    make_tables(small, settings, spark)
     rows = spark.read.parquet(str(settings.offline_root / "rides")).selectExpr("ride", "unix_micros(began) AS us").orderBy("ride").collect()
     assert [(r.ride, r.us) for r in rows] == [(1, 1614643200000001), (2, 1614643199999999), (3, 1614643199999999)]
 
@@ -121,7 +121,7 @@ def test_a_later_table_sees_the_earlier_ones(small: UseCase, settings: Settings,
     (small.folder / "sql" / "long.sql").write_text(
         "SELECT began, ride FROM rides WHERE kilometres > 1.7 UNION ALL SELECT began, ride FROM empty"
     )
-    empty, _, long = ingest(UseCase(small.folder), settings, spark)
+    empty, _, long = make_tables(UseCase(small.folder), settings, spark)
     assert (empty.rows, empty.first, empty.last) == (0, None, None)
     assert long.rows == 1
 
@@ -129,7 +129,7 @@ def test_a_later_table_sees_the_earlier_ones(small: UseCase, settings: Settings,
 def test_the_callers_session_keeps_its_views(small: UseCase, settings: Settings, spark: SparkSession) -> None:
     spark.range(5).createOrReplaceTempView("raw_rides")
     try:
-        ingest(small, settings, spark)
+        make_tables(small, settings, spark)
         assert spark.table("raw_rides").count() == 5
     finally:
         spark.catalog.dropTempView("raw_rides")
@@ -138,15 +138,15 @@ def test_the_callers_session_keeps_its_views(small: UseCase, settings: Settings,
 def test_a_zip_is_unpacked(small: UseCase, settings: Settings, spark: SparkSession) -> None:
     with zipfile.ZipFile(small.folder / "rides.csv.zip", "w") as archive:
         archive.write(small.folder / "rides.csv", "rides.csv")
-    (loaded,) = ingest(edit(small, raw={"path": "rides.csv.zip"}), settings, spark)
+    (loaded,) = make_tables(edit(small, raw={"path": "rides.csv.zip"}), settings, spark)
     assert loaded.rows == 3
 
 
 def test_an_error_leaves_the_table_as_it_was(small: UseCase, settings: Settings, spark: SparkSession) -> None:
-    ingest(small, settings, spark)
+    make_tables(small, settings, spark)
     before = digest(settings.offline_root)
     with pytest.raises(IngestError):
-        ingest(edit(small, sql="SELECT ride, began, raise_error('no') AS x FROM raw_rides"), settings, spark)
+        make_tables(edit(small, sql="SELECT ride, began, raise_error('no') AS x FROM raw_rides"), settings, spark)
     assert digest(settings.offline_root) == before
     assert not (settings.offline_root / ".ingest").exists()
 
@@ -157,10 +157,10 @@ def test_a_new_table_takes_the_place_of_the_old_one_whole(
 ) -> None:
     if not exchanges:
         monkeypatch.setattr(module, "_exchange", lambda a, b: False)
-    ingest(small, settings, spark)
-    ingest(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)
+    make_tables(small, settings, spark)
+    make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)
     assert [p.name for p in (settings.offline_root / "rides").iterdir()] == ["day=2021-03-02"]
-    ingest(edit(small, sql="SELECT * FROM raw_rides WHERE ride > 99"), settings, spark)
+    make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride > 99"), settings, spark)
     assert list((settings.offline_root / "rides").iterdir()) == []
 
 
@@ -180,7 +180,7 @@ def test_an_error_in_the_sql_names_the_file_and_what_is_wrong(
     small: UseCase, settings: Settings, spark: SparkSession, sql: str, says: str
 ) -> None:
     with pytest.raises(IngestError, match=f"(?s){says}") as caught:
-        ingest(edit(small, sql=sql), settings, spark)
+        make_tables(edit(small, sql=sql), settings, spark)
     assert "\tat " not in str(caught.value)
     assert not (settings.offline_root / "rides").exists()
 
@@ -203,7 +203,7 @@ def test_a_raw_file_that_cannot_be_read_is_named(
         archive.writestr("a", "1")
         archive.writestr("b", "2")
     with pytest.raises(IngestError, match=says):
-        ingest(edit(small, raw=raw), settings, spark)
+        make_tables(edit(small, raw=raw), settings, spark)
 
 
 def test_a_second_ingest_is_told_of_the_first(small: UseCase, settings: Settings, spark: SparkSession) -> None:
@@ -211,4 +211,4 @@ def test_a_second_ingest_is_told_of_the_first(small: UseCase, settings: Settings
     with (settings.offline_root / ".ingest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(IngestError, match="another ingest is at work"):
-            ingest(small, settings, spark)
+            make_tables(small, settings, spark)

@@ -15,7 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Row
 
-from infra.cause import cause
+from infra.cause import cause_of
 from streaming.join.in_process import NotHere, read_events_here
 from streaming.offline.footers import extent
 from streaming.offline.parquet import TableError, read, schema, table, table_path
@@ -146,7 +146,7 @@ def test_a_bit_that_was_turned_over_is_an_error_and_no_other_value(tmp_path: Pat
         try:
             found = rows.collect()
         except (PySparkException, Py4JJavaError) as error:
-            said.append(cause(error))
+            said.append(cause_of(error))
         else:
             assert sorted(map(str, found)) == sorted(map(str, [Row(k=r["k"], x=r["x"]) for r in sound[0]]))
     assert any(str(path) in one and "CRC checksum verification failed" in one for one in said), said

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.registry.apply import apply
+from feature_repo.registry.apply import apply_definitions
 from feature_repo.registry.definitions import DefinitionError
 from feature_repo.registry.followed import Followed
-from feature_repo.registry.plan import applied, plan, proposed
+from feature_repo.registry.plan import applied, make_plan, proposed
 from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.settings import ROOT, Settings
-from streaming.schema.compilation import Applied, check, usable
+from streaming.schema.compilation import Applied, check_view, usable
 
 Edit = Callable[..., UseCase]
 
@@ -84,7 +84,7 @@ REFUSED = [
 def test_what_cannot_be_executed_is_refused_by_name(edited: Edit, edits: list[tuple[str, str]], said: str) -> None:
     case = edited(*edits)
     with proposed(case) as after, pytest.raises(DefinitionError, match=said):
-        check(after.store, {m.name: m.feature_service for m in case.models.values()})
+        check_view(after.store, {m.name: m.feature_service for m in case.models.values()})
 
 
 def test_what_can_be_executed_is_not(edited: Edit) -> None:
@@ -92,7 +92,7 @@ def test_what_can_be_executed_is_not(edited: Edit) -> None:
         ("dock_choice = FeatureService", "spare = FeatureView(name='for_training', entities=[station], source=docks, online=False, schema=[Field(name='état-7d', dtype=Float64)])\ntraining = FeatureService(name='training', features=[spare])\ndock_choice = FeatureService")
     )  # fmt: skip
     with proposed(offline) as after:
-        check(after.store, {m.name: m.feature_service for m in offline.models.values()})
+        check_view(after.store, {m.name: m.feature_service for m in offline.models.values()})
         compiled, faults = usable(after.store)
     assert not faults
     assert "for_training" not in compiled, "it is not for the online store"
@@ -118,7 +118,7 @@ def test_by_command_a_typo_is_refused_before_anything_is_applied_and_a_bad_regis
     assert "'average' is not one of" in refused.stderr.replace("\n", " ")
     assert "Traceback" not in refused.stderr
     assert not UseCase(case.folder).applied, "nothing was applied"
-    apply(case)  # as older code did, or stock Feast does: the registry holds it now
+    apply_definitions(case)  # as older code did, or stock Feast does: the registry holds it now
     compiled, faults = usable(case.store)
     assert "rides_by_station" in faults
     assert "dock" in compiled, "one broken view costs that view only"
@@ -153,30 +153,30 @@ def test_a_plan_writes_nothing_into_the_users_own_registry(own: Settings, edited
 
     before = files()
     with applied(UseCase(case.folder)) as now, proposed(now) as after:
-        assert {c.name for c in plan(now, after, own).changes} >= {"dock", "rides_by_station", "dock_choice"}
+        assert {c.name for c in make_plan(now, after, own).changes} >= {"dock", "rides_by_station", "dock_choice"}
     assert files() == before, "there was no registry, and there is none"
-    apply(UseCase(case.folder))
+    apply_definitions(UseCase(case.folder))
     before = files()
     assert len(before) > 5
     edited(("ttl=timedelta(minutes=25)", "ttl=timedelta(minutes=30)"))
     before |= {str(case.folder / "bikes.py"): files()[str(case.folder / "bikes.py")]}
     with applied(UseCase(case.folder)) as now, proposed(now) as after:
-        assert [(c.name, c.text) for c in plan(now, after, own).changes] == [("dock", "ttl 0:25:00 -> 0:30:00")]
+        assert [(c.name, c.text) for c in make_plan(now, after, own).changes] == [("dock", "ttl 0:25:00 -> 0:30:00")]
         assert after.store.get_feature_view("dock").ttl.total_seconds() == 1800
     assert files() == before
 
 
 def test_what_was_applied_since_a_stream_began_is_told_and_a_registry_that_is_away_is_not(edited: Edit, own: Settings) -> None:
     case = edited()
-    apply(case)
+    apply_definitions(case)
     known = list(usable(case.store)[0].values())
     since = Applied(case, known)
     assert since.changed() == ""
-    apply(edited())
+    apply_definitions(edited())
     assert since.changed() == ""
-    apply(edited(('name="rides_by_station_and_class"', 'name="rides_by_station_and_kind"')))
+    apply_definitions(edited(('name="rides_by_station_and_class"', 'name="rides_by_station_and_kind"')))
     assert since.changed() == "without rides_by_station_and_class, with rides_by_station_and_kind"
-    apply(edited(('function="sum"', 'function="max"')))
+    apply_definitions(edited(('function="sum"', 'function="max"')))
     assert since.changed() == "another rides_by_station"
     assert Applied(UseCase(case.folder, own.state / "nothing.db"), known).changed() == ""
 
@@ -184,7 +184,7 @@ def test_what_was_applied_since_a_stream_began_is_told_and_a_registry_that_is_aw
 def test_a_stream_is_told_when_none_of_its_views_is_left(edited: Edit) -> None:
     """A registry that is being written may be empty for a moment: it is believed when it is seen again."""
     case = edited()
-    apply(case)
+    apply_definitions(case)
     since = Applied(case, list(usable(case.store)[0].values()))
     assert since.changed() == ""
     store = UseCase(case.folder).store

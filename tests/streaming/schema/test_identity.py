@@ -179,7 +179,7 @@ def test_an_unchanged_repository_applied_under_another_hash_seed_changes_nothing
 def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: Path) -> None:
     """What was stored by the order of a registry without tags is read after applies under other seeds, and after a rename."""
     from feature_repo.registry import stored_order
-    from feature_repo.registry.apply import apply
+    from feature_repo.registry.apply import apply_definitions
     from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
     from streaming.schema.feature_view import views
@@ -190,7 +190,7 @@ def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: 
         folder = tmp_path / "repo"
         shutil.copytree(Path(__file__).parents[2] / "bikes" / "repo", folder)
         case = UseCase(folder)
-        apply(case)
+        apply_definitions(case)
         registry: Any = case.store.registry
         for applied in case.store.list_stream_feature_views():  # as older code left it
             applied.tags = {}
@@ -203,14 +203,14 @@ def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: 
         for edit in (("unchanged", "unchanged"), ("mean_km_1d", "a_day_of_km"), ("a_day_of_km", "zz"), ("min_km_2h", "mean_km_1d")):
             text = text.replace(*edit)
             (folder / "bikes.py").write_text(text)
-            apply(UseCase(folder))
+            apply_definitions(UseCase(folder))
             registry.refresh()
             now = views(case.store)["rides_by_station"]
             assert now.former.keys() == before["rides_by_station"].keys(), edit
             (then,), (again,) = before["rides_by_station"].values(), now.former.values()
             assert [a.meaning for a in then.aggregations] == [a.meaning for a in again.aggregations]
         (folder / "bikes.py").write_text(text.replace('hours=2), name="sum_km_2h"', 'hours=3), name="sum_km_2h"'))
-        apply(UseCase(folder))
+        apply_definitions(UseCase(folder))
         registry.refresh()
         assert not views(case.store)["rides_by_station"].former, "it means something else now"
         assert stored_order.of(case.store.get_stream_feature_view("rides_by_station")) == []

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from feature_repo.registry.apply import apply
+from feature_repo.registry.apply import apply_definitions
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
-from streaming.offline.ingest import ingest
+from streaming.offline.ingest import make_tables
 from tests.bikes.platform import Bikes
-from training.data.leakage import Checked, check
+from training.data.leakage import LeakCheck, find_leaks
 
 
 @pytest.fixture
-def changed(bikes: Bikes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]], Checked]:
+def changed(bikes: Bikes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]], LeakCheck]:
     """Checks a copy of the use case whose definitions were edited."""
 
-    def run(edit: Callable[[str], str]) -> Checked:
+    def run(edit: Callable[[str], str]) -> LeakCheck:
         folder = tmp_path / "repo"
         shutil.copytree(bikes.case.folder, folder)
         source = folder / "bikes.py"
@@ -31,18 +31,18 @@ def changed(bikes: Bikes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         source.write_text(text)
         monkeypatch.setenv("HEADRACE_REGISTRY_URL", f"sqlite:///{tmp_path / 'registry.db'}")
         case = UseCase(folder)
-        apply(case)
-        return check(case, bikes.settings, moments=2, examples=60)
+        apply_definitions(case)
+        return find_leaks(case, bikes.settings, moments=2, examples=60)
 
     return run
 
 
-def leaking(checked: Checked) -> set[str]:
+def leaking(checked: LeakCheck) -> set[str]:
     return {leak.feature for leak in checked.leaks}
 
 
 def test_the_second_use_case_does_not_leak(bikes: Bikes) -> None:
-    checked = check(bikes.case, bikes.settings, moments=2, examples=60)
+    checked = find_leaks(bikes.case, bikes.settings, moments=2, examples=60)
     assert not checked.leaks
     assert not checked.untested
     assert min(checked.perturbed.values()) > 100
@@ -99,9 +99,9 @@ def test_the_flights_do_not_leak(state: Settings, spark: Any, tmp_path: Path, mo
     monkeypatch.setenv("HEADRACE_REGISTRY_URL", own.registry_url)
     monkeypatch.setenv("HEADRACE_OFFLINE_ROOT", str(own.offline_root))
     case = UseCase(folder)
-    ingest(case, own, spark)
-    apply(case)
-    checked = check(case, own, moments=1, examples=100)
+    make_tables(case, own, spark)
+    apply_definitions(case)
+    checked = find_leaks(case, own, moments=1, examples=100)
     assert not checked.leaks
     assert len(checked.features) > 50
     assert checked.perturbed["departures_by_origin"] > 1000

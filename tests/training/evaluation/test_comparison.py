@@ -62,8 +62,8 @@ def test_the_interval_is_that_of_rows_really_drawn(metric: str, grouped: bool) -
     names = np.unique(day)
     for _ in range(60):
         rows = np.concatenate([np.flatnonzero(day == names[i]) for i in np.sort(random.integers(0, len(names), len(names)))])
-        naive.append(sign * (metrics.metrics(label[rows], b[rows])[metric] - metrics.metrics(label[rows], a[rows])[metric]))
-    assert (found.champion, found.challenger) == pytest.approx([metrics.metrics(label, s)[metric] for s in (a, b)], abs=1e-12)
+        naive.append(sign * (metrics.metrics_of(label[rows], b[rows])[metric] - metrics.metrics_of(label[rows], a[rows])[metric]))
+    assert (found.champion, found.challenger) == pytest.approx([metrics.metrics_of(label, s)[metric] for s in (a, b)], abs=1e-12)
     assert (found.low, found.high) == pytest.approx(np.quantile(naive, [0.025, 0.975]), abs=1e-9)
     assert found.difference == pytest.approx(sign * (found.challenger - found.champion))
     assert found.blocks == (12 if grouped else 240)

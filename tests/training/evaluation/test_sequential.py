@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.evaluation.comparison import ComparisonError
-from training.evaluation.sequential import error_rate_worse, gains, sequential, spread
+from training.evaluation.sequential import compare_as_it_comes, error_rate_worse, gains, spread
 
 RUNS, DAYS, PER_DAY, LOOK = 200, 12, 250, 30
 
@@ -36,7 +36,7 @@ def first_verdict(rows: np.ndarray, alpha: float, known: float | None, truth: fl
     """Looked at every LOOK rows until there is one; whether the truth was inside the sequence at every look."""
     inside = True
     for end in range(LOOK, len(rows) + 1, LOOK):
-        now = sequential(rows[:end], DAY[:end], known, alpha)
+        now = compare_as_it_comes(rows[:end], DAY[:end], known, alpha)
         inside &= now.low <= truth <= now.high
         if now.verdict != "undecided":
             return now.verdict, now.rows, inside
@@ -61,11 +61,11 @@ def test_stopping_when_it_pleases_gives_no_more_false_alarms_than_alpha(between:
 
 def test_one_day_is_not_enough_for_what_a_day_may_do_and_enough_for_what_none_does() -> None:
     random = np.random.default_rng(25)
-    usual = [sequential(shared(random, 0.02, mean=-0.005)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
+    usual = [compare_as_it_comes(shared(random, 0.02, mean=-0.005)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
     assert usual.count("worse") <= 1
-    rows_alone = [sequential(shared(random, 0.05)[:PER_DAY], DAY[:PER_DAY], None, 0.01).verdict for _ in range(100)]
+    rows_alone = [compare_as_it_comes(shared(random, 0.05)[:PER_DAY], DAY[:PER_DAY], None, 0.01).verdict for _ in range(100)]
     assert rows_alone.count("undecided") < 70, "without the spread a day's luck looks like a difference"
-    broken = [sequential(shared(random, 0.02, mean=-0.2)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
+    broken = [compare_as_it_comes(shared(random, 0.02, mean=-0.2)[:PER_DAY], DAY[:PER_DAY], 0.02, 0.01).verdict for _ in range(100)]
     assert set(broken) == {"worse"}
 
 
@@ -110,10 +110,10 @@ def test_the_spread_is_found_again() -> None:
 def test_a_sequence_narrows_like_a_fixed_interval_times_a_small_factor() -> None:
     for days, factor in ((2, 2.0), (7, 1.6), (100, 1.9)):
         rows = np.tile([0.1, -0.1], 50 * days)
-        found = sequential(rows, np.repeat(np.arange(days), 100), 0.05)
+        found = compare_as_it_comes(rows, np.repeat(np.arange(days), 100), 0.05)
         error = (0.05**2 / days + 0.01 / len(rows)) ** 0.5
         assert 1.96 * error < found.high < factor * 1.96 * error
-    nothing = sequential([], [])
+    nothing = compare_as_it_comes([], [])
     assert (nothing.verdict, nothing.text) == ("undecided", "+0.0000 (-1.0000 to +1.0000 at any time)")
 
 
@@ -122,7 +122,7 @@ def test_gains_are_what_the_challenger_is_closer_by() -> None:
     with pytest.raises(ComparisonError):
         gains([1, 0], [0.5], [0.5, 0.5])
     with pytest.raises(ComparisonError, match="alpha"):
-        sequential([0.0], [0], alpha=1)
+        compare_as_it_comes([0.0], [0], alpha=1)
 
 
 def test_evidence_for_more_failures_is_an_e_value_under_any_rates_without_harm() -> None:

@@ -36,7 +36,7 @@ from training.gates.record import Gates
 from training.gates.slices import Slices
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
-from training.registration.bounds import check
+from training.registration.bounds import check_bounds
 from training.registration.register import train_and_register
 from training.retraining.rollout import evidence
 
@@ -142,7 +142,7 @@ def test_a_former_contract_that_does_not_say_how_inputs_were_distributed_is_no_s
 
     def found(**changes: Any) -> list[tuple[str, str, str]]:
         former = msgspec.structs.replace(first, **changes)
-        return [(f.check, f.column, f.severity) for f in validation.compare(spec(), parts, made.inputs, former)]
+        return [(f.check, f.column, f.severity) for f in validation.against_former(spec(), parts, made.inputs, former)]
 
     assert found() == []
     some = {"view__x": first.training_profile["view__x"]}
@@ -175,12 +175,14 @@ def test_a_gate_never_passes_on_what_was_not_measured(rows: list[tuple[str, floa
     """Whatever classes and slices the rows have: a bound that everything meets is met by numbers only."""
     group, label, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0, str), np.zeros(0), np.zeros(0))
     names = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
-    whole = metrics.metrics(label, score)
-    by_value = {v: metrics.metrics(label[group == v], score[group == v]) for v in np.unique(group).tolist()}
+    whole = metrics.metrics_of(label, score)
+    by_value = {v: metrics.metrics_of(label[group == v], score[group == v]) for v in np.unique(group).tolist()}
     apart = fairness.measure(label, score, group, 0.5).disparities if len(rows) > 1 else {}
     gates = [{"metric": m, "max": 9, "min": 0} for m in names]
     gates += [g | {"slice": "region"} for g in gates] + [{"metric": m, "slice": "region", "max": 1} for m in fairness.DISPARITIES]
-    results = check(spec(gates=gates), {"valid": whole}, {"valid": {"region": by_value}}, Parity(1, 0.0), {"valid": {"region": apart}})
+    results = check_bounds(
+        spec(gates=gates), {"valid": whole}, {"valid": {"region": by_value}}, Parity(1, 0.0), {"valid": {"region": apart}}
+    )
     for result in results[1:]:
         assert result["passed"] == (result["measured"] is not None)
     classes = {v: set(label[group == v].tolist()) for v in by_value}

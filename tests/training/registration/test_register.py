@@ -23,7 +23,7 @@ from training.data.splits import SplitError, matrix, split
 from training.data.training_set import TrainingSet
 from training.evaluation import metrics
 from training.export.tree_ensemble import export
-from training.modeling.fit import fit
+from training.modeling.fit import fit_model
 from training.registration import bounds
 from training.registration.register import _claim, sweep, train_and_register
 
@@ -62,10 +62,10 @@ def test_a_failed_gate_registers_nothing_and_says_what_was_measured(made: Traini
 def test_gates_on_slices_and_parity_can_fail() -> None:
     strict = spec(gates=[{"metric": "auc", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.8}, "south": {"auc": 0.6}, "odd": {"auc": float("nan")}}}}
-    results = bounds.check(strict, {}, slices, Parity(10, 2e-9))
+    results = bounds.check_bounds(strict, {}, slices, Parity(10, 2e-9))
     assert [r["passed"] for r in results] == [False, True, False, False]
     assert [r["slice"] for r in results] == [None, "region", "region", "region"]
-    assert not bounds.check(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
+    assert not bounds.check_bounds(strict, {}, {}, Parity(10, 0.0))[1]["passed"]
     with pytest.raises(ValueError, match="min or max"):
         Gate(metric="auc")
 
@@ -73,7 +73,7 @@ def test_gates_on_slices_and_parity_can_fail() -> None:
 def test_a_gate_on_a_slice_of_the_test_split_looks_at_the_test_split() -> None:
     strict = spec(gates=[{"metric": "auc", "on": "test", "slice": "region", "min": 0.7}])
     slices = {"valid": {"region": {"north": {"auc": 0.9}}}, "test": {"region": {"north": {"auc": 0.5}}}}
-    checked = bounds.check(strict, {}, slices, Parity(10, 0.0))[1]
+    checked = bounds.check_bounds(strict, {}, slices, Parity(10, 0.0))[1]
     assert (checked["measured"], checked["passed"], checked["on"]) == (0.5, False, "test region=north")
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_could_not_be_finished_is_marked_failed(made: TrainingSet, ow
 
 
 def test_two_fits_are_the_same_to_the_byte(made: TrainingSet) -> None:
-    a, b = (fit(spec(), made).booster for _ in range(2))
+    a, b = (fit_model(spec(), made).booster for _ in range(2))
     assert a.model_to_string() == b.model_to_string()
     assert export(a) == export(b)
 
@@ -184,11 +184,11 @@ def test_a_default_stands_for_null_in_training_too() -> None:
 
 def test_metrics_are_what_they_are_called() -> None:
     label, score = np.array([0.0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
-    found = metrics.metrics(label, score)
+    found = metrics.metrics_of(label, score)
     assert found["auc"] == 0.75
     assert found["brier"] == pytest.approx(np.mean((score - label) ** 2))
     assert found["rows"] == 4
-    assert np.isnan(metrics.metrics(np.zeros(3), np.zeros(3))["auc"])
+    assert np.isnan(metrics.metrics_of(np.zeros(3), np.zeros(3))["auc"])
     curves = metrics.curves(label, score)
     assert curves["roc"][0] == (0.0, 0.0)
     assert curves["roc"][-1] == (1.0, 1.0)

@@ -13,7 +13,7 @@ from feature_repo.records import contract
 from feature_repo.records.contract import ContractError
 from tests.bikes.platform import Bikes
 from tests.training.data.test_manifest import add
-from training.registration.reproduce import reproduce
+from training.registration.reproduce import make_again
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_same_data_and_spec_make_the_same_version(bikes: Bikes, own: Any) ->
     import datetime as dt
 
     said: list[str] = []
-    found = reproduce(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
+    found = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
     assert found.same
     assert set(found.hashes) == {"training set", "lightgbm.txt", "model.onnx"}
     assert not found.environment
@@ -39,7 +39,7 @@ def test_the_same_data_and_spec_make_the_same_version(bikes: Bikes, own: Any) ->
 
     began = dt.datetime(2021, 3, 5, 10, 0, tzinfo=dt.UTC)
     add(own.offline_root / "rides", "2021-03-05", {"began": began, "reported": began, "kilometres": 1e6})
-    other = reproduce(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
+    other = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
     assert not other.same
     assert [line.split(":")[0] for line in other.changed] == ["rides 2021-03-05"]
     assert len(list((own.state / "training_sets" / "turned_away").glob("*.parquet"))) == 1, "what was made to be compared is gone"
@@ -48,14 +48,14 @@ def test_the_same_data_and_spec_make_the_same_version(bikes: Bikes, own: Any) ->
 def test_what_cannot_be_made_again_is_said(bikes: Bikes, own: Any) -> None:
     def refused(**changes: Any) -> str:
         with pytest.raises(ContractError) as error:
-            reproduce(lambda: bikes.spark, bikes.case, own, msgspec.structs.replace(bikes.contract, **changes), lambda _: None)
+            make_again(lambda: bikes.spark, bikes.case, own, msgspec.structs.replace(bikes.contract, **changes), lambda _: None)
         return str(error.value)
 
     assert "train it again" in refused(spec={})
     feature = next(iter(bikes.contract.definitions))
     assert feature in refused(definitions={**bikes.contract.definitions, feature: "another"})
     elsewhere = msgspec.structs.replace(bikes.contract, code={**bikes.contract.code, "lightgbm": "0.1"})
-    found = reproduce(lambda: bikes.spark, bikes.case, own, elsewhere, lambda _: None)
+    found = make_again(lambda: bikes.spark, bikes.case, own, elsewhere, lambda _: None)
     assert found.same
     assert found.environment["lightgbm"][0] == "0.1"
     assert contract.MODEL in found.hashes
