@@ -112,25 +112,22 @@ class HeldError(RuntimeError):
 
 
 @contextmanager
-def alone(path: Path, wait: bool = True, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+def alone(path: Path, waiting: Callable[[], None] | None = None, refusal: Exception | None = None) -> Iterator[None]:
     """Hold a lock file; it is released when the block ends, and when the process does, however that ends.
 
     Args:
-        wait: for who holds it now.
         waiting: told once where there is somebody to wait for.
-
-    Raises:
-        HeldError: somebody holds it, and this one does not wait.
+        refusal: raised where somebody holds it; None: it waits.
     """
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=-1 if wait and waiting is None else 0)
+        lock.acquire(timeout=-1 if waiting is None and refusal is None else 0)
     except filelock.Timeout:
-        if not wait:
-            raise HeldError(f"{path} is locked by another process") from None
+        if refusal is not None:
+            raise refusal from None
         assert waiting is not None
         waiting()
         lock.acquire(timeout=-1)

@@ -6,9 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from feature_repo.metrics.table import METRICS
+from feature_repo.records.live_quality import Day, Measured, Quality
 from infra.timestamps import minute_text
 from training.gates.record import Gates
-from training.monitoring.live_quality import Day, Measured, Quality
 from training.retraining.version_comparison import HeadToHead
 
 

@@ -121,7 +121,7 @@ def _alone(settings: Settings, name: str, waits: bool = True) -> Iterator[None]:
     Raises:
         HeldError: there is another, and this one does not wait.
     """
-    with files.alone(settings.run_dir / f"{name}.starting", waits):
+    with files.alone(settings.run_dir / f"{name}.starting", refusal=None if waits else files.HeldError(name)):
         yield
 
 

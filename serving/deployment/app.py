@@ -104,13 +104,8 @@ def run(settings: Settings) -> None:
     Raises:
         ServeError: this checkout serves already, the application was not up within `START_S` seconds, or Ray died.
     """
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(files.alone(settings.run_dir / "serve.lock", wait=False))
-        except files.HeldError:
-            raise ServeError(
-                f"this checkout serves already on http://{settings.host}:{port(settings.state, 'http')}; stop that first"
-            ) from None
+    refusal = ServeError(f"this checkout serves already on http://{settings.host}:{port(settings.state, 'http')}; stop that first")
+    with files.alone(settings.run_dir / "serve.lock", refusal=refusal):
         stopping = Event()
         _heed(stopping)
         _serve(settings, stopping)

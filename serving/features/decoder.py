@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.records.prediction import Mark
+from feature_repo.records.prediction import STATUSES, Mark
 from serving.features.window_cache import WindowCache
 from streaming.aggregation import tiles
 from streaming.aggregation.finisher import Finisher
@@ -18,9 +18,9 @@ from streaming.aggregation.windows import NEVER, declared
 from streaming.online import feast_layout, packed_row
 from streaming.schema.feature_view import Projection
 
-STATUSES = "fsnm"
-"""fresh, stale, null, missing."""
-FRESH, STALE, NULL, MISSING = (ord(letter) for letter in STATUSES)
+LETTERS = "".join(status.letter for status in STATUSES if status.letter != "r")
+"""Of what is read from the store: fresh, stale, null, missing."""
+FRESH, STALE, NULL, MISSING = (ord(letter) for letter in LETTERS)
 _NAN = float("nan")
 _SERVED = struct.Struct("<4xIqI16xq")  # of `tile.HEADER`: fingerprint, mark, ties, newest event
 _NO_MARK = Mark(None, 0, None)
@@ -82,7 +82,7 @@ class Answer:
 def make_part(projection: Projection, number: int, first: int, at: int, ahead_us: int) -> Part:
     view = projection.view
     own_fields = [feast_layout.timestamp_field(view.name), *(feast_layout.field(view.name, n) for n in projection.features)]
-    letters = {letter: letter.encode() * len(projection.features) for letter in STATUSES}
+    letters = {letter: letter.encode() * len(projection.features) for letter in LETTERS}
     if view.layout:
         names = [a.name for a in view.layout.aggregations]
         order = [names.index(n) for n in projection.features]

@@ -48,7 +48,7 @@ class FeatureRows:
     """
     Attributes:
         values: float64 `[rows, features]`; NaN is null; a stale value is here as it is stored.
-        statuses: uint8 `[rows, features]`, letters of `STATUSES`.
+        statuses: uint8 `[rows, features]`, letters of `STATUSES` (`feature_repo.records.prediction`).
         ages: float64 `[rows, views]` seconds since the view's newest event; NaN where missing.
         marks: per row, by view alias.
         extras: per row, values of features that are no numbers, by `view:feature`.

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract
-from feature_repo.records.prediction import Mark, Prediction, id_ms, known_truths, logged, rows
+from feature_repo.records.prediction import STATUSES, Mark, Prediction, id_ms, known_truths, logged, rows
 from feature_repo.records.redis_keys import prediction_log_key
 from infra.timestamps import moment_at
 from serving.protocol.answer import Contribution
 
-STATUS = {"f": "fresh", "s": "stale", "n": "null", "m": "missing", "r": "request"}
+STATUS = {status.letter: status.name for status in STATUSES}
 _LOOK_MS = ((-100, 1_000), (-5_000, 60_000))
 """Around the id's own time: the log is written a moment after the answer, later where Redis was away."""
 _PAGE = 2000

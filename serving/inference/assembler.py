@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract, Policy
-from serving.features.decoder import STATUSES
+from feature_repo.records.prediction import STATUSES
 from serving.features.on_demand import OnDemand, OnDemandError
 from serving.features.reader import FeatureRows, OnlineReader
 from serving.inference.input_sources import wire
 from serving.protocol.problem import FieldError, Invalid
 from serving.protocol.request import Question
-from serving.telemetry.metrics import STATUS_NAMES
 
 _REQUEST = ord("r")
-NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
-"""Letter of a status → its name."""
+NAMES = {status.letter: status.name for status in STATUSES}
 
 
 def _as_number(value: Any) -> float:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract
 from feature_repo.records.prediction import Prediction
-from serving.features.decoder import STATUSES
 from serving.features.on_demand import OnDemand
 from serving.features.reader import FeatureRows, OnlineReader, OnlineStoreUnavailable, joined
 from serving.inference.assembler import Assembler
@@ -27,11 +26,9 @@ from serving.protocol.answer import Answer, Contribution, Timings
 from serving.protocol.limits import Limits
 from serving.protocol.problem import FieldError, Invalid, Unavailable
 from serving.protocol.request import Question, RequestSchema
-from serving.telemetry.metrics import STATUS_NAMES, ModelMetrics
+from serving.telemetry.metrics import ModelMetrics
 from serving.telemetry.prediction_id import PredictionIds
 
-_REQUEST = ord("r")
-_NAMES = dict(zip(STATUSES, STATUS_NAMES, strict=True))
 _OFF_LOOP_ROWS = 256
 """Above this many rows the model runs in a thread: the event loop must not wait milliseconds for one caller."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract
 from feature_repo.records.prediction import Mark, Prediction
-from serving.features.decoder import STATUSES
+from serving.features.decoder import LETTERS
 from serving.features.reader import FeatureRows, OnlineReader
 from serving.inference.assembler import NAMES
 from serving.inference.input_sources import Sources
@@ -95,7 +95,7 @@ class Recorder:
                 summary = Statuses(fresh, own.count("s"), own.count("n"), own.count("m"), unfresh)
             answer = Scored(number, score, summary)
             answers.append(with_more(answer, **self._detail(rows, row, vector, own)) if question.features else answer)
-        for place, status in enumerate(STATUSES):
+        for place, status in enumerate(LETTERS):
             metrics.statuses[place] += letters.count(status)
         metrics.freshness.observe(rows.ages)
         return answers

@@ -32,11 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from feature_repo.records.verdict import FeatureVerdict
 from serving.monitoring.dependence import BOND, Relations
 from serving.monitoring.hours import Matrix, Moments, cells
 from serving.monitoring.kinds.base import Shares
 from serving.monitoring.kinds.table import KINDS, MATTERS
-from serving.monitoring.verdict import FeatureVerdict
 
 NEWEST = 4
 """The newest part of the window is one of so many: a fault that has just begun is looked for there."""

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.records import contract, release
+from feature_repo.records.verdict import Kind
 from serving.inference.scorer import Scorer, ScorerError
 from serving.monitoring.detectors.base import DriftDetector, OutlierDetector
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import Matrix, Moments
-from serving.monitoring.verdict import Kind
 
 Kept = TypeVar("Kept")
 REFERENCE_ROWS = 30_000

@@ -18,10 +18,10 @@ from typing import Protocol
 
 import numpy as np
 
+from feature_repo.records.verdict import FeatureVerdict, Suspect, Triage
 from serving.monitoring.dependence import Relations
 from serving.monitoring.fault_evidence import Seen, evidence
 from serving.monitoring.hours import Matrix
-from serving.monitoring.verdict import FeatureVerdict, Suspect, Triage
 
 RESCORED = 500
 """Rows of the window that are scored again, evenly spread."""

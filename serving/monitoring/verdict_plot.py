@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from feature_repo.records.verdict import FeatureVerdict, Verdict
 from infra.charts import GRID, MUTED, SERIES, Canvas
 from infra.timestamps import moment_at
-from serving.monitoring.verdict import FeatureVerdict, Verdict
 
 SHOWN = 14
 """Inputs drawn: the score, those that drifted, then the farthest."""

@@ -27,13 +27,13 @@ import redis
 
 from feature_repo.records import contract, prediction, release
 from feature_repo.records.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
+from feature_repo.records.verdict import Verdict, history, history_path
 from infra import redis_client
 from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from infra.supervision.beat import Pulse
 from serving.monitoring.feast_parity import Equality
 from serving.monitoring.reference import Reference, ReferenceError
-from serving.monitoring.verdict import Verdict, history, history_path
 from serving.monitoring.window import Entry, Row, Window, judge
 from streaming.online.store import noted_id
 

@@ -155,7 +155,7 @@ class Demo:
             self._skew(said)
 
     def _watch(self, said: Callable[[str], None]) -> None:
-        from serving.monitoring.verdict import history
+        from feature_repo.records.verdict import history
 
         service = services.watch(self.spec.name)
         process.stop(self.settings, service.name)

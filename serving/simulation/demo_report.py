@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from feature_repo.records.contract import Parity
+from feature_repo.records.verdict import FeatureVerdict, Verdict
 from infra import charts, files
 from serving.monitoring import verdict_plot
-from serving.monitoring.verdict import FeatureVerdict, Verdict
 from serving.simulation import plots
 
 TOP = 15
@@ -108,7 +108,7 @@ class Watched(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, history: Sequence[Verdict]) -> Watched | None:
-        """Summarise `serving.monitoring.verdict.history`; None where there is no verdict."""
+        """Summarise `feature_repo.records.verdict.history`; None where there is no verdict."""
         if not history:
             return None
         columns = [(*v.features, v.score) for v in history]

@@ -15,12 +15,12 @@ import msgspec
 
 from feature_repo.records import release
 from feature_repo.records.decisions import Decision, Journal
+from feature_repo.records.verdict import Verdict, history
 from feature_repo.spec.use_case import UseCase
 from infra import redis_client
 from infra.settings import Settings
 from infra.supervision import process, redis_server, services
 from infra.timestamps import day_text
-from serving.monitoring.verdict import Verdict, history
 from serving.simulation.replay import Replayed
 from serving.simulation.stages import Course, StageFailed
 

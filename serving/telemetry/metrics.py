@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from feature_repo.records.prediction import STATUSES
 from feature_repo.records.replica_tally import Count
 from infra import files
 from infra.supervision.beat import Part
@@ -28,7 +29,7 @@ LATENCY_MS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 50, 100, 250, 5
 FRESHNESS_S = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
 _FOLD = 256
 LATENCIES = ("read", "score", "request")
-STATUS_NAMES = ("fresh", "stale", "null", "missing")
+STATUS_NAMES = tuple(status.name for status in STATUSES if status.letter != "r")
 
 
 class Histograms:

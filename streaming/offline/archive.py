@@ -228,14 +228,9 @@ class Archive:
     def _note(self, cursor: Cursor) -> None:
         files.replace(self.home / f"{self.project}.json", msgspec.json.encode(cursor))
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(files.alone(self.home / f"{self.project}.lock", wait=False))
-            except files.HeldError:
-                raise ArchiveError("another archiver is at work in this checkout (the autopilot archives by itself)") from None
-            yield
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        refusal = ArchiveError("another archiver is at work in this checkout (the autopilot archives by itself)")
+        return files.alone(self.home / f"{self.project}.lock", refusal=refusal)
 
     def _forget(self, client: Any, before_us: int, most: float, done: Archived) -> None:
         """Let archived truths go from Redis' hash, long after anyone would ask for them by id."""

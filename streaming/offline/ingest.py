@@ -15,7 +15,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -192,11 +192,8 @@ def _scratch(root: Path) -> Iterator[Path]:
     """An empty folder on the offline store's own disk, under a lock that keeps a second ingest out."""
     root.mkdir(parents=True, exist_ok=True)
     scratch = root / ".ingest"
-    with ExitStack() as held:
-        try:
-            held.enter_context(files.alone(root / ".ingest.lock", wait=False))
-        except files.HeldError:
-            raise IngestError(f"another ingest is at work on {root}; wait until it has ended") from None
+    refusal = IngestError(f"another ingest is at work on {root}; wait until it has ended")
+    with files.alone(root / ".ingest.lock", refusal=refusal):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         try:

@@ -20,6 +20,7 @@ from feature_repo.records import contract, release
 from feature_repo.records.contract import Contract, ContractError
 from feature_repo.records.decisions import Decision, Journal
 from feature_repo.records.release import Release, ReleaseError
+from feature_repo.records.verdict import Verdict
 from feature_repo.spec.use_case import UseCase
 from feature_repo.spec.yaml_file import UseCaseError
 from infra import files, ports
@@ -27,7 +28,6 @@ from infra.settings import Settings
 from infra.supervision import launch, process, services
 from serving.batch.offline_predictor import open_predictor
 from serving.monitoring.reference import Reference
-from serving.monitoring.verdict import Verdict
 from streaming.offline.archive import Archive, Cursor
 from tests.fuzz import fuzzed
 from tests.serving.hostile import bodies

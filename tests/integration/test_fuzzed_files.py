@@ -21,6 +21,7 @@ from feature_repo.records.contract import ContractError
 from feature_repo.records.decisions import Decision, Journal
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.release import ReleaseError
+from feature_repo.records.verdict import history, history_path
 from feature_repo.registry import stored_order
 from feature_repo.spec.use_case import UseCase
 from feature_repo.spec.yaml_file import UseCaseError
@@ -28,7 +29,6 @@ from infra import files, ports
 from infra.settings import Settings
 from infra.supervision import launch
 from infra.supervision.redis_probe import Probes
-from serving.monitoring.verdict import history, history_path
 from serving.telemetry.prediction_id import PredictionIds, read_key
 from serving.telemetry.spool import Spool
 from streaming.join.in_process import NotHere, read_events_here

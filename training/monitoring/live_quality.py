@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from feature_repo.metrics.base import Estimate
 from feature_repo.metrics.table import METRICS
+from feature_repo.records.live_quality import Day, Measured, Quality
 from feature_repo.records.redis_keys import quality_key
 from feature_repo.spec.model import ModelSpec
 from streaming.offline import parquet
@@ -35,46 +36,6 @@ FEWEST_DAYS = 5
 """Fewer days than this say too little about how much days differ."""
 SMALLEST = 30
 """Fewer labelled rows than this give no metric: an interval would cover everything."""
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """
-    Attributes:
-        predictions: made, in the window or day.
-        labelled: of them, those whose truth is known.
-        metrics: by name (`auc`, `log_loss`, `brier`, `calibration_error`, `base_rate`); empty below SMALLEST labelled rows.
-    """
-
-    version: int
-    role: str
-    predictions: int
-    labelled: int
-    metrics: dict[str, Estimate]
-
-
-class Day(msgspec.Struct, frozen=True):
-    day: str
-    measured: Measured
-
-
-class Quality(msgspec.Struct, frozen=True):
-    """
-    Attributes:
-        at_us: the newest prediction's own moment, microseconds since the epoch (UTC).
-        versions: each version's last WINDOW labelled predictions, newest version first.
-        days: by UTC day of the prediction, what was answered, oldest first.
-        slices: column -> value -> what was answered by the live version.
-        delay_s: from a prediction's moment to its truth, `p50` and `p99`; None without truths.
-        unlabelled: answered predictions without a truth so far.
-    """
-
-    model: str
-    at_us: int
-    versions: list[Measured]
-    days: list[Day]
-    slices: dict[str, dict[str, Measured]]
-    delay_s: dict[str, float] | None
-    unlabelled: int
 
 
 @dataclass(frozen=True)

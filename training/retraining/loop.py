@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -69,15 +68,10 @@ class Loop:
     def save(self, state: State) -> None:
         loop_state.write(self.home, state)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> contextlib.AbstractContextManager[None]:
         """One autopilot per model and checkout."""
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(files.alone(self.home / "lock", wait=False))
-            except files.HeldError:
-                raise AutopilotError(f"an autopilot is at work on {self.spec.name} already ({self.home / 'lock'} is held)") from None
-            yield
+        refusal = AutopilotError(f"an autopilot is at work on {self.spec.name} already ({self.home / 'lock'} is held)")
+        return files.alone(self.home / "lock", refusal=refusal)
 
     def end(self, state: State, now_us: int, step: str, text: str, version: int | None) -> str:
         """Write down how it ended, and begin anew."""

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from feature_repo.records.verdict import Calibrated, FeatureVerdict, OutlierVerdict
 from infra.statistics import holm
 from serving.monitoring.hours import Matrix, Moments, cells, matched, weights
 from serving.monitoring.kinds.base import Shares, Window
 from serving.monitoring.kinds.table import KINDS, MATTERS, TABLE
 from serving.monitoring.null_distribution import Calibration, Null
-from serving.monitoring.verdict import Calibrated, FeatureVerdict, OutlierVerdict
 
 NOMINAL_RATE = 0.05
 """The share of windows without drift that may be called drift, over all columns together."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from feature_repo.records.verdict import Kind
 from serving.monitoring.detectors import scipy
 from serving.monitoring.detectors.base import DriftDetector, OutlierDetector
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.kinds.table import KINDS
-from serving.monitoring.verdict import Kind
 
 IMPLEMENTATIONS = ("scipy", "alibi")
 """Modules of this package, each with a class `Drift` and a class `Outliers`. One is imported when it is chosen: Alibi Detect takes

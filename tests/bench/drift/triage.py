@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from feature_repo.records.verdict import Triage
 from infra.cli import console
 from infra.settings import Settings
-from serving.monitoring.verdict import Triage
 from tests.bench.drift import first_suite, second_suite, third_suite
 from tests.bench.drift.injection import POPULATION, SKEW, Fault, Predictions, Suite, inject, joined, skewed
 from tests.bench.drift.watch import STEP, WINDOW, Baseline, Bench, prepare

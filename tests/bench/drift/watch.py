@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from feature_repo.records import contract
+from feature_repo.records.verdict import FeatureVerdict, Kind, Triage
 from infra.cli import console
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
@@ -23,7 +24,6 @@ from serving.monitoring.detectors.base import NOMINAL_RATE
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import DAY_US
 from serving.monitoring.triage import explain_drift
-from serving.monitoring.verdict import FeatureVerdict, Kind, Triage
 from tests.bench.drift.injection import Predictions, joined
 from tests.bench.report import Measurement
 

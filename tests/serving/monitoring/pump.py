@@ -9,10 +9,10 @@ import redis
 
 from feature_repo.records import contract, prediction
 from feature_repo.records.redis_keys import drift_key, prediction_log_key
+from feature_repo.records.verdict import Verdict
 from infra.settings import Settings
 from serving.monitoring import watch
 from serving.monitoring.hours import HOUR_US, Matrix, Moments
-from serving.monitoring.verdict import Verdict
 
 NAMES = ["temperature", "pressure", "flow"]
 MODEL = "pump"

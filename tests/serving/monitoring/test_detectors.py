@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from feature_repo.records.verdict import FeatureVerdict
 from infra.statistics import holm
 from serving.monitoring.detectors.base import ALPHA, NOMINAL, DriftDetector, OutlierDetector, null_p_values
 from serving.monitoring.detectors.table import detectors
 from serving.monitoring.hours import Matrix
 from serving.monitoring.kinds.values import Values
-from serving.monitoring.verdict import FeatureVerdict
 
 NAMES = ["normal", "skewed", "count", "constant", "holey", "heavy", "score"]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from feature_repo.records.verdict import FeatureVerdict
 from infra.settings import ROOT
 from serving.monitoring.dependence import BOND, _regression
 from serving.monitoring.detectors import scipy
@@ -16,7 +17,6 @@ from serving.monitoring.hours import CELL, DAY_US, HOUR_US, weights
 from serving.monitoring.kinds.table import FAMILIES, KINDS, MATTERS
 from serving.monitoring.null_distribution import FEW, WINDOWS, Null
 from serving.monitoring.reference import CODES
-from serving.monitoring.verdict import FeatureVerdict
 from serving.monitoring.window import FEWEST_TRUTHS
 
 PAGE = (ROOT / "docs" / "semantics" / "drift.md").read_text()

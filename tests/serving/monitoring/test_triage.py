@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from feature_repo.records.contract import Input
+from feature_repo.records.verdict import Triage
 from serving.monitoring.dependence import BOND
 from serving.monitoring.detectors.base import NOMINAL_RATE, DriftDetector
 from serving.monitoring.detectors.table import detectors, label_detector
@@ -15,7 +16,6 @@ from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.null_distribution import Calibration
 from serving.monitoring.triage import explain_drift
-from serving.monitoring.verdict import Triage
 from serving.monitoring.window import Row, Window
 from tests.serving.shop import make_contract
 

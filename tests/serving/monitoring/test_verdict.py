@@ -8,9 +8,9 @@ import msgspec
 
 from feature_repo.records import release
 from feature_repo.records.redis_keys import drift_key, equality_key, prediction_log_key, watch_key
+from feature_repo.records.verdict import history, history_path
 from infra.settings import Settings
 from serving.monitoring.hours import HOUR_US
-from serving.monitoring.verdict import history, history_path
 from tests.serving.monitoring.pump import MODEL, Log, daily, once, register, rows
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from feature_repo.records.redis_keys import prediction_log_key, watch_key
+from feature_repo.records.verdict import history
 from infra.settings import Settings
 from serving.monitoring import watch
-from serving.monitoring.verdict import history
 from tests.serving.monitoring.pump import MODEL, NAMES, Log, once, register, rows
 
 pytestmark = pytest.mark.integration

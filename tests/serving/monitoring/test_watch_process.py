@@ -11,10 +11,10 @@ import time
 
 import pytest
 
+from feature_repo.records.verdict import Verdict, history
 from infra.settings import ROOT, Settings
 from infra.supervision import beat
 from serving.monitoring import watch
-from serving.monitoring.verdict import Verdict, history
 from tests.serving.monitoring.pump import MODEL, Log, once, register, rows
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from feature_repo.records.redis_keys import labels_key
+from feature_repo.records.verdict import history
 from infra.settings import Settings
 from serving.monitoring import verdict_plot
 from serving.monitoring.hours import HOUR_US
-from serving.monitoring.verdict import history
 from tests.serving.monitoring.pump import MODEL, Log, daily, once, register
 
 

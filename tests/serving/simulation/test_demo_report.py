@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from feature_repo.records.contract import Parity
-from serving.monitoring.verdict import FeatureVerdict, OutlierVerdict, Span, Verdict
+from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Span, Verdict
 from serving.simulation.demo_report import (
     Calibration,
     Curve,

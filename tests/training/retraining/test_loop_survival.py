@@ -25,9 +25,9 @@ from feature_repo.records.decisions import Journal
 from feature_repo.records.prediction import Label, Prediction
 from feature_repo.records.redis_keys import label_log_key, prediction_log_key, tallies_key
 from feature_repo.records.replica_tally import Count, Tally
+from feature_repo.records.verdict import history
 from infra.settings import ROOT, Settings
 from infra.supervision import process, redis_server
-from serving.monitoring.verdict import history
 from streaming.offline.archive import of
 from streaming.online.store import connect
 from tests.bikes.platform import Bikes
