@@ -25,6 +25,7 @@ from streaming.online import removal
 from streaming.online.store import connect
 from streaming.schema.feature_view import views
 from streaming.status import size
+from tests.bikes.edits import rewrite
 from tests.bikes.platform import Bikes
 from training.evaluation import definition_change
 
@@ -41,7 +42,7 @@ def edited(bikes: Bikes, tmp_path: Path) -> Iterator[Any]:
         for old, new in replacements:
             assert old in text
             text = text.replace(old, new)
-        (folder / "bikes.py").write_text(text)
+        rewrite(folder / "bikes.py", text)
         return case
 
     return edit

@@ -17,7 +17,6 @@ import redis.asyncio
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Input, RequestField
 from feature_repo.records.redis_keys import events_key
-from feature_repo.registry.apply import apply_definitions
 from feature_repo.registry.definitions import definitions_of
 from feature_repo.registry.followed import EVERY_S
 from feature_repo.spec.use_case import UseCase
@@ -29,6 +28,7 @@ from serving.models.repository import ModelRepository
 from serving.protocol.problem import NotFound, Unavailable
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.prediction_log import PredictionLog
+from tests.bikes.edits import rewrite
 from tests.serving.shop import make_contract, write_key, write_linear
 
 
@@ -45,7 +45,7 @@ class Docks:
         self._text = (folder / "bikes.py").read_text()
 
     def write(self, features: str) -> None:
-        (self.folder / "bikes.py").write_text(f"{self._text}\nonly = FeatureService(name='only', features=[{features}])\n")
+        rewrite(self.folder / "bikes.py", f"{self._text}\nonly = FeatureService(name='only', features=[{features}])\n")
         apply_definitions(UseCase(self.folder))
 
     def release(self) -> None:

@@ -21,6 +21,7 @@ from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.settings import ROOT, Settings
 from streaming.schema.compilation import Applied, check_view, usable
+from tests.bikes.edits import rewrite
 
 Edit = Callable[..., UseCase]
 
@@ -48,7 +49,7 @@ def edited(own: Settings, tmp_path: Path) -> Edit:
         for old, new in replacements:
             assert old in changed, old
             changed = changed.replace(old, new)
-        (folder / "bikes.py").write_text(changed)
+        rewrite(folder / "bikes.py", changed)
         return UseCase(folder)
 
     return edit

@@ -23,6 +23,7 @@ from serving.features.window_cache import WindowCache
 from streaming.aggregation import tiles
 from streaming.aggregation.windows import DAY, HOUR, SECOND, Aggregation, Layout
 from streaming.schema.feature_view import Feature, Projection, View
+from tests.bikes.edits import rewrite
 from tests.streaming.join.test_point_in_time import AGGREGATIONS
 
 OLD = [
@@ -202,14 +203,14 @@ def test_the_registrys_order_before_is_kept_through_every_later_apply(tmp_path: 
         text = (folder / "bikes.py").read_text()
         for edit in (("unchanged", "unchanged"), ("mean_km_1d", "a_day_of_km"), ("a_day_of_km", "zz"), ("min_km_2h", "mean_km_1d")):
             text = text.replace(*edit)
-            (folder / "bikes.py").write_text(text)
+            rewrite(folder / "bikes.py", text)
             apply_definitions(UseCase(folder))
             registry.refresh()
             now = views(case.store)["rides_by_station"]
             assert now.former.keys() == before["rides_by_station"].keys(), edit
             (then,), (again,) = before["rides_by_station"].values(), now.former.values()
             assert [a.meaning for a in then.aggregations] == [a.meaning for a in again.aggregations]
-        (folder / "bikes.py").write_text(text.replace('hours=2), name="sum_km_2h"', 'hours=3), name="sum_km_2h"'))
+        rewrite(folder / "bikes.py", text.replace('hours=2), name="sum_km_2h"', 'hours=3), name="sum_km_2h"'))
         apply_definitions(UseCase(folder))
         registry.refresh()
         assert not views(case.store)["rides_by_station"].former, "it means something else now"
