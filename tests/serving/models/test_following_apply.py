@@ -17,6 +17,7 @@ import redis.asyncio
 from feature_repo.records import contract, release
 from feature_repo.records.contract import Input, RequestField
 from feature_repo.records.redis_keys import events_key
+from feature_repo.registry.apply import apply_definitions
 from feature_repo.registry.definitions import definitions_of
 from feature_repo.registry.followed import EVERY_S
 from feature_repo.spec.use_case import UseCase
