@@ -310,7 +310,7 @@ def rejected(
     table = Table("id", "source", "why", "event", box=None)
     shown = list(letters.read(client, project, limit))
     for item in shown:
-        why = "; ".join(f"{view}: {reason}" if view else reason for view, reason in item.why.items())
+        why = "; ".join(dict.fromkeys(item.why.values()))  # each reason names its view
         table.add_row(f"{item.position[0]}-{item.position[1]}", item.source, escape(why), escape(item.data.decode(errors="replace")[:200]))
     console.print(table if total else "no event has been rejected")
     if total > len(shown):

@@ -92,7 +92,7 @@ def find_leaks(
     """
     compiled = views(use_case.store)
     if not use_case.models:
-        raise LeakageError("the use case has no model, and so no examples to ask for")
+        raise LeakageError("the use case has no model yet (models/*.yaml), and so no examples to look at")
     found = LeakCheck()
     for spec in use_case.models.values():
         path = settings.offline_root / spec.spine.table

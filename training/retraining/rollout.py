@@ -143,7 +143,7 @@ def rule(stage: Stage, stages: Stages, seen: Evidence) -> Ruling:
     """
     from training.evaluation.sequential import FEWEST_ROWS, compare_as_it_comes, gains
 
-    told = [f"{seen.samples:,} predictions in {seen.hours:.1f} h, {len(seen.label):,} with a truth"]
+    told = [f"{seen.samples:,} predictions in {max(0.0, seen.hours):.1f} h, {len(seen.label):,} with a truth"]
     ruling, unknown = _guards(stages, seen, told)
     if ruling is not None:
         return ruling

@@ -15,7 +15,7 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
 from streaming.offline.ingest import make_tables
 from tests.bikes.platform import Bikes
-from training.data.leakage import LeakCheck, find_leaks
+from training.data.leakage import LeakageError, LeakCheck, find_leaks
 
 
 @pytest.fixture
@@ -105,3 +105,10 @@ def test_the_flights_do_not_leak(state: Settings, spark: Any, tmp_path: Path, mo
     assert not checked.leaks
     assert len(checked.features) > 50
     assert checked.perturbed["departures_by_origin"] > 1000
+
+
+def test_a_use_case_without_a_model_is_told_what_is_missing(state: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    shutil.copytree(ROOT / "tests" / "bikes" / "repo", folder, ignore=shutil.ignore_patterns("models"))
+    with pytest.raises(LeakageError, match=r"no model yet \(models/\*\.yaml\)"):
+        find_leaks(UseCase(folder), state)

@@ -51,6 +51,8 @@ def test_a_stage_waits_until_it_has_seen_enough_and_not_for_ever() -> None:
     late = rule(STAGE, STAGES, Evidence(3, 31 * 24.0, *(np.zeros(0),) * 3, np.zeros(0, np.int64)))
     assert late.what == "stop"
     assert "has not seen enough" in late.text
+    begun = rule(STAGE, STAGES, Evidence(0, -1 / HOUR_US, *(np.zeros(0),) * 3, np.zeros(0, np.int64)))  # it begins a microsecond from now
+    assert begun.text.startswith("0 predictions in 0.0 h")
     unpaired = seen(random, unpaired="version 3 reads x")
     assert rule(STAGE, STAGES, unpaired).what == "wait"
     assert "not compared" in rule(STAGE, STAGES, unpaired).text
