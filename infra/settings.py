@@ -31,7 +31,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="ignore")
 
-    profile: Literal["embedded", "cluster"] = "embedded"
+    profile: Literal["embedded", "cluster"] = Field(
+        default="embedded", description="embedded: all on this machine; cluster: services of yours, and stricter defaults"
+    )
     repo: Path = Field(default_factory=first_use_case, description="the use case: a Feast repository folder")
     state: Path = Field(default=ROOT / ".headrace", description="everything this checkout writes")
     host: str = Field(default="127.0.0.1", description="address the servers bind")
@@ -40,7 +42,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(default="", description="see infra/redis_client.py; empty: the embedded server")
     registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")
-    spark_master: str = "local[*]"
+    spark_master: str = Field(default="local[*]", description="where Spark runs: in this process, or the URL of a cluster")
     spark_memory: str = Field(default="1500m", description="driver memory (local mode: the only Spark process)")
     spark_executor_memory: str = Field(default="1g", description="memory of each executor, where there are any (not in local mode)")
     spark_packages: str = Field(default="", description="Maven packages of Spark's, comma-separated, such as its Kafka connector")
@@ -56,15 +58,15 @@ class Settings(BaseSettings):
     join_in_process_rows: int = Field(
         default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
     )
-    shuffle_partitions: int = Field(default=4, ge=1)
+    shuffle_partitions: int = Field(default=4, ge=1, description="parts into which Spark splits what it groups or joins")
     request_now: bool | None = Field(
         default=None, description="whether a request may set its own clock; default: only in the embedded profile"
     )
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1, description="processes that answer requests, beside the spare one")
     spare: bool = Field(default=True, description="one replica more than asked for, so that one may die without anybody waiting")
     replicas_max: int = Field(default=0, ge=0, description="replicas are added up to so many under load; 0: none are")
     max_at_once: int = Field(default=64, ge=1, description="predictions a replica works on at once; beyond that the ingress answers 503")
-    replica_cpus: float = Field(default=0.5, gt=0)
+    replica_cpus: float = Field(default=0.5, gt=0, description="processors that Ray reserves for a replica; it may use more")
     max_body_mb: float = Field(default=4, gt=0, description="megabytes of a request's body, also after it was unpacked")
     max_rows: int = Field(default=1000, ge=1, description="instances, entities or events in one request")
     max_text: int = Field(default=4096, ge=1, description="characters of one key or text in a request")

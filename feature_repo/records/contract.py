@@ -1,6 +1,6 @@
 """The model contract: a folder with `model.onnx`, `contract.json` and `reference.parquet`. The only thing training hands to serving.
 
-Sources: DESIGN.md's contract; file hashes are SHA-256, hex.
+File hashes are SHA-256, hex.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ drift. What a window of some days looks like when nothing has happened is asked 
 
 Sources: Politis & Romano (1994), subsampling; Westfall & Young (1993), the maximum over columns; Vovk et al. (2005), conformal p-values.
 A reference that holds fewer than `FEW` windows end to end gives ranks too coarse and too alike to be trusted: there the p-value is
-at least that of the ratio's logarithm under Student's t, with as many degrees of freedom as windows end to end.
+at least that of the ratio's logarithm under Student's t, with one degree of freedom less than there are windows end to end.
 """
 
 from __future__ import annotations
