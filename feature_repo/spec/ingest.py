@@ -14,7 +14,7 @@ class RawFile(Strict):
 
     path: str = Field(description="relative to the use case folder, or to the package's folder when `package` is given")
     package: str | None = Field(default=None, description="a Python package that carries the file (found, never imported)")
-    format: Literal["csv", "json", "parquet"] = "csv"
+    format: Literal["csv", "json", "parquet"] = Field(default="csv", description="of the file")
     options: dict[str, str] = Field(default_factory=dict, description="options of Spark's reader")
 
 
@@ -30,8 +30,8 @@ class Table(Strict):
 
 
 class Ingest(Strict):
-    raw: dict[str, RawFile]
-    tables: dict[str, Table]
+    raw: dict[str, RawFile] = Field(description="raw inputs by name")
+    tables: dict[str, Table] = Field(description="tables by name, in the order in which they are made")
 
     @field_validator("tables")
     @classmethod

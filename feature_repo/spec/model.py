@@ -14,8 +14,8 @@ from feature_repo.spec.yaml_file import Strict
 class Span(Strict):
     """Days `[start, end)` in UTC."""
 
-    start: date
-    end: date
+    start: date = Field(description="first day, UTC")
+    end: date = Field(description="the day after the last, UTC")
 
     @model_validator(mode="after")
     def _ordered(self) -> Span:
@@ -39,19 +39,19 @@ class Spine(Strict):
 
 
 class Split(Strict):
-    train: Span
-    valid: Span
-    test: Span | None = None
+    train: Span = Field(description="fitted on")
+    valid: Span = Field(description="early stopping, calibration and gates")
+    test: Span | None = Field(default=None, description="held out; none: valid stands for new data")
 
 
 class Gate(Strict):
     """A bound a candidate must keep: `metric` on `on` within [`min`, `max`]."""
 
-    metric: str
-    on: Literal["train", "valid", "test"] = "valid"
+    metric: str = Field(description="name of a metric, or of a disparity between a slice's values")
+    on: Literal["train", "valid", "test"] = Field(default="valid", description="the split it is measured on")
     slice: str | None = Field(default=None, description="a slice column: the bound holds for each of its values")
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(default=None, description="the least value that passes")
+    max: float | None = Field(default=None, description="the greatest value that passes")
 
     @model_validator(mode="after")
     def _bounded(self) -> Gate:
@@ -63,8 +63,10 @@ class Gate(Strict):
 class NullPolicy(Strict):
     """What a null input becomes: NaN for the model to handle, a default, or a refusal (422)."""
 
-    action: Literal["nan", "default", "reject"] = "nan"
-    value: float | None = None
+    action: Literal["nan", "default", "reject"] = Field(
+        default="nan", description="nan: the model handles it; default: `value` takes its place; reject: the request is refused"
+    )
+    value: float | None = Field(default=None, description="what takes the place of null, for `default`")
 
     @model_validator(mode="after")
     def _value(self) -> NullPolicy:
@@ -76,7 +78,7 @@ class NullPolicy(Strict):
 class Watch(Strict):
     """The watch's sliding window, in predictions: it should cover what the reference covers (days, not hours)."""
 
-    window: int = Field(default=5000, ge=50)
+    window: int = Field(default=5000, ge=50, description="the newest predictions that are looked at")
     step: int = Field(default=1000, ge=1, description="predictions from one verdict to the next")
 
 
@@ -99,7 +101,7 @@ class Search(Strict):
     """Parameters to look for with Optuna, when `headrace train --tune` asks. A space of integers is searched in integers; one that spans
     a factor of ten or more, by its logarithm."""
 
-    trials: int = Field(default=20, ge=1)
+    trials: int = Field(default=20, ge=1, description="how many are tried")
     seconds: float | None = Field(default=None, gt=0, description="time budget: with one, what is found may depend on the machine")
     space: dict[str, tuple[int, int] | tuple[float, float]] = Field(
         default_factory=lambda: {
@@ -125,7 +127,7 @@ class Search(Strict):
 class Imbalance(Strict):
     """Positives count `positive_weight` times while fitting; the scores are put back to the true odds (docs/training.md)."""
 
-    positive_weight: float = Field(gt=0)
+    positive_weight: float = Field(gt=0, description="how many times a positive counts")
 
 
 _OURS = {"seed", "deterministic", "num_threads", "objective"}
@@ -142,26 +144,26 @@ def _refuse_ours(parameters: dict[str, Any]) -> None:
 class ModelSpec(Strict):
     """`models/<name>.yaml`: what a model predicts, from what, how it is fitted and what it must reach."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    description: str = ""
-    feature_service: str
-    spine: Spine
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="of the model: lower case letters, digits, underscores")
+    description: str = Field(default="", description="for people")
+    feature_service: str = Field(description="the Feast feature service whose features it reads")
+    spine: Spine = Field(description="the examples that it learns from")
     label_delay: str = Field(default="", description="for people: when the truth is usually known")
-    split: Split
+    split: Split = Field(description="which days it is fitted on, validated on and tested on")
     parameters: dict[str, Any] = Field(default_factory=dict, description="LightGBM parameters")
-    rounds: int = Field(default=500, ge=1)
-    early_stopping: int = Field(default=30, ge=1)
+    rounds: int = Field(default=500, ge=1, description="trees at most")
+    early_stopping: int = Field(default=30, ge=1, description="rounds without a gain on valid after which fitting ends")
     nulls: dict[str, NullPolicy] = Field(default_factory=dict, description="by input name; otherwise `nan`")
-    gates: list[Gate] = Field(default_factory=list)
+    gates: list[Gate] = Field(default_factory=list, description="bounds that a version must keep to be registered")
     slices: list[str] = Field(default_factory=list, description="spine columns to report metrics by")
     threshold: float = Field(
         default=0.5, gt=0, lt=1, description="score from which on a prediction counts as a yes, in tables of decisions"
     )
     calibration: Literal["none", "sigmoid"] = Field(default="none", description="fitted on valid, part of the exported model")
-    imbalance: Imbalance | None = None
-    search: Search = Search()
-    validation: Validation = Validation()
-    watch: Watch = Watch()
+    imbalance: Imbalance | None = Field(default=None, description="more weight for rare positives")
+    search: Search = Field(default=Search(), description="parameters to look for with `train --tune`")
+    validation: Validation = Field(default=Validation(), description="bounds of the checks before training")
+    watch: Watch = Field(default=Watch(), description="how live predictions are watched for drift")
     learning: Learning = Field(default=Learning(), description="when it is trained again, and how a challenger is let out")
     deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
 

@@ -14,13 +14,13 @@ class QualityDrop(base.Settings):
     """The live metric is worse than the champion's own held-out one by more than `drop`, and surely so: its 95 % interval, which leaves out a
     day at a time, lies beyond. It takes at least five days."""
 
-    metric: MetricName = "auc"
-    drop: float = Field(default=0.03, gt=0)
+    metric: MetricName = Field(default="auc", description="what is compared")
+    drop: float = Field(default=0.03, gt=0, description="how much worse it may be")
     window: int = Field(default=3000, ge=100, description="labelled predictions of the champion, the newest")
 
 
 class Settings(base.Settings):
-    quality: QualityDrop | None = None
+    quality: QualityDrop | None = Field(default=None, description="the live answers have become worse")
 
 
 class Quality(Trigger[Settings]):
