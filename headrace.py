@@ -201,6 +201,9 @@ def run_tests(
 ) -> None:
     """Run the test suite (further arguments go to pytest)."""
     chosen: list[str] = []
+    # OpenMP's threads spin while they wait: beside other processes that costs more than the training itself
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     if fast:
         os.environ.setdefault("HEADRACE_EXAMPLES", "20")
         processes = min(len(os.sched_getaffinity(0)), 4)  # each has a state folder of its own (tests/conftest.py)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -21,6 +22,7 @@ from training.data.training_set import TrainingSet
 from training.gates.base import Challenge, Gate, of_version
 from training.gates.table import GATES
 
+SAID = spec(learning={"challenge": {"margin": 1, "slice_margin": 1}})
 each = pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
 
 
@@ -78,12 +80,21 @@ FAILS: dict[str, Callable[[Challenge], Challenge]] = {
 """For each gate a challenge that it must stop: a gate that stops none is no gate."""
 
 
+@pytest.fixture(scope="module")
+def registered_twice(made: TrainingSet, tracked: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A state folder with a live version and another one, and that one's number: trained once for all tests."""
+    own = Settings(state=tmp_path_factory.mktemp("twice"))
+    shutil.copy(tracked, own.state)
+    release.promote(own.model_root, "model", registered(made, own, SAID))
+    return own.state, registered(made, own, SAID)
+
+
 @pytest.fixture
-def challenge(made: TrainingSet, own: Settings) -> Challenge:
-    """A version against another one, which is live."""
-    said = spec(learning={"challenge": {"margin": 1, "slice_margin": 1}})
-    release.promote(own.model_root, "model", registered(made, own, said))
-    return of_version(no_spark, CASE, own, said, registered(made, own, said))
+def challenge(registered_twice: tuple[Path, int], tmp_path: Path) -> Challenge:
+    """A version against another one, which is live; in a folder that the test may damage."""
+    state, version = registered_twice
+    own = Settings(state=Path(shutil.copytree(state, tmp_path / "own")))
+    return of_version(no_spark, CASE, own, SAID, version)
 
 
 @each

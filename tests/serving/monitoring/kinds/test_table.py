@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ VIEWS = ["one", "two", "one", "two", "two", ""]
 CODES = np.array([False, False, False, True, False, False])
 
 
+@lru_cache
 def history(seed: int, rows: int = 1500) -> tuple[Matrix, Moments]:
     """Columns that go together, that follow the clock, codes, nulls and equal values, over sixty days."""
     random = np.random.default_rng(seed)
@@ -31,8 +33,16 @@ def history(seed: int, rows: int = 1500) -> tuple[Matrix, Moments]:
     return found, at
 
 
-def windowed(rows: Matrix, at: Moments, begin: int, end: int) -> Window:
+@lru_cache
+def ranked(seed: int) -> Ranked:
+    rows, at = history(seed)
+    return Ranked(rows, at, CODES, VIEWS)
+
+
+@lru_cache
+def windowed(seed: int, begin: int, end: int) -> Window:
     """The same stretch as a window, against all other rows: the naive twin of `Stretch`."""
+    rows, at = history(seed)
     rest = np.r_[0:begin, end : len(rows)]
     inside = np.zeros(len(rows), dtype=bool)
     inside[begin:end] = True
@@ -46,7 +56,7 @@ def windowed(rows: Matrix, at: Moments, begin: int, end: int) -> Window:
         theirs = share[known] / share[known].sum()
         gaps = [abs((own <= x).mean() - theirs[rows[known, j] <= x].sum()) for x in points]
         statistics[j] = max(gaps)
-    relations = Ranked(rows, at, CODES, VIEWS).relations
+    relations = ranked(seed).relations
     usual = [Shares.of(column[~np.isnan(column)]) for column in reference.T]
     departures = relations.departures(rows[begin:end], cells(at[begin:end])[0])[0]
     return Window(rows[begin:end], rows[matched(share)], usual, CODES, statistics, departures)
@@ -71,25 +81,23 @@ def test_every_kind_is_of_one_family_and_the_families_share_all_false_alarms() -
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("bounds", [(0, 300), (500, 700), (1200, 1500)])
 def test_a_stretch_of_the_reference_is_a_window_against_the_rest(kind: DriftKind, seed: int, bounds: tuple[int, int]) -> None:
-    rows, at = history(seed)
-    fast = kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), *bounds))
-    slow = kind.of_window(windowed(rows, at, *bounds))
+    fast = kind.of_stretch(Stretch(ranked(seed), *bounds))
+    slow = kind.of_window(windowed(seed, *bounds))
     # null rates: of the rest by weights, and by as many rows of it as a window is compared with
     assert fast == pytest.approx(slow, abs=0.01 if kind.name == "nulls" else 1e-6)
 
 
 @each
 def test_effects_are_one_number_a_column_and_never_less_than_zero(kind: DriftKind) -> None:
-    rows, at = history(4)
-    for found in (kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), 0, 400)), kind.of_window(windowed(rows, at, 0, 400))):
-        assert found.shape == (rows.shape[1],)
+    for found in (kind.of_stretch(Stretch(ranked(4), 0, 400)), kind.of_window(windowed(4, 0, 400))):
+        assert found.shape == (len(VIEWS),)
         assert (found >= 0).all()
         assert np.isfinite(found).all()
 
 
 @each
 def test_columns_of_nulls_and_constant_columns_break_nothing(kind: DriftKind) -> None:
-    rows, at = history(5)
+    rows, at = (column.copy() for column in history(5))
     rows[:, 0], rows[:, 1], rows[:700, 4] = np.nan, 3.0, np.nan
     found = kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), 0, 300))
     assert np.isfinite(found).all()
