@@ -22,6 +22,7 @@ class Ranked:
         views: the view of each column, for `serving.monitoring.dependence`; default: no relations.
 
     Attributes:
+        rows: as given.
         known: where there is a value, bool [n, F].
         order: of each column, its rows by value; nulls last. int64 [F, n].
         last: whether a place of `order` is the last of its value, bool [F, n].
@@ -30,7 +31,7 @@ class Ranked:
     """
 
     def __init__(self, rows: Matrix, moments: Moments, categories: NDArray[np.bool_], views: Sequence[str] = ()) -> None:
-        self.moments, self.categories = moments, categories
+        self.rows, self.moments, self.categories = rows, moments, categories
         self.relations = Relations(rows, cells(moments)[0], views or [""] * rows.shape[1])
         self.known = ~np.isnan(rows)
         self.order = np.argsort(rows.T, axis=1, kind="stable")  # NaN comes last

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streaming.aggregation import tiles
@@ -28,6 +28,9 @@ def arrays(events: list[naive.Event]):
 
 
 @given(events_strategy, st.integers(0, 40), st.integers(0, 30 * HOUR))
+@example(
+    [naive.Event(2, 0, 0, {"x": x, "y": None}) for x in (89.0, 3.6058300565748e-222, 1e16)], 0, 0
+)  # the sum's last unit is two of the mean's
 @settings(max_examples=200, deadline=None)
 def test_tiles_merged_in_pieces_equal_the_definition(events: list[naive.Event], cut: int, later: int) -> None:
     t = max([e.event_us for e in events], default=0) + later

@@ -70,13 +70,15 @@ def magnitude(events: list[naive.Event]) -> float:
 
 
 def same(got: float, expected: float | None, function: str, scale: float) -> bool:
-    """Equal; sums and means to one unit in the last place, and to 2**-100 of what was added up (docs/semantics.md)."""
+    """Equal; sums to one unit in the last place, means to two (half a sum's unit can be more than one of its quotient's),
+    and to 2**-100 of what was added up (docs/semantics/windows.md)."""
     if expected is None:
         return math.isnan(got)
     if function == "std":
         return math.isclose(got, expected, rel_tol=1e-9, abs_tol=1e-9)
     if (function in ("sum", "mean") or function.startswith("ewma")) and math.isfinite(expected):
-        return abs(got - expected) <= max(math.ulp(expected), 2**-100 * scale)
+        units = 1 if function == "sum" else 2
+        return abs(got - expected) <= max(units * math.ulp(expected), 2**-100 * scale)
     return got == expected
 
 
