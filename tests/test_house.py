@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +135,10 @@ def test_no_module_holds_a_function_of_its_own_name() -> None:
         if isinstance(node, Function | ast.ClassDef) and node.name == path.stem
     ]
     assert own == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even for types, or inside a function."""
+    texts = {".".join(path.with_suffix("").parts): text for path, text in sources()}
+    graph = {name: {one for one in imported(text) if one in texts and one != name} for name, text in texts.items()}
+    list(TopologicalSorter(graph).static_order())  # CycleError names the circle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jinja2
 import msgspec
@@ -19,7 +19,28 @@ from infra.timestamps import day_text
 from serving.simulation import plots
 
 if TYPE_CHECKING:
-    from serving.simulation.year import Year
+    from feature_repo.records.decisions import Decision
+    from feature_repo.records.verdict import Verdict
+    from feature_repo.spec.model import ModelSpec
+    from serving.simulation.replay import Replayed
+    from serving.simulation.stages import Course
+
+
+class Lived(Protocol):
+    """What is told of a run (`serving.simulation.year.Year`)."""
+
+    spec: ModelSpec
+    course: Course
+    replayed: Replayed
+    problems: list[str]
+    skew: dict[int, Any]
+    outcomes: list[Any]
+    first_us: int
+    last_us: int
+
+    def decisions(self) -> list[Decision]: ...
+
+    def verdicts(self) -> list[Verdict]: ...
 
 
 class Month(msgspec.Struct, frozen=True):
@@ -71,7 +92,7 @@ class YearData(msgspec.Struct, frozen=True):
     versions: int
 
     @classmethod
-    def of(cls, year: Year) -> YearData:
+    def of(cls, year: Lived) -> YearData:
         """Collect what a run left."""
         verdicts = year.verdicts()
         skew = list(year.skew.values())
@@ -96,7 +117,7 @@ class YearData(msgspec.Struct, frozen=True):
         )
 
 
-def _answered(year: Year, alarms: int) -> Policy:
+def _answered(year: Lived, alarms: int) -> Policy:
     """What was really answered, and what the loop did meanwhile, in a policy's terms."""
     groups: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for number, (at, truth) in year.replayed.truth.items():
