@@ -63,7 +63,9 @@ class Demo:
     def run(self, keep: bool, report: Path | None) -> bool:
         """Run every stage; returns whether all of them did their job. Stops what it started unless `keep`."""
         self.keep = keep
-        self.console.print(f"[bold]Headrace demo[/bold]: {self.case.project}, model {self.spec.name}, {self.days} days of replay")
+        self.console.print(
+            f"[bold]Headrace demo[/bold]: {self.case.project}, model {self.spec.name}, {self.days} day{'s' * (self.days != 1)} of replay"
+        )
         if known := release.champion_if_any(self.settings.model_root, self.spec.name):
             self.console.print(
                 f"{self.settings.state} holds an earlier run (version {known} of the model): tables and online store are made anew, "

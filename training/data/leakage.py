@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feature_repo.registry.definitions import service_projections
 from feature_repo.spec.model import ModelSpec
 from feature_repo.spec.use_case import UseCase
 from infra.timestamps import moment_at, second_text
@@ -95,6 +96,7 @@ def find_leaks(
         raise LeakageError("the use case has no model yet (models/*.yaml), and so no examples to look at")
     found = LeakCheck()
     for spec in use_case.models.values():
+        service_projections(use_case.store, spec.feature_service)  # or it says what to apply
         path = settings.offline_root / spec.spine.table
         if why := fault(str(path)):
             raise LeakageError(f"model {spec.name!r}: {why}")

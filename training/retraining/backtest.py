@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import DAY_US, Facts
 from feature_repo.triggers.quality import QualityDrop
-from feature_repo.triggers.table import Triggers
+from feature_repo.triggers.table import Limits, Triggers
 from infra.timestamps import day_text, moment_at
 from training.data.column_moments import micros
 from training.data.splits import Part, SplitError, matrix
@@ -86,11 +86,11 @@ class Outcome:
 def policies(spec: ModelSpec) -> dict[str, Triggers]:
     """The four that are compared; bounds, cooldown and budget are the spec's own where it has them."""
     own = spec.learning.triggers
-    alone = {"schedule_days": None, "new_labels": None, "quality": None, "drift": False}
+    alone = {name: field.default for name, field in Triggers.model_fields.items() if name not in Limits.model_fields}
     return {
         "never": own.model_copy(update=alone),
         "monthly": own.model_copy(update=alone | {"schedule_days": 30.0, "cooldown_days": 0.0}),
-        "on drift": own.model_copy(update=alone | {"drift": True}),
+        "on drift": own.model_copy(update=alone | {"drift": True, "drift_verdicts": own.drift_verdicts}),
         "on quality": own.model_copy(update=alone | {"quality": own.quality or QualityDrop()}),
     }
 

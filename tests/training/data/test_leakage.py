@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import DefinitionError
 from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT, Settings
 from streaming.offline.ingest import make_tables
@@ -112,3 +113,10 @@ def test_a_use_case_without_a_model_is_told_what_is_missing(state: Settings, tmp
     shutil.copytree(ROOT / "tests" / "bikes" / "repo", folder, ignore=shutil.ignore_patterns("models"))
     with pytest.raises(LeakageError, match=r"no model yet \(models/\*\.yaml\)"):
         find_leaks(UseCase(folder), state)
+
+
+def test_a_feature_service_that_is_not_applied_is_named(state: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    shutil.copytree(ROOT / "tests" / "bikes" / "repo", folder)
+    with pytest.raises(DefinitionError, match=r"is not applied in project .*: run `headrace apply`"):
+        find_leaks(UseCase(folder, tmp_path / "registry.db"), state)

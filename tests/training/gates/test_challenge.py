@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_repo.metrics.table import METRICS
 from feature_repo.records import contract, release
 from feature_repo.records.contract import ContractError, Parity
 from feature_repo.records.prediction import Prediction
@@ -174,7 +175,7 @@ def test_an_input_that_had_no_value_and_has_some_now_is_another_population() -> 
 def test_a_gate_never_passes_on_what_was_not_measured(rows: list[tuple[str, float, float]]) -> None:
     """Whatever classes and slices the rows have: a bound that everything meets is met by numbers only."""
     group, label, score = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0, str), np.zeros(0), np.zeros(0))
-    names = ("auc", "log_loss", "brier", "calibration_error", "base_rate")
+    names = tuple(METRICS)
     whole = metrics.metrics_of(label, score)
     by_value = {v: metrics.metrics_of(label[group == v], score[group == v]) for v in np.unique(group).tolist()}
     apart = fairness.measure(label, score, group, 0.5).disparities if len(rows) > 1 else {}
