@@ -65,10 +65,10 @@ def test_spark_runs_on_the_bundled_java_alone(tmp_path: Path) -> None:
     code = """
 from pathlib import Path
 from infra.java import java_home
-from infra.settings import settings
+from infra.settings import load_settings
 from streaming.offline.spark import session
-assert java_home(settings()) == settings().state / "java", java_home(settings())
-spark = session(settings())
+assert java_home(load_settings()) == load_settings().state / "java", java_home(load_settings())
+spark = session(load_settings())
 print("rows", spark.range(1000).repartition(2).count(), spark._jvm.System.getProperty("java.home"))
 spark.stop()
 """

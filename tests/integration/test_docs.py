@@ -161,9 +161,9 @@ def test_a_command_s_help_tells_its_own_exit_codes(command: str) -> None:
 
 
 def test_the_statuses_are_those_that_serving_writes_shows_and_hands_to_feast() -> None:
-    assert "".join(s.letter for s in STATUSES) == decoder.STATUSES + "r"
+    assert "".join(s.letter for s in STATUSES) == decoder.LETTERS + "r"
     assert {s.letter: s.name for s in STATUSES} == lookup.STATUS
-    assert set(feast.STATUS) == set(decoder.STATUSES)
+    assert set(feast.STATUS) == set(decoder.LETTERS)
     page = reference_pages.statuses()
     assert all(f"urn:headrace:problem:{kind}" in page for kind in ("internal", "foreign-origin", "other-host", "late", "unavailable"))
     assert "* No model answers (…).\n" in page

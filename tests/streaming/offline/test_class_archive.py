@@ -51,7 +51,7 @@ def test_it_is_made_once_and_java_takes_it(own: Settings, tmp_path: Path) -> Non
     again.stop()
     # Java says which classes come out of it
     said = class_archive.options(java_home(own)).replace("-Xlog:cds=off -Xlog:cds+dynamic=off", "-Xlog:class+load:file=loaded")
-    script = "import sys; from infra.settings import settings; from streaming.offline.spark import session; session(settings(), quick=True).range(3).count()"
+    script = "import sys; from infra.settings import load_settings; from streaming.offline.spark import session; session(load_settings(), quick=True).range(3).count()"
     code = f"import streaming.offline.class_archive as c; c.options = lambda _: {said!r}; {script}"
     environment = os.environ | {"HEADRACE_STATE": str(tmp_path / "other"), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300, capture_output=True)
@@ -72,8 +72,8 @@ def test_one_that_is_not_done_leaves_nothing(own: Settings, how: str) -> None:
         assert _family() == before
     else:
         code = (
-            f"import sys, time; sys.prefix = {sys.prefix!r}\nfrom infra.settings import settings\nfrom streaming.offline.class_training import Training\n"
-            "Training(settings()).start(); time.sleep(600)"
+            f"import sys, time; sys.prefix = {sys.prefix!r}\nfrom infra.settings import load_settings\nfrom streaming.offline.class_training import Training\n"
+            "Training(load_settings()).start(); time.sleep(600)"
         )
         environment = os.environ | {"HEADRACE_STATE": str(own.state), "PYTHONPATH": str(ROOT)}
         parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)

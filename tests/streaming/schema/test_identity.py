@@ -125,9 +125,9 @@ def built(layout: Layout, event: Any, columns: dict[str, Any]) -> list[tiles.Par
 SEEDED = """
 import json, sys
 from pathlib import Path
-from feature_repo.registry.apply import apply
-from feature_repo.registry.definitions import definitions
-from feature_repo.registry.plan import plan, proposed
+from feature_repo.registry.apply import apply_definitions
+from feature_repo.registry.definitions import definitions_of
+from feature_repo.registry.plan import make_plan, proposed
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.schema.feature_view import views
@@ -138,15 +138,15 @@ case = UseCase(Path(sys.argv[2]))
 changes = None
 if sys.argv[3] == "again":
     with proposed(case) as after:
-        changes = [c.text for c in plan(case, after, own).changes]
-apply(case)
+        changes = [c.text for c in make_plan(case, after, own).changes]
+apply_definitions(case)
 compiled = views(case.store).values()
 print("told", json.dumps({
     "changes": changes,
     "registry": [[f.name for f in v.features] for v in case.store.list_stream_feature_views()],
     "columns": {v.name: [[f.name for f in v.features], v.columns] for v in compiled},
     "fingerprints": {v.name: v.fingerprint for v in compiled},
-    "definitions": sorted(definitions(case.store, "dock_choice").items()),
+    "definitions": sorted(definitions_of(case.store, "dock_choice").items()),
     "held": {v.name: sorted(v.former) for v in compiled},
 }))
 """
