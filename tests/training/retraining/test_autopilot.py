@@ -24,6 +24,7 @@ from training.retraining import autopilot as pilots
 from training.retraining.autopilot import Autopilot
 from training.retraining.loop import AutopilotError
 from training.retraining.loop_state import State
+from training.retraining.staging import Staging
 from training.retraining.triggers import Reason
 
 
@@ -239,7 +240,7 @@ def test_a_kill_at_any_point_leaves_no_half_promoted_model_and_no_double_step(
         (Autopilot, "save"),
         (decisions.Journal, "write"),
         (World, "train"),
-        (pilots.Autopilot, "_withdraw"),
+        (Staging, "_withdraw"),
     ):
         deadly(owner, name)
     bad = seed % 2
