@@ -22,7 +22,7 @@ class Retraining(Strict):
     test_days: int = Field(default=14, ge=1, description="held out: what challenger and champion are compared on")
 
 
-class Challenge(Strict):
+class ChallengeBounds(Strict):
     """What a challenger must reach against the champion, on the same held-out rows."""
 
     metric: MetricName = Field(default="log_loss", description="what the two are compared by")
@@ -64,5 +64,5 @@ class Stages(Strict):
 class Learning(Strict):
     triggers: Triggers = Field(default=Triggers(), description="what asks for a new training")
     retraining: Retraining = Field(default=Retraining(), description="what it is trained on then")
-    challenge: Challenge = Field(default=Challenge(), description="what a challenger must reach")
+    challenge: ChallengeBounds = Field(default=ChallengeBounds(), description="what a challenger must reach")
     stages: Stages = Field(default=Stages(), description="how it is let out")
