@@ -86,7 +86,31 @@ class Suspect(msgspec.Struct, frozen=True):
     evidence: str = ""
 
 
-Reason = Literal["pipeline fault", "training/serving skew", "population change"]
+Reason = Literal["pipeline fault", "training/serving skew", "population change", "concept change", "calendar", "unclear"]
+Place = Literal["source", "recomputation", "lineage", "truth", "calendar", "shape"]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """One thing that was found, so that a person can check it.
+
+    Attributes:
+        place: where it was looked: in the raw rows of a source, in a recomputation of what was served, in which inputs drifted together,
+            in the truths, in the calendar, or in the shape of one column.
+        of: the source or view that it is about; empty: it is about none.
+        says: what it speaks for.
+        text: a clause that names the figures.
+        proof: whether it proves what it says. Everything else is suspicion.
+        odds: how many times likelier this is under what it says than otherwise, as measured on the reference; None: not measured.
+        rows: a few of the rows that show it, as text: predictions by their id, or rows of a source.
+    """
+
+    place: Place
+    of: str
+    says: Reason
+    text: str
+    proof: bool = False
+    odds: float | None = None
+    rows: list[str] = []
 
 
 class Triage(msgspec.Struct, frozen=True):
@@ -97,7 +121,10 @@ class Triage(msgspec.Struct, frozen=True):
         detail: a sentence for whoever has to act.
         views: a fault's: those that caused it, the worst first. Otherwise those of the inputs that drifted.
         features: the inputs that drifted, the largest effect on the scores first.
-        retrain: whether a new model would help. Only a population change says so.
+        retrain: whether a new model would help. Changes of population and concept say so, and what is unclear.
+        proof: whether the cause is proven. A cause that is not is a suspicion: it holds a training for `hold_days` at most.
+        evidence: what was found, the strongest first.
+        sure: how likely the cause is, 0..1; None in verdicts of older versions.
     """
 
     cause: Reason
@@ -105,6 +132,9 @@ class Triage(msgspec.Struct, frozen=True):
     views: list[str]
     features: list[Suspect]
     retrain: bool
+    proof: bool = False
+    evidence: list[Evidence] = []
+    sure: float | None = None
 
 
 class Calibrated(msgspec.Struct, frozen=True):

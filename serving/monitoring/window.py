@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from feature_repo.records.prediction import Mark, Moment, Whole, rows
 from feature_repo.records.verdict import FeatureVerdict, Kind, Span, Verdict
-from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.reference import Reference
-from serving.monitoring.triage import explain_drift
+from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.triage.shape import Seen
 
 FEWEST_TRUTHS = 100
 """Below these a window's base rate is not judged."""

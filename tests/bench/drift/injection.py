@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import Matrix, Moments
-from serving.monitoring.triage import Model
+from serving.monitoring.triage.explanation import Model
+from serving.monitoring.triage.shape import Seen
 
 if TYPE_CHECKING:
     from tests.bench.drift.watch import Baseline

@@ -1,6 +1,6 @@
 """Triage on labelled suites: how often it names what really happened.
 
-Three suites. Rules and thresholds of `serving/monitoring/fault_evidence.py` were set on the first; when the second showed what they did not see, they were
+Three suites. Rules and thresholds of `serving/monitoring/triage/shape.py` were set on the first; when the second showed what they did not see, they were
 extended, so that it is a fitted one too. The third - kinds of fault, months and populations that nothing was set on - was written before
 it was run; its first result, the last that is independent, was 18 of 35. Two rules that called other customers a fault were tightened
 after it. Whoever wants to know how triage does on what it was not fitted on owes a fourth.

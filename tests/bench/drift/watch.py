@@ -23,7 +23,7 @@ from serving.inference.scorer import Scorer
 from serving.monitoring.detectors.base import NOMINAL_RATE
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import DAY_US
-from serving.monitoring.triage import explain_drift
+from serving.monitoring.triage.explanation import explain_drift
 from tests.bench.drift.injection import Predictions, joined
 from tests.bench.report import Measurement
 

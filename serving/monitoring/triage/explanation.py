@@ -4,7 +4,7 @@ Only the last is a reason to retrain: a model learnt from a fault is wrong when 
 
 1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model, and the
    equality check (`serving.monitoring.feast_parity`) reads values again through stock Feast. Where either differs, there is training/serving skew.
-2. *Is there evidence of a fault, and against which view?* (`serving.monitoring.fault_evidence`)
+2. *Is there evidence of a fault, and against which view?* (`serving.monitoring.triage.shape`)
 3. *What does it do to the scores?* Each input that drifted is put back to the reference's distribution (its quantiles, so that ranks
    within the window stay) and the window is scored again; inputs are ranked by the mean absolute change.
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from feature_repo.records.verdict import FeatureVerdict, Suspect, Triage
 from serving.monitoring.dependence import Relations
-from serving.monitoring.fault_evidence import Seen, evidence
 from serving.monitoring.hours import Matrix
+from serving.monitoring.triage.shape import Seen, evidence
 
 RESCORED = 500
 """Rows of the window that are scored again, evenly spread."""

@@ -12,10 +12,10 @@ from feature_repo.records.verdict import Triage
 from serving.monitoring.dependence import BOND
 from serving.monitoring.detectors.base import NOMINAL_RATE, DriftDetector
 from serving.monitoring.detectors.table import detectors, label_detector
-from serving.monitoring.fault_evidence import Seen
 from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.null_distribution import Calibration
-from serving.monitoring.triage import explain_drift
+from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.triage.shape import Seen
 from serving.monitoring.window import Row, Window
 from tests.serving.shop import make_contract
 
