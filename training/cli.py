@@ -241,7 +241,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0:
     from streaming.offline.archive import of
     from streaming.offline.spark import session
     from streaming.online.store import connect
-    from training.monitoring.skew import prove, read_log
+    from streaming.skew.proof import prove, read_log
     from training.tables import skew_table
 
     own = own_settings()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from feature_repo.records.contract import Contract
+from streaming.skew.proof import SkewResult
 from training.data.leakage import LeakCheck
-from training.monitoring.skew import SkewResult
 
 
 def metrics_table(made: Contract) -> Table:

@@ -11,7 +11,7 @@ from feature_repo.spec.yaml_file import Strict
 from feature_repo.triggers.table import Triggers
 
 Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
-"""Of a served value that is not the recomputed one (`training.monitoring.skew_causes`)."""
+"""Of a served value that is not the recomputed one (`streaming.skew.causes`)."""
 
 
 class Retraining(Strict):

@@ -2,5 +2,5 @@
 the same numbers.
 
 Face: in_process, on_demand, on_spark, point_in_time, recompute.
-Imported by: online, live, backfill, training, serving; imports offline and what lies below.
+Imported by: skew, online, live, backfill, training, serving; imports offline and what lies below.
 """

@@ -32,10 +32,10 @@ from serving.http.app import Front, build_app
 from streaming.backfill.run import backfill
 from streaming.online.store import connect
 from streaming.schema.feature_view import views
+from streaming.skew.proof import prove, read_log
 from tests.meters.generate import METERS, NOW, generate, requests
 from tests.serving.shop import make_contract, write_linear
 from training.data.training_set import model_inputs
-from training.monitoring.skew import prove, read_log
 
 NOW_US = round(NOW.timestamp() * 1e6)
 TYPES = {"meter": "int64", "count": "int64", "step": "int32", "yes": "bool", "word": "string", "share": "float64", "near": "float32", "when": "timestamp"}  # fmt: skip

@@ -28,12 +28,12 @@ from serving.simulation.replay import ReplayError
 from streaming.join import recompute
 from streaming.offline.parquet import TableError
 from streaming.online.store import connect
+from streaming.skew.proof import read_log
 from tests.fuzz import fuzzed, parquet_bytes
 from tests.serving.hostile import bodies
 from training.data import leakage, training_set
 from training.evaluation import definition_change
 from training.monitoring import live_quality
-from training.monitoring.skew import read_log
 from training.retraining import trigger_facts
 
 MODEL, AT_US = "sells_out", 1_700_000_000_000_000

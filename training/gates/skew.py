@@ -15,8 +15,8 @@ class Skew(Gate):
 
     def look(self, at: Challenge) -> list[Checked]:
         from streaming.offline.archive import of
-        from training.monitoring.skew import SkewError, prove
-        from training.monitoring.skew_causes import over_budget
+        from streaming.skew.causes import over_budget
+        from streaming.skew.proof import SkewError, prove
 
         if at.champion is None:
             return self.found(True, "no version is live yet: nothing was served")

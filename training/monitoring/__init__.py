@@ -1,5 +1,5 @@
-"""What was served, judged by the truth that came in (live quality) and by recomputation (skew).
+"""What was served, judged by the truth that came in (live quality).
 
-Face: live_quality, skew, skew_causes.
+Face: live_quality.
 Imported by: retraining; imports evaluation and what lies below.
 """

@@ -11,8 +11,8 @@ from feature_repo.records import release
 from feature_repo.spec.model import Span, Split
 from feature_repo.spec.use_case import UseCase
 from infra.timestamps import moment_at
+from streaming.skew.proof import SkewResult, prove, read_log
 from training.data.training_set import build
-from training.monitoring.skew import SkewResult, prove, read_log
 from training.retraining.autopilot import Autopilot
 from training.retraining.backtest import Drift, Outcome, live_through
 from training.retraining.retrain import TRIGGER, train_again

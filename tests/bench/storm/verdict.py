@@ -17,12 +17,12 @@ from feature_repo.records.redis_keys import events_key
 from streaming.live import dead_letters
 from streaming.offline.archive import ArchiveError, of
 from streaming.online.store import connect
+from streaming.skew.proof import prove, read_log
 from tests.bench.storm import truth
 from tests.bench.storm.storm import Course
 from tests.bench.storm.traffic.hostile_events import STRANGERS
 from tests.bench.storm.traffic.producer import PUSHED, STATIONS
 from tests.bench.storm.world import MODEL, PROJECT
-from training.monitoring.skew import prove, read_log
 
 GROWTH_MB, GROWTH_SHARE = 96.0, 0.25
 """Memory of a process is flat where its last quarter is above its second by no more than the larger of these."""

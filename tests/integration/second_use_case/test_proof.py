@@ -15,8 +15,8 @@ from serving.batch.rerun import RerunError, find, run_again
 from serving.telemetry.prediction_id import PredictionIds
 from streaming.aggregation.windows import HOUR, MINUTE
 from streaming.online.store import connect
+from streaming.skew.proof import prove, read_log
 from tests.bikes.platform import SEAM_US, Bikes
-from training.monitoring.skew import prove, read_log
 
 
 def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any, server: str) -> None:

@@ -19,9 +19,9 @@ from infra.redis_client import for_feast
 from streaming.aggregation.windows import HOUR
 from streaming.online import feast_layout
 from streaming.online.store import connect
+from streaming.skew.proof import read_log
 from tests.bikes.oracle import check_online, entities, read
 from tests.bikes.platform import SEAM_US, Bikes
-from training.monitoring.skew import read_log
 
 STOCK = """
 import json, os, sys

@@ -54,7 +54,7 @@ def differ(a: Floats, b: Floats) -> NDArray[np.bool_]:
 
 
 # wide: arrays of one shape, a cell each
-def causes(
+def name_causes(
     served: Floats,
     letters: NDArray[Any],
     same_events: Floats,

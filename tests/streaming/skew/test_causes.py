@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.records.prediction import Mark, Prediction
+from streaming.skew.causes import CAUSES, name_causes, over_budget
+from streaming.skew.proof import SkewError, prove
 from tests.bikes.platform import Bikes
-from training.monitoring.skew import SkewError, prove
-from training.monitoring.skew_causes import CAUSES, causes, over_budget
 
 HOUR_US = 3_600_000_000
 
 
 def one(served: float, same: float, now: float, letter: str = "f", lag_s: float = np.nan, redefined: bool = False) -> str:
     cells = (np.array([served]), np.array([letter]), np.array([same]), np.array([now]), np.array([lag_s]))
-    return str(causes(*cells, redefined)[0])
+    return str(name_causes(*cells, redefined)[0])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_budgets_are_shares_of_cells_and_zero_for_what_must_not_be() -> None:
 
 def test_what_the_store_has_moved_on_from_is_no_wrong_cell_and_only_there() -> None:
     cells = (np.array([np.nan] * 3), np.array(["m"] * 3), np.array([0.0, np.nan, 0.0]), np.zeros(3), np.full(3, np.nan))
-    assert causes(*cells, False, moved_on=np.array([True, True, False])).tolist() == ["moved on", "missing row", "wrong"]
+    assert name_causes(*cells, False, moved_on=np.array([True, True, False])).tolist() == ["moved on", "missing row", "wrong"]
 
 
 def test_what_is_injected_into_a_log_is_what_the_proof_finds(bikes: Bikes) -> None:

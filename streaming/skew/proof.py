@@ -6,7 +6,7 @@ Each served view value carries its high-water mark, so two questions are told ap
 * **late** - an event known at the moment of the request had not reached the online store yet, and it would have changed the value.
   Reported as a share, with the lag: how long the first such event had been known.
 
-Every difference has a cause by name: `training.monitoring.skew_causes`.
+Every difference has a cause by name: `streaming.skew.causes`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from streaming.join.on_demand import transformations
 from streaming.join.recompute import asked, fitting, plan, recomputed
 from streaming.schema.columns import HIDDEN, NOW, column_name, floats
 from streaming.schema.feature_view import projections
-from training.monitoring.skew_causes import MOVED_ON, STALE_AFTER_S, Floats, causes, differ
+from streaming.skew.causes import MOVED_ON, STALE_AFTER_S, Floats, differ, name_causes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,7 +96,7 @@ class SkewResult:
 
     @property
     def causes(self) -> dict[str, int]:
-        """Cells by cause (`training.monitoring.skew_causes`), the most frequent first."""
+        """Cells by cause (`streaming.skew.causes`), the most frequent first."""
         return dict(sum((v.causes for v in self.views), Counter[str]()).most_common())
 
     def lag_s(self, view: ViewSkew | None = None) -> dict[str, float] | None:
@@ -210,7 +210,7 @@ def prove(
             same_events, now = floats(table[column]), floats(table[NOW + column])
             value = served[:, place[reference]]
             redefined = contract.definitions.get(reference) != applied.get(reference)
-            found = causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed, moved_on)
+            found = name_causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed, moved_on)
             wrong = differ(value, same_events) & (found != MOVED_ON)
             late = ~wrong & (found != "") & (found != MOVED_ON)
             result.cells += len(log)
