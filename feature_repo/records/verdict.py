@@ -153,6 +153,33 @@ class Calibrated(msgspec.Struct, frozen=True):
     hours: float
 
 
+class Answers(msgspec.Struct, frozen=True):
+    """What the truths of a window say, against what its scores let expect (`serving.monitoring.triage.truth`).
+
+    Attributes:
+        known: how many truths are known; where they are too few (0 says so too), only the estimate is told.
+        mean, usual: of the truths, and of the reference's.
+        by_inputs: the part of the move that the scores expect: the inputs have moved, and the truth with them.
+        by_concept: the rest: the same scores have another truth.
+        p_value: the chance of a rest so large where nothing has changed.
+        changed: whether the concept has.
+        loss, expected_loss: mean squared error of the scores that have a truth, and what it would be if the concept were the old one.
+        estimated_loss, usual_loss: the same of all scores of the window, whether their truth is known or not, and of the reference.
+    """
+
+    known: int
+    mean: float | None
+    usual: float
+    by_inputs: float | None
+    by_concept: float | None
+    p_value: float | None
+    changed: bool
+    loss: float | None
+    expected_loss: float | None
+    estimated_loss: float
+    usual_loss: float
+
+
 class Verdict(msgspec.Struct, frozen=True):
     """What the watch says of one window of one model version.
 
@@ -167,6 +194,7 @@ class Verdict(msgspec.Struct, frozen=True):
         oldest_s: age of the oldest value among a view's 99 % freshest, by view, in seconds; what is missing has none.
         label: the base rate of those predictions whose truth was known by then; it calls no drift by itself (what a changed base rate
             does to the answers is live quality's business). None where too few truths were known.
+        answers: how truths go with scores; None where the reference has no truths.
     """
 
     id: str
@@ -185,6 +213,7 @@ class Verdict(msgspec.Struct, frozen=True):
     degraded: dict[str, dict[str, float]] = {}
     oldest_s: dict[str, float] = {}
     label: FeatureVerdict | None = None
+    answers: Answers | None = None
 
 
 def history_path(settings: Settings, model: str) -> Path:

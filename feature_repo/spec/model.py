@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
@@ -80,6 +81,34 @@ class Watch(Strict):
 
     window: int = Field(default=5000, ge=50, description="the newest predictions that are looked at")
     step: int = Field(default=1000, ge=1, description="predictions from one verdict to the next")
+
+
+class CalendarSpec(Strict):
+    """By whose clock and holidays the days are alike."""
+
+    time_zone: str = Field(default="UTC", description="IANA name (Europe/Paris): by this clock the watch compares hours and weekdays")
+    country: str = Field(default="", description="whose holidays count (ISO 3166: FR); empty: none do")
+    subdivision: str = Field(default="", description="of the country, for its own holidays (ISO 3166: NY)")
+    around: int = Field(default=2, ge=0, le=14, description="days before and after a holiday that are unlike other days, too")
+
+    @model_validator(mode="after")
+    def _known(self) -> CalendarSpec:
+        try:
+            ZoneInfo(self.time_zone)
+        except (ValueError, OSError, KeyError):
+            raise ValueError(f"time_zone {self.time_zone!r} is no IANA time zone (example: Europe/Paris)") from None
+        if self.country:
+            import holidays
+
+            known = holidays.list_supported_countries()
+            if self.country not in known:
+                raise ValueError(f"no holidays are known of country {self.country!r} (ISO 3166; example: FR)")
+            if self.subdivision and self.subdivision not in known[self.country]:
+                has = ", ".join(known[self.country]) or "none"
+                raise ValueError(f"country {self.country} has no subdivision {self.subdivision!r}; it has {has}")
+        elif self.subdivision:
+            raise ValueError("a subdivision needs its country")
+        return self
 
 
 Bounds = tuple[float, float | None]
@@ -164,6 +193,7 @@ class ModelSpec(Strict):
     search: Search = Field(default=Search(), description="parameters to look for with `train --tune`")
     validation: Validation = Field(default=Validation(), description="bounds of the checks before training")
     watch: Watch = Field(default=Watch(), description="how live predictions are watched for drift")
+    calendar: CalendarSpec = Field(default=CalendarSpec(), description="the clock and the holidays that people live by")
     learning: Learning = Field(default=Learning(), description="when it is trained again, and how a challenger is let out")
     deadline_ms: int = Field(default=1000, ge=1, description="default deadline of a request")
 

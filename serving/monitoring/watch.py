@@ -32,6 +32,7 @@ from infra import redis_client
 from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from infra.supervision.beat import Pulse
+from serving.monitoring.around import Around
 from serving.monitoring.feast_parity import Equality
 from serving.monitoring.reference import Reference, ReferenceError
 from serving.monitoring.window import Entry, Row, Window, judge
@@ -64,6 +65,7 @@ class Watch:
         self.group = f"watch:{model}"
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
+        self.around = Around(client, settings, project, model)
         self._checked = (0, 0)
         self.windows: dict[int, Window] = {}
         self._unreadable: dict[int, tuple[float, str]] = {}
@@ -138,7 +140,8 @@ class Watch:
     def conclude(self, window: Window) -> Verdict:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
-        verdict = judge(window, self.settings.drift_detector, self.skipped, self._unequal(), self._truths(window.ids()))
+        clues = self.around.clues(window)
+        verdict = judge(window, self.settings.drift_detector, self.skipped, self._unequal(), self._truths(window.ids()), clues)
         if verdict.id in self._written:
             # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
             verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
@@ -217,7 +220,7 @@ class Watch:
             self.skipped += 1
             return None
         try:
-            reference = Reference(self.settings.model_root, self.model, version, self.settings.drift_detector)
+            reference = Reference(self.settings.model_root, self.model, version, self.settings.drift_detector, self.around.calendar)
         except (contract.ContractError, ReferenceError, ValueError) as error:
             self._unreadable[version] = (time.monotonic() + RETRY_S, f"version {version} is not judged: {error}")
             self._skip(f"version {version}", str(error))

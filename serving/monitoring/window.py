@@ -14,10 +14,11 @@ from feature_repo.records.verdict import FeatureVerdict, Kind, Span, Verdict
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.reference import Reference
 from serving.monitoring.triage.explanation import explain_drift
-from serving.monitoring.triage.shape import Seen
+from serving.monitoring.triage.seen import Clues, Seen
 
 FEWEST_TRUTHS = 100
 """Below these a window's base rate is not judged."""
+NOTHING = Clues()
 _LETTERS = {b"s": "stale", b"n": "null", b"m": "missing"}
 
 
@@ -72,47 +73,56 @@ class Window:
         return rows([row.values for _, row in self.entries], [row.statuses for _, row in self.entries], width)[1].view("S1")
 
 
+# wide: all that a verdict rests on
 def judge(
-    window: Window, kind: Kind, skipped: int = 0, unequal: tuple[int, int] = (0, 0), labels: Mapping[str, float] | None = None
+    window: Window,
+    kind: Kind,
+    skipped: int = 0,
+    unequal: tuple[int, int] = (0, 0),
+    labels: Mapping[str, float] | None = None,
+    clues: Clues = NOTHING,
 ) -> Verdict:
     """The verdict on a window as it stands.
 
     Args:
         labels: the truths known so far, 0/1 by prediction id.
         unequal: what the equality check has found meanwhile: values compared, and of these not equal.
+        clues: what is known beyond the window, for triage.
     """
     matrix, statuses, reference = window.matrix(), window.statuses(), window.reference
     identity, newest = window.entries[-1]
-    moments = np.array([row.at_us for _, row in window.entries], dtype=np.int64)
+    utc = np.array([row.at_us for _, row in window.entries], dtype=np.int64)
+    moments = clues.calendar.local(utc)
     *features, score = reference.drift.test(matrix, moments)
     outliers = reference.outliers.test(matrix[:, :-1], reference.drift.null(moments))
     drift = score.drift or any(f.drift for f in features)
-    calibration = reference.drift.calibration
-    relations = calibration.relations if calibration else None
-    found = Seen(matrix, moments, statuses, unequal)
+    truth = np.array([(labels or {}).get(number, np.nan) for number in window.ids()])
+    expected = reference.expected(moments)
+    answered = expected.look(matrix[:, -1], truth, moments) if expected is not None else None
+    seen = Seen(matrix, utc, statuses, unequal, [row.id for _, row in window.entries], moments)
     return Verdict(
         id=f"{newest.version}@{identity}",
         model=newest.model,
         version=newest.version,
         at_us=newest.at_us,
-        window=Span(rows=len(moments), from_us=int(moments.min()), to_us=int(moments.max())),
+        window=Span(rows=len(utc), from_us=int(utc.min()), to_us=int(utc.max())),
         drift=drift,
         features=features,
         score=score,
         outliers=outliers,
         detector=kind,
         skipped=skipped,
-        triage=explain_drift(found, [*features, score], reference.views, reference.rows, relations, reference.scorer),
+        triage=explain_drift(seen, [*features, score], reference, clues, answered),
         calibrated=reference.drift.calibrated(moments),
         degraded=_degraded(statuses, reference.views),
         oldest_s=_oldest(window.entries),
-        label=_label(window, labels or {}, moments),
+        label=_label(window, truth, moments),
+        answers=expected.summary(matrix[:, -1], answered) if expected is not None else None,
     )
 
 
-def _label(window: Window, labels: Mapping[str, float], moments: Moments) -> FeatureVerdict | None:
+def _label(window: Window, truth: Matrix, moments: Moments) -> FeatureVerdict | None:
     """Whether the base rate of the predictions whose truth is known has moved; None where too few are, or the reference does not say."""
-    truth = np.array([labels.get(number, np.nan) for number in window.ids()])
     known = ~np.isnan(truth)
     if known.sum() < FEWEST_TRUTHS or window.reference.truths is None:
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +75,16 @@ class SkewResult:
     """
     Attributes:
         passed_over: logged predictions that could not be compared, by reason.
+        log: the predictions that were compared, where they were to be kept.
+        now: of each input, what everything known at each of their moments gives, `[n]`; likewise.
     """
 
     predictions: int
     views: list[ViewSkew]
     examples: list[Difference]
     passed_over: dict[str, int] = field(default_factory=dict)
+    log: list[Prediction] = field(default_factory=list)
+    now: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -162,12 +166,14 @@ def prove(
     contract: Contract,
     log: Sequence[Prediction],
     stale_after_s: float = STALE_AFTER_S,
+    keep: bool = False,
 ) -> SkewResult:
     """Recompute every feature of logged predictions, on-demand ones as training computes them, and compare them with what was served.
 
     Args:
         spark: gives a session; called only where the tables are too large for this process.
         stale_after_s: an event that was known for longer, and had not been applied, is no late one: the store is behind.
+        keep: whether the result keeps what was compared, too.
 
     Raises:
         SkewError: the log is empty, or no entry of it fits the version.
@@ -180,13 +186,7 @@ def prove(
     on_demand = transformations(store, service, projections(store, service))
     place = {i.source: n for n, i in enumerate(contract.inputs)}
     read = plan(store, service, place.keys() | {s.reference for view in on_demand for s in view.sources})
-    log, why = fitting(log, asked(read, contract.request), f"version {contract.version}", len(contract.inputs))
-    passed_over = dict(why.most_common())
-    if passed_over:
-        said = "; ".join(f"{n} with {reason}" for reason, n in passed_over.items())
-        if not log:
-            raise SkewError(f"no logged prediction of {contract.model} can be compared: {said}")
-        logger.warning("%d logged predictions of %s are passed over: %s", sum(passed_over.values()), contract.model, said)
+    log, passed_over = _comparable(contract, log, asked(read, contract.request))
     table = recomputed(spark, settings, read, log, contract.request, on_demand)
     shown, codes = rows([p.values for p in log], [p.statuses for p in log], len(contract.inputs))
     served, letters = known(shown, codes), codes.view("S1").astype("U1")
@@ -200,6 +200,7 @@ def prove(
         listed.append((view.alias, view.wanted, lag_s, any_of, True))
     views: list[ViewSkew] = []
     examples: list[Difference] = []
+    kept: dict[str, Floats] = {}
     for alias, names, lag_s, moved_on, computed in listed:
         result = ViewSkew(alias)
         behind = np.zeros(len(log), dtype=bool)
@@ -209,6 +210,8 @@ def prove(
                 continue
             same_events, now = floats(table[column]), floats(table[NOW + column])
             value = served[:, place[reference]]
+            if keep:
+                kept[reference] = now
             redefined = contract.definitions.get(reference) != applied.get(reference)
             found = name_causes(value, letters[:, place[reference]], same_events, now, lag_s, redefined, stale_after_s, computed, moved_on)
             wrong = differ(value, same_events) & (found != MOVED_ON)
@@ -223,7 +226,23 @@ def prove(
         result.lags_s = lag_s[behind & ~np.isnan(lag_s)].tolist()
         if result.cells:
             views.append(result)
-    return SkewResult(len(log), views, examples, passed_over)
+    return SkewResult(len(log), views, examples, passed_over, list(log) if keep else [], kept)
+
+
+def _comparable(contract: Contract, log: Sequence[Prediction], fields: Mapping[str, str]) -> tuple[list[Prediction], dict[str, int]]:
+    """The predictions that fit the version, and why the others do not.
+
+    Raises:
+        SkewError: none does.
+    """
+    found, why = fitting(log, fields, f"version {contract.version}", len(contract.inputs))
+    passed_over = dict(why.most_common())
+    if passed_over:
+        said = "; ".join(f"{n} with {reason}" for reason, n in passed_over.items())
+        if not found:
+            raise SkewError(f"no logged prediction of {contract.model} can be compared: {said}")
+        logger.warning("%d logged predictions of %s are passed over: %s", sum(passed_over.values()), contract.model, said)
+    return found, passed_over
 
 
 def _lag_s(table: pa.Table, alias: str, log: Sequence[Prediction]) -> Floats:

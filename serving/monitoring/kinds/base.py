@@ -86,12 +86,14 @@ class DriftKind(ABC):
         matters: the smallest effect that counts as drift.
         family: kinds that are judged together. What is `rare` (a record cold, an outage) is far out, and would hide the
             smaller records of what is `gradual`.
+        relational: whether it compares a column with what it goes with, instead of with itself.
     """
 
     name: ClassVar[str]
     cause: ClassVar[str]
     matters: ClassVar[float]
     family: ClassVar[Literal["gradual", "rare"]]
+    relational: ClassVar[bool] = False
 
     @abstractmethod
     def of_window(self, at: Window) -> Matrix:

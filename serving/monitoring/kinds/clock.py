@@ -15,6 +15,7 @@ class Clock(DriftKind):
     name, cause = "clock", "clock"
     matters = 0.2
     family = "gradual"
+    relational = True
 
     def of_window(self, at: Window) -> Matrix:
         return np.abs(at.departures[2])

@@ -15,6 +15,7 @@ class Columns(DriftKind):
     name, cause = "columns", "relation"
     matters = 0.5
     family = "gradual"
+    relational = True
 
     def of_window(self, at: Window) -> Matrix:
         return np.abs(at.departures[1])

@@ -15,6 +15,7 @@ class Pairing(DriftKind):
     name, cause = "rows", "relation"
     matters = 0.6
     family = "gradual"
+    relational = True
 
     def of_window(self, at: Window) -> Matrix:
         return np.abs(at.departures[3])

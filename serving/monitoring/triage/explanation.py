@@ -1,27 +1,33 @@
-"""Why a window drifted: a fault of the pipeline, serving that differs from training, or a population that has really changed.
+"""Why a window drifted, and so who has to act. Evidence is looked for by place, and what is proven comes before what is likely.
 
-Only the last is a reason to retrain: a model learnt from a fault is wrong when the fault is mended. What is asked, in this order:
+1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model; the equality
+   check reads values again through stock Feast; a sample is computed again from the offline store. A difference is proof.
+2. *What do the sources say?* A violated declaration, and a source that has fallen silent, are proof. What is merely unusual is a hint.
+3. *Does it recur?* If nothing is odd without the holidays, or beside the same season of another year, it was the calendar.
+4. *Where in the lineage is it, and what goes with it?* (`triage.lineage`): a likelihood ratio.
+5. *What do the truths say?* (`triage.truth`): whether the same scores still have the same truth.
 
-1. *Is what was scored what training would have scored?* The logged values are scored again with the version's own model, and the
-   equality check (`serving.monitoring.feast_parity`) reads values again through stock Feast. Where either differs, there is training/serving skew.
-2. *Is there evidence of a fault, and against which view?* (`serving.monitoring.triage.shape`)
-3. *What does it do to the scores?* Each input that drifted is put back to the reference's distribution (its quantiles, so that ranks
-   within the window stay) and the window is scored again; inputs are ranked by the mean absolute change.
-
-Without evidence the population has changed.
+What is not proven is a suspicion. It is told with its odds, and it holds a training for some days at most: a needless training costs
+minutes, and a loop that is held while the world has moved costs every prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from feature_repo.records.verdict import FeatureVerdict, Suspect, Triage
-from serving.monitoring.dependence import Relations
-from serving.monitoring.hours import Matrix
-from serving.monitoring.triage.shape import Seen, evidence
+from feature_repo.records.verdict import Evidence, FeatureVerdict, Suspect, Triage
+from serving.monitoring.detectors.base import DriftDetector
+from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.triage.description import describe
+from serving.monitoring.triage.lineage import Lineage, Odds
+from serving.monitoring.triage.recomputation import Compared, Recomputed
+from serving.monitoring.triage.seen import Clues, Seen
+from serving.monitoring.triage.truth import Answered
 
 RESCORED = 500
 """Rows of the window that are scored again, evenly spread."""
@@ -29,7 +35,17 @@ RANKED = 20
 """Inputs that are ranked by their effect on the scores: those that drifted the most."""
 TOLERANCE = 1e-6
 DIFFERENT = 0.01
-"""Share of rows with another score, or of values that stock Feast reads differently, from which there is skew."""
+"""Share of rows with another score, or of a view's values that are computed otherwise, from which there is skew."""
+EXPLAINED = 0.5
+"""Skew explains a drift if the recomputed values have lost so much of its gap to the reference."""
+FAULT = float(np.log(2))
+"""From these odds on (natural logarithm) a fault is suspected."""
+HINT, USUAL, EQUAL = 1.5, -0.5, -1.0
+"""What is added to a view's log odds if a source of it does something unusual, if all of them are as usual, and if besides the window
+computed again is what was served: `headrace bench triage` has what it makes of worlds."""
+STALE = 0.05
+"""So much larger than the reference's share of nulls must the share of stale values be to be a hint."""
+FEWEST = 200
 
 
 class Model(Protocol):
@@ -37,57 +53,101 @@ class Model(Protocol):
         """Scores float64 [rows] of inputs float64 [rows, F]."""
 
 
+class Known(Protocol):
+    """What is known of the reference (`serving.monitoring.reference`)."""
+
+    rows: Matrix
+    views: list[str]
+    drift: DriftDetector
+    moments: Moments | None
+
+    @property
+    def scorer(self) -> Model | None: ...
+
+    def lineage(self, moments: Moments, sources: Mapping[str, Sequence[str]]) -> Lineage | None: ...
+
+
+@dataclass
+class Case:
+    """One window on its way to a cause."""
+
+    seen: Seen
+    verdicts: Sequence[FeatureVerdict]
+    reference: Known
+    clues: Clues
+    answered: Answered | None
+    evidence: list[Evidence] = field(default_factory=list)
+
+    @property
+    def views(self) -> list[str]:
+        return self.reference.views
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The window's first and last moment, microseconds (UTC)."""
+        return int(self.seen.moments.min()), int(self.seen.moments.max())
+
+    @cached_property
+    def drifted(self) -> list[int]:
+        """Inputs, the surest first."""
+        found = [j for j, verdict in enumerate(self.verdicts[:-1]) if verdict.drift]
+        return sorted(found, key=lambda j: (self.verdicts[j].p_value, -self.verdicts[j].size))
+
+    @cached_property
+    def moved_views(self) -> list[str]:
+        return list(dict.fromkeys(self.views[j] for j in self.drifted))
+
+    @cached_property
+    def effects(self) -> dict[int, float]:
+        return _score_effects(self.seen, self.drifted[:RANKED], self.reference.rows, self.reference.scorer)
+
+    @cached_property
+    def suspects(self) -> list[Suspect]:
+        ranked = sorted(self.drifted[:RANKED], key=lambda j: -self.effects.get(j, 0.0))
+        return [Suspect(self.verdicts[j].name, self.views[j], self.effects.get(j), self.words(j)[0]) for j in ranked]
+
+    def words(self, j: int) -> tuple[str, list[str]]:
+        return describe(self.seen, j, self.verdicts[j], self.reference.rows)
+
+    def worst(self, views: Sequence[str]) -> int | None:
+        """The input of these views that drifted the most."""
+        return next((j for j in self.drifted if self.views[j] in views), None)
+
+    @cached_property
+    def recomputed(self) -> Recomputed:
+        return self.clues.recompute() if self.clues.recompute is not None else Recomputed(0)
+
+
 def explain_drift(
     seen: Seen,
     verdicts: Sequence[FeatureVerdict],
-    views: Sequence[str],
-    reference: Matrix,
-    relations: Relations | None,
-    model: Model | None,
+    reference: Known,
+    clues: Clues,
+    answered: Answered | None = None,
 ) -> Triage | None:
-    """Why a window drifted; None where neither drift nor skew is seen.
+    """Why a window drifted; None where neither drift, skew nor another truth is seen.
 
     Args:
         verdicts: of the F inputs and the score, in order.
-        views: the view of each input.
-        reference: float64 [n, F + 1]; NaN is null.
-        relations: of the reference, over inputs and score; None where it has no moments.
-        model: the version's own; None where it cannot be loaded.
+        answered: what the truths say; None: too few are known.
     """
-    drifted = [j for j, verdict in enumerate(verdicts[:-1]) if verdict.drift]
-    skew = _skew(seen, model)
-    if not drifted and not verdicts[-1].drift and not skew:
+    case = Case(seen, verdicts, reference, clues, answered)
+    skew = _rescored(seen, reference.scorer)
+    moved = bool(case.drifted) or verdicts[-1].drift
+    changed = answered is not None and answered.changed
+    if not moved and not skew and not changed:
         return None
-    worst = sorted(drifted, key=lambda j: (verdicts[j].p_value, -verdicts[j].size))[:RANKED]
-    effects = _score_effects(seen, worst, reference, model)
-    found = evidence(seen, verdicts, drifted, views, reference, relations)
-    ranked = sorted(worst, key=lambda j: -effects.get(j, 0.0))
-    suspects = [Suspect(verdicts[j].name, views[j], effects.get(j), found[j][1] if j in found else "") for j in ranked]
     if skew:
-        return Triage("training/serving skew", skew, _views(ranked, views), suspects, False)
-    if found:
-        strength: dict[str, float] = {}
-        for j, (strong, _) in found.items():
-            strength[views[j]] = max(strength.get(views[j], 0.0), strong)
-        guilty = sorted(strength, key=lambda view: -strength[view])
-        worst_of = max((j for j in found if views[j] == guilty[0]), key=lambda j: found[j][0])
-        detail = f"view {guilty[0]}: {verdicts[worst_of].name} {found[worst_of][1]}. Mend its source; a new model would learn the fault"
-        return Triage("pipeline fault", detail, guilty, suspects, False)
-    moved = ", ".join(verdicts[j].name for j in ranked[:3]) or verdicts[-1].name
-    detail = f"{moved} moved, and what goes with them moved along: what is asked about has changed. A new model may help"
-    return Triage("population change", detail, _views(ranked, views), suspects, True)
+        case.evidence.append(Evidence("recomputation", "", "training/serving skew", skew, proof=True))
+        return _said(case, "training/serving skew", skew, case.moved_views, 1.0)
+    return _unequal(case) or _violated(case) or _recurring(case) or _likeliest(case)
 
 
-def _views(inputs: Sequence[int], views: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(views[j] for j in inputs))
+# proof
 
 
-def _sample(seen: Seen) -> Matrix:
-    return seen.matrix[np.unique(np.linspace(0, len(seen.matrix) - 1, min(RESCORED, len(seen.matrix))).astype(int))]
-
-
-def _skew(seen: Seen, model: Model | None) -> str:
-    """What proves training/serving skew, as a sentence; empty where nothing does."""
+def _rescored(seen: Seen, model: Model | None) -> str:
+    """What proves that what was scored is not what was logged, as a sentence; empty where nothing does."""
     compared, unequal = seen.unequal
     if compared and unequal / compared >= DIFFERENT:
         return f"stock Feast reads {unequal} of {compared} served values differently; run `headrace skew`, which names them"
@@ -97,6 +157,198 @@ def _skew(seen: Seen, model: Model | None) -> str:
         if other >= DIFFERENT:
             return f"the version's own model scores {other:.0%} of the logged values differently: what was scored is not what was logged"
     return ""
+
+
+def _unequal(case: Case) -> Triage | None:
+    """Served and recomputed are not the same, and that explains what drifted."""
+    if not case.drifted:
+        return None
+    found = case.recomputed
+    guilty: list[Compared] = []
+    for view in found.views:
+        if view.share < DIFFERENT:
+            continue
+        text = f"of {view.cells:,} values of {view.view} computed again {view.share:.0%} are not what was served: {view.cause}"
+        case.evidence.append(Evidence("recomputation", view.view, "training/serving skew", text, proof=True, rows=view.rows))
+        if _explains(case, view.view):
+            guilty.append(view)
+    if not guilty:
+        if found.predictions and not any(view.share >= DIFFERENT for view in found.views):
+            text = f"{found.predictions} predictions computed again from the offline store are what was served"
+            case.evidence.append(Evidence("recomputation", "", "population change", text))
+        return None
+    worst = max(guilty, key=lambda view: view.share)
+    names = sorted((view.view for view in guilty), key=lambda name: -next(v.share for v in guilty if v.view == name))
+    detail = f"view {worst.view}: {worst.share:.0%} of its values are not what the offline store gives ({worst.cause}). Mend the stream or the store"
+    return _said(case, "training/serving skew", detail, names, 1.0)
+
+
+def _explains(case: Case, view: str) -> bool:
+    """Whether what drifted of a view would not have, had it been served as it is computed again."""
+    found = case.recomputed
+    if found.values is None or found.places is None:
+        return False
+    for j in (j for j in case.drifted if case.views[j] == view):
+        theirs, served, again = case.reference.rows[:, j], case.seen.matrix[found.places, j], found.values[:, j]
+        if _distance(again, theirs) <= EXPLAINED * _distance(served, theirs):
+            return True
+    return False
+
+
+def _distance(values: Matrix, theirs: Matrix) -> float:
+    """The larger of the gap of the values and that of the nulls."""
+    from scipy import stats
+
+    own, other = values[~np.isnan(values)], theirs[~np.isnan(theirs)]
+    gap = float(stats.ks_2samp(own, other, method="asymp").statistic) if min(len(own), len(other)) > 1 else 0.0
+    return max(gap, abs(float(np.isnan(values).mean() - np.isnan(theirs).mean())), 1e-9)
+
+
+def _violated(case: Case) -> Triage | None:
+    """A source broke what was declared of it, or fell silent, and what is made of it drifted."""
+    for one in case.clues.violations(*case.span):
+        below = [view for view in case.moved_views if one.source in case.clues.sources.get(view, ())]
+        if not below:
+            continue
+        case.evidence.append(Evidence("source", one.source, "pipeline fault", one.text, proof=one.proof, rows=list(one.rows)[:5]))
+    proven = [e for e in case.evidence if e.place == "source" and e.proof]
+    if not proven:
+        return None
+    source = proven[0].of
+    below = [view for view in case.moved_views if source in case.clues.sources.get(view, ())]
+    return _said(case, "pipeline fault", f"source {source}: {proven[0].text}. Mend it; a new model would learn the fault", below, 1.0)
+
+
+# what recurs
+
+
+def _recurring(case: Case) -> Triage | None:
+    """Without its holidays, or beside the same season, the window is as usual."""
+    if not case.drifted or case.reference.moments is None:
+        return None
+    calendar, drift, clock = case.clues.calendar, case.reference.drift, case.seen.local
+    hit, names = calendar.holidays(case.seen.moments)
+    if hit.any():
+        left = ~hit
+        enough = left.sum() >= max(FEWEST, len(left) / 5)
+        quiet = enough and not any(v.drift for v in drift.test(case.seen.matrix[left], clock[left])[:-1])
+        if quiet or left.sum() < len(left) / 5:
+            where = "without its rows the window is as usual" if quiet else "nearly all of the window lies there"
+            text = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}; {where}"
+            case.evidence.append(Evidence("calendar", "", "calendar", text))
+            return _said(case, "calendar", f"{text}. It passes", case.moved_views, 0.9 if quiet else 0.7)
+    season = calendar.season(case.reference.moments, clock)
+    lineage = case.reference.lineage(clock, case.clues.sources)
+    if lineage is not None and season.sum() >= FEWEST and lineage.usual_in(season, case.seen.matrix[:, :-1], clock):
+        text = f"{int(season.sum()):,} rows of the reference are of the same season of another year, and the window is like them"
+        case.evidence.append(Evidence("calendar", "", "calendar", text))
+        return _said(case, "calendar", f"{text}. The season comes back", case.moved_views, 0.8)
+    return None
+
+
+# what is likely
+
+
+def _likeliest(case: Case) -> Triage:
+    odds = _odds(case)
+    best = odds[0] if odds else None
+    answered = case.answered
+    if answered is not None:
+        case.evidence.append(_of_truth(answered))
+    if best is not None and best.log_odds >= FAULT:
+        views = [best.view] if best.view in case.views else [v for v in case.moved_views if best.view in case.clues.sources.get(v, ())]
+        worst = case.worst(views)
+        what = f"{case.verdicts[worst].name} {case.words(worst)[0]}" if worst is not None else "it moved"
+        kind = "view" if best.view in case.views else "source"
+        detail = (
+            f"{kind} {best.view}: {what}; a fault there is {np.exp(best.log_odds):.0f} times likelier than a change. Look at its source"
+        )
+        return _said(case, "pipeline fault", detail, views or [best.view], _probability(best.log_odds))
+    against = _probability(-best.log_odds) if best is not None else 0.5
+    if answered is not None and answered.changed and (not case.drifted or abs(answered.by_concept) >= abs(answered.by_inputs)):
+        detail = f"{_of_truth(answered).text}. A new model may help"
+        return _said(case, "concept change", detail, case.moved_views, max(1 - answered.p_value, 0.5) if not case.drifted else against)
+    moved = ", ".join(s.name for s in case.suspects[:3]) or case.verdicts[-1].name
+    if best is None and case.reference.moments is None:
+        return _said(
+            case, "unclear", f"{moved} moved; the reference has no moments to judge by. A new model may help", case.moved_views, 0.5
+        )
+    detail = f"{moved} moved, and what goes with them moved along: what is asked about has changed. A new model may help"
+    return _said(case, "population change", detail, case.moved_views, against)
+
+
+def _odds(case: Case) -> list[Odds]:
+    """By place, the odds of a fault with what sources and recomputation add to them, the highest first."""
+    lineage = case.reference.lineage(case.seen.local, case.clues.sources) if case.drifted else None
+    if lineage is None:
+        return []
+    truth = case.answered.ratio if case.answered is not None else None
+    odds = lineage.judge(case.seen.matrix[:, :-1], case.seen.local, truth)
+    hinted = {e.of for e in case.evidence if e.place == "source"} | _standing(case)
+    equal = {view.view for view in case.recomputed.views if view.share < DIFFERENT} if case.recomputed.predictions else set()
+    found = []
+    for one in odds:
+        own = {one.view} if one.view in case.clues.sources or one.view in case.views else set()
+        sources = set(case.clues.sources.get(one.view, ())) or ({one.view} - own)
+        more = 0.0
+        if (sources | own) & hinted:
+            more = HINT
+        elif sources and sources <= case.clues.profiled:
+            more = USUAL + (EQUAL if not own or own <= equal else 0.0)
+        found.append(Odds(one.view, one.log_odds + more, one.moved, one.of, one.elsewhere, one.of_others))
+    found.sort(key=lambda one: -one.log_odds)
+    if found:
+        best = found[0]
+        worst = case.worst([best.view] if best.view in case.views else case.moved_views)
+        says = "pipeline fault" if best.log_odds >= FAULT else "population change"
+        text = (
+            f"{best.moved} of {best.of} inputs of {best.view} moved, and {best.elsewhere} of {best.of_others} others; of windows made of"
+            f" the reference {lineage.right:.0%} are told right by such signs"
+        )
+        rows = case.words(worst)[1] if worst is not None else []
+        case.evidence.append(Evidence("lineage", best.view, says, text, odds=float(np.exp(best.log_odds)), rows=rows))  # type: ignore[arg-type]
+    return found
+
+
+def _standing(case: Case) -> set[str]:
+    """Views that drifted and of which much is past its ttl: nothing newer has come. Evidence is noted."""
+    found = set()
+    for view in case.moved_views:
+        own = [j for j in case.drifted if case.views[j] == view]
+        j = max(own, key=lambda j: float((case.seen.statuses[:, j] == b"s").mean()))
+        stale = case.seen.statuses[:, j] == b"s"
+        if stale.mean() - case.verdicts[j].reference_null_rate >= STALE:
+            text = f"{stale.mean():.0%} of the values of {view} are past their ttl: nothing newer has come"
+            rows = [case.seen.ids[i] for i in np.flatnonzero(stale)[:3] if i < len(case.seen.ids)]
+            case.evidence.append(Evidence("source", view, "pipeline fault", text, rows=rows))
+            found.add(view)
+    return found
+
+
+def _of_truth(answered: Answered) -> Evidence:
+    text = (
+        f"of {answered.known:,} truths the mean is {answered.mean:.3f}, where {answered.usual:.3f} was usual; the scores explain"
+        f" {answered.by_inputs:+.3f} of it, the rest is {answered.by_concept:+.3f} (p = {answered.p_value:.2g})"
+    )
+    return Evidence("truth", "", "concept change" if answered.changed else "population change", text)
+
+
+def _probability(log_odds: float) -> float:
+    return float(1 / (1 + np.exp(-log_odds)))
+
+
+def _said(case: Case, cause: str, detail: str, views: Sequence[str], sure: float) -> Triage:
+    evidence = sorted(case.evidence, key=lambda e: (e.says != cause, not e.proof, -(e.odds or 0.0)))
+    proof = any(e.proof and e.says == cause for e in evidence) and sure == 1.0
+    retrain = cause in ("population change", "concept change", "unclear")
+    return Triage(cause, detail, list(views), case.suspects, retrain, proof, evidence, round(sure, 3))  # type: ignore[arg-type]
+
+
+# what it does to the scores
+
+
+def _sample(seen: Seen) -> Matrix:
+    return seen.matrix[np.unique(np.linspace(0, len(seen.matrix) - 1, min(RESCORED, len(seen.matrix))).astype(int))]
 
 
 def _score_effects(seen: Seen, inputs: Sequence[int], reference: Matrix, model: Model | None) -> dict[int, float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage.explanation import Model
-from serving.monitoring.triage.shape import Seen
+from serving.monitoring.triage.seen import Seen
 
 if TYPE_CHECKING:
     from tests.bench.drift.watch import Baseline

@@ -21,9 +21,11 @@ from infra.cli import console
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
 from serving.monitoring.detectors.base import NOMINAL_RATE
-from serving.monitoring.detectors.table import detectors, label_detector
+from serving.monitoring.detectors.table import label_detector
 from serving.monitoring.hours import DAY_US
+from serving.monitoring.reference import Fitted
 from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.window import NOTHING
 from tests.bench.drift.injection import Predictions, joined
 from tests.bench.report import Measurement
 
@@ -51,15 +53,17 @@ class Bench:
         return self.year[slice(*np.searchsorted(self.year.moments, [first, last]))]
 
 
-class Baseline:
+class Baseline(Fitted):
     """A reference as the watch fits one: every k-th of some predictions."""
 
     def __init__(self, bench: Bench, rows: Predictions) -> None:
         self.bench = bench
-        self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))]
-        self.drift, self.outliers = detectors(bench.kind)
-        self.drift.fit(self.rows.matrix, [*bench.names, "score"], self.rows.moments, views=[*bench.views, ""])
-        self.outliers.fit(self.rows.matrix[:, :-1])
+        self.examples = some = rows[np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))]
+        super().__init__(some.matrix, bench.names, bench.views, some.moments, some.labels, bench.kind)
+
+    @property
+    def scorer(self) -> Scorer:
+        return self.bench.model
 
     def verdicts(self, window: Predictions) -> list[FeatureVerdict]:
         return self.drift.test(window.matrix, window.moments)
@@ -68,9 +72,7 @@ class Baseline:
         return any(v.drift for v in self.verdicts(window))
 
     def triage(self, window: Predictions) -> Triage | None:
-        assert self.drift.calibration is not None
-        relations = self.drift.calibration.relations
-        return explain_drift(window.seen(), self.verdicts(window), self.bench.views, self.rows.matrix, relations, self.bench.model)
+        return explain_drift(window.seen(), self.verdicts(window), self, NOTHING)
 
 
 def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -> list[Measurement]:
@@ -136,7 +138,7 @@ def quiet(bench: Bench, number: int, told: Callable[[str], None]) -> list[Measur
         held = random.choice(whole, max(1, len(whole) // 5), replace=False)
         told(f"weeks without drift, round {turn + 1} of {number}")
         reference = Baseline(bench, year[(days >= 0) & ~np.isin(weeks, held)])
-        labels = reference.rows
+        labels = reference.examples
         for week in held:
             window = year[weeks == week][:WINDOW]
             verdicts = reference.verdicts(window)

@@ -1,0 +1,74 @@
+"""What the watch knows beyond the window: the calendar of the use case, its sources, and how to compute a sample again."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from infra.cause import cause_of
+from serving.monitoring.triage.calendar import PLAIN, Calendar
+from serving.monitoring.triage.recomputation import Recomputer
+from serving.monitoring.triage.seen import Clues
+from serving.monitoring.window import Window
+
+if TYPE_CHECKING:
+    import redis
+
+    from feature_repo.spec.use_case import UseCase
+    from infra.settings import Settings
+
+log = logging.getLogger("headrace.watch")
+
+
+class Around:
+    """
+    Args:
+        project, model: whose predictions are watched.
+    """
+
+    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str) -> None:
+        self.settings, self.project, self.model = settings, project, model
+        self.recomputer = Recomputer(client, settings, project, model)
+        self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
+
+    @cached_property
+    def case(self) -> UseCase | None:
+        """None where the use case cannot be read here, or is another: then the watch goes by the window alone, and says so once."""
+        from feature_repo.spec.use_case import UseCase
+
+        try:
+            found = UseCase(self.settings.repo)
+            if found.project == self.project and self.model in found.models:
+                return found
+            problem = f"{self.settings.repo} has no model {self.model} of project {self.project}"
+        except Exception as error:  # whatever a stranger's definitions raise
+            problem = cause_of(error)
+        log.warning("triage goes without the use case's sources and calendar: %s", problem)
+        return None
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        if self.case is None:
+            return PLAIN
+        said = self.case.model(self.model).calendar
+        return Calendar(said.time_zone, said.country, said.subdivision, said.around)
+
+    def clues(self, window: Window) -> Clues:
+        """For one window; nothing is read before it is asked for."""
+        if self.case is None:
+            return Clues()
+        made = window.reference.contract
+        return Clues(
+            calendar=self.calendar,
+            recompute=lambda: self.recomputer.run(made, [entry for entry, _ in window.entries], window.matrix()[:, :-1]),
+            sources=self.sources(made.feature_service),
+        )
+
+    def sources(self, service: str) -> dict[str, tuple[str, ...]]:
+        """By view of a feature service, the tables that it is made of."""
+        if service not in self._sources and self.case is not None:
+            from streaming.schema.feature_view import projections
+
+            self._sources[service] = {p.alias: (p.view.path,) for p in projections(self.case.store, service)}
+        return self._sources.get(service, {})

@@ -1,0 +1,91 @@
+"""What triage looks at: the window, and what is known beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.triage.calendar import PLAIN, Calendar
+from serving.monitoring.triage.recomputation import Recomputed
+
+
+class Violated(Protocol):
+    """What a source did that it usually does not, or must not.
+
+    Attributes:
+        column: empty: the rows as a whole.
+        rows: a few that show it, as text.
+        proof: whether the use case declared that it must not be.
+    """
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def column(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def rows(self) -> Sequence[str]: ...
+    @property
+    def proof(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The window of predictions that is looked at.
+
+    Attributes:
+        matrix: inputs and the score, float64 [m, F + 1]; NaN is null.
+        moments: int64 [m], microseconds since the epoch (UTC).
+        statuses: one letter per value as in `Prediction`, S1 [m, F]; `r` where nothing is known.
+        unequal: how many values the equality check has compared, and how many of these were not equal.
+        ids: of the predictions, to show some.
+        clock: the moments by the local clock; None: it is UTC.
+    """
+
+    matrix: Matrix
+    moments: Moments
+    statuses: NDArray[np.bytes_]
+    unequal: tuple[int, int] = (0, 0)
+    ids: Sequence[str] = ()
+    clock: Moments | None = None
+
+    @property
+    def local(self) -> Moments:
+        return self.moments if self.clock is None else self.clock
+
+    def some(self, hit: NDArray[np.bool_], column: int, name: str, most: int = 3) -> list[str]:
+        """A few of these rows with their value of a column, as text."""
+        places = np.flatnonzero(hit)
+        chosen = places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).astype(int))] if len(places) else []
+        return [f"{self.ids[i] if i < len(self.ids) else f'row {i}'}: {name} = {self.matrix[i, column]:g}" for i in chosen]
+
+
+def _none(first_us: int, last_us: int) -> Sequence[Violated]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What is known beyond the window. Each is asked only where something has moved.
+
+    Attributes:
+        calendar: of the use case.
+        recompute: computes a sample of the window again; None: nobody can here.
+        violations: of the sources, between two moments (microseconds since the epoch, UTC).
+        profiled: sources of which a profile says what is usual.
+        sources: by view, the sources that it is made of. A view that is not here has none: callers send its values.
+    """
+
+    calendar: Calendar = PLAIN
+    recompute: Callable[[], Recomputed] | None = None
+    violations: Callable[[int, int], Sequence[Violated]] = _none
+    profiled: frozenset[str] = frozenset()
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
