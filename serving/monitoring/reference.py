@@ -19,7 +19,7 @@ from infra.timestamps import microseconds
 from serving.inference.scorer import Scorer, ScorerError
 from serving.monitoring.detectors.base import DriftDetector, OutlierDetector
 from serving.monitoring.detectors.table import detectors, label_detector
-from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.hours import HOUR_US, Matrix, Moments
 from serving.monitoring.triage.calendar import PLAIN, Calendar
 from serving.monitoring.triage.explanation import Model
 from serving.monitoring.triage.lineage import Lineage
@@ -105,13 +105,14 @@ class Fitted:
         if calibration is None or self.moments is None:
             return None
         span = int(moments.max() - moments.min())
-        length = calibration.length(span)
+        # windows of like lengths share what was measured: to the next power of 1.5 of an hour
+        length = calibration.length(round(HOUR_US * 1.5 ** round(np.log(max(span, HOUR_US) / HOUR_US) / np.log(1.5))))
         if length not in self._lineages:
             labels = self.labels if self.labels is not None else np.full(len(self.rows), np.nan)
             clocked = calibration.relations.clocked[:-1]
             pool = Pool(self.rows[:, :-1], self.moments, labels, self.views, self.codes[:-1], sources, clocked)
             score = self.scorer.score if self.scorer is not None else None
-            null = calibration.null(span)
+            null = calibration.null(length)
             self._lineages[length] = Lineage(pool, calibration.relations, null, length, score, self.expected(moments))
         return self._lineages[length]
 

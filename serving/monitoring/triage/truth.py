@@ -24,6 +24,12 @@ BINS = 20
 MATTERS = 0.04
 """The smallest mean difference between truths and what scores expect that counts, where truths are 0 or 1; of others, in deviations."""
 STRETCHES = 80
+FITTED = 2.0
+"""By so much are the records of rows that the model was fitted on too small: it follows their days more closely than days to come."""
+SURE = 2.5
+"""No record is taken for less than so many standard errors of the window's own truths: rows that a model was fitted on stay too close to
+what it expects.
+"""
 NOMINAL = 0.02
 """The share of windows without a change that may be said to be changed."""
 
@@ -56,7 +62,7 @@ class Answered:
 
     @property
     def changed(self) -> bool:
-        return self.p_value <= NOMINAL and max(abs(self.by_concept), abs(self.tilt)) >= MATTERS
+        return self.ratio >= 1 and self.p_value <= NOMINAL and max(abs(self.by_concept), abs(self.tilt)) >= MATTERS
 
 
 class Expected:
@@ -158,8 +164,8 @@ class Expected:
             return None
         score, truth = score[known], truth[known]
         departures = self._departures(score, truth)
-        noise = 1 / np.sqrt(len(truth)) * (np.sqrt(max(self.usual * (1 - self.usual), 0.01)) if self.binary else 1.0)
-        usual = np.maximum(np.maximum(self._null.max(axis=0), MATTERS / 2), noise)
+        noise = SURE / np.sqrt(len(truth)) * (np.sqrt(max(self.usual * (1 - self.usual), 0.01)) if self.binary else 1.0)
+        usual = np.maximum(np.maximum(FITTED * self._null.max(axis=0), MATTERS / 2), noise)
         ratios = np.abs(departures) / usual
         largest = np.sort((self._null / usual).max(axis=1))
         ratio = float(ratios.max())
