@@ -97,6 +97,11 @@ def drift_key(project: str, model: str) -> str:
     return f"headrace:{{{project}}}:drift:{model}"
 
 
+def held_key(project: str, model: str) -> str:
+    """The Redis string with what the learning loop holds back (JSON, `HeldList`)."""
+    return f"headrace:{{{project}}}:held:{model}"
+
+
 def equality_key(project: str, model: str) -> str:
     """The Redis hash of the equality check: `compared`, `unequal`, `last` (JSON, the latest differences)."""
     return f"headrace:{{{project}}}:equality:{model}"

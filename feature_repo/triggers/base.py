@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,33 @@ class Settings(BaseModel):
 Asked = TypeVar("Asked", bound=Settings)
 
 
+class Alarm(msgspec.Struct, frozen=True):
+    """What the watch's verdicts on the live version say, as a row: from the first that raised an alarm to the newest.
+
+    Attributes:
+        text: what the newest says, in words.
+        kind: `change`, a new model may help; `suspicion`, it may be a fault, and that is not proven; `proof`, it is one.
+        since_us: of the first verdict of the row, in the predictions' time.
+        changes: how many of the newest verdicts, one after the other, called for a training.
+        answer: what a person said of it: `dismissed`, `confirmed`; empty: nothing.
+        why: the person's words.
+    """
+
+    text: str
+    kind: Literal["change", "suspicion", "proof"]
+    since_us: int
+    changes: int = 1
+    answer: Literal["", "dismissed", "confirmed"] = ""
+    why: str = ""
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What keeps a training from happening now, and until when (microseconds, in the predictions' time; None: nobody can say)."""
+
+    text: str
+    until_us: int | None = None
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What the triggers look at.
 
@@ -34,9 +61,10 @@ class Facts(msgspec.Struct, frozen=True):
         live: the champion's live estimate of the quality trigger's metric, on its newest labelled predictions;
             None: too few of them.
         baseline: the champion's held-out value of the same metric.
-        drift: what changed, in words, where the watch calls for a training; empty otherwise.
+        alarm: what the watch says; None: nothing is odd.
         request: a person's words, None where nobody asked.
         trained_us: moments of earlier trainings that nobody asked for, oldest first.
+        failed_us: when a training last came to nothing; None: the last one did not.
     """
 
     now_us: int
@@ -45,9 +73,10 @@ class Facts(msgspec.Struct, frozen=True):
     new_labels: int = 0
     live: Estimate | None = None
     baseline: float | None = None
-    drift: str = ""
+    alarm: Alarm | None = None
     request: str | None = None
     trained_us: Sequence[int] = ()
+    failed_us: int | None = None
 
 
 class Trigger(ABC, Generic[Asked]):
@@ -69,3 +98,7 @@ class Trigger(ABC, Generic[Asked]):
     @abstractmethod
     def fires(self, asked: Asked, facts: Facts) -> str | None:
         """Why a training is due, in words; None: it is not."""
+
+    def hold(self, asked: Asked, facts: Facts) -> Hold | None:
+        """What holds this trigger although it fires, beside what holds all of them; None: nothing does."""
+        return None

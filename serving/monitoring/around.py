@@ -70,5 +70,9 @@ class Around:
         if service not in self._sources and self.case is not None:
             from streaming.schema.feature_view import projections
 
-            self._sources[service] = {p.alias: (p.view.path,) for p in projections(self.case.store, service)}
+            try:
+                self._sources[service] = {p.alias: (p.view.path,) for p in projections(self.case.store, service)}
+            except Exception as error:  # a registry that cannot be read costs the lineage, not the verdict
+                log.warning("triage goes without the lineage of %s: %s", service, cause_of(error))
+                self._sources[service] = {}
         return self._sources.get(service, {})

@@ -18,6 +18,7 @@ import msgspec
 
 from feature_repo.records import release
 from feature_repo.records.contract import ContractError
+from feature_repo.records.held import Held
 from feature_repo.records.release import Release, ReleaseError
 from feature_repo.spec.use_case import UseCase
 from feature_repo.triggers.base import DAY_US
@@ -28,6 +29,7 @@ from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
 from training.retraining import trigger_facts, triggers
+from training.retraining.alarm import answered
 from training.retraining.loop import Loop, wall_clock
 from training.retraining.loop_state import State
 from training.retraining.retrain import find
@@ -83,24 +85,62 @@ class Autopilot(Loop):
             from_us = None if newest is None else newest - live_quality.DAYS * DAY_US
             rows = live_quality.labelled(self.archive, self.spec, from_us=from_us, inputs=state.phase in ("canary", "probation"))
             now_us = trigger_facts.moment(self.settings, self.spec, rows, self.clock())
+            if now_us is None:
+                return "nothing to do: there is neither a prediction nor a truth yet"
             if (measured := live_quality.measured(rows, self.spec)) is not None:
                 live_quality.publish(self.client, self.case.project, measured)
-            if state.phase in ("shadow", "canary", "probation"):
-                return self.staging.look(state, live, rows, now_us)
-            if state.phase == "training":
-                return self._train(state, live, now_us)
-            return self._idle(state, live, rows, now_us)
+            state.row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
+            self._listen(state, now_us)
+            held: list[Held] = []
+            text = self._next(state, live, rows, now_us, held)
+            state = self.state
+            self.hold(state, held, now_us)
+            self.save(state)
+            return text
+
+    def _next(self, state: State, live: Release, rows: Labelled, now_us: int, held: list[Held]) -> str:
+        self.save(state)
+        if state.phase in ("shadow", "canary", "probation"):
+            text = self.staging.look(state, live, rows, now_us)
+            if self.state.phase == state.phase:
+                patience = getattr(self.spec.learning.stages, state.phase).patience_days
+                held.append(Held(state.phase, text, now_us, state.since_us + round(patience * DAY_US)))
+            return text
+        if state.phase == "training":
+            return self._train(state, live, now_us)
+        return self._idle(state, live, rows, now_us, held)
+
+    @property
+    def answer_path(self) -> Path:
+        """Where a person's word on an alarm waits: `dismissed` or `confirmed`, then the reason."""
+        return self.home / "answer"
+
+    def _listen(self, state: State, now_us: int) -> None:
+        """What a person says of the alarm, if one has."""
+        if not self.answer_path.is_file():
+            return
+        said, _, why = self.answer_path.read_text(errors="replace").strip().partition(" ")
+        alarm = state.row.alarm
+        if alarm is not None and said in ("dismissed", "confirmed"):
+            state.row = answered(state.row, said, why)  # type: ignore[arg-type]
+            self.say(f"alarm@{alarm.since_us}/{said}/{why}", now_us, said, f"{alarm.text}: {why}")
+        self.save(state)
+        self.answer_path.unlink(missing_ok=True)
 
     # triggers
 
-    def _idle(self, state: State, live: Release, rows: Labelled, now_us: int) -> str:
-        drift = self._drift(state)
+    def _idle(self, state: State, live: Release, rows: Labelled, now_us: int, held: list[Held]) -> str:
         known = trigger_facts.truths_known(self.settings, self.spec, now_us)
         request = self.request_path.read_text(errors="replace").strip() if self.request_path.is_file() else None
         made = release.load(self.root, self.spec.name, live.champion, live)
         found = trigger_facts.facts(self.spec, made, rows, now_us, known)
-        found = msgspec.structs.replace(found, drift=drift, request=request, trained_us=state.trained_us)
+        more = {"alarm": state.row.alarm, "request": request, "trained_us": state.trained_us, "failed_us": state.failed_us}
+        found = msgspec.structs.replace(found, **more)
         reason = triggers.due(self.spec.learning.triggers, found)
+        for one in triggers.all_due(self.spec.learning.triggers, found):
+            if one.held:
+                since = state.row.alarm.since_us if one.kind == "drift" and state.row.alarm is not None else now_us
+                held.append(Held(one.kind, f"{one.text}; held: {one.held}", since, one.until_us))
         if reason is None:
             return "nothing to do"
         if reason.held:
@@ -112,7 +152,8 @@ class Autopilot(Loop):
         state.as_of_us = min(now_us, int(known.max()) + DAY_US) if len(known) else now_us
         if reason.kind != "request":
             state.trained_us.append(now_us)
-        state.calls = 0
+        if state.row.alarm is not None:  # what is trained for is done with
+            state.row = msgspec.structs.replace(state.row, alarm=None, quiet=0)
         self.say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}")
         self.save(state)
         if self.request_path.is_file():
@@ -123,14 +164,6 @@ class Autopilot(Loop):
     def request_path(self) -> Path:
         """Where a person's request waits: its text is the reason."""
         return self.home / "request"
-
-    def _drift(self, state: State) -> str:
-        """What changed, where so many verdicts in a row called for a training; a single one is too often the beginning of a fault."""
-        identity, text = trigger_facts.verdict(self.client, self.case.project, self.spec.name)
-        if identity != state.verdict:
-            state.verdict, state.calls = identity, state.calls + 1 if text else 0
-            self.save(state)
-        return text if state.calls >= self.spec.learning.triggers.drift_verdicts else ""
 
     # training
 
@@ -143,6 +176,10 @@ class Autopilot(Loop):
             state.attempts += 1
             self.save(state)
             if state.attempts > ATTEMPTS:
+                # it has cost no version: it counts for neither cooldown nor budget, and has a rest of its own
+                state.failed_us = now_us
+                if reason.at_us in state.trained_us:
+                    state.trained_us.remove(reason.at_us)
                 return self.end(state, now_us, "refused", f"no version came of {ATTEMPTS} trainings (see the log)", version)
             try:
                 gates = self.train(reason, state.as_of_us or reason.at_us)
@@ -152,6 +189,7 @@ class Autopilot(Loop):
                 return "the training was stopped; the next step takes it up again"
             if gates is None:
                 return f"training failed, attempt {state.attempts} of {ATTEMPTS}"
+        state.failed_us = None
         checks = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
         self.say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, checks)
         if not (gates.passed or gates.forced):

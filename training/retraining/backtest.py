@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from feature_repo.spec.model import ModelSpec
-from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.base import DAY_US, Alarm, Facts
 from feature_repo.triggers.quality import QualityDrop
 from feature_repo.triggers.table import Limits, Triggers
 from infra.timestamps import day_text, moment_at
@@ -235,7 +235,7 @@ def _live(
             text = drift(live, np.column_stack([seen, score[window]]), stream.at_us[window])
             outcome.alarms += bool(text)
             calls = calls + 1 if text else 0
-            facts = replace(facts, drift=text if calls >= policy.drift_verdicts else "")
+            facts = replace(facts, alarm=Alarm(text, "change", now, calls) if text else None)
         reason = triggers.due(policy, facts)
         if reason is None or reason.held or waiting is not None:
             continue

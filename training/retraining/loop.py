@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from feature_repo.records.decisions import Decision, Journal
+from feature_repo.records.held import Held, HeldList
+from feature_repo.records.redis_keys import held_key
 from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.settings import Settings
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import redis
 
 log = logging.getLogger("headrace.autopilot")
+_FIGURES = re.compile(r"[\d,.]+ ?")
 
 
 class AutopilotError(RuntimeError):
@@ -33,6 +37,11 @@ class AutopilotError(RuntimeError):
 def wall_clock() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def _named(text: str) -> str:
+    """A reason without its figures: these change from step to step."""
+    return _FIGURES.sub("", text)
 
 
 class Loop:
@@ -77,8 +86,16 @@ class Loop:
         """Write down how it ended, and begin anew."""
         assert state.reason is not None
         self.say(f"{state.reason.id}/{step}", now_us, step, text, version)
-        self.save(State(trained_us=state.trained_us, verdict=state.verdict))
+        self.save(State(trained_us=state.trained_us, row=state.row, read=state.read, held=state.held, failed_us=state.failed_us))
         return f"{step}: {text}"
+
+    def hold(self, state: State, held: list[Held], now_us: int) -> None:
+        """Publish what is held back now; what was held before keeps its beginning."""
+        since = {(one.what, _named(one.text)): one.since_us for one in state.held}
+        state.held = [msgspec.structs.replace(one, since_us=since.get((one.what, _named(one.text)), one.since_us)) for one in held]
+        listed = HeldList(self.spec.name, now_us, state.held)
+        self.client.set(held_key(self.case.project, self.spec.name), msgspec.json.encode(listed))
+        files.replace(self.home / "held.json", msgspec.json.format(msgspec.json.encode(listed), indent=1))
 
     def say(self, identity: str, at_us: int, step: str, text: str, version: int | None = None, facts: dict[str, str] | None = None) -> None:
         """Write a decision into the journal; one that is there already is written once."""

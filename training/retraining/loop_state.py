@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from feature_repo.records.held import Held
 from infra import files
+from training.retraining.alarm import Row
 from training.retraining.server_metrics import Counted, Mark
 from training.retraining.triggers import Reason
 
@@ -23,7 +25,10 @@ class State(msgspec.Struct):
         counted_us: when that was, by the wall's clock.
         marks: what the version that answers had counted by the hour, since the shadow began.
         as_of_us: what the training may know of; 0: all up to its reason's moment.
-        verdict: id of the watch's newest verdict that was seen, and how many in a row called for a training.
+        row: what the watch's verdicts on the live version have come to.
+        read: how far the file of verdicts has been read, bytes.
+        held: what the step held back, and since when.
+        failed_us: when a training last came to nothing; None: the last one did not.
     """
 
     phase: str = "idle"
@@ -37,8 +42,10 @@ class State(msgspec.Struct):
     counted_us: int = 0
     marks: list[Mark] = []
     as_of_us: int = 0
-    verdict: str = ""
-    calls: int = 0
+    row: Row = Row()
+    read: int = 0
+    held: list[Held] = []
+    failed_us: int | None = None
 
 
 def read(home: Path) -> State:

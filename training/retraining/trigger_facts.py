@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.records.contract import Contract
-from feature_repo.records.redis_keys import drift_key
+from feature_repo.records.verdict import Verdict, history_path
 from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import Facts
 from infra import files
@@ -18,22 +17,24 @@ from streaming.offline.parquet import TableError, fault, table
 from training.data.column_moments import micros
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
+from training.retraining.alarm import Row, after
 
 log = logging.getLogger("headrace.autopilot")
 if TYPE_CHECKING:
-    import redis
-
     from infra.settings import Settings
 
 
-def moment(settings: Settings, spec: ModelSpec, rows: Labelled, wall_us: int) -> int:
+def moment(settings: Settings, spec: ModelSpec, rows: Labelled, wall_us: int) -> int | None:
     """The data's own time: the newest prediction's; where nothing was asked yet, the newest truth's, as far as there is one.
 
-    Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks.
+    Where requests cannot bring a time of their own, predictions are of the wall's, which then goes on when nobody asks. Where they can, and
+    there is neither a prediction nor a truth, nobody knows what time the data has: None. The wall's would be years off.
     """
     if not len(rows.at_us):
         newest = truths_known(settings, spec, wall_us)
-        return int(newest.max()) if len(newest) else wall_us
+        if not len(newest):
+            return None if settings.allows_request_now else wall_us
+        return int(newest.max())
     now_us = int(rows.at_us.max())
     return now_us if settings.allows_request_now else max(now_us, wall_us)
 
@@ -87,39 +88,36 @@ def truths_known(settings: Settings, spec: ModelSpec, now_us: int) -> NDArray[np
     return known[known <= now_us]
 
 
-def verdict(client: redis.Redis, project: str, model: str) -> tuple[str, str]:
-    """Id of the watch's latest verdict, and what changed where it calls for a training (a fault of a pipeline does not).
+def verdicts(settings: Settings, model: str, row: Row, read: int, champion: int) -> tuple[Row, int]:
+    """What the watch's verdicts on the live version have come to, with those written since.
 
-    What lies there and is no verdict calls for nothing, and is named.
+    Args:
+        read: how far its file has been read, bytes. A file that is shorter by now is another one, and is read from its beginning.
+
+    Returns:
+        The row, and how far the file has been read now: whole lines only.
     """
-    from redis import ResponseError
-
-    key = drift_key(project, model)
+    path = history_path(settings, model)
+    if row.version != champion:  # what was said of it before has been acted upon, or it was not live
+        row = Row(champion, unsound=row.unsound)
     try:
-        raw: Any = client.get(key)
-        found = files.parse(raw, _Verdict) if raw else _Verdict()
-    except (ValueError, ResponseError) as error:
-        log.warning("%s is no verdict of the watch and is left out: %s", key, error)
-        return "", ""
-    if found.triage is None or not found.triage.retrain:
-        return found.id, ""
-    names = [f.name for f in found.features if f.drift]
-    return found.id, f"{found.triage.cause}: {', '.join(names[:5]) or 'the score'}"
-
-
-class _Triage(msgspec.Struct):
-    cause: str = "population change"
-    retrain: bool = False
-
-
-class _Feature(msgspec.Struct):
-    name: str
-    drift: bool = False
-
-
-class _Verdict(msgspec.Struct):
-    """What the triggers read of it."""
-
-    id: str = ""
-    triage: _Triage | None = None
-    features: list[_Feature] = []
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            read = read if read <= file.tell() else 0
+            file.seek(read)
+            content = file.read()
+    except FileNotFoundError:
+        return row, 0
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error.strerror)
+        return row, read
+    whole = content.rfind(b"\n") + 1
+    for line in content[:whole].splitlines():
+        try:
+            found = files.parse(line, Verdict)
+        except ValueError as error:
+            log.warning("%s: a line is no verdict of the watch and is left out: %s", path, error)
+            continue
+        if found.version == champion:
+            row = after(row, found)
+    return row, read + whole

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from feature_repo.metrics.base import Estimate
-from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.base import DAY_US, Alarm, Facts
 from feature_repo.triggers.quality import QualityDrop
 from feature_repo.triggers.table import Triggers
 from training.retraining.triggers import due
@@ -26,7 +26,7 @@ def facts(**changes: Any) -> Facts:
         ({"known_upto_us": NOW - 30 * DAY_US}, "schedule", "30.0 days"),
         ({"new_labels": 1000}, "new_data", "1,000 new examples"),
         ({"live": Estimate(0.70, 0.69, 0.719), "baseline": 0.74}, "quality", "live auc is 0.7000"),
-        ({"drift": "temp: 0.4 by KS"}, "drift", "temp"),
+        ({"alarm": Alarm("population change: temp", "change", NOW - DAY_US, 2)}, "drift", "temp"),
         ({"request": "the boss"}, "request", "the boss"),
     ],
 )
@@ -72,7 +72,7 @@ def test_cooldown_and_budget_hold_all_but_a_person() -> None:
     assert asked.held == ""
 
 
-@pytest.mark.parametrize("fires", [{"known_upto_us": 0}, {"new_labels": 5000}, {"drift": "temp"}])
+@pytest.mark.parametrize("fires", [{"known_upto_us": 0}, {"new_labels": 5000}, {"alarm": Alarm("temp", "change", NOW, 2)}])
 def test_where_nothing_is_labelled_since_no_data_is_wait(fires: dict[str, Any]) -> None:
     for labelled in (None, 0, fires.get("known_upto_us", NOW - DAY_US)):
         found = due(ALL, facts(**fires, labelled_us=labelled))

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 from feature_repo.records import contract, release
 from feature_repo.records.decisions import Journal
 from feature_repo.records.prediction import Label, Prediction
-from feature_repo.records.redis_keys import drift_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
+from feature_repo.records.redis_keys import held_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
 from feature_repo.records.replica_tally import Count, Tally
+from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Span, Triage, Verdict, history_path
 from feature_repo.spec.retraining import Learning
 from feature_repo.spec.use_case import UseCase
 from streaming.online.store import connect
@@ -91,13 +93,28 @@ class World:
         (self.settings.model_root / MODEL / release.RELEASE).unlink()
         release.promote(self.settings.model_root, MODEL, 1)
 
-    def drift(self, retrain: bool = True, number: str = "v1") -> None:
-        verdict = {
-            "id": number,
-            "features": [{"name": "dock__charge", "drift": True}],
-            "triage": {"cause": "population", "retrain": retrain},
-        }
-        self.client.set(drift_key(self.project, MODEL), msgspec.json.encode(verdict))
+    def drift(self, retrain: bool = True, number: str = "v1", proof: bool = False, quiet: bool = False) -> None:
+        """What the watch says next: a change where it calls for a training, or a fault that it suspects."""
+        cause: Any = "population change" if retrain else "pipeline fault"
+        moved = FeatureVerdict("dock__charge", 0.01, 0.4, 0.0, 0.0, True)
+        score = FeatureVerdict("score", 1.0, 0.0, 0.0, 0.0, False)
+        verdict = Verdict(
+            id=number,
+            model=MODEL,
+            version=self.live() or 0,
+            at_us=self.now_us,
+            window=Span(100, self.now_us - 3_600_000_000, self.now_us),
+            drift=not quiet,
+            features=[moved],
+            score=score,
+            outliers=OutlierVerdict(0.0, 0.01, 1.0, False),
+            detector="scipy",
+            triage=None if quiet else Triage(cause, "dock: charge moved", ["dock"], [], retrain, proof),
+        )
+        path = history_path(self.settings, MODEL)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(msgspec.json.encode(verdict) + b"\n")
 
     def serve(self, n: int = 60) -> None:
         """An hour of requests, answered and shadowed as the release says."""
@@ -159,6 +176,6 @@ class World:
     def close(self) -> None:
         for key in (prediction_log_key, label_log_key, tallies_key):
             self.client.delete(key(self.project))
-        for key in (labels_key, drift_key, quality_key):
+        for key in (labels_key, held_key, quality_key):
             self.client.delete(key(self.project, MODEL))
         self.client.close()
