@@ -43,6 +43,7 @@ class Relations:
 
     def __init__(self, rows: Matrix, hours: NDArray[np.int64], views: Sequence[str]) -> None:
         count = rows.shape[1]
+        rows = np.clip(rows, -1e30, 1e30)  # an infinite value has no deviation; so large a one says the same
         self._sorted = [np.sort(column[~np.isnan(column)]) for column in rows.T]
         scores = self.scores(rows)
         self._taking_part = np.array([view != "" for view in views])

@@ -63,6 +63,22 @@ def test_where_it_is_not_defined_it_is_no_number_and_raises_nothing(metric: Metr
     assert math.isnan(value) or math.isfinite(value)
 
 
+BY_HAND = {
+    "auc": 3.5 / 4,  # of the four pairs of a 1 and a 0 three are in order, and one is even
+    "base_rate": 0.5,
+    "brier": (0.01 + 0.09 + 0.16 + 0.36) / 4,
+    "calibration_error": (0.1 + 0.3 + 0.4 + 0.6) / 4,  # each in a bin of its own
+    "log_loss": -(math.log(0.9) + math.log(0.7) + math.log(0.6) + math.log(0.4)) / 4,
+}
+"""Of the labels 1, 0, 1, 0 and the scores 0.9, 0.3, 0.6, 0.6."""
+
+
+@each
+def test_it_is_what_one_works_out_by_hand(metric: Metric) -> None:
+    label, score = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.3, 0.6, 0.6])
+    assert metric.value(label, score) == pytest.approx(BY_HAND[metric.name]), "add its number to BY_HAND"
+
+
 @each
 def test_its_interval_holds_it_and_becomes_narrower_with_more_rows(metric: Metric) -> None:
     random = np.random.default_rng(7)

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.settings import ROOT
+from streaming.aggregation import tiles
+from streaming.aggregation.finisher import Finisher
 from streaming.aggregation.functions.base import Function
 from streaming.aggregation.functions.table import EXAMPLES, FUNCTIONS, function_of
 from streaming.aggregation.windows import DAY, HOUR, MINUTE, Aggregation, Layout
+from streaming.join.point_in_time import Events, Spine, aggregate
 
 EXACT = [name for name in EXAMPLES if function_of(name).sketch is None]
 values = st.lists(
@@ -63,6 +66,31 @@ def test_a_function_is_in_the_docs(kind: type[Function]) -> None:
     name = kind.shown.split(" ")[0]
     for page in ("README.md", "docs/semantics.md"):
         assert f"`{name}`" in (ROOT / page).read_text(), page
+
+
+@pytest.mark.parametrize("name", EXACT)
+@given(
+    some=st.lists(
+        st.tuples(st.integers(0, 20 * HOUR), st.floats(-1e6, 1e6).filter(lambda x: not 0 < abs(x) < 1e-6)), min_size=1, max_size=12
+    ),
+    scale=st.sampled_from([1.0, 0.1, 1e148, 1e-160]),
+)
+@settings(max_examples=60, deadline=None)
+def test_tiles_give_the_join_s_number_to_the_bit(name: str, some: list[tuple[int, float]], scale: float) -> None:
+    """`finish_tiles` against `finish`: what serving reads and what training joins are one number, also of values whose squares leave
+    float64. (Where values of a window differ by more than 2**100, docs/semantics/windows.md promises less.)
+    """
+    layout, aggregation = layout_of(name)
+    event, column = (np.array(part) for part in zip(*some, strict=True))
+    column = column * scale
+    key = np.zeros(len(event), dtype=np.int64)
+    joined = aggregate(layout, Events(key, event, event), {"x": column}, Spine(key[:1], np.array([20 * HOUR])))["f"][0]
+    parts = [next(tiles.build(level, key, event, event, {"x": column}).slices(1)) for level in tiles.levels_of(layout)]
+    blob = tiles.encode(tiles.Header(tiles.fingerprint(layout), mark_us=20 * HOUR), parts)
+    read = Finisher(layout)(blob, 20 * HOUR)[0]
+    close = name == "std" and math.isclose(read, joined, rel_tol=1e-9, abs_tol=1e-9 * scale)  # squares cancel
+    assert close or float(read).hex() == float(joined).hex() or (math.isnan(read) and math.isnan(joined)), (read, joined)
+    assert aggregation.function == name
 
 
 @pytest.mark.parametrize("name", EXACT)

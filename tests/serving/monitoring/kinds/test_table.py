@@ -7,7 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from serving.monitoring.dependence import Relations
 from serving.monitoring.detectors import scipy
 from serving.monitoring.hours import HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.kinds.base import DriftKind, Shares, Window
@@ -102,6 +104,31 @@ def test_columns_of_nulls_and_constant_columns_break_nothing(kind: DriftKind) ->
     found = kind.of_stretch(Stretch(Ranked(rows, at, CODES, VIEWS), 0, 300))
     assert np.isfinite(found).all()
     assert found[1] == pytest.approx(0, abs=1e-12) or kind.name not in ("values", "range", "repeated"), "a constant column stays what it is"
+
+
+@each
+def test_whatever_a_window_and_its_reference_hold_an_effect_is_finite_and_of_the_same_rows_it_is_zero(kind: DriftKind) -> None:
+    rows, at = history(7)
+    strange = [np.full(len(rows), np.nan), np.full(len(rows), 3.0), np.where(np.arange(len(rows)) % 2, np.inf, -np.inf), rows[:, 3]]
+    for reference in (*strange, rows[:, 1]):
+        for window in (*strange, rows[:, 1]):
+            theirs, ours = rows.copy(), rows.copy()
+            theirs[:, 0], ours[:, 0] = reference, window
+            with np.errstate(all="ignore"):
+                found = kind.of_window(window_of(theirs, ours[:400], at))
+            assert (found >= 0).all()
+            assert np.isfinite(found).all()
+    same = kind.of_window(window_of(rows, rows, at))
+    assert same == pytest.approx(np.zeros(len(VIEWS)), abs=kind.matters / 3)
+
+
+def window_of(theirs: np.ndarray, ours: np.ndarray, at: np.ndarray) -> Window:
+    """Rows against all of a reference."""
+    relations = Relations(theirs, cells(at)[0], VIEWS)
+    usual = [Shares.of(column[~np.isnan(column)]) for column in theirs.T]
+    pairs = ((a[~np.isnan(a)], b[~np.isnan(b)]) for a, b in zip(ours.T, theirs.T, strict=True))
+    statistics = np.array([stats.ks_2samp(a, b, method="asymp").statistic if min(len(a), len(b)) else 0.0 for a, b in pairs])
+    return Window(ours, theirs, usual, CODES, statistics, relations.departures(ours, cells(at[: len(ours)])[0])[0])
 
 
 BREAKS = {
