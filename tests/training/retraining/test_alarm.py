@@ -1,0 +1,137 @@
+"""What verdicts in a row come to: held for some days on a suspicion, for as long as it stands on a proof, and heard from a person."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from feature_repo.records.held import HeldList
+from feature_repo.records.redis_keys import held_key
+from feature_repo.records.verdict import history_path
+from feature_repo.spec.retraining import Learning
+from feature_repo.triggers.base import DAY_US
+from feature_repo.triggers.table import Triggers
+from tests.training.retraining.world import MODEL, World
+
+
+def held(world: World) -> HeldList:
+    return msgspec.json.decode(world.client.get(held_key(world.project, MODEL)), type=HeldList)
+
+
+def test_a_suspicion_holds_the_trigger_for_some_days_and_is_on_the_list(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False)
+    began = world.now_us
+    assert "held: a fault is suspected" in world.pilot().step()
+    for day in range(1, 7):
+        world.now_us = began + day * DAY_US
+        world.serve()
+        world.drift(retrain=False, number=f"d{day}")
+        assert "held" in world.pilot().step()
+    (one,) = held(world).held
+    assert (one.what, one.since_us, one.until_us) == ("drift", began, began + 7 * DAY_US)
+    assert "dock: charge moved" in one.text
+    world.now_us = began + 7 * DAY_US
+    world.serve()
+    assert "begins its shadow" in world.pilot().step(), "nobody has proven it in seven days"
+    assert world.trained[-1].text.startswith("pipeline fault: dock: charge moved")
+
+
+def test_a_suspicion_that_comes_and_goes_holds_no_longer(world: World) -> None:
+    """One quiet verdict, or one that calls it a change, does not begin the days anew; two quiet ones end the alarm."""
+    world.serve()
+    world.drift(retrain=False)
+    began = world.now_us
+    spec = world.case.model(MODEL)
+    asked = spec.learning.triggers.model_copy(update={"drift_verdicts": 3})
+    world.case.models[MODEL] = spec.model_copy(update={"learning": spec.learning.model_copy(update={"triggers": asked})})
+    for day in range(1, 7):
+        world.now_us = began + day * DAY_US
+        world.serve()
+        world.drift(retrain=day % 2 == 0, number=f"d{day}", quiet=day % 3 == 0)
+        assert "begins" not in world.pilot().step()
+    world.now_us = began + 7 * DAY_US
+    world.serve()
+    world.drift(retrain=False, number="last")
+    assert "begins its shadow" in world.pilot().step()
+
+
+def test_an_alarm_that_has_ended_holds_nothing(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False)
+    assert "held" in world.pilot().step()
+    for number in ("q1", "q2"):
+        world.drift(number=number, quiet=True)
+    assert world.pilot().step() == "nothing to do"
+    assert held(world).held == []
+
+
+def test_a_proof_holds_for_as_long_as_it_stands(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=True)
+    assert "held: the fault is proven" in world.pilot().step()
+    world.now_us += 60 * DAY_US
+    world.serve()
+    world.drift(retrain=False, proof=True, number="later")
+    assert "held: the fault is proven" in world.pilot().step()
+    assert held(world).held[0].until_us is None
+    assert world.trained == []
+
+
+@pytest.mark.parametrize(("proof", "said", "trains"), [(False, "dismissed", True), (True, "dismissed", True), (False, "confirmed", False)])
+def test_a_person_s_word_on_an_alarm_is_heard(world: World, proof: bool, said: str, trains: bool) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=proof)
+    assert "held" in world.pilot().step()
+    world.pilot().answer_path.write_text(f"{said} the boss knows")
+    if not trains:
+        world.now_us += 20 * DAY_US
+        world.serve()
+    text = world.pilot().step()
+    assert ("begins its shadow" in text) == trains
+    assert trains or "a person has confirmed the fault (the boss knows)" in text
+    assert said in world.steps()
+    assert not world.pilot().answer_path.exists()
+
+
+def test_a_training_that_comes_to_nothing_spends_neither_cooldown_nor_budget(world: World) -> None:
+    world.serve()
+    world.drift()
+    pilot = world.pilot()
+    pilot.train = lambda reason, as_of_us: None
+    for _ in range(4):
+        text = pilot.step()
+    assert "no version came of 3 trainings" in text
+    assert pilot.state.trained_us == []
+    world.drift(number="v2")
+    assert "held: the last training came to nothing" in pilot.step()
+    world.now_us += DAY_US
+    world.serve()
+    assert "begins its shadow" in world.pilot().step()
+
+
+def test_where_nothing_is_known_no_trigger_goes_by_the_wall_clock(world: World) -> None:
+    """On historical data the wall is years ahead: whatever looks at it is due at once."""
+    spec = world.case.model(MODEL)
+    world.case.models[MODEL] = spec.model_copy(
+        update={"spine": spec.spine.model_copy(update={"table": "no_table_yet"}), "learning": Learning(triggers=Triggers(schedule_days=1))}
+    )
+    world.settings = world.settings.model_copy(update={"request_now": True})
+    assert world.pilot().step() == "nothing to do: there is neither a prediction nor a truth yet"
+    assert world.trained == []
+
+
+def test_verdicts_between_two_steps_are_all_seen_and_one_that_is_half_written_waits(world: World) -> None:
+    path = history_path(world.settings, MODEL)
+    world.serve()
+    world.pilot().step()
+    world.drift(retrain=False, number="a")
+    world.drift(number="b", quiet=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert "held" in world.pilot().step()
+    assert world.pilot().state.row.seen == "a"
+    path.write_bytes(whole)
+    world.drift(number="c", quiet=True)
+    assert world.pilot().step() == "nothing to do"
+    assert (world.pilot().state.row.seen, world.pilot().state.row.alarm) == ("c", None)
