@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import yaml
 
+from feature_repo.spec.expectations import expectations_of
 from feature_repo.spec.ingest import Ingest
 from feature_repo.spec.model import ModelSpec
 from feature_repo.spec.yaml_file import UseCaseError, parse_yaml, read_yaml
@@ -97,6 +98,11 @@ class UseCase:
             broken = f". {'; '.join(self._broken)}" if self._broken else ""
             raise UseCaseError(f"no model {name!r} in {self.folder / 'models'} (there is: {known}){broken}")
         return self.models[name]
+
+    @cached_property
+    def expectations(self) -> dict[str, Any]:
+        """What the use case declares of its tables: Pandera schemas by table."""
+        return expectations_of(self.folder)
 
     @cached_property
     def store(self) -> FeatureStore:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from infra.cause import cause_of
 from serving.monitoring.triage.calendar import PLAIN, Calendar
-from serving.monitoring.triage.recomputation import Recomputer
+from serving.monitoring.triage.recomputation import REST, Recomputer
 from serving.monitoring.triage.seen import Clues
 from serving.monitoring.window import Window
+from streaming.profiles.lookup import Looked
 
 if TYPE_CHECKING:
     import redis
@@ -30,6 +32,7 @@ class Around:
     def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str) -> None:
         self.settings, self.project, self.model = settings, project, model
         self.recomputer = Recomputer(client, settings, project, model)
+        self._next = 0.0
         self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
 
     @cached_property
@@ -62,8 +65,26 @@ class Around:
         return Clues(
             calendar=self.calendar,
             recompute=lambda: self.recomputer.run(made, [entry for entry, _ in window.entries], window.matrix()[:, :-1]),
+            look=lambda first_us, last_us: self._look(made.feature_service, first_us, last_us),
             sources=self.sources(made.feature_service),
         )
+
+    def _look(self, service: str, from_us: int, upto_us: int) -> Looked:
+        """What the sources did; nothing where they cannot be read, or were read a short while ago."""
+        if self.case is None or time.monotonic() < self._next:
+            return Looked([], frozenset())
+        from streaming.profiles.lookup import violations
+        from streaming.schema.feature_view import projections
+
+        began = time.monotonic()
+        try:
+            views = [p.view for p in projections(self.case.store, service)]
+            return violations(views, self.settings.offline_root, from_us, upto_us, self.case.expectations)
+        except Exception as error:  # what others wrote there costs the sources' word, not the verdict
+            log.warning("triage goes without the sources: %s", cause_of(error))
+            return Looked([], frozenset())
+        finally:
+            self._next = time.monotonic() + REST * (time.monotonic() - began)
 
     def sources(self, service: str) -> dict[str, tuple[str, ...]]:
         """By view of a feature service, the tables that it is made of."""

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
-from feature_repo.records.verdict import Evidence, FeatureVerdict, Suspect, Triage
+from feature_repo.records.verdict import Evidence, FeatureVerdict, Reason, Suspect, Triage
 from serving.monitoring.detectors.base import DriftDetector
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage.description import describe
@@ -28,6 +28,7 @@ from serving.monitoring.triage.lineage import Lineage, Odds
 from serving.monitoring.triage.recomputation import Compared, Recomputed
 from serving.monitoring.triage.seen import Clues, Seen
 from serving.monitoring.triage.truth import Answered
+from streaming.profiles.lookup import Looked
 
 RESCORED = 500
 """Rows of the window that are scored again, evenly spread."""
@@ -112,6 +113,10 @@ class Case:
     def worst(self, views: Sequence[str]) -> int | None:
         """The input of these views that drifted the most."""
         return next((j for j in self.drifted if self.views[j] in views), None)
+
+    @cached_property
+    def looked(self) -> Looked:
+        return self.clues.look(*self.span) if self.clues.look is not None else Looked([], frozenset())
 
     @cached_property
     def recomputed(self) -> Recomputed:
@@ -206,11 +211,12 @@ def _distance(values: Matrix, theirs: Matrix) -> float:
 
 def _violated(case: Case) -> Triage | None:
     """A source broke what was declared of it, or fell silent, and what is made of it drifted."""
-    for one in case.clues.violations(*case.span):
+    for one in case.looked.violations:
         below = [view for view in case.moved_views if one.source in case.clues.sources.get(view, ())]
         if not below:
             continue
-        case.evidence.append(Evidence("source", one.source, "pipeline fault", one.text, proof=one.proof, rows=list(one.rows)[:5]))
+        says: Reason = "pipeline fault" if one.hint or one.proof else "population change"
+        case.evidence.append(Evidence("source", one.source, says, one.text, proof=one.proof, rows=one.rows[:5]))
     proven = [e for e in case.evidence if e.place == "source" and e.proof]
     if not proven:
         return None
@@ -284,7 +290,7 @@ def _odds(case: Case) -> list[Odds]:
         return []
     truth = case.answered.ratio if case.answered is not None else None
     odds = lineage.judge(case.seen.matrix[:, :-1], case.seen.local, truth)
-    hinted = {e.of for e in case.evidence if e.place == "source"} | _standing(case)
+    hinted = {e.of for e in case.evidence if e.place == "source" and e.says == "pipeline fault"} | _standing(case)
     equal = {view.view for view in case.recomputed.views if view.share < DIFFERENT} if case.recomputed.predictions else set()
     found = []
     for one in odds:
@@ -293,7 +299,7 @@ def _odds(case: Case) -> list[Odds]:
         more = 0.0
         if (sources | own) & hinted:
             more = HINT
-        elif sources and sources <= case.clues.profiled:
+        elif sources and sources <= case.looked.profiled:
             more = USUAL
         below = own or {view for view, of in case.clues.sources.items() if one.view in of}
         if sources and below <= equal:

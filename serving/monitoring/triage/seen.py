@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,29 +11,7 @@ from numpy.typing import NDArray
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage.calendar import PLAIN, Calendar
 from serving.monitoring.triage.recomputation import Recomputed
-
-
-class Violated(Protocol):
-    """What a source did that it usually does not, or must not.
-
-    Attributes:
-        column: empty: the rows as a whole.
-        rows: a few that show it, as text.
-        proof: whether the use case declared that it must not be.
-    """
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def column(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def rows(self) -> Sequence[str]: ...
-    @property
-    def proof(self) -> bool: ...
+from streaming.profiles.lookup import Looked
 
 
 @dataclass(frozen=True)
@@ -68,10 +45,6 @@ class Seen:
         return [f"{self.ids[i] if i < len(self.ids) else f'row {i}'}: {name} = {self.matrix[i, column]:g}" for i in chosen]
 
 
-def _none(first_us: int, last_us: int) -> Sequence[Violated]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Clues:
     """What is known beyond the window. Each is asked only where something has moved.
@@ -79,13 +52,11 @@ class Clues:
     Attributes:
         calendar: of the use case.
         recompute: computes a sample of the window again; None: nobody can here.
-        violations: of the sources, between two moments (microseconds since the epoch, UTC).
-        profiled: sources of which a profile says what is usual.
+        look: at the sources, between two moments (microseconds since the epoch, UTC); None: nobody can here.
         sources: by view, the sources that it is made of. A view that is not here has none: callers send its values.
     """
 
     calendar: Calendar = PLAIN
     recompute: Callable[[], Recomputed] | None = None
-    violations: Callable[[int, int], Sequence[Violated]] = _none
-    profiled: frozenset[str] = frozenset()
+    look: Callable[[int, int], Looked] | None = None
     sources: Mapping[str, Sequence[str]] = field(default_factory=dict)

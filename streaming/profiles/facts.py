@@ -1,0 +1,82 @@
+"""What the rows of a source look like, day by day: a profile. Pure.
+
+A day here ends at any time of day: the profile of a window's last 24 hours is held against stretches of 24 hours that end at the same
+hour, so that a day that is not over yet is no small day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Moments = NDArray[np.int64]
+DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source, in order of their event time.
+
+    Attributes:
+        at_us: event times, int64 [n].
+        known_us: when each became known, int64 [n]; the event time where the source does not say.
+        key: a number per entity, int64 [n].
+        columns: float64 [n] by name; NaN is null.
+    """
+
+    at_us: Moments
+    known_us: Moments
+    key: Moments
+    columns: Mapping[str, Floats]
+
+    def __len__(self) -> int:
+        return len(self.at_us)
+
+
+FACTS = ("rows", "late", "keys", "twice")
+OF_COLUMN = ("nulls", "one value", "low", "middle", "high")
+FLOOR = {"rows": 0.15, "late": 0.7, "keys": 0.15, "twice": 0.01, "nulls": 0.03, "one value": 0.05}
+"""No record is taken for less than this: in natural logarithms for rows, lateness and keys, in shares for the others."""
+
+
+def profile(rows: Rows, ends_us: Moments) -> dict[tuple[str, str], Floats]:
+    """Facts of the 24 hours before each of some moments.
+
+    Args:
+        ends_us: int64 [d].
+
+    Returns:
+        By fact and column (empty: of the rows as a whole), float64 [d]; NaN where there are no rows to say it of.
+    """
+    found = {(fact, ""): np.full(len(ends_us), np.nan) for fact in FACTS}
+    found |= {(fact, name): np.full(len(ends_us), np.nan) for name in rows.columns for fact in OF_COLUMN}
+    bounds = np.searchsorted(rows.at_us, np.stack([ends_us - DAY_US, ends_us]))
+    for day, (begin, end) in enumerate(bounds.T.tolist()):
+        count = end - begin
+        found["rows", ""][day] = np.log1p(count)
+        if not count:
+            continue
+        part = slice(begin, end)
+        found["late", ""][day] = np.log1p(max(float(np.median(rows.known_us[part] - rows.at_us[part])) / 1e6, 0.0))
+        found["keys", ""][day] = np.log1p(len(np.unique(rows.key[part])))
+        pairs = np.unique(np.stack([rows.key[part], rows.at_us[part]]), axis=1).shape[1]
+        found["twice", ""][day] = 1 - pairs / count
+        for name, values in rows.columns.items():
+            known = values[part][~np.isnan(values[part])]
+            found["nulls", name][day] = 1 - len(known) / count
+            if len(known):
+                found["one value", name][day] = np.unique(known, return_counts=True)[1].max() / len(known)
+                for fact, share in zip(OF_COLUMN[2:], (0.1, 0.5, 0.9), strict=True):
+                    found[fact, name][day] = np.quantile(known, share)
+    return found
+
+
+def records(usual: Floats, floor: float) -> tuple[float, float]:
+    """The middle of days, and how far the furthest lies from it, at least `floor`. `usual`: float64 [d], some of them not NaN."""
+    known = usual[~np.isnan(usual)]
+    middle = float(np.median(known))
+    return middle, max(float(np.abs(known - middle).max()), floor)

@@ -1,0 +1,140 @@
+"""What is unusual about the days of a window, as the days before it say. Pure.
+
+A fact of a day is held against the furthest that any day before lay from their middle: by how much would it be a record? Only a
+clear record counts (`RECORD`), since a source has many facts, and one of them breaks its record every few weeks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profile, records
+from streaming.profiles.violation import Violation
+
+RECORD = 1.6
+DAYS = 42
+"""Days before a window that say what is usual."""
+FEWEST = 14
+SILENT_TIMES, SILENT_US = 3.0, 6 * 3_600_000_000
+"""A source is dead that has been silent for so many times its longest silence, and for so long at least."""
+APART = 3.0
+"""A level that lies so many records away from one day to the next, as no level did before, has another unit."""
+_WORDS = {
+    ("rows", -1): ("volume", "{now:.0f} rows a day, where {then:.0f} are usual"),
+    ("rows", 1): ("volume", "{now:.0f} rows a day, where {then:.0f} are usual"),
+    ("late", 1): ("late", "its rows become known {now:.0f} s after they happened, where {then:.0f} s are usual"),
+    ("keys", -1): ("keys", "{now:.0f} keys a day, where {then:.0f} are usual"),
+    ("twice", 1): ("twice", "{now:.0%} of its rows have the key and the moment of another, where {then:.0%} are usual"),
+    ("nulls", 1): ("nulls", "{column} is null in {now:.0%}, where {then:.0%} is usual"),
+    ("nulls", -1): ("nulls", "{column} is null in {now:.0%}, where {then:.0%} is usual"),
+    ("one value", 1): ("one value", "{column} has one value in {now:.0%} of the rows, where {then:.0%} is usual"),
+}
+_LOGARITHMS = {"rows", "late", "keys"}
+LEVELS = ("low", "middle", "high")
+
+
+def unusual(source: str, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
+    """What a source did between two moments that it did not in the weeks before.
+
+    Args:
+        rows: from `DAYS` before the first moment on.
+        alive_us: up to when other sources have rows: a store that nobody has filled since is not a source that is silent.
+    """
+    found = _silent(source, rows, from_us, min(upto_us, alive_us))
+    upto_us = min(upto_us, int(rows.at_us[-1]) + 1) if len(rows) else upto_us
+    days = _ends(from_us + DAY_US, upto_us)
+    before = _ends(from_us - DAYS * DAY_US + DAY_US, days[0] - DAY_US) if len(days) else days
+    first = int(rows.at_us[0]) if len(rows) else upto_us
+    before = before[before - DAY_US >= first]
+    if not len(days) or len(before) < FEWEST:
+        return found
+    facts, usual = profile(rows, days), profile(rows, before)
+    for (fact, column), values in facts.items():
+        if fact not in LEVELS:
+            found += _fact(source, rows, fact, column, values, usual[fact, column], days)
+    for column in rows.columns:
+        found += _level(source, rows, column, facts, usual, days)
+    return found
+
+
+def _ends(first_us: int, last_us: int) -> Moments:
+    """Moments a day apart, ascending, the last of them `last_us`."""
+    count = max((last_us - first_us) // DAY_US + 1, 0)
+    return np.asarray(last_us - DAY_US * np.arange(count)[::-1], dtype=np.int64)
+
+
+def _silent(source: str, rows: Rows, from_us: int, upto_us: int) -> list[Violation]:
+    at = rows.at_us[rows.at_us < upto_us]
+    if len(at) < FEWEST:
+        return []
+    last, before = int(at[-1]), at[at < from_us]
+    longest = int(np.diff(before).max(initial=0)) if len(before) > 1 else DAY_US
+    silence = upto_us - last
+    if silence < max(SILENT_TIMES * longest, SILENT_US):
+        return []
+    text = f"has been silent for {silence / 3.6e9:.1f} h; never before for more than {longest / 3.6e9:.1f} h"
+    return [Violation(source, "silent", "", last, text, [_row(rows, len(at) - 1)], proof=True)]
+
+
+# wide: one fact of one column over the days
+def _fact(source: str, rows: Rows, fact: str, column: str, values: Floats, usual: Floats, days: Moments) -> list[Violation]:
+    if np.isnan(usual).all():
+        return []
+    middle, record = records(usual, FLOOR[fact])
+    away = (values - middle) / record
+    hit = np.abs(away) > RECORD
+    if not hit[-1:].any():  # what is over is over
+        return []
+    since = len(hit) - int(np.argmin(hit[::-1])) if not hit.all() else 0
+    said = _WORDS.get((fact, int(np.sign(away[-1]))))
+    if said is None:
+        return []
+    now, then = (float(np.expm1(v)) if fact in _LOGARITHMS else float(v) for v in (values[-1], middle))
+    shown = _shown(rows, fact, column, int(days[-1]))
+    return [Violation(source, said[0], column, int(days[since]) - DAY_US, said[1].format(now=now, then=then, column=column), shown)]
+
+
+def _level(
+    source: str, rows: Rows, column: str, facts: dict[tuple[str, str], Floats], usual: dict[tuple[str, str], Floats], days: Moments
+) -> list[Violation]:
+    """Where all of a column lies elsewhere. It is another unit where it jumped there from one day to the next, beyond all that was."""
+    if np.isnan(usual["middle", column]).all() or np.isnan(facts["middle", column][-1]):
+        return []
+    spread = float(np.nanmedian(usual["high", column] - usual["low", column]))
+    away = []
+    for level in LEVELS:
+        middle, record = records(usual[level, column], max(spread / 4, 1e-12))
+        away.append((facts[level, column] - middle) / record)
+    least = np.abs(np.array(away)).min(axis=0)
+    if not least[-1] > RECORD:
+        return []
+    hit = least > RECORD
+    since = len(hit) - int(np.argmin(hit[::-1])) if not hit.all() else 0
+    lower, upper = (float(np.nanmin(usual["low", column])), float(np.nanmax(usual["high", column])))
+    now = [float(facts[level, column][-1]) for level in LEVELS]
+    disjoint = now[0] > upper or now[2] < lower
+    unit = bool(least[-1] > APART and disjoint)
+    text = f"{column} lies between {now[0]:g} and {now[2]:g} (10 % to 90 %), where {lower:g} to {upper:g} was usual"
+    shown = _shown(rows, "middle", column, int(days[-1]))
+    return [Violation(source, "unit" if unit else "level", column, int(days[since]) - DAY_US, text, shown, hint=unit)]
+
+
+def _shown(rows: Rows, fact: str, column: str, upto_us: int) -> list[str]:
+    """The newest rows that show it."""
+    end = int(np.searchsorted(rows.at_us, upto_us))
+    places = np.arange(max(end - 5000, 0), end)
+    if column and fact == "nulls":
+        places = places[np.isnan(rows.columns[column][places])]
+    elif column and fact == "one value":
+        values = rows.columns[column][places]
+        known = values[~np.isnan(values)]
+        if len(known):
+            each, counts = np.unique(known, return_counts=True)
+            places = places[values == each[counts.argmax()]]
+    return [_row(rows, int(i), column) for i in places[-3:]]
+
+
+def _row(rows: Rows, place: int, column: str = "") -> str:
+    moment = np.datetime64(int(rows.at_us[place]), "us")
+    value = f", {column} = {rows.columns[column][place]:g}" if column else ""
+    return f"{moment}Z, key {rows.key[place]}{value}"
