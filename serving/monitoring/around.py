@@ -65,21 +65,21 @@ class Around:
         return Clues(
             calendar=self.calendar,
             recompute=lambda: self.recomputer.run(made, [entry for entry, _ in window.entries], window.matrix()[:, :-1]),
-            look=lambda first_us, last_us: self._look(made.feature_service, first_us, last_us),
+            look=lambda first_us, last_us: self._look(window, first_us, last_us),
             sources=self.sources(made.feature_service),
         )
 
-    def _look(self, service: str, from_us: int, upto_us: int) -> Looked:
+    def _look(self, window: Window, from_us: int, upto_us: int) -> Looked:
         """What the sources did; nothing where they cannot be read, or were read a short while ago."""
-        if self.case is None or time.monotonic() < self._next:
+        if self.case is None or window.reference.usual is None or time.monotonic() < self._next:
             return Looked([], frozenset())
         from streaming.profiles.lookup import violations
         from streaming.schema.feature_view import projections
 
         began = time.monotonic()
         try:
-            views = [p.view for p in projections(self.case.store, service)]
-            return violations(views, self.settings.offline_root, from_us, upto_us, self.case.expectations)
+            views = [p.view for p in projections(self.case.store, window.reference.contract.feature_service)]
+            return violations(views, self.settings.offline_root, from_us, upto_us, window.reference.usual, self.case.expectations)
         except Exception as error:  # what others wrote there costs the sources' word, not the verdict
             log.warning("triage goes without the sources: %s", cause_of(error))
             return Looked([], frozenset())

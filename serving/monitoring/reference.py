@@ -25,6 +25,7 @@ from serving.monitoring.triage.explanation import Model
 from serving.monitoring.triage.lineage import Lineage
 from serving.monitoring.triage.pool import Pool
 from serving.monitoring.triage.truth import Expected
+from streaming.profiles.lookup import Usual
 
 Kept = TypeVar("Kept")
 REFERENCE_ROWS = 30_000
@@ -148,10 +149,13 @@ class Reference(Fitted):
         if len(rows) > REFERENCE_ROWS:
             chosen = np.sort(np.random.default_rng(0).choice(len(rows), REFERENCE_ROWS, replace=False))
         moments: Moments | None = None
+        self.usual: Usual | None = None
+        """The time that the reference is of."""
         if times:
             moments = table[times[0]].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()[chosen]
             chosen = chosen[np.argsort(moments, kind="stable")]
             moments = np.sort(moments, kind="stable")
+            self.usual = Usual(int(moments[0]), int(moments[-1])) if len(moments) else None
         super().__init__(
             rows[chosen],
             self.contract.names,

@@ -13,7 +13,7 @@ import numpy as np
 from infra.cause import cause_of
 from streaming.offline import parquet
 from streaming.profiles.facts import DAY_US, Rows
-from streaming.profiles.unusual import DAYS, FEWEST, unusual
+from streaming.profiles.unusual import FEWEST, unusual
 from streaming.profiles.violation import Violation
 
 if TYPE_CHECKING:
@@ -38,28 +38,43 @@ class Looked:
     profiled: frozenset[str]
 
 
-def violations(views: Sequence[View], root: Path, from_us: int, upto_us: int, expectations: Mapping[str, Any] | None = None) -> Looked:
+@dataclass(frozen=True)
+class Usual:
+    """The time that says what is usual: what a model was trained on.
+
+    Attributes:
+        root: an offline store that has it; None: the one that is looked at.
+    """
+
+    from_us: int
+    upto_us: int
+    root: Path | None = None
+
+
+def violations(
+    views: Sequence[View], root: Path, from_us: int, upto_us: int, usual: Usual, expectations: Mapping[str, Any] | None = None
+) -> Looked:
     """What the tables of some views did between two moments that they usually do not, or must not.
 
     Args:
         root: of the offline store.
         expectations: Pandera schemas by table (the last part of its path).
     """
-    tables: dict[str, tuple[View, pa.Table]] = {}
+    tables: dict[str, tuple[View, pa.Table, Rows]] = {}
     found: list[Violation] = []
     profiled = set()
     for view in {view.path: view for view in views}.values():
         try:
-            tables[view.path] = (view, _read(view, root, from_us - DAYS * DAY_US, upto_us))
-        except (parquet.TableError, OSError, ValueError) as error:
+            before = rows_of(view, _read(view, usual.root or root, usual.from_us, min(usual.upto_us, from_us)))
+            tables[view.path] = (view, _read(view, root, from_us - DAY_US, upto_us), before)
+        except (parquet.TableError, OSError, ValueError, KeyError) as error:
             log.warning("the profile of %s cannot be read: %s", view.path, cause_of(error))
-    alive = {path: _newest(view, table) for path, (view, table) in tables.items()}
-    for path, (view, table) in tables.items():
+    alive = {path: _newest(view, table) for path, (view, table, _) in tables.items()}
+    for path, (view, table, before) in tables.items():
         others = [us for other, us in alive.items() if other != path]
-        rows = rows_of(view, table)
-        if len(rows) and rows.at_us[0] <= from_us - FEWEST * DAY_US:
+        if len(before) and before.at_us[-1] - before.at_us[0] >= FEWEST * DAY_US:
             profiled.add(path)
-        found += unusual(path, rows, from_us, upto_us, max(others, default=from_us))
+        found += unusual(path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us))
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
             found += declared(path, view, table, from_us, schema)

@@ -1,6 +1,6 @@
-"""What is unusual about the days of a window, as the days before it say. Pure.
+"""What is unusual about the days of a window, as the days that a model was trained on say. Pure.
 
-A fact of a day is held against the furthest that any day before lay from their middle: by how much would it be a record? Only a
+A fact of a day is held against the furthest that any of those days lay from their middle: by how much would it be a record? Only a
 clear record counts (`RECORD`), since a source has many facts, and one of them breaks its record every few weeks.
 """
 
@@ -12,8 +12,8 @@ from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profi
 from streaming.profiles.violation import Violation
 
 RECORD = 1.6
-DAYS = 42
-"""Days before a window that say what is usual."""
+DAYS = 120
+"""Days that say what is usual, at most, spread over their time."""
 FEWEST = 14
 SILENT_TIMES, SILENT_US = 3.0, 6 * 3_600_000_000
 """A source is dead that has been silent for so many times its longest silence, and for so long at least."""
@@ -33,22 +33,25 @@ _LOGARITHMS = {"rows", "late", "keys"}
 LEVELS = ("low", "middle", "high")
 
 
-def unusual(source: str, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
-    """What a source did between two moments that it did not in the weeks before.
+def unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
+    """What a source did between two moments that it did not before.
 
     Args:
-        rows: from `DAYS` before the first moment on.
+        before: rows of the time that says what is usual.
+        rows: of the two moments' time, and a day more before it.
         alive_us: up to when other sources have rows: a store that nobody has filled since is not a source that is silent.
     """
-    found = _silent(source, rows, from_us, min(upto_us, alive_us))
+    found = _silent(source, before, rows, min(upto_us, alive_us))
     upto_us = min(upto_us, int(rows.at_us[-1]) + 1) if len(rows) else upto_us
     days = _ends(from_us + DAY_US, upto_us)
-    before = _ends(from_us - DAYS * DAY_US + DAY_US, days[0] - DAY_US) if len(days) else days
-    first = int(rows.at_us[0]) if len(rows) else upto_us
-    before = before[before - DAY_US >= first]
-    if not len(days) or len(before) < FEWEST:
+    if not len(days) or not len(before):
         return found
-    facts, usual = profile(rows, days), profile(rows, before)
+    phase = (int(days[-1]) - int(before.at_us[-1])) % DAY_US
+    then = _ends(int(before.at_us[0]) + DAY_US, int(before.at_us[-1]) + phase - DAY_US)
+    then = then[np.unique(np.linspace(0, len(then) - 1, min(DAYS, len(then))).astype(int))] if len(then) else then
+    if len(then) < FEWEST:
+        return found
+    facts, usual = profile(rows, days), profile(before, then)
     for (fact, column), values in facts.items():
         if fact not in LEVELS:
             found += _fact(source, rows, fact, column, values, usual[fact, column], days)
@@ -63,17 +66,17 @@ def _ends(first_us: int, last_us: int) -> Moments:
     return np.asarray(last_us - DAY_US * np.arange(count)[::-1], dtype=np.int64)
 
 
-def _silent(source: str, rows: Rows, from_us: int, upto_us: int) -> list[Violation]:
-    at = rows.at_us[rows.at_us < upto_us]
-    if len(at) < FEWEST:
+def _silent(source: str, before: Rows, rows: Rows, upto_us: int) -> list[Violation]:
+    if len(before) < FEWEST:
         return []
-    last, before = int(at[-1]), at[at < from_us]
-    longest = int(np.diff(before).max(initial=0)) if len(before) > 1 else DAY_US
+    at = rows.at_us[rows.at_us < upto_us]
+    last, longest = int(at[-1]) if len(at) else int(before.at_us[-1]), int(np.diff(before.at_us).max(initial=0))
     silence = upto_us - last
     if silence < max(SILENT_TIMES * longest, SILENT_US):
         return []
     text = f"has been silent for {silence / 3.6e9:.1f} h; never before for more than {longest / 3.6e9:.1f} h"
-    return [Violation(source, "silent", "", last, text, [_row(rows, len(at) - 1)], proof=True)]
+    shown = [_row(rows, len(at) - 1)] if len(at) else [_row(before, len(before) - 1)]
+    return [Violation(source, "silent", "", last, text, shown, proof=True)]
 
 
 # wide: one fact of one column over the days
