@@ -94,7 +94,9 @@ def _fact(source: str, rows: Rows, fact: str, column: str, values: Floats, usual
         return []
     now, then = (float(np.expm1(v)) if fact in _LOGARITHMS else float(v) for v in (values[-1], middle))
     shown = _shown(rows, fact, column, int(days[-1]))
-    return [Violation(source, said[0], column, int(days[since]) - DAY_US, said[1].format(now=now, then=then, column=column), shown)]
+    text = said[1].format(now=now, then=then, column=column)
+    hint = not (fact == "rows" and away[-1] > 0)  # more of everything is what a world does
+    return [Violation(source, said[0], column, int(days[since]) - DAY_US, text, shown, hint=hint)]
 
 
 def _level(
