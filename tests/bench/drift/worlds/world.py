@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
@@ -195,7 +196,7 @@ class World(ABC):
         sort: what kind of world it is, for tables.
         zone, country: its local time, and whose holidays it keeps (ISO 3166).
         first: first day of the training weeks.
-        request: request field → Feast type by name. Beside these, a request carries `asked_at`, the moment as the caller has it, of which
+        request: request field → Feast type by name (`fields`). Beside these, a request carries `asked_at`, the moment as the caller has it, of which
             the on-demand view `asked` makes `hour` and `weekday` in local time; it hands on every other field as it is.
         window, step: of the watch, in predictions; `per_day`: about how many requests a day brings.
         label_days: after so many days most truths are known that ever become known.
@@ -274,6 +275,11 @@ class World(ABC):
         unique, place = np.unique(keys.astype(str), return_inverse=True)
         drawn = [np.random.default_rng([self.seed, zlib.crc32(f"{name}:{key}".encode())]).normal() for key in unique]
         return np.asarray(drawn)[place] if len(unique) else np.zeros(0)
+
+
+def fields(**types: str) -> Mapping[str, str]:
+    """Names and Feast types, such as `fields(amount="Float64", channel="Int64")`."""
+    return MappingProxyType(types)
 
 
 def yes(random: np.random.Generator, log_odds: Floats) -> Floats:

@@ -25,7 +25,7 @@ from tests.bench.drift.worlds.faults import (
     without,
     wrong_key,
 )
-from tests.bench.drift.worlds.world import Day, Drawn, Latest, Source, Windowed, World, yes
+from tests.bench.drift.worlds.world import Day, Drawn, Latest, Source, Windowed, World, fields, yes
 
 BUILDINGS, DISTRICTS = 120, 6
 DEFAULT_YEAR = 1990
@@ -53,7 +53,7 @@ class Heating(World):
         Latest("weather_now", "weather", "district", ttl_h=6),
         Latest("house", "register", "building"),
     )
-    request = {"ordered": "Float64", "guests": "Int64"}
+    request = fields(ordered="Float64", guests="Int64")
     seed = 11
 
     def draw(self, day: Day) -> Drawn:
