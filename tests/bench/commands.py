@@ -25,7 +25,7 @@ MODULES = {
     "serving": "http.serving",
     "overload": "http.overload",
     "watch": "drift.watch",
-    "triage": "drift.triage",
+    "triage": "drift.worlds.bench",
 }
 """Where each benchmark is, below `tests.bench`."""
 WHAT = (*MODULES, "storm")

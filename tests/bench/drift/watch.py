@@ -1,4 +1,4 @@
-"""The watch, measured on the use case's own year: alarms without drift, and delay to alarm. Triage: `tests/bench/drift/triage.py`.
+"""The watch, measured on the use case's own year: alarms without drift, and delay to alarm. Triage: `tests/bench/drift/worlds`.
 
 The rows are the examples of the training set, the vectors that serving would have logged; scores are those of a model trained on its
 own split. Every window is judged by the very functions that the watch calls.
@@ -26,7 +26,7 @@ from serving.monitoring.hours import DAY_US
 from serving.monitoring.reference import Fitted
 from serving.monitoring.triage.explanation import explain_drift
 from serving.monitoring.window import NOTHING
-from tests.bench.drift.injection import Predictions, joined
+from tests.bench.drift.predictions import Predictions, joined
 from tests.bench.report import Measurement
 
 WINDOW = 5000

@@ -10,7 +10,7 @@ from feature_repo.records.verdict import Reason
 from serving.monitoring.hours import HOUR_US
 from tests.bench.drift.worlds.definitions import ASKED
 from tests.bench.drift.worlds.pipe import Faults
-from tests.bench.drift.worlds.world import CALM, Change, Knobs, World
+from tests.bench.drift.worlds.world import CALM, LIVE_DAYS, Change, Knobs, World
 
 Place = Literal["source", "stream", "store", "request", "process", "none"]
 Answer = Reason | Literal["quiet"]
@@ -24,7 +24,8 @@ QUIET: Answer = "quiet"
 LATE: frozenset[Answer] = frozenset({FAULT})
 """Also right of a stream that is behind or has stopped: whoever calls it a fault of that source sends the same person to the same place."""
 HORIZON_DAYS = 15
-"""How long a case is watched at least."""
+REAL_DAYS = 21
+"""How long a case is watched at least; a real change for longer: was its training held for too long?"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Case:
         place: where it was put in.
         full_days: after so many days everything is as it will be: the window that begins then is full of it.
         days: how long it is watched.
+        luck: of the world's live weeks.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Case:
     knobs: Knobs = CALM
     full_days: float = 0.0
     days: float = HORIZON_DAYS
+    luck: int = 0
 
     @property
     def real(self) -> bool:
@@ -141,7 +144,7 @@ class Suite:
         begins = self.world.at(at_days) if at_days else self._next()
         changes = tuple(t if isinstance(t, Change) else Change(t[0], begins, t[1], **how) for t in turns)
         full = how.get("ramp_days", 0.0) + (self.world.label_days if cause == CONCEPT else 0.0)
-        days = max(HORIZON_DAYS, full + self.window_days + 2)
+        days = max(REAL_DAYS if cause in (POPULATION, CONCEPT) else HORIZON_DAYS, full + self.window_days + 2)
         truth = Truth(cause, frozenset(), also)
         name = f"{kind}: {', '.join(c.knob for c in changes)}" if changes else kind
         self._add(name, kind, "process", truth, begins, knobs=Knobs(changes), full_days=full, days=days)
@@ -149,6 +152,11 @@ class Suite:
     def nothing(self, kind: str, at_days: float, days: float = HORIZON_DAYS) -> None:
         """Nothing happens. Right is: quiet."""
         self._add(f"{kind}, from day {at_days:g}", kind, "none", Truth(QUIET), self.world.at(at_days), days=days)
+
+    def quiet_weeks(self, luck: int) -> Case:
+        """All live weeks with other luck, in which nothing happens: for false alarms. Not one of `cases`."""
+        name = f"quiet weeks, luck {luck}"
+        return Case(name, self.world.name, "quiet weeks", "none", Truth(QUIET), self.world.live_us, days=LIVE_DAYS, luck=luck)
 
     @property
     def window_days(self) -> float:

@@ -69,13 +69,13 @@ class Ground:
         """Of `log`, what was asked before a moment."""
         return self.log[: int(np.searchsorted(self.log.at_us, begins_us))]
 
-    def drawn(self, begins_us: int, upto_us: int, knobs: Knobs) -> Tables:
+    def drawn(self, begins_us: int, upto_us: int, knobs: Knobs, luck: int = 0) -> Tables:
         """The tables of a case: the calm process's until it begins, and what the changed one draws from there."""
         found = self._part(self.calm, begins_us - BEFORE_DAYS * 86_400_000_000, upto_us)
-        if not knobs.changes:
+        if not knobs.changes and not luck:
             return found
         first, last = ((us - self.world.at(0)) // 86_400_000_000 for us in (begins_us, upto_us))
-        other = tables.of(self.world, self.world.raw(max(int(first) - 1, 0), int(last) + 2, knobs))
+        other = tables.of(self.world, type(self.world)(luck).raw(max(int(first) - 1, 0), int(last) + 2, knobs))
         return self._part(tables.spliced(found, other, begins_us), 0, upto_us)
 
     def serve(self, of: Tables, from_us: int, upto_us: int, faults: Faults, name: str) -> Log:

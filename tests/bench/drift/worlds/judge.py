@@ -145,7 +145,7 @@ class Judged:
 def windows(case: Case, ground: Ground) -> Iterator[Seen]:
     """Play a case: the windows from the first that holds something of it, a step apart, as the watch would come to them."""
     end_us = min(case.begins_us + int(case.days * DAY_US), ground.world.at(TRAINING_DAYS + LIVE_DAYS))
-    tables = ground.drawn(case.begins_us, end_us, case.knobs)
+    tables = ground.drawn(case.begins_us, end_us, case.knobs, case.luck)
     before = ground.before(case.begins_us)
     log = before + ground.serve(tables, case.begins_us, end_us, case.faults, NAME)
     window, step = ground.world.window, ground.world.step

@@ -166,7 +166,7 @@ class Day:
     day: date
     start_us: int
     offset_us: int
-    seed: int
+    seed: tuple[int, ...]
     knobs: Knobs = field(default=CALM)
 
     @property
@@ -176,7 +176,7 @@ class Day:
 
     def random(self, part: str) -> np.random.Generator:
         """A stream of its own for each part of the draw: how many rows one part takes says nothing about the others."""
-        return np.random.default_rng([self.seed, self.number, zlib.crc32(part.encode())])
+        return np.random.default_rng([*self.seed, self.number, zlib.crc32(part.encode())])
 
     def moments(self, part: str, count: int, by_hour: Sequence[float]) -> Ints:
         """Moments of the day, int64 [count], ascending; `by_hour`: weights of the 24 hours of local time."""
@@ -217,6 +217,10 @@ class World(ABC):
     label_days: ClassVar[float] = 1.0
     seed: ClassVar[int] = 1
 
+    def __init__(self, luck: int = 0) -> None:
+        """`luck`: another one gives other live weeks after the same training weeks."""
+        self.luck = luck
+
     @abstractmethod
     def draw(self, day: Day) -> Drawn:
         """What the day brings. Use `day.random(part)` for chance and `day.knobs(name, moments, keys)` for what may change."""
@@ -226,7 +230,8 @@ class World(ABC):
         midnight = datetime(at.year, at.month, at.day, tzinfo=ZoneInfo(self.zone))
         offset = midnight.replace(hour=12).utcoffset() or timedelta()
         start = int(datetime(at.year, at.month, at.day, tzinfo=UTC).timestamp() * 1e6) - int(offset.total_seconds() * 1e6)
-        return Day(number, at, start, int(offset.total_seconds() * 1e6), self.seed, knobs)
+        seed = (self.seed, self.luck) if number >= TRAINING_DAYS and self.luck else (self.seed,)
+        return Day(number, at, start, int(offset.total_seconds() * 1e6), seed, knobs)
 
     @property
     def live_us(self) -> int:
@@ -258,7 +263,11 @@ class World(ABC):
         if name not in self._latents:
             hours = (TRAINING_DAYS + LIVE_DAYS + 3) * 24
             kept = float(np.exp(-1 / remembers_h))
-            noise = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).normal(size=hours) * np.sqrt(1 - kept**2)
+            noise = np.random.default_rng([self.seed, zlib.crc32(name.encode())]).normal(size=hours)
+            if self.luck:
+                live = (TRAINING_DAYS + 1) * 24
+                noise[live:] = np.random.default_rng([self.seed, self.luck, zlib.crc32(name.encode())]).normal(size=hours - live)
+            noise *= np.sqrt(1 - kept**2)
             found = np.zeros(hours)
             for i in range(1, hours):
                 found[i] = kept * found[i - 1] + noise[i]
