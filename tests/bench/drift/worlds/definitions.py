@@ -145,4 +145,5 @@ def model(world: World) -> dict[str, Any]:
         "rounds": 80,
         "early_stopping": 10,
         "watch": {"window": world.window, "step": world.step},
+        "calendar": {"time_zone": world.zone, "country": world.country},
     }

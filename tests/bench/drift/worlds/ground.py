@@ -21,6 +21,7 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from serving.inference.scorer import Scorer
 from serving.monitoring.reference import Reference
+from serving.monitoring.triage.calendar import Calendar
 from streaming.join.in_process import gather
 from streaming.join.on_demand import append_each, transformations
 from streaming.join.recompute import plan
@@ -54,6 +55,11 @@ class Ground:
     engine: Engine
     calm: Tables
     reference: Reference
+
+    @property
+    def calendar(self) -> Calendar:
+        """As the watch reads it of the spec."""
+        return calendar(self.spec)
 
     @property
     def folder(self) -> Path:
@@ -127,7 +133,12 @@ def make(world: World, state: Path) -> Ground:
 
 def reference(settings: Settings, spec: ModelSpec, made: Contract) -> Reference:
     """As the watch opens it."""
-    return Reference(settings.model_root, spec.name, made.version, settings.drift_detector)
+    return Reference(settings.model_root, spec.name, made.version, settings.drift_detector, calendar(spec))
+
+
+def calendar(spec: ModelSpec) -> Calendar:
+    said = spec.calendar
+    return Calendar(said.time_zone, said.country, said.subdivision, said.around)
 
 
 def engine(world: World, case: UseCase, spec: ModelSpec, made: Contract, folder: Path) -> Engine:

@@ -12,6 +12,8 @@ import numpy as np
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.verdict import Verdict
 from serving.monitoring.hours import DAY_US
+from serving.monitoring.triage.recomputation import Recomputed, compare
+from serving.monitoring.triage.seen import Clues
 from serving.monitoring.window import Row, Window, judge
 from streaming.skew.proof import SkewResult
 from tests.bench.drift.worlds.cases import QUIET, Answer, Case
@@ -56,6 +58,20 @@ class Seen:
         rows = np.unique(np.linspace(0, len(self.log) - 1, min(SAMPLED, len(self.log))).astype(int))
         return Log([self.log.predictions[i] for i in rows], self.log.label[rows], self.log.known_us[rows])
 
+    @property
+    def clues(self) -> Clues:
+        """What the watch knows beyond the window (`serving.monitoring.around`), without Redis."""
+        ground = self.ground
+        read = list(enumerate(self.log.predictions))
+
+        def recompute() -> Recomputed:
+            some = [read[i] for i in np.unique(np.linspace(0, len(read) - 1, min(SAMPLED, len(read))).astype(int))]
+            matrix = self.window.matrix()[:, :-1]
+            return compare(ground.case, ground.settings_of(self.name), ground.contract, some, matrix)
+
+        sources = {p.alias: (p.view.path,) for p in ground.engine.plan}
+        return Clues(calendar=ground.calendar, recompute=recompute, sources=sources)
+
     def prove(self) -> SkewResult:
         """The skew proof over the sample, from the offline store of the case."""
         return self.ground.prove(self.sample, self.name)
@@ -64,7 +80,7 @@ class Seen:
 def look(case: Case, seen: Seen) -> Verdict:
     """What the watch says of a window: the one place that knows how it is asked. `case` is for messages only: its truth must not be read."""
     try:
-        return judge(seen.window, seen.ground.settings.drift_detector, labels=seen.labels)
+        return judge(seen.window, seen.ground.settings.drift_detector, labels=seen.labels, clues=seen.clues)
     except Exception as error:
         error.add_note(f"while judging {case.world}: {case.name}")
         raise

@@ -96,7 +96,7 @@ class Heating(World):
         at = day.moments("readings", 1400, np.ones(24))
         buildings, random = self._buildings(day, "readings", at), day.random("readings")
         power = self._need(day, at, buildings) * np.exp(0.15 * random.normal(size=len(at)))
-        flow = power * 0.9 * np.exp(0.1 * random.normal(size=len(at)))
+        flow = 0.2 * power * np.exp(0.1 * random.normal(size=len(at)))
         flow[random.random(len(at)) < 0.02] = np.nan
         over = (power > self._ordered(buildings) * (1 - 0.5 * day.knobs("boost", at, buildings))).astype(np.int64)
         late = (random.gamma(2.0, 20.0, len(at)) * 1e6).astype(np.int64)

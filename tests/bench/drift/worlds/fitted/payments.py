@@ -160,7 +160,7 @@ def suite(world: World) -> list[Case]:
     s.store("frozen view", "merchant_use", lambda at: frozen(at))
     s.store("wrong key", "card_use", lambda at: wrong_key(at))
     s.store("rows missing", "merchant_now", lambda at: missing(0.3, at))
-    s.store("column overwritten", "card_use", lambda at: overwritten("mean_amount_7d", lambda x: np.nan_to_num(x), at))
+    s.store("column overwritten", "card_use", lambda at: overwritten("mean_amount_24h", lambda x: np.nan_to_num(x), at))
     s.scored("scored otherwise", lambda at: scored_otherwise(0, lambda x: np.zeros_like(x), at))
     s.request("unit change in the request", "amount", lambda at: changed("amount", lambda x: x * 100, at))
     s.request("constant in the request", "channel", lambda at: constant("channel", 0, at))

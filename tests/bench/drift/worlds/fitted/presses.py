@@ -37,7 +37,7 @@ class Presses(World):
 
     Knobs: `humid` (air, in standard deviations), `hard` (another material: force rises, per mould), `quality` (the same inputs, more rejects),
     `mix` (share of orders for the two heaviest moulds), `moulds` (share of orders for moulds never seen before), `worn` (rejects rise to the
-    end of their range), `holiday`, `big` (pieces, log scale).
+    end of their range), `holiday`, `big` (pieces, log scale), `crews` (the number of an unknown crew moves on by one and gains share).
     """
 
     name, sort = "presses", "few keys"
@@ -84,7 +84,7 @@ class Presses(World):
         """Log odds of a reject."""
         air = (self._humidity(day, at_us) - 52) / 7
         found = 1.6 * (self._wear(day, at_us, presses) - 0.5) + 0.5 * air + 0.6 * self.trait("tricky", moulds)
-        return np.asarray(found + 0.4 * self.latent("batch", at_us, 24) + 4.5 * day.knobs("worn", at_us, presses))
+        return np.asarray(found + 0.4 * self.latent("batch", at_us, 24) + 3.5 * day.knobs("worn", at_us, presses))
 
     def _cycles(self, day: Day) -> dict[str, np.ndarray]:
         at = day.moments("cycles", 1400, BY_HOUR)
