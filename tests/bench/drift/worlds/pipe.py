@@ -222,8 +222,7 @@ def high_water(events: pa.Table, key: str, at_us: Ints, keys: np.ndarray) -> tup
     code, asked = np.searchsorted(unique, whose), np.searchsorted(unique, keys.astype(str))
     asked = np.where(np.isin(keys.astype(str), unique), asked, len(unique) + 1)
     delivered, known, event = moments(events, DELIVERED), moments(events, KNOWN_TIME), moments(events)
-    low = min(int(x.min(initial=0)) for x in (delivered - delivered.min(initial=0), known))
-    base = int(min(delivered.min(initial=2**60), known.min(initial=2**60), event.min(initial=2**60))) + low * 0
+    base = int(min(x.min(initial=2**60) for x in (delivered, known, event)))
     wide = 2**46  # two years of microseconds; deliveries that never come are kept out
     come = delivered < base + wide
     code, delivered, known, event = code[come], delivered[come] - base, known[come] - base, event[come] - base
@@ -231,7 +230,7 @@ def high_water(events: pa.Table, key: str, at_us: Ints, keys: np.ndarray) -> tup
     composite = (code * wide + delivered)[order]
     newest = np.maximum.accumulate((code * wide + known)[order]) if len(order) else composite
     latest = np.maximum.accumulate((code * wide + event)[order]) if len(order) else composite
-    moment = np.clip(at_us - base, 0, wide - 1)
+    moment = np.clip(at_us - base, -1, wide - 1)  # -1: before anything
     place = np.searchsorted(composite, asked * wide + moment, "right") - 1
     has = (place >= 0) & (len(order) > 0)
     has[has] &= code[order][place[has]] == asked[has]
