@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Kiosks(World):
         Latest("shelf", "shelves", "kiosk", ttl_h=9),
     )
     request = fields(pieces="Float64")
+    expected = MappingProxyType({"sales": {"price": (0.0, 1e6)}})
     window, step, per_day = 300, 100, 60
 
     def draw(self, day: Day) -> Drawn:
@@ -347,6 +349,22 @@ def test_costs_are_days_of_a_wrong_model_and_trainings_for_nothing() -> None:
     real = judged(Truth(POPULATION), said(1, POPULATION), said(3, POPULATION))
     broken = judged(Truth(FAULT), *(said(day, FAULT) for day in range(1, 6)))
     assert score.costs([real, broken]) == {"ours": (3.0, 0), "never hold": (3.0, 1), "always train": (1.0, 15)}
+
+
+def test_what_a_world_expects_of_its_sources_holds_for_what_it_draws() -> None:
+    import pandera.errors
+
+    for world in [Kiosks(), *(entry.world for entry in suites.entries("fitted"))]:
+        names: dict[str, Any] = {}
+        exec(worlds.definitions.expectations(world), names)
+        drawn = tables.of(world, world.raw(0, 3))
+        assert set(names["EXPECTATIONS"]) == set(world.expected)
+        for source, schema in names["EXPECTATIONS"].items():
+            schema.validate(drawn.rows[source].to_pandas())
+    broken = faults.changed("price", np.negative, 0)(tables.of(Kiosks(), Kiosks().raw(0, 3)).rows["sales"])
+    exec(worlds.definitions.expectations(Kiosks()), names)
+    with pytest.raises(pandera.errors.SchemaError):
+        names["EXPECTATIONS"]["sales"].validate(broken.to_pandas())
 
 
 def test_a_suite_refuses_two_cases_of_one_name(tmp_path: Path) -> None:

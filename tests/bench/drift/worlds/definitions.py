@@ -87,7 +87,21 @@ def write(world: World, folder: Path) -> None:
     }
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(store))
     (folder / "features.py").write_text(feast_objects(world))
+    (folder / "expectations.py").write_text(expectations(world))
     (folder / "models" / f"{MODEL}.yaml").write_text(yaml.safe_dump(model(world), sort_keys=False))
+
+
+def expectations(world: World) -> str:
+    """The module that says what the sources' rows must be."""
+    schemas = []
+    for source, columns in world.expected.items():
+        checks = ", ".join(
+            f'"{name}": Column(checks=Check.in_range({low!r}, {high!r}), nullable=True, required=False)'
+            for name, (low, high) in columns.items()
+        )
+        schemas.append(f'    "{source}": DataFrameSchema({{{checks}}}),\n')
+    head = '"""What every row of a source must be."""\n\nfrom pandera.pandas import Check, Column, DataFrameSchema\n\n'
+    return f"{head}EXPECTATIONS = {{\n{''.join(schemas)}}}\n"
 
 
 def keys(world: World) -> list[str]:

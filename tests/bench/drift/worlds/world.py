@@ -198,6 +198,7 @@ class World(ABC):
         first: first day of the training weeks.
         request: request field → Feast type by name (`fields`). Beside these, a request carries `asked_at`, the moment as the caller has it, of which
             the on-demand view `asked` makes `hour` and `weekday` in local time; it hands on every other field as it is.
+        expected: source → column → the least and the greatest value that it declares it has, as `expectations.py` of a use case does.
         window, step: of the watch, in predictions; `per_day`: about how many requests a day brings.
         label_days: after so many days most truths are known that ever become known.
         seed: of the process.
@@ -211,6 +212,7 @@ class World(ABC):
     sources: ClassVar[tuple[Source, ...]]
     views: ClassVar[tuple[View, ...]]
     request: ClassVar[Mapping[str, str]]
+    expected: ClassVar[Mapping[str, Mapping[str, tuple[float, float]]]] = MappingProxyType({})
     window: ClassVar[int] = 1500
     step: ClassVar[int] = 250
     per_day: ClassVar[float] = 240.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class Heating(World):
         Latest("house", "register", "building"),
     )
     request = fields(ordered="Float64", guests="Int64")
+    expected = MappingProxyType({"readings": {"power": (0.0, 1e5), "flow": (0.0, 1e5)}, "weather": {"wind": (0.0, 80.0)}})
     seed = 11
 
     def draw(self, day: Day) -> Drawn:
@@ -175,7 +177,7 @@ def suite(world: World) -> list[Case]:
     s.process("local to keys, inputs", POPULATION, ("insulated", 1.0), keys=0.5)
     s.process("new keys", POPULATION, ("newcomers", 0.35))
     s.process("a default moves on and gains share", POPULATION, ("default", 1.0), also=frozenset({QUIET}))
-    s.process("natural end gains share", POPULATION, ("boost", 0.9))
+    s.process("natural end gains share", POPULATION, ("boost", 0.9), also=frozenset({CONCEPT}))
     s.process("sudden, concept", CONCEPT, ("thrift", 1.0))
     s.process("whole world", POPULATION, ("colder", 1.5), ("insulated", 1.0), ("large", 0.5), ("thrift", 1.0), also=frozenset({CONCEPT}))
     s.process("holiday week", CALENDAR, ("holiday", 1.0), also=frozenset({QUIET}), at_days=124, days=9)

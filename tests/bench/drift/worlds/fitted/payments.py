@@ -125,7 +125,7 @@ class Payments(World):
         amount = self._amount(day, "asked", at, cards, shops)
         online = random.random(len(at)) < 0.35 + 0.4 * day.knobs("online", at)
         channel = np.where(online, 2 + (random.random(len(at)) < 0.3), random.random(len(at)) < 0.4).astype(np.int64)
-        usual = 3 + 0.5 * self.trait("rich", cards) + 0.8 * self.trait("dear", shops)
+        usual = 3 + 0.5 * self.trait("rich", cards) + 0.8 * self.trait("dear", shops) + day.knobs("prices", at, shops)
         odds = -1.9 + self._risk(shops, cards, at) + 0.8 * (np.log(amount) - usual) + 0.7 * online + 0.6 * self._foreign(shops)
         fraud = day.knobs("fraud", at, shops)
         label = yes(random, (1 - 0.8 * fraud) * odds + 1.2 * fraud)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class Presses(World):
     )
     request = fields(pieces="Float64", express="Int64")
     window, step, per_day, label_days = 1400, 200, 205, 0.5
+    expected = MappingProxyType({"cycles": {"seconds": (0.0, 600.0)}, "air": {"heat": (-20.0, 60.0)}, "checks": {"wear": (-0.5, 2.0)}})
     seed = 37
 
     def draw(self, day: Day) -> Drawn:
@@ -172,14 +174,14 @@ def suite(world: World) -> list[Case]:
     s.request("unit change in the request", "pieces", lambda at: changed("pieces", lambda x: x / 12, at))
     s.request("constant in the request", "express", lambda at: constant("express", 0, at))
     s.request("clock of the request", "asked_at", lambda at: shifted("asked_at", -9, at))
-    s.process("sudden, inputs", POPULATION, ("hard", 1.0))
+    s.process("sudden, inputs", POPULATION, ("hard", 1.0), also=frozenset({CONCEPT}))
     s.process("gradual, inputs", POPULATION, ("big", 0.8), ramp_days=7)
     s.process("recurring, inputs", POPULATION, ("mix", 0.8), every_days=1.5)
-    s.process("local to keys, inputs", POPULATION, ("hard", 1.6), keys=0.3)
+    s.process("local to keys, inputs", POPULATION, ("hard", 1.6), keys=0.3, also=frozenset({CONCEPT}))
     s.process("new keys", POPULATION, ("moulds", 0.4))
     s.process("newest quarter is one Saturday", POPULATION, ("mix", 0.5), at_days=109)
     s.process("a default moves on and gains share", POPULATION, ("crews", 1.0), also=frozenset({QUIET}))
-    s.process("natural end gains share", POPULATION, ("worn", 1.0))
+    s.process("natural end gains share", POPULATION, ("worn", 1.0), also=frozenset({CONCEPT}))
     s.process("sudden, concept", CONCEPT, ("quality", 1.0))
     s.process("local to keys, concept", CONCEPT, ("quality", 1.4), keys=0.6)
     s.process(

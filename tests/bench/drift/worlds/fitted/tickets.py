@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from types import MappingProxyType
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class Tickets(World):
     )
     request = fields(words="Float64", topic="Int64")
     window, step, per_day, label_days = 1500, 250, 240, 6.0
+    expected = MappingProxyType({"tickets": {"words": (0.0, 1e5)}, "replies": {"minutes": (0.0, 1e5)}, "accounts": {"plan": (1, 4)}})
     seed = 41
 
     def draw(self, day: Day) -> Drawn:
@@ -168,7 +170,7 @@ def suite(world: World) -> list[Case]:
     s.process("local to keys, inputs", POPULATION, ("slow", 2.2), keys=0.5)
     s.process("new keys", POPULATION, ("newcomers", 0.4))
     s.process("a default moves on and gains share", POPULATION, ("default", 1.0), also=frozenset({QUIET}))
-    s.process("natural end gains share", POPULATION, ("reopened", 1.0))
+    s.process("natural end gains share", POPULATION, ("reopened", 1.0), also=frozenset({CONCEPT}))
     s.process("sudden, concept", CONCEPT, ("patience", 1.0))
     s.process("gradual, concept", CONCEPT, ("patience", 1.2), ramp_days=4)
     s.process("whole world", POPULATION, ("long", 0.5), ("slow", 1.2), ("topics", 0.5), ("patience", 1.0), also=frozenset({CONCEPT}))
