@@ -1,15 +1,19 @@
-"""`headrace bench triage`: both suites, from drawing the worlds to the tables."""
+"""`headrace bench triage`: both suites, from drawing the worlds to the tables. The worlds are played side by side, in processes of their own."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
 
 from infra.cli import console
 from infra.settings import Settings
 from tests.bench.drift.worlds import ground, score
-from tests.bench.drift.worlds.cases import Suite
-from tests.bench.drift.worlds.judge import Judged, judged
+from tests.bench.drift.worlds.cases import Case, Suite
+from tests.bench.drift.worlds.judge import Judged, Said, judged
 from tests.bench.drift.worlds.suites import Entry, Which, entries
 from tests.bench.report import Measurement
 
@@ -30,14 +34,20 @@ def run_suite(which: Which, own: Settings, scale: float, told: Callable[[str], N
     if not worlds:
         console.print(f"The {which} suite has no world yet.")
         return []
-    played: list[Judged] = []
-    quiet: list[Judged] = []
-    for entry in worlds:
-        some, calm = _play(entry, own, scale, lambda text: told(f"{which}, {text}"))
-        played += some
-        quiet += calm
+    played: dict[int, tuple[list[Judged], list[Judged]]] = {}
+    # a process that was forked from one with threads may hang
+    with ProcessPoolExecutor(min(len(worlds), os.cpu_count() or 1), get_context("spawn")) as pool:
+        jobs = {pool.submit(play, which, n, own.state / "worlds", scale): n for n in range(len(worlds))}
+        told(f"{which} suite: {len(jobs)} worlds")
+        for done in as_completed(jobs):
+            n = jobs[done]
+            said = done.result()
+            played[n] = tuple([Judged(case, said[case.name]) for case in some] for some in chosen(worlds[n], scale))  # type: ignore[assignment]
+            told(f"{which} suite: {worlds[n].world.name} is done, {len(played)} of {len(jobs)} worlds")
+    cases = [one for n in sorted(played) for one in played[n][0]]
+    quiet = [one for n in sorted(played) for one in played[n][1]]
     windows = {entry.world.name: Suite(entry.world).window_days for entry in worlds}
-    figures, tables = score.measured(which, played, quiet, windows)
+    figures, tables = score.measured(which, cases, quiet, windows)
     sorts = ", ".join(f"{entry.world.name} ({entry.world.sort})" for entry in worlds)
     console.print(f"\n[bold]The {which} suite: {sorts}[/bold]")
     for table in tables:
@@ -45,23 +55,21 @@ def run_suite(which: Which, own: Settings, scale: float, told: Callable[[str], N
     return figures
 
 
-def _play(entry: Entry, own: Settings, scale: float, told: Callable[[str], None]) -> tuple[list[Judged], list[Judged]]:
-    """All cases of one world, and its quiet weeks."""
-    world = entry.world
-    told(f"{world.name}: drawing, training")
-    folder = own.state / "worlds" / world.name
-    folder.mkdir(parents=True)
-    made = ground.make(world, folder)
-    cases = entry.cases(world)
+def chosen(entry: Entry, scale: float) -> tuple[list[Case], list[Case]]:
+    """The cases of a world that are played at a scale, and its quiet weeks."""
+    cases = entry.cases(entry.world)
     wanted = max(1, round(len(cases) * min(scale, 1)))
-    played = []
-    for n in range(wanted):
-        case = cases[n * len(cases) // wanted]
-        told(f"{world.name}: {case.name}, {n + 1} of {wanted}")
-        played.append(judged(case, made))
-    quiet = []
-    for luck in range(1, round(QUIET_DRAWS * scale) + 1):
-        told(f"{world.name}: quiet weeks, {luck}")
-        quiet.append(judged(Suite(world).quiet_weeks(luck), made))
+    quiet = [Suite(entry.world).quiet_weeks(luck) for luck in range(1, round(QUIET_DRAWS * scale) + 1)]
+    return [cases[n * len(cases) // wanted] for n in range(wanted)], quiet
+
+
+def play(which: Which, number: int, state: Path, scale: float) -> dict[str, list[Said]]:
+    """One world, in a process of its own: the verdicts of each of its cases, by name (a case itself holds functions, and cannot be sent)."""
+    entry = entries(which)[number]
+    folder = state / which / entry.world.name
+    folder.mkdir(parents=True)
+    made = ground.make(entry.world, folder)
+    cases, quiet = chosen(entry, scale)
+    found = {case.name: judged(case, made).verdicts for case in [*cases, *quiet]}
     shutil.rmtree(folder)
-    return played, quiet
+    return found

@@ -127,13 +127,13 @@ def _view(world: World, view: View) -> str:
         columns = next(s.columns for s in world.sources if s.name == view.source)
         fields = ", ".join(f'Field(name="{name}", dtype={dtype})' for name, dtype in columns.items())
         return _LATEST.format(name=view.name, key=view.key, source=f"{view.source}", ttl_h=view.ttl_h, fields=fields)
-    aggregations, fields = [], []
+    aggregations, declared = [], []
     for name, function, column, window in _features(view):
         span = f"timedelta({_UNITS[window[-1]]}={int(window[:-1])})"
         aggregations.append(f'Aggregation(column="{column}", function="{function}", time_window={span}, name="{name}"),')
-        fields.append(f'Field(name="{name}", dtype={"Int64" if function == "count" else "Float64"})')
+        declared.append(f'Field(name="{name}", dtype={"Int64" if function == "count" else "Float64"})')
     return _WINDOWED.format(
-        name=view.name, key=view.key, source=view.source, aggregations="\n        ".join(aggregations), fields=", ".join(fields)
+        name=view.name, key=view.key, source=view.source, aggregations="\n        ".join(aggregations), fields=", ".join(declared)
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -176,5 +177,5 @@ def training_set(world: World, case: UseCase, settings: Settings, spec: ModelSpe
     return TrainingSet(path, digest, found.num_rows, inputs, request, by_feature, definition_hash(by_feature), world.name)
 
 
-def _no_spark() -> None:
+def _no_spark() -> Any:
     raise AssertionError("the bench joins in this process")

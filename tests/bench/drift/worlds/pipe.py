@@ -281,7 +281,8 @@ def _predictions(
     values, letters, scores = found
     fields: dict[str, list[Any]] = {name: asked[name].to_pylist() for name in engine.request if name != "asked_at"}
     fields["asked_at"] = [_iso(moment) for moment in asked["asked_at"].to_pylist()]
-    shown = np.where(np.isnan(values), None, values.astype(object))
+    shown: Any = values.astype(object)
+    shown[np.isnan(values)] = None
     texts = [b"".join(row).decode() for row in letters]
     marks = {view: _marks(one) for view, one in served.items()}
     return [

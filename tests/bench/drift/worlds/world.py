@@ -178,7 +178,7 @@ class Day:
         """A stream of its own for each part of the draw: how many rows one part takes says nothing about the others."""
         return np.random.default_rng([*self.seed, self.number, zlib.crc32(part.encode())])
 
-    def moments(self, part: str, count: int, by_hour: Sequence[float]) -> Ints:
+    def moments(self, part: str, count: int, by_hour: Sequence[float] | Floats) -> Ints:
         """Moments of the day, int64 [count], ascending; `by_hour`: weights of the 24 hours of local time."""
         random, weight = self.random(f"{part} moments"), np.asarray(by_hour, dtype=np.float64)
         hour = random.choice(24, count, p=weight / weight.sum())
