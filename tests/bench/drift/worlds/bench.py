@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+from feature_repo.registry.apply import quiet
 from infra.cli import console
 from infra.settings import Settings
 from tests.bench.drift.worlds import ground, score
@@ -45,9 +46,9 @@ def run_suite(which: Which, own: Settings, scale: float, told: Callable[[str], N
             played[n] = tuple([Judged(case, said[case.name]) for case in some] for some in chosen(worlds[n], scale))  # type: ignore[assignment]
             told(f"{which} suite: {worlds[n].world.name} is done, {len(played)} of {len(jobs)} worlds")
     cases = [one for n in sorted(played) for one in played[n][0]]
-    quiet = [one for n in sorted(played) for one in played[n][1]]
+    calm = [one for n in sorted(played) for one in played[n][1]]
     windows = {entry.world.name: Suite(entry.world).window_days for entry in worlds}
-    figures, tables = score.measured(which, cases, quiet, windows)
+    figures, tables = score.measured(which, cases, calm, windows)
     sorts = ", ".join(f"{entry.world.name} ({entry.world.sort})" for entry in worlds)
     console.print(f"\n[bold]The {which} suite: {sorts}[/bold]")
     for table in tables:
@@ -59,8 +60,8 @@ def chosen(entry: Entry, scale: float) -> tuple[list[Case], list[Case]]:
     """The cases of a world that are played at a scale, and its quiet weeks."""
     cases = entry.cases(entry.world)
     wanted = max(1, round(len(cases) * min(scale, 1)))
-    quiet = [Suite(entry.world).quiet_weeks(luck) for luck in range(1, round(QUIET_DRAWS * scale) + 1)]
-    return [cases[n * len(cases) // wanted] for n in range(wanted)], quiet
+    calm = [Suite(entry.world).quiet_weeks(luck) for luck in range(1, round(QUIET_DRAWS * scale) + 1)]
+    return [cases[n * len(cases) // wanted] for n in range(wanted)], calm
 
 
 def play(which: Which, number: int, state: Path, scale: float) -> dict[str, list[Said]]:
@@ -68,8 +69,9 @@ def play(which: Which, number: int, state: Path, scale: float) -> dict[str, list
     entry = entries(which)[number]
     folder = state / which / entry.world.name
     folder.mkdir(parents=True)
-    made = ground.make(entry.world, folder)
-    cases, quiet = chosen(entry, scale)
-    found = {case.name: judged(case, made).verdicts for case in [*cases, *quiet]}
+    cases, calm = chosen(entry, scale)
+    with quiet():  # Feast's notes, each time that it reads a definition
+        made = ground.make(entry.world, folder)
+        found = {case.name: judged(case, made).verdicts for case in [*cases, *calm]}
     shutil.rmtree(folder)
     return found
