@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.records.prediction import is_prediction_id
+from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Span, Triage, Verdict
 from serving.monitoring.hours import DAY_US, HOUR_US
 from tests.bench.drift import worlds
 from tests.bench.drift.worlds import cases, faults, ground, judge, pipe, score, suites, tables
 from tests.bench.drift.worlds.cases import CONCEPT, FAULT, POPULATION, QUIET, SKEW, Case, Suite, Truth
-from tests.bench.drift.worlds.judge import Judged, Said
+from tests.bench.drift.worlds.judge import Judged
 from tests.bench.drift.worlds.pipe import Faults
 from tests.bench.drift.worlds.world import TRAINING_DAYS, Change, Day, Drawn, Knobs, Latest, Source, Windowed, World, fields, yes
 
@@ -305,49 +306,55 @@ def test_a_fitted_world_has_faults_of_every_place_and_names_that_are_there(entry
     assert drawn.asked.num_rows > entry.world.per_day
 
 
-def said(day: float, answer: Any, of: str = "", retrain: bool | None = None, proof: bool = False) -> Said:
-    at = int(day * DAY_US)
-    trains = answer in (POPULATION, CONCEPT) if retrain is None else retrain
-    return Said(at, at - DAY_US, answer, [of] if of else [], answer != QUIET, trains, proof)
+def verdict(day: float, cause: Any, of: str = "", proof: bool = False) -> Verdict:
+    at, quiet = int(day * DAY_US), cause == QUIET
+    column = FeatureVerdict("price", 0.01, 0.5, 0.0, 0.0, not quiet)
+    triage = None if quiet else Triage(cause, "so it is", [of] if of else [], [], cause in (POPULATION, CONCEPT), proof)
+    outliers = OutlierVerdict(0.0, 0.01, 1.0, False)
+    return Verdict(f"1@{at}-0", "answer", 1, at, Span(300, at - DAY_US, at), not quiet, [column], column, outliers, "scipy", triage=triage)
 
 
-def judged(truth: Truth, *verdicts: Said) -> Judged:
-    return Judged(Case("a case", "kiosks", "kind", "process", truth, 0), list(verdicts))
+def judged(truth: Truth, *verdicts: Verdict) -> Judged:
+    return Judged(Case("a case", "kiosks", "kind", "process", truth, 0), judge.told(verdicts))
+
+
+def trainings(*verdicts: Verdict, hold: bool = True) -> list[float]:
+    return [at / DAY_US for at in score.trainings(judge.told(verdicts), hold)]
 
 
 def test_a_training_begins_after_two_verdicts_in_a_row_that_call_for_it() -> None:
-    assert score.trainings([said(1, POPULATION), said(2, QUIET), said(3, POPULATION), said(4, CONCEPT)]) == [4 * DAY_US]
-    assert score.trainings([said(1, POPULATION), said(2, FAULT), said(3, POPULATION)]) == []
+    assert trainings(verdict(1, POPULATION), verdict(2, QUIET), verdict(3, POPULATION), verdict(4, CONCEPT)) == [4]
+    assert trainings(verdict(1, POPULATION), verdict(2, FAULT), verdict(3, POPULATION)) == []
 
 
 def test_a_suspicion_holds_for_a_week_and_a_proof_as_long_as_it_stands() -> None:
-    assert score.trainings([said(day, FAULT) for day in range(1, 12)]) == [8 * DAY_US]
-    assert score.trainings([said(day, FAULT, proof=True) for day in range(1, 20)]) == []
-    assert score.trainings([said(day, FAULT) for day in range(1, 12)], hold=False) == [2 * DAY_US, 9 * DAY_US]
+    assert trainings(*(verdict(day, FAULT) for day in range(1, 12))) == [8]
+    assert trainings(*(verdict(day, FAULT, proof=True) for day in range(1, 20))) == []
+    assert trainings(*(verdict(day, FAULT) for day in range(1, 12)), hold=False) == [2, 9]
 
 
 def test_a_real_change_that_a_proof_holds_for_more_than_a_week_is_counted() -> None:
     population = Truth(POPULATION)
-    assert score.held_too_long(judged(population, *(said(day, FAULT, proof=True) for day in range(1, 12))))
-    assert not score.held_too_long(judged(population, *(said(day, FAULT) for day in range(1, 12))))
-    assert not score.held_too_long(judged(population, *(said(day, QUIET) for day in range(1, 12))))
+    assert score.held_too_long(judged(population, *(verdict(day, FAULT, proof=True) for day in range(1, 12))))
+    assert not score.held_too_long(judged(population, *(verdict(day, FAULT) for day in range(1, 12))))
+    assert not score.held_too_long(judged(population, *(verdict(day, QUIET) for day in range(1, 12))))
 
 
 def test_consecutive_alarms_are_one_cluster() -> None:
-    assert score.clusters([said(1, FAULT), said(2, FAULT), said(3, QUIET), said(4, POPULATION)]) == 2
-    assert score.clusters([said(1, QUIET)]) == 0
+    assert score.clusters(judge.told([verdict(1, FAULT), verdict(2, FAULT), verdict(3, QUIET), verdict(4, POPULATION)])) == 2
+    assert score.clusters(judge.told([verdict(1, QUIET)])) == 0
 
 
 def test_a_fault_is_right_only_where_its_source_or_view_is_named() -> None:
-    one = judged(Truth(FAULT, frozenset({"sales", "sold"})), said(2, FAULT, "sold"))
+    one = judged(Truth(FAULT, frozenset({"sales", "sold"})), verdict(2, FAULT, "sold"))
     assert one.right(one.full)
-    assert not one.right(said(2, FAULT, "shelf"))
-    assert not one.right(said(2, SKEW, "sold"))
+    assert not one.right(judge.said(verdict(2, FAULT, "shelf")))
+    assert not one.right(judge.said(verdict(2, SKEW, "sold")))
 
 
 def test_costs_are_days_of_a_wrong_model_and_trainings_for_nothing() -> None:
-    real = judged(Truth(POPULATION), said(1, POPULATION), said(3, POPULATION))
-    broken = judged(Truth(FAULT), *(said(day, FAULT) for day in range(1, 6)))
+    real = judged(Truth(POPULATION), verdict(1, POPULATION), verdict(3, POPULATION))
+    broken = judged(Truth(FAULT), *(verdict(day, FAULT) for day in range(1, 6)))
     assert score.costs([real, broken]) == {"ours": (3.0, 0), "never hold": (3.0, 1), "always train": (1.0, 15)}
 
 

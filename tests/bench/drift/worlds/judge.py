@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,15 +11,18 @@ import numpy as np
 
 from feature_repo.records.prediction import Prediction
 from feature_repo.records.verdict import Verdict
+from feature_repo.triggers.base import Alarm
 from serving.monitoring.hours import DAY_US
 from serving.monitoring.triage.recomputation import Recomputed, compare
 from serving.monitoring.triage.seen import Clues
-from serving.monitoring.window import Row, Window, judge
+from serving.monitoring.window import Row as Logged
+from serving.monitoring.window import Window, judge
 from streaming.skew.proof import SkewResult
 from tests.bench.drift.worlds.cases import QUIET, Answer, Case
 from tests.bench.drift.worlds.ground import Ground
 from tests.bench.drift.worlds.pipe import Log
 from tests.bench.drift.worlds.world import LIVE_DAYS, TRAINING_DAYS
+from training.retraining.alarm import Row, after
 
 NAME = "case"
 SAMPLED = 300
@@ -49,7 +52,7 @@ class Seen:
     def window(self) -> Window:
         """As the watch keeps it."""
         return Window(
-            self.ground.reference, len(self.log), [(f"{p.at_us // 1000}-{n}", row(p)) for n, p in enumerate(self.log.predictions)]
+            self.ground.reference, len(self.log), [(f"{p.at_us // 1000}-{n}", logged(p)) for n, p in enumerate(self.log.predictions)]
         )
 
     @cached_property
@@ -86,8 +89,9 @@ def look(case: Case, seen: Seen) -> Verdict:
         raise
 
 
-def row(prediction: Prediction) -> Row:
-    return Row(**{name: getattr(prediction, name) for name in Row.__struct_fields__})
+def logged(prediction: Prediction) -> Logged:
+    """What the watch reads of it."""
+    return Logged(**{name: getattr(prediction, name) for name in Logged.__struct_fields__})
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -98,6 +102,7 @@ class Said(msgspec.Struct, frozen=True):
         answer: what triage says happened; `quiet` where it says nothing.
         of: what it names first: the source or view of its evidence, then the views.
         drift, retrain, proof: of the verdict and its triage.
+        row: what the verdicts have come to by then, as the loop reads them (`training.retraining.alarm`); None: nothing is odd.
     """
 
     at_us: int
@@ -107,18 +112,28 @@ class Said(msgspec.Struct, frozen=True):
     drift: bool
     retrain: bool
     proof: bool
+    row: Alarm | None = None
 
     @property
     def alarm(self) -> bool:
         return self.drift or self.answer != QUIET
 
 
-def said(verdict: Verdict) -> Said:
+def said(verdict: Verdict, row: Alarm | None = None) -> Said:
     triage = verdict.triage
     if triage is None:
-        return Said(verdict.at_us, verdict.window.from_us, QUIET, [], verdict.drift, False, False)
+        return Said(verdict.at_us, verdict.window.from_us, QUIET, [], verdict.drift, False, False, row)
     named = [e.of for e in triage.evidence if e.of and e.says == triage.cause][:1] or triage.views[:1]
-    return Said(verdict.at_us, verdict.window.from_us, triage.cause, named, verdict.drift, triage.retrain, triage.proof)
+    return Said(verdict.at_us, verdict.window.from_us, triage.cause, named, verdict.drift, triage.retrain, triage.proof, row)
+
+
+def told(verdicts: Iterable[Verdict]) -> list[Said]:
+    """Verdicts on one version, in order, each with what the loop makes of them."""
+    found, row = [], Row()
+    for verdict in verdicts:
+        row = after(row, verdict)
+        found.append(said(verdict, row.alarm))
+    return found
 
 
 @dataclass(frozen=True)
@@ -171,4 +186,4 @@ def windows(case: Case, ground: Ground) -> Iterator[Seen]:
 
 
 def judged(case: Case, ground: Ground) -> Judged:
-    return Judged(case, [said(look(case, seen)) for seen in windows(case, ground)])
+    return Judged(case, told(look(case, seen) for seen in windows(case, ground)))

@@ -4,13 +4,12 @@
   concept: the first such window whose truths have come in.)
 * *False alarms*, where nothing happens: consecutive alarms are one. Of windows laid end to end, the nominal rate is the share that may
   alarm. Holiday weeks are counted by themselves.
-* *Held too long*: a real change at which `HOLD_DAYS` and more after its first alarm the training still had not begun although verdicts
-  were there, because they said that it must not. The rule is the loop's: it begins after `IN_A_ROW` verdicts in a row that call for it; a
-  suspicion holds it for `HOLD_DAYS`, counted from the first alarm of the present unbroken row of alarms; a proof, as long as it stands.
+* *Held too long*: a real change at which more than `hold_days` after its first alarm the training still had not begun although a verdict was
+  there, because it said that it must not. The rule is the loop's own (`training.retraining.alarm`, `feature_repo.triggers.drift`).
 * *Cost*: days of a wrong model (of real changes, from their beginning to the training; to the end of the case where there is none), plus
-  trainings wasted (in cases that are no real change; after one there is none for `COOLDOWN_DAYS`). The two are added as they are. Two other
-  policies beside it: *never hold* begins a training after `IN_A_ROW` alarms in a row, whatever triage says of them; *always train* trains
-  every day.
+  trainings wasted (in cases that are no real change; after one there is none for `cooldown_days`). The two are added as they are. Two other
+  policies beside it: *never hold* begins a training after `drift_verdicts` alarms in a row, whatever triage says of them; *always train*
+  trains every day.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from statistics import median
 
 import numpy as np
 
+from feature_repo.triggers.base import Alarm, Facts
+from feature_repo.triggers.drift import Drift
+from feature_repo.triggers.table import Triggers
 from serving.monitoring.detectors.base import NOMINAL_RATE
 from serving.monitoring.hours import DAY_US
 from tests.bench.drift.worlds.cases import CALENDAR, CONCEPT, FAULT, POPULATION, QUIET, SKEW, Answer
 from tests.bench.drift.worlds.judge import Judged, Said
 from tests.bench.report import Measurement
 
-HOLD_DAYS, COOLDOWN_DAYS, IN_A_ROW = 7.0, 7.0, 2
+DRIFT, TRIGGERS = Drift(), Triggers(drift=True)
+"""The trigger of the loop, with the settings that a spec has where it says nothing else."""
 ANSWERS: tuple[Answer, ...] = (FAULT, SKEW, POPULATION, CONCEPT, CALENDAR, "unclear", QUIET)
 
 
 def trainings(verdicts: Sequence[Said], hold: bool = True) -> list[int]:
-    """Moments at which the loop would begin a training.
+    """Moments at which the loop's own trigger would begin a training.
 
     Args:
         hold: whether what triage says holds anything; if not, every alarm calls for a training.
     """
     found: list[int] = []
-    since: int | None = None
-    calls = 0
+    alarms = 0
     for one in verdicts:
-        if not one.alarm:
-            since, calls = None, 0
-            continue
-        since = one.at_us if since is None else since
-        calls = calls + 1 if one.retrain or not hold else 0
-        waited = not one.proof and one.at_us - since >= HOLD_DAYS * DAY_US
-        if (calls >= IN_A_ROW or waited) and (not found or one.at_us - found[-1] >= COOLDOWN_DAYS * DAY_US):
+        alarms = alarms + 1 if one.alarm else 0
+        row = one.row if hold else Alarm("an alarm", "change", one.at_us, alarms) if alarms else None
+        facts = Facts(now_us=one.at_us, known_upto_us=None, alarm=row)
+        due = DRIFT.fires(TRIGGERS, facts) is not None and DRIFT.hold(TRIGGERS, facts) is None
+        if due and (not found or one.at_us - found[-1] >= TRIGGERS.cooldown_days * DAY_US):
             found.append(one.at_us)
-            since, calls = None, 0
     return found
 
 
@@ -59,7 +58,7 @@ def held_too_long(one: Judged) -> bool:
     if first is None:
         return False
     begun = next(iter(trainings(one.verdicts)), None)
-    withheld = [v for v in one.verdicts if v.alarm and not v.retrain and v.at_us - first.at_us > HOLD_DAYS * DAY_US]
+    withheld = [v for v in one.verdicts if v.alarm and not v.retrain and v.at_us - first.at_us > TRIGGERS.hold_days * DAY_US]
     return any(begun is None or v.at_us < begun for v in withheld)
 
 
