@@ -338,6 +338,9 @@ def test_a_real_change_that_a_proof_holds_for_more_than_a_week_is_counted() -> N
     assert score.held_too_long(judged(population, *(verdict(day, FAULT, proof=True) for day in range(1, 12))))
     assert not score.held_too_long(judged(population, *(verdict(day, FAULT) for day in range(1, 12))))
     assert not score.held_too_long(judged(population, *(verdict(day, QUIET) for day in range(1, 12))))
+    seldom = [verdict(1, POPULATION), *(verdict(day, QUIET) for day in range(2, 10))]
+    assert not score.held_too_long(judged(population, *seldom, verdict(10, POPULATION)))
+    assert score.held_too_long(judged(population, *seldom, verdict(10, FAULT)))
 
 
 def test_consecutive_alarms_are_one_cluster() -> None:
