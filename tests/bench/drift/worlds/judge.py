@@ -17,6 +17,7 @@ from serving.monitoring.triage.recomputation import Recomputed, compare
 from serving.monitoring.triage.seen import Clues
 from serving.monitoring.window import Row as Logged
 from serving.monitoring.window import Window, judge
+from streaming.profiles.lookup import Looked, violations
 from streaming.skew.proof import SkewResult
 from tests.bench.drift.worlds.cases import QUIET, Answer, Case
 from tests.bench.drift.worlds.ground import Ground
@@ -72,8 +73,12 @@ class Seen:
             matrix = self.window.matrix()[:, :-1]
             return compare(ground.case, ground.settings_of(self.name), ground.contract, some, matrix)
 
+        def at_sources(from_us: int, upto_us: int) -> Looked:
+            root = ground.settings_of(self.name).offline_root
+            return violations([p.view for p in ground.engine.plan], root, from_us, upto_us, ground.case.expectations)
+
         sources = {p.alias: (p.view.path,) for p in ground.engine.plan}
-        return Clues(calendar=ground.calendar, recompute=recompute, sources=sources)
+        return Clues(calendar=ground.calendar, recompute=recompute, look=at_sources, sources=sources)
 
     def prove(self) -> SkewResult:
         """The skew proof over the sample, from the offline store of the case."""
