@@ -17,7 +17,7 @@ from serving.monitoring.triage.recomputation import Recomputed, compare
 from serving.monitoring.triage.seen import Clues
 from serving.monitoring.window import Row as Logged
 from serving.monitoring.window import Window, judge
-from streaming.profiles.lookup import Looked, violations
+from streaming.profiles.lookup import Looked, Usual, violations
 from streaming.skew.proof import SkewResult
 from tests.bench.drift.worlds.cases import QUIET, Answer, Case
 from tests.bench.drift.worlds.ground import Ground
@@ -74,8 +74,10 @@ class Seen:
             return compare(ground.case, ground.settings_of(self.name), ground.contract, some, matrix)
 
         def at_sources(from_us: int, upto_us: int) -> Looked:
-            root = ground.settings_of(self.name).offline_root
-            return violations([p.view for p in ground.engine.plan], root, from_us, upto_us, ground.case.expectations)
+            """What is usual stands in the calm history: the case's own store begins some days before it."""
+            usual = Usual(ground.world.at(0), ground.world.live_us, ground.settings.offline_root)
+            views, root = [p.view for p in ground.engine.plan], ground.settings_of(self.name).offline_root
+            return violations(views, root, from_us, upto_us, usual, ground.case.expectations)
 
         sources = {p.alias: (p.view.path,) for p in ground.engine.plan}
         return Clues(calendar=ground.calendar, recompute=recompute, look=at_sources, sources=sources)
