@@ -174,6 +174,7 @@ for _command in (
     serving.up,
     serving.down,
     serving.status,
+    streaming.sources,
     streaming.stream,
     streaming.rejected,
     streaming.sweep,
@@ -186,6 +187,7 @@ for _command in (
     learning.archive,
     learning.quality,
     learning.retrain,
+    learning.alarm,
     learning.autopilot,
     learning.compare,
 ):

@@ -64,10 +64,12 @@ def shadow(model: Name, version: Candidate, why: Why = "") -> None:
 
 def why(model: Annotated[str, typer.Argument(help="The model's name; default: the only one of the use case.")] = "") -> None:
     """Why this version is live: every step of its release, the data, the run and the gates behind it."""
+    from rich.markup import escape
     from rich.table import Table
 
     from feature_repo.records import release
     from feature_repo.records.decisions import Journal
+    from feature_repo.records.held import read_held
     from feature_repo.spec.use_case import UseCase
 
     own = own_settings()
@@ -82,6 +84,10 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
         steps.add_row(step.at.removesuffix("+00:00").replace("T", " "), step.what, step.why)
     console.print(steps)
     _chain([d for d in Journal(own.state, name).read() if d.id.startswith(f"{made.provenance.get('trigger')}/")])
+    listed = read_held(own.state, name)
+    for one in listed.held if listed is not None else []:
+        until = f" (at the latest {minute_text(one.until_us)})" if one.until_us is not None else ""
+        console.print(f"held: {one.what}: {escape(one.text)}{until}", soft_wrap=True)
     facts = Table(box=None, show_header=False, pad_edge=False)
     for what, value in (
         ("data", f"{made.training_set.get('rows', 0):,} examples, training set {str(made.training_set.get('hash', ''))[:16]}"),

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from feature_repo.records import release
 from feature_repo.records.decisions import Journal
+from feature_repo.records.held import read_held
 from feature_repo.records.redis_keys import quality_key
 from feature_repo.records.release import Release
 from feature_repo.spec.use_case import UseCase
@@ -133,6 +134,11 @@ def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:
     if raw:
         with contextlib.suppress(*NO_FIGURE):  # what is not a figure of ours is measured anew soon
             console.print(measured(files.parse(raw, dict[str, Any])))
+    with contextlib.suppress(files.FileError):
+        listed = read_held(own.state, model)
+        for one in listed.held if listed is not None else []:
+            until = f", until {minute_text(one.until_us)} at the latest" if one.until_us is not None else ""
+            console.print(f"  [yellow]held:[/yellow] {one.what}{until}: {escape(one.text)}", soft_wrap=True)
     decisions = Journal(own.state, model).read()
     if decisions:
         console.print(f"  learning loop: {decisions[-1].step}: {escape(decisions[-1].text)}")

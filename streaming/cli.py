@@ -282,6 +282,32 @@ def _compiled(own: Settings) -> tuple[UseCase, list[View]]:
     return case, list(compiled.values())
 
 
+def sources(
+    days: Annotated[float, typer.Option(min=1, help="The newest days that are held against all before them.")] = 7,
+    report: Report = None,
+) -> None:
+    """What the sources did lately that they usually do not, or must not (`expectations.py` of the use case), with the rows that show it."""
+    from feature_repo.spec.use_case import UseCase
+    from streaming.profiles.facts import DAY_US
+    from streaming.profiles.lookup import Usual, newest, violations
+    from streaming.tables import sources_table
+
+    own = own_settings()
+    case, views = _compiled(own)
+    with console.status("reading the tables"):
+        known = newest(views, own.offline_root)
+        upto_us = max(known.values(), default=0) + 1
+        from_us = upto_us - round(days * DAY_US)
+        found = violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), UseCase(case.folder).expectations)
+    console.print(sources_table(known, found))
+    for one in found.violations:
+        for row in one.rows:
+            console.print(f"  {escape(one.source)}: {escape(row)}", soft_wrap=True)
+    write_report(report, found.violations)
+    if any(one.proof for one in found.violations):
+        raise typer.Exit(1)
+
+
 def rejected(
     replay: Annotated[bool, typer.Option("--replay", help="Put them back on the event stream, for the views that refused them.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,

@@ -15,10 +15,26 @@ from infra.timestamps import minute_text
 if TYPE_CHECKING:
     from streaming.backfill.estimate import Size
     from streaming.backfill.run import Backfilled, Planned, Progress
+    from streaming.profiles.lookup import Looked
 
 
 def day(us: int | None) -> str:
     return minute_text(us) if us else "-"
+
+
+def sources_table(newest: Mapping[str, int], found: Looked) -> Table:
+    """A row per table, and one per violation of it."""
+    table = Table("source", "newest row", "", "since", "what", box=None)
+    for source, us in newest.items():
+        own = [one for one in found.violations if one.source == source]
+        usual = "as usual" if source in found.profiled else "too young to say what is usual"
+        if not own:
+            table.add_row(escape(source), day(us), "", "", f"[green]{usual}[/green]" if source in found.profiled else usual)
+        for one in own:
+            color, word = ("red", "proof") if one.proof else ("yellow", "unusual") if one.hint else ("", "moved")
+            shown = f"[{color}]{word}[/{color}]" if color else word
+            table.add_row(escape(source), day(us), shown, day(one.since_us), f"{one.kind}: {escape(one.text)}")
+    return table
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

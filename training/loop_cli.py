@@ -163,6 +163,41 @@ def _ask(own: Settings, name: str, why: str) -> None:
         console.print(f"[yellow]it waits:[/yellow] no version of {name} is live yet (`headrace train` makes the first)")
 
 
+def alarm(
+    model: Model = "",
+    confirm: Annotated[str, typer.Option("--confirm", help="It is a fault, and why: the drift trigger is held until it is over.")] = "",
+    dismiss: Annotated[str, typer.Option("--dismiss", help="It is no fault, and why: the drift trigger is held no longer.")] = "",
+) -> None:
+    """What the watch's alarm is taken for, what is held because of it and until when; and a person's word on it."""
+    from feature_repo.records.verdict import history
+    from feature_repo.spec.use_case import UseCase
+    from training.loop_tables import evidence_table, held_table
+    from training.retraining import loop_state
+
+    own = own_settings()
+    name = model_name(UseCase(own.repo), model)
+    if confirm and dismiss:
+        raise ValueError("either --confirm or --dismiss")
+    home = own.state / "autopilot" / name
+    state = loop_state.read(home)
+    found = state.row.alarm
+    if found is None:
+        console.print(f"no alarm on {name}" if not (confirm or dismiss) else f"[yellow]no alarm on {name}: nothing is noted[/yellow]")
+        return
+    if confirm or dismiss:
+        said = f"confirmed {confirm}" if confirm else f"dismissed {dismiss}"
+        (home / "answer").write_text(said)
+        console.print("noted: the autopilot hears it at its next step")
+        return
+    console.print(f"{found.kind}: {found.text}", soft_wrap=True, markup=False)
+    newest = next((v for v in reversed(history(own, name)) if v.id == state.row.seen), None)
+    if newest is not None and newest.triage is not None:
+        console.print(evidence_table(newest.triage))
+    if state.held:
+        console.print(held_table(state.held))
+    console.print(f"a person's word: `headrace alarm {name} --confirm WHY` or `--dismiss WHY`")
+
+
 def autopilot(
     model: Model = "",
     once: Annotated[bool, typer.Option("--once", help="Take one step and end, for cron or a Kubernetes CronJob.")] = False,

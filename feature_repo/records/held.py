@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
+
+from infra import files
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -29,3 +33,15 @@ class HeldList(msgspec.Struct, frozen=True):
     model: str
     at_us: int
     held: list[Held] = []
+
+
+def read_held(state: Path, model: str) -> HeldList | None:
+    """What the loop held at its last step; None where it took none. `state`: the checkout's state folder.
+
+    Raises:
+        FileError: the file is none.
+    """
+    try:
+        return files.read_json(state / "autopilot" / model / "held.json", HeldList)
+    except FileNotFoundError:
+        return None

@@ -6,6 +6,7 @@ The hot path adds to plain numbers and lists; they become samples at a scrape.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ class Metrics(Collector):
         self.parts: list[Part] = []
         self.restarts: dict[str, int] = {}
         self.quality: dict[str, dict[str, Any]] = {}
+        self.held: dict[str, dict[str, Any]] = {}
         self.on_demand: Counts[tuple[str, str]] = Counts()
         self.registry.register(self)
 
@@ -260,6 +262,7 @@ class Metrics(Collector):
             yield family
         yield from drift_gauges(self.verdicts)
         yield from quality_gauges(self.quality)
+        yield from held_gauges(self.held)
         yield from part_metrics(self.parts, self.restarts)
 
 
@@ -300,6 +303,17 @@ def drift_gauges(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:
     yield gauge("headrace_feature_drift_effect", "Effect size of the drift.", ["feature"], per_feature("effect"))
     yield gauge("headrace_outlier_share", "Share of outliers in the window.", [], lambda v: [([], v.get("outliers", {}).get("share"))])
     yield gauge("headrace_outlier_alarm", "1 where outliers raise an alarm.", [], lambda v: [([], v.get("outliers", {}).get("alarm"))])
+
+
+def held_gauges(held: dict[str, dict[str, Any]]) -> Iterable[Metric]:
+    """What the learning loop holds back: how long still, by its last step's own time."""
+    text = "What the learning loop holds back: seconds until its end at the latest; +Inf where nobody can date it."
+    family = GaugeMetricFamily("headrace_held_seconds", text, labels=["model", "what"])
+    for model, listed in held.items():
+        for one in listed.get("held", []):
+            until = one.get("until_us")
+            family.add_metric([model, str(one["what"])], math.inf if until is None else max((until - listed["at_us"]) / 1e6, 0.0))
+    yield family
 
 
 def quality_gauges(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:
