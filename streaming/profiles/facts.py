@@ -75,8 +75,22 @@ def profile(rows: Rows, ends_us: Moments) -> dict[tuple[str, str], Floats]:
     return found
 
 
-def records(usual: Floats, floor: float) -> tuple[float, float]:
-    """The middle of days, and how far the furthest lies from it, at least `floor`. `usual`: float64 [d], some of them not NaN."""
-    known = usual[~np.isnan(usual)]
-    middle = float(np.median(known))
-    return middle, max(float(np.abs(known - middle).max()), floor)
+def records(usual: Floats, weekday: Moments, floor: float) -> tuple[Floats, float]:
+    """The middle of the days of each weekday, float64 [7], and how far the furthest day lies from that of its own, at least `floor`.
+
+    Args:
+        usual: float64 [d], some of them not NaN.
+        weekday: of each day, 0..6, int64 [d]. One with fewer than three known days has the middle of all.
+    """
+    known = ~np.isnan(usual)
+    middle = np.full(7, float(np.median(usual[known])))
+    for day in range(7):
+        own = usual[known & (weekday == day)]
+        if len(own) >= 3:
+            middle[day] = np.median(own)
+    return middle, max(float(np.abs(usual[known] - middle[weekday[known]]).max()), floor)
+
+
+def weekday_of(ends_us: Moments) -> Moments:
+    """Of the day that ends at each moment, 0..6 (0: a Thursday, in UTC)."""
+    return np.asarray((ends_us - DAY_US // 2) // DAY_US % 7, dtype=np.int64)

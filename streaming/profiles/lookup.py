@@ -13,7 +13,7 @@ import numpy as np
 from infra.cause import cause_of
 from streaming.offline import parquet
 from streaming.profiles.facts import DAY_US, Rows
-from streaming.profiles.unusual import FEWEST, unusual
+from streaming.profiles.unusual import FEWEST, find_unusual
 from streaming.profiles.violation import Violation
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def violations(
         others = [us for other, us in alive.items() if other != path]
         if len(before) and before.at_us[-1] - before.at_us[0] >= FEWEST * DAY_US:
             profiled.add(path)
-        found += unusual(path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us))
+        found += find_unusual(path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us))
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
             found += declared(path, view, table, from_us, schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profile, records
+from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profile, records, weekday_of
 from streaming.profiles.violation import Violation
 
 RECORD = 1.6
@@ -17,7 +17,7 @@ DAYS = 120
 FEWEST = 14
 SILENT_TIMES, SILENT_US = 3.0, 6 * 3_600_000_000
 """A source is dead that has been silent for so many times its longest silence, and for so long at least."""
-APART = 3.0
+APART = 6.0
 """A level that lies so many records away from one day to the next, as no level did before, has another unit."""
 _WORDS = {
     ("rows", -1): ("volume", "{now:.0f} rows a day, where {then:.0f} are usual"),
@@ -33,7 +33,7 @@ _LOGARITHMS = {"rows", "late", "keys"}
 LEVELS = ("low", "middle", "high")
 
 
-def unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
+def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
     """What a source did between two moments that it did not before.
 
     Args:
@@ -54,9 +54,9 @@ def unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, a
     facts, usual = profile(rows, days), profile(before, then)
     for (fact, column), values in facts.items():
         if fact not in LEVELS:
-            found += _fact(source, rows, fact, column, values, usual[fact, column], days)
+            found += _fact(source, rows, (fact, column), values, (usual[fact, column], then), days)
     for column in rows.columns:
-        found += _level(source, rows, column, facts, usual, days)
+        found += _level(source, rows, column, facts, (usual, then), days)
     return found
 
 
@@ -79,11 +79,14 @@ def _silent(source: str, before: Rows, rows: Rows, upto_us: int) -> list[Violati
     return [Violation(source, "silent", "", last, text, shown, proof=True)]
 
 
-# wide: one fact of one column over the days
-def _fact(source: str, rows: Rows, fact: str, column: str, values: Floats, usual: Floats, days: Moments) -> list[Violation]:
+def _fact(
+    source: str, rows: Rows, which: tuple[str, str], values: Floats, before: tuple[Floats, Moments], days: Moments
+) -> list[Violation]:
+    (fact, column), (usual, ends) = which, before
     if np.isnan(usual).all():
         return []
-    middle, record = records(usual, FLOOR[fact])
+    middles, record = records(usual, weekday_of(ends), FLOOR[fact])
+    middle = middles[weekday_of(days)]
     away = (values - middle) / record
     hit = np.abs(away) > RECORD
     if not hit[-1:].any():  # what is over is over
@@ -92,7 +95,7 @@ def _fact(source: str, rows: Rows, fact: str, column: str, values: Floats, usual
     said = _WORDS.get((fact, int(np.sign(away[-1]))))
     if said is None:
         return []
-    now, then = (float(np.expm1(v)) if fact in _LOGARITHMS else float(v) for v in (values[-1], middle))
+    now, then = (float(np.expm1(v)) if fact in _LOGARITHMS else float(v) for v in (values[-1], middle[-1]))
     shown = _shown(rows, fact, column, int(days[-1]))
     text = said[1].format(now=now, then=then, column=column)
     hint = not (fact == "rows" and away[-1] > 0)  # more of everything is what a world does
@@ -100,16 +103,22 @@ def _fact(source: str, rows: Rows, fact: str, column: str, values: Floats, usual
 
 
 def _level(
-    source: str, rows: Rows, column: str, facts: dict[tuple[str, str], Floats], usual: dict[tuple[str, str], Floats], days: Moments
+    source: str,
+    rows: Rows,
+    column: str,
+    facts: dict[tuple[str, str], Floats],
+    before: tuple[dict[tuple[str, str], Floats], Moments],
+    days: Moments,
 ) -> list[Violation]:
     """Where all of a column lies elsewhere. It is another unit where it jumped there from one day to the next, beyond all that was."""
+    usual, ends = before
     if np.isnan(usual["middle", column]).all() or np.isnan(facts["middle", column][-1]):
         return []
     spread = float(np.nanmedian(usual["high", column] - usual["low", column]))
     away = []
     for level in LEVELS:
-        middle, record = records(usual[level, column], max(spread / 4, 1e-12))
-        away.append((facts[level, column] - middle) / record)
+        middles, record = records(usual[level, column], weekday_of(ends), max(spread / 4, 1e-12))
+        away.append((facts[level, column] - middles[weekday_of(days)]) / record)
     least = np.abs(np.array(away)).min(axis=0)
     if not least[-1] > RECORD:
         return []
