@@ -26,7 +26,6 @@ from serving.monitoring.triage.calendar import Calendar
 from streaming.join.in_process import gather
 from streaming.join.on_demand import append_each, transformations
 from streaming.join.recompute import plan
-from streaming.profiles.unusual import DAYS
 from streaming.schema.columns import column_name
 from streaming.schema.feature_view import projections
 from streaming.skew.proof import SkewResult, prove
@@ -37,8 +36,8 @@ from tests.bench.drift.worlds.world import LIVE_DAYS, TRAINING_DAYS, Knobs, Late
 from training.data.training_set import TrainingSet, model_inputs
 from training.registration.register import train_and_register
 
-BEFORE_DAYS = DAYS + 10
-"""Of the days before a case, so many are in its tables: a window of predictions, and as far as the sources' profiles look back from there."""
+BEFORE_DAYS = 20
+"""Of the days before a case, so many are in its tables: a window of predictions, and as far as the views look back from there."""
 
 
 @dataclass(frozen=True)
