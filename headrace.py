@@ -96,14 +96,14 @@ def policies(
     to: Annotated[str | None, typer.Option("--to", help="The day after the last; default: as far as the data reaches.")] = None,
     report: Report = None,
 ) -> None:
-    """When to train again: never, monthly, on drift, on quality - each lived through the history that was ingested. Serves nothing."""
+    """When to train again: never, monthly, on drift, on quality, ... - each lived through the history that was ingested. Serves nothing."""
     from feature_repo.spec.use_case import UseCase
     from serving.simulation.year_report import policies_tables
 
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, "")
-    with console.status("living four policies through the same history"):
+    with console.status("living the policies through the same history"):
         found = learning.loop(own, _drift(own)).policies(case, name, *_stretch(case, name, start, to))
     for table in policies_tables(found):
         console.print(table)
@@ -118,17 +118,22 @@ def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[
 
 
 def _drift(own: Settings) -> Any:
-    """The watch's judgement for training's policies; handed in, since training does not import serving."""
-    from serving.monitoring.detectors.table import detectors
+    """The watch's verdicts for training's policies; handed in, since training does not import serving."""
+    from serving.monitoring.around import calendar_of, sources_of
+    from serving.monitoring.rehearsal import Rehearsal
 
-    fitted: dict[int, Any] = {}
+    made: list[Rehearsal] = []
 
-    def judge(model: Any, window: Any, moments: Any) -> str:
-        if id(model) not in fitted:
-            fitted[id(model)] = detectors(own.drift_detector)[0].fit(model.reference, model.names, model.moments, views=[*model.views, ""])
-        return ", ".join(f.name for f in fitted[id(model)].test(window, moments) if f.drift)
+    def verdict(*asked: Any) -> Any:
+        if not made:
+            from feature_repo.spec.use_case import UseCase
 
-    return judge
+            case = UseCase(own.repo)
+            spec = case.model(model_name(case, ""))
+            made.append(Rehearsal(own.drift_detector, calendar_of(spec), sources_of(case, spec.feature_service)))
+        return made[0].verdict(*asked)
+
+    return verdict
 
 
 def _training() -> Any:

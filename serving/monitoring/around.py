@@ -17,10 +17,23 @@ from streaming.profiles.lookup import Looked
 if TYPE_CHECKING:
     import redis
 
+    from feature_repo.spec.model import ModelSpec
     from feature_repo.spec.use_case import UseCase
     from infra.settings import Settings
 
 log = logging.getLogger("headrace.watch")
+
+
+def calendar_of(spec: ModelSpec) -> Calendar:
+    said = spec.calendar
+    return Calendar(said.time_zone, said.country, said.subdivision, said.around)
+
+
+def sources_of(case: UseCase, service: str) -> dict[str, tuple[str, ...]]:
+    """By view of a feature service, the tables that it is made of."""
+    from streaming.schema.feature_view import projections
+
+    return {p.alias: (p.view.path,) for p in projections(case.store, service)}
 
 
 class Around:
@@ -54,8 +67,7 @@ class Around:
     def calendar(self) -> Calendar:
         if self.case is None:
             return PLAIN
-        said = self.case.model(self.model).calendar
-        return Calendar(said.time_zone, said.country, said.subdivision, said.around)
+        return calendar_of(self.case.model(self.model))
 
     def clues(self, window: Window) -> Clues:
         """For one window; nothing is read before it is asked for."""
@@ -89,10 +101,8 @@ class Around:
     def sources(self, service: str) -> dict[str, tuple[str, ...]]:
         """By view of a feature service, the tables that it is made of."""
         if service not in self._sources and self.case is not None:
-            from streaming.schema.feature_view import projections
-
             try:
-                self._sources[service] = {p.alias: (p.view.path,) for p in projections(self.case.store, service)}
+                self._sources[service] = sources_of(self.case, service)
             except Exception as error:  # a registry that cannot be read costs the lineage, not the verdict
                 log.warning("triage goes without the lineage of %s: %s", service, cause_of(error))
                 self._sources[service] = {}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from feature_repo.records.prediction import Mark, Moment, Whole, rows
 from feature_repo.records.verdict import FeatureVerdict, Kind, Span, Verdict
 from serving.monitoring.hours import Matrix, Moments
-from serving.monitoring.reference import Reference
+from serving.monitoring.reference import Fitted, Reference
 from serving.monitoring.triage.explanation import explain_drift
 from serving.monitoring.triage.seen import Clues, Seen
 
@@ -89,44 +89,54 @@ def judge(
         unequal: what the equality check has found meanwhile: values compared, and of these not equal.
         clues: what is known beyond the window, for triage.
     """
-    matrix, statuses, reference = window.matrix(), window.statuses(), window.reference
+    reference = window.reference
     identity, newest = window.entries[-1]
     utc = np.array([row.at_us for _, row in window.entries], dtype=np.int64)
-    moments = clues.calendar.local(utc)
-    *features, score = reference.drift.test(matrix, moments)
-    outliers = reference.outliers.test(matrix[:, :-1], reference.drift.null(moments))
-    drift = score.drift or any(f.drift for f in features)
     truth = np.array([(labels or {}).get(number, np.nan) for number in window.ids()])
+    shown = [row.id for _, row in window.entries]
+    seen = Seen(window.matrix(), utc, window.statuses(), unequal, shown, clues.calendar.local(utc))
+    found = verdict_on(f"{newest.version}@{identity}", (newest.model, newest.version), seen, truth, reference, clues, kind)
+    return msgspec.structs.replace(
+        found, skipped=skipped, degraded=_degraded(seen.statuses, reference.views), oldest_s=_oldest(window.entries)
+    )
+
+
+# wide: all that a verdict rests on
+def verdict_on(identity: str, version: tuple[str, int], seen: Seen, truth: Matrix, reference: Fitted, clues: Clues, kind: Kind) -> Verdict:
+    """The verdict on rows, wherever they come from: the log, or a rehearsal.
+
+    Args:
+        version: the model's name, and the version's number.
+        truth: of each row as far as it is known, float64 [m]; else NaN.
+    """
+    matrix, moments = seen.matrix, seen.local
+    *features, score = reference.drift.test(matrix, moments)
     expected = reference.expected(moments)
     answered = expected.look(matrix[:, -1], truth, moments) if expected is not None else None
-    seen = Seen(matrix, utc, statuses, unequal, [row.id for _, row in window.entries], moments)
     return Verdict(
-        id=f"{newest.version}@{identity}",
-        model=newest.model,
-        version=newest.version,
-        at_us=newest.at_us,
-        window=Span(rows=len(utc), from_us=int(utc.min()), to_us=int(utc.max())),
-        drift=drift,
+        id=identity,
+        model=version[0],
+        version=version[1],
+        at_us=int(seen.moments[-1]),
+        window=Span(rows=len(moments), from_us=int(seen.moments.min()), to_us=int(seen.moments.max())),
+        drift=score.drift or any(f.drift for f in features),
         features=features,
         score=score,
-        outliers=outliers,
+        outliers=reference.outliers.test(matrix[:, :-1], reference.drift.null(moments)),
         detector=kind,
-        skipped=skipped,
         triage=explain_drift(seen, [*features, score], reference, clues, answered),
         calibrated=reference.drift.calibrated(moments),
-        degraded=_degraded(statuses, reference.views),
-        oldest_s=_oldest(window.entries),
-        label=_label(window, truth, moments),
+        label=_label(reference, truth, moments),
         answers=expected.summary(matrix[:, -1], answered) if expected is not None else None,
     )
 
 
-def _label(window: Window, truth: Matrix, moments: Moments) -> FeatureVerdict | None:
+def _label(reference: Fitted, truth: Matrix, moments: Moments) -> FeatureVerdict | None:
     """Whether the base rate of the predictions whose truth is known has moved; None where too few are, or the reference does not say."""
     known = ~np.isnan(truth)
-    if known.sum() < FEWEST_TRUTHS or window.reference.truths is None:
+    if known.sum() < FEWEST_TRUTHS or reference.truths is None:
         return None
-    return window.reference.truths.test(truth[known, None], moments[known])[0]
+    return reference.truths.test(truth[known, None], moments[known])[0]
 
 
 def _degraded(statuses: NDArray[np.bytes_], views: list[str]) -> dict[str, dict[str, float]]:

@@ -60,6 +60,7 @@ class Policy(msgspec.Struct, frozen=True):
     trainings: int
     promoted: int
     alarms: int
+    held_days: int
     to_promotion_days: float | None
     months: list[Month]
     told: list[str]
@@ -144,6 +145,7 @@ def _answered(year: Lived, alarms: int) -> Policy:
         trainings=sum(d.step == "trained" for d in journal),
         promoted=len(lives),
         alarms=alarms,
+        held_days=len({day_text(d.at_us) for d in journal if d.step == "held" and "fault" in d.text}),
         to_promotion_days=float(np.mean([(at - sign) / 86_400e6 for at, sign in lives])) if lives else None,
         months=[Month(month, rows, auc, error) for month, (rows, auc, _, error) in months.items() if np.isfinite(auc)],
         told=[],
@@ -161,6 +163,7 @@ def _policy(outcome: Any) -> Policy:
         trainings=len(outcome.trainings),
         promoted=outcome.promoted,
         alarms=outcome.alarms,
+        held_days=outcome.held_days,
         to_promotion_days=float(np.mean(lives)) if lives else None,
         months=[Month(m.month, m.rows, m.auc, m.calibration_error) for m in outcome.months],
         told=[
@@ -203,9 +206,11 @@ def policies_tables(outcomes: list[Any]) -> list[Table]:
 
 
 def _totals(found: list[Policy]) -> Table:
-    table = Table("policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", "sign to promotion", box=None)
+    table = Table(
+        "policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", "days held", "sign to promotion", box=None
+    )
     for p in found:
-        counts = map(str, (p.trainings, p.promoted, p.alarms))
+        counts = map(str, (p.trainings, p.promoted, p.alarms, p.held_days))
         days = "-" if p.to_promotion_days is None else f"{p.to_promotion_days:.1f} days"
         table.add_row(p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", *counts, days)
     return table

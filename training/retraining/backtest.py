@@ -5,7 +5,11 @@ policy can be tried without serving anything. Day by day each policy's live mode
 triggers (`training.retraining.triggers`, the very ones of the autopilot) see what was known by then; a training gives a challenger on the splits of
 `training.retraining.retrain.rolled`, which is compared with the live model as the gates do, and goes live after as many days as the stages take.
 
+Drift is judged as the watch judges it, with triage, on windows and steps of the spec; verdicts become an alarm by `training.retraining.alarm`.
+
 What is simpler than in the autopilot: stages pass by time alone, and the last split may hold truths that became known on its last evening.
+Two policies are no loop of ours: *on drift, never held* takes every suspicion and proof for a change, and *refit* fits the leaves of the live
+model anew each week on the newest truths, and lets the result answer at once, without gates or stages.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from feature_repo.records.verdict import Verdict
 from feature_repo.spec.model import ModelSpec
-from feature_repo.triggers.base import DAY_US, Alarm, Facts
+from feature_repo.triggers.base import DAY_US, Facts
 from feature_repo.triggers.quality import QualityDrop
 from feature_repo.triggers.table import Limits, Triggers
 from infra.timestamps import day_text, moment_at
@@ -31,6 +36,7 @@ from training.modeling.fit import THREADS, fit_model
 from training.monitoring import live_quality
 from training.registration.reference_sample import chosen
 from training.retraining import triggers
+from training.retraining.alarm import Row, after
 from training.retraining.retrain import rolled
 
 if TYPE_CHECKING:
@@ -40,9 +46,12 @@ if TYPE_CHECKING:
     from training.data.training_set import TrainingSet
 
 Floats = NDArray[np.float64]
-Drift = Callable[["Model", Floats, NDArray[np.int64]], str]
-"""(model, window, its moments) -> what changed, in words; empty: nothing that calls for a training. The window has the inputs, then the
-score, float64 `[m, inputs + 1]`."""
+Drift = Callable[["Model", int, Floats, NDArray[np.int64], Floats], Verdict]
+"""(model, its number, window, its moments, truths known by now) -> verdict. The window has the inputs, then the score, float64
+`[m, inputs + 1]`; truths `[m]`, NaN where unknown."""
+NEVER_HELD, REFIT = "on drift, never held", "refit"
+REFIT_DAYS, REFIT_ROWS, REFIT_DECAY = 7, 20_000, 0.9
+"""Leaves are fitted anew so often, on the newest truths, and keep so much of their old values."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,18 @@ class Trained:
 
 @dataclass
 class Outcome:
-    """What a policy came to."""
+    """What a policy came to.
+
+    Attributes:
+        alarms: verdicts that raised one.
+        held_days: days on which only a suspected or proven fault kept it from training.
+    """
 
     policy: str
     months: list[Month] = field(default_factory=list)
     trainings: list[Trained] = field(default_factory=list)
     alarms: int = 0
+    held_days: int = 0
     total: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -84,14 +99,16 @@ class Outcome:
 
 
 def policies(spec: ModelSpec) -> dict[str, Triggers]:
-    """The four that are compared; bounds, cooldown and budget are the spec's own where it has them."""
+    """Those that are compared; bounds, cooldown and budget are the spec's own where it has them."""
     own = spec.learning.triggers
     alone = {name: field.default for name, field in Triggers.model_fields.items() if name not in Limits.model_fields}
     return {
         "never": own.model_copy(update=alone),
         "monthly": own.model_copy(update=alone | {"schedule_days": 30.0, "cooldown_days": 0.0}),
         "on drift": own.model_copy(update=alone | {"drift": True, "drift_verdicts": own.drift_verdicts}),
+        NEVER_HELD: own.model_copy(update=alone | {"drift": True, "drift_verdicts": own.drift_verdicts, "hold_days": 0.0}),
         "on quality": own.model_copy(update=alone | {"quality": own.quality or QualityDrop()}),
+        REFIT: own.model_copy(update=alone),
     }
 
 
@@ -103,7 +120,9 @@ class Model:
         test: its held-out rows.
         names: of the inputs, then `score`.
         views: where each input comes from.
-        reference: rows of what it was trained on, `[n, inputs + 1]`, and their moments, ascending.
+        reference: rows of what it was trained and validated on, `[n, inputs + 1]`; with their moments, ascending, and truths `[n]`.
+        validated: of these the ones of validation, bool `[n]`.
+        whole: inputs that are whole numbers, bool `[inputs]`.
     """
 
     booster: lightgbm.Booster
@@ -112,6 +131,9 @@ class Model:
     views: list[str]
     reference: Floats
     moments: NDArray[np.int64]
+    truths: Floats
+    validated: NDArray[np.bool_]
+    whole: NDArray[np.bool_]
 
     @classmethod
     def fit(cls, spec: ModelSpec, training_set: TrainingSet) -> Model:
@@ -124,7 +146,17 @@ class Model:
         reference = np.column_stack([np.concatenate([part.matrix for part in parts])[rows], scores[rows]])
         names = [i.name for i in training_set.inputs]
         views = [i.source.split(":")[0] for i in training_set.inputs]
-        return cls(fitted.booster, fitted.parts["test"], [*names, "score"], views, reference, moments[rows])
+        truths = np.concatenate([part.label for part in parts])[rows]
+        validated = np.concatenate([np.full(len(part.label), part is parts[1]) for part in parts])[rows]
+        whole = np.array([i.dtype in ("int64", "int32") for i in training_set.inputs])
+        return cls(fitted.booster, fitted.parts["test"], [*names, "score"], views, reference, moments[rows], truths, validated, whole)
+
+    def refitted(self, rows: Floats, label: Floats) -> Model:
+        """The same trees with leaves fitted on these rows."""
+        import dataclasses
+
+        booster = self.booster.refit(rows, label, decay_rate=REFIT_DECAY, num_threads=THREADS)
+        return dataclasses.replace(self, booster=booster)
 
     def score(self, rows: Floats) -> Floats:
         return np.asarray(self.booster.predict(rows, num_threads=THREADS), dtype=np.float64)
@@ -191,6 +223,84 @@ def _read(spec: ModelSpec, training_set: TrainingSet) -> _Stream:
     return _Stream(table, at, known, table[spec.spine.label].cast(pa.float64()).to_numpy())
 
 
+@dataclass
+class _Life:
+    """One policy living through the stream."""
+
+    name: str
+    policy: Triggers
+    spec: ModelSpec
+    training_set: TrainingSet
+    stream: _Stream
+    drift: Drift
+    live: Model
+    begun: int
+    known_upto: int
+    outcome: Outcome
+    score: Floats
+    number: int = 1
+    judged: int = 0
+    """Rows judged so far: where the newest verdict ended."""
+    row: Row = field(default_factory=lambda: Row(1))
+    trained: list[int] = field(default_factory=list)
+    failed_us: int | None = None
+    waiting: tuple[int, int, Model] | None = None
+    """Goes live, trained at, model."""
+
+    def begin(self, day: int) -> None:
+        """A challenger whose stages have passed answers from here on."""
+        if self.waiting is not None and day >= self.waiting[0]:
+            _, self.known_upto, self.live = self.waiting
+            self.begun, self.waiting, self.number = day, None, self.number + 1
+            self.row, self.judged = Row(self.number), self.stream.rows(day, day).start
+
+    def answer(self, today: slice) -> None:
+        rows = self.stream.table.slice(today.start, today.stop - today.start)
+        self.score[today] = self.live.score(matrix(rows, self.training_set.inputs))
+
+    def facts(self, now: int) -> Facts:
+        """What is known in the evening."""
+        stream, policy = self.stream, self.policy
+        truths = stream.known_us[stream.known_us < now]
+        found = Facts(
+            now_us=now,
+            known_upto_us=self.known_upto,
+            labelled_us=int(truths.max()) if len(truths) else None,
+            trained_us=self.trained,
+            failed_us=self.failed_us,
+            alarm=self.row.alarm,
+        )
+        mine = np.flatnonzero((stream.at_us >= self.begun) & (stream.at_us < now) & (stream.known_us < now))
+        if policy.quality is not None and len(mine) >= policy.quality.window:
+            recent = mine[-policy.quality.window :]
+            estimate = live_quality.by_days(stream.label[recent], self.score[recent], stream.at_us[recent], policy.quality.metric)
+            found = replace(found, live=estimate, baseline=self.live.held_out.get(policy.quality.metric))
+        return found
+
+    def watch(self, now: int) -> None:
+        """The verdicts of the day, one after the other, as the watch comes to them."""
+        window, step = self.spec.watch.window, self.spec.watch.step
+        first, end = self.stream.rows(self.begun, now).start, self.stream.rows(now, now).start
+        self.judged = max(self.judged, first)
+        while (upto := max(self.judged + step, first + window)) <= end:
+            rows = slice(upto - window, upto)
+            seen = matrix(self.stream.table.slice(rows.start, window), self.training_set.inputs)
+            known = np.where(self.stream.known_us[rows] < self.stream.at_us[upto - 1], self.stream.label[rows], np.nan)
+            verdict = self.drift(self.live, self.number, np.column_stack([seen, self.score[rows]]), self.stream.at_us[rows], known)
+            self.outcome.alarms += verdict.triage is not None
+            if self.name == NEVER_HELD and verdict.triage is not None:
+                verdict = replace(verdict, triage=replace(verdict.triage, retrain=True, proof=False))
+            self.row, self.judged = after(self.row, verdict), upto
+
+    def refit(self, now: int) -> None:
+        known = np.flatnonzero((self.stream.known_us < now) & (self.stream.at_us < now))[-REFIT_ROWS:]
+        if len(known) and (now - self.begun) // DAY_US % REFIT_DAYS == 0:
+            rows = matrix(self.stream.table.take(known), self.training_set.inputs)
+            self.live = self.live.refitted(rows, self.stream.label[known])
+            day = day_text(now)
+            self.outcome.trainings.append(Trained(day, REFIT, "leaves fitted on the newest truths", True, day, float("nan")))
+
+
 # wide: what one policy lives through; called once
 def _live(
     name: str,
@@ -205,51 +315,38 @@ def _live(
     model: Callable[[int], Model],
     progress: Callable[[str], None],
 ) -> Outcome:
-    outcome, live, known_upto, calls = Outcome(name), model(start_us), start_us, 0
-    trained: list[int] = []
-    waiting: tuple[int, int, Model] | None = None  # (goes live, trained at, model)
-    begun, looked = start_us, start_us  # since when the live model answers; when drift was looked for last
-    score = np.full(len(stream.label), np.nan)
+    outcome, score = Outcome(name), np.full(len(stream.label), np.nan)
+    life = _Life(name, policy, spec, training_set, stream, drift, model(start_us), start_us, start_us, outcome, score)
     for day in range(start_us, end_us, DAY_US):
-        if waiting is not None and day >= waiting[0]:
-            _, known_upto, live = waiting
-            begun, looked, waiting = day, day, None
+        life.begin(day)
         today = stream.rows(day, day + DAY_US)
         if today.start == today.stop:
             continue
-        score[today] = live.score(matrix(stream.table.slice(today.start, today.stop - today.start), training_set.inputs))
+        life.answer(today)
         now = day + DAY_US
         progress(f"{name}: {day_text(day)}, {len(outcome.trainings)} trainings")
-        truths = stream.known_us[stream.known_us < now]
-        labelled = int(truths.max()) if len(truths) else None
-        facts = Facts(now_us=now, known_upto_us=known_upto, labelled_us=labelled, trained_us=trained)
-        mine = np.flatnonzero((stream.at_us >= begun) & (stream.at_us < now) & (stream.known_us < now))
-        if policy.quality is not None and len(mine) >= policy.quality.window:
-            recent = mine[-policy.quality.window :]
-            estimate = live_quality.by_days(stream.label[recent], score[recent], stream.at_us[recent], policy.quality.metric)
-            baseline = live.held_out.get(policy.quality.metric)
-            facts = replace(facts, live=estimate, baseline=baseline)
-        if policy.drift and now - looked >= 7 * DAY_US:
-            looked, window = now, stream.rows(max(begun, now - 14 * DAY_US), now)
-            seen = matrix(stream.table.slice(window.start, window.stop - window.start), training_set.inputs)
-            text = drift(live, np.column_stack([seen, score[window]]), stream.at_us[window])
-            outcome.alarms += bool(text)
-            calls = calls + 1 if text else 0
-            facts = replace(facts, alarm=Alarm(text, "change", now, calls) if text else None)
+        if name == REFIT:
+            life.refit(now)
+        if policy.drift:
+            life.watch(now)
+        facts = life.facts(now)
+        due = triggers.all_due(policy, facts)
+        outcome.held_days += any(one.kind == "drift" and "fault" in one.held for one in due) and all(one.held for one in due)
         reason = triggers.due(policy, facts)
-        if reason is None or reason.held or waiting is not None:
+        if reason is None or reason.held or life.waiting is not None:
             continue
-        trained.append(now)
-        calls = 0
-        found = _challenge(spec, live, now, model)
+        life.trained.append(now)
+        life.row = replace(life.row, alarm=None)
+        made, passed, difference = _challenge(spec, life.live, now, model)
         goes_live = now + round(stages_days * DAY_US)
         outcome.trainings.append(
-            Trained(day_text(now), reason.kind, reason.text, found[1], day_text(goes_live) if found[1] else None, found[2])
+            Trained(day_text(now), reason.kind, reason.text, passed, day_text(goes_live) if passed else None, difference)
         )
-        if found[1] and found[0] is not None:
-            waiting = (goes_live, now, found[0])
-        else:
-            known_upto = now if reason.kind == "schedule" else known_upto  # the schedule waits its turn again
+        life.failed_us = now if made is None else None
+        if passed and made is not None:
+            life.waiting = (goes_live, now, made)
+        elif reason.kind == "schedule":  # the schedule waits its turn again
+            life.known_upto = now
     _sum_up(outcome, stream, score, start_us, end_us)
     return outcome
 
