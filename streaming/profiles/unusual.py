@@ -19,6 +19,10 @@ SILENT_TIMES, SILENT_US = 3.0, 6 * 3_600_000_000
 """A source is dead that has been silent for so many times its longest silence, and for so long at least."""
 APART = 6.0
 """A level that lies so many records away from one day to the next, as no level did before, has another unit."""
+STUCK = 0.4
+"""Below this share of one value nobody knows whether it is a sentinel or a custom."""
+SCALED = 1.6
+"""Another unit is so many times larger or smaller in the middle, or has the other sign."""
 _WORDS = {
     ("rows", -1): ("volume", "{now:.0f} rows a day, where {then:.0f} are usual"),
     ("rows", 1): ("volume", "{now:.0f} rows a day, where {then:.0f} are usual"),
@@ -98,7 +102,8 @@ def _fact(
     now, then = (float(np.expm1(v)) if fact in _LOGARITHMS else float(v) for v in (values[-1], middle[-1]))
     shown = _shown(rows, fact, column, int(days[-1]))
     text = said[1].format(now=now, then=then, column=column)
-    hint = not (fact == "rows" and away[-1] > 0)  # more of everything is what a world does
+    # more of everything is what a world does; and so is a default that gains share
+    hint = not (fact == "rows" and away[-1] > 0) and not (fact == "one value" and now < STUCK)
     return [Violation(source, said[0], column, int(days[since]) - DAY_US, text, shown, hint=hint)]
 
 
@@ -127,7 +132,9 @@ def _level(
     lower, upper = (float(np.nanmin(usual["low", column])), float(np.nanmax(usual["high", column])))
     now = [float(facts[level, column][-1]) for level in LEVELS]
     disjoint = now[0] > upper or now[2] < lower
-    unit = bool(least[-1] > APART and disjoint)
+    then = float(np.nanmedian(usual["middle", column]))
+    scaled = now[1] * then <= 0 or max(abs(now[1] / then), abs(then / now[1])) >= SCALED
+    unit = bool(least[-1] > APART and disjoint and scaled)
     text = f"{column} lies between {now[0]:g} and {now[2]:g} (10 % to 90 %), where {lower:g} to {upper:g} was usual"
     shown = _shown(rows, "middle", column, int(days[-1]))
     return [Violation(source, "unit" if unit else "level", column, int(days[since]) - DAY_US, text, shown, hint=unit)]

@@ -41,7 +41,7 @@ EXPLAINED = 0.5
 """Skew explains a drift if the recomputed values have lost so much of its gap to the reference."""
 FAULT = float(np.log(2))
 """From these odds on (natural logarithm) a fault is suspected."""
-HINT, USUAL, EQUAL = 2.5, -0.7, -0.7
+HINT, USUAL, EQUAL = 2.5, -1.6, -0.7
 """What is added to a view's log odds if a source of it does something unusual, if all of them are as usual, and if besides the window
 computed again is what was served: `headrace bench triage` has what it makes of worlds."""
 STALE = 0.05
