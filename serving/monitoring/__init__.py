@@ -1,5 +1,5 @@
 """The watch: windows of logged predictions against the reference, and why one drifted.
 
-Face: detectors, verdict_plot, watch.
+Face: around, rehearsal, verdict_plot, watch.
 Imported by: simulation and the commands; imports inference and what lies below.
 """
