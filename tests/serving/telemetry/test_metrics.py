@@ -40,3 +40,17 @@ def test_a_verdict_with_members_missing_gives_the_samples_it_has() -> None:
     text = metrics.text().decode()
     assert 'headrace_drift{model="m",version="2"} 0.0' in text
     assert "headrace_outlier_share{" not in text
+
+
+def test_what_is_held_is_told_with_the_seconds_until_its_end() -> None:
+    metrics = Metrics()
+    metrics.held = {
+        "m": {
+            "at_us": 1_000_000,
+            "held": [{"what": "drift", "until_us": 61_000_000}, {"what": "schedule", "until_us": None}, {"what": "shadow", "until_us": 5}],
+        }
+    }
+    text = metrics.text().decode()
+    assert 'headrace_held_seconds{model="m",what="drift"} 60.0' in text
+    assert 'headrace_held_seconds{model="m",what="schedule"} +Inf' in text
+    assert 'headrace_held_seconds{model="m",what="shadow"} 0.0' in text

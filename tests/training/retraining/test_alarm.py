@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from feature_repo.records.decisions import Journal
 from feature_repo.records.held import HeldList
 from feature_repo.records.redis_keys import held_key
 from feature_repo.records.verdict import history_path
@@ -135,3 +136,31 @@ def test_verdicts_between_two_steps_are_all_seen_and_one_that_is_half_written_wa
     world.drift(number="c", quiet=True)
     assert world.pilot().step() == "nothing to do"
     assert (world.pilot().state.row.seen, world.pilot().state.row.alarm) == ("c", None)
+
+
+def test_the_command_shows_the_alarm_with_its_evidence_and_takes_a_word(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from headrace import app
+    from training import loop_cli
+
+    def said(*arguments: str) -> str:
+        found = CliRunner().invoke(app, ["alarm", *arguments])
+        assert found.exit_code == 0, found.output
+        return " ".join(found.output.split())
+
+    monkeypatch.setattr(loop_cli, "own_settings", lambda: world.settings)
+    monkeypatch.setattr(loop_cli, "model_name", lambda case, model: MODEL)
+    world.serve()
+    world.pilot().step()
+    assert said() == f"no alarm on {MODEL}"
+    assert "nothing is noted" in said("--dismiss", "it is hot")
+    world.drift(retrain=False)
+    world.pilot().step()
+    shown = said()
+    assert "suspicion: pipeline fault: dock: charge moved" in shown
+    assert "drift" in shown
+    assert "--confirm WHY" in shown
+    assert "noted" in said("--dismiss", "it is hot")
+    assert "begins its shadow" in world.pilot().step()
+    assert "it is hot" in next(d.text for d in Journal(world.settings.state, MODEL).read() if d.step == "dismissed")

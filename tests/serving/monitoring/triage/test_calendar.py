@@ -1,0 +1,95 @@
+"""The local clock, holidays and seasons."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from feature_repo.spec.model import CalendarSpec
+from infra.timestamps import microseconds
+from serving.monitoring.hours import DAY_US, HOUR_US, cells
+from serving.monitoring.reference import Fitted
+from serving.monitoring.triage.calendar import PLAIN, Calendar
+from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.triage.seen import Clues, Seen
+
+NEW_YORK = Calendar("America/New_York", "US")
+
+
+def at(*when: int) -> int:
+    return microseconds(datetime(*when, tzinfo=UTC))  # type: ignore[arg-type]
+
+
+def test_the_local_hour_is_the_zone_s_own_on_every_hour_of_a_year() -> None:
+    hours = np.arange(at(2024, 1, 1), at(2025, 1, 1), HOUR_US)
+    zone = ZoneInfo("America/New_York")
+    local = NEW_YORK.local(hours)
+    wrong = [
+        h for h, mine in zip(hours.tolist(), cells(local)[1].tolist(), strict=True) if mine != datetime.fromtimestamp(h / 1e6, zone).hour
+    ]
+    assert len(wrong) <= 1, "in the hour that comes twice the clock waits"
+    assert (np.diff(local) >= 0).all()
+    assert PLAIN.local(hours) is hours
+
+
+def test_days_around_a_holiday_count_by_the_local_date() -> None:
+    hit, names = NEW_YORK.holidays(np.array([at(2024, 12, 27, 3), at(2024, 12, 28, 6), at(2024, 7, 15)]))
+    assert hit.tolist() == [True, False, False], "three in the morning of the 27th in UTC is the 26th in New York"
+    assert names == ["Christmas Day (2024-12-25)"]
+    assert not PLAIN.holidays(np.array([at(2024, 12, 25)]))[0].any()
+
+
+def test_a_season_is_of_another_year() -> None:
+    days = np.arange(at(2022, 1, 1), at(2024, 6, 1), DAY_US)
+    found = PLAIN.season(days, np.array([at(2024, 6, 2), at(2024, 6, 9)]))
+    months = {datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m") for us in days[found].tolist()}
+    assert months == {"2022-05", "2022-06", "2022-07", "2023-05", "2023-06", "2023-07"}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"time_zone": "Mars/Base"}, "no IANA time zone"),
+        ({"country": "Atlantis"}, "no holidays are known"),
+        ({"country": "US", "subdivision": "Bavaria"}, "no subdivision"),
+        ({"subdivision": "NY"}, "needs its country"),
+        ({"around": 99}, "less than or equal to 14"),
+    ],
+)
+def test_a_calendar_that_nobody_has_is_refused_with_what_to_write(said: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        CalendarSpec.model_validate(said)
+    assert CalendarSpec(time_zone="Europe/Paris", country="FR").around == 2
+
+
+def traffic(first_day: int, days: int, festive: set[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Baskets of a shop, much larger on festive days. Rows float64 [n, 3]: amount, items, score."""
+    rng = np.random.default_rng([seed, first_day])
+    moments = at(2024, 1, 1) + first_day * DAY_US + np.sort(rng.integers(0, days * DAY_US, days * 150))
+    day = (moments - at(2024, 1, 1)) // DAY_US
+    more = np.isin(day, list(festive)) * 6.0
+    items = rng.normal(5, 1, len(moments)) + more
+    return np.column_stack([items * 10 + rng.normal(0, 5, len(moments)), items, rng.random(len(moments))]), moments
+
+
+def test_christmas_week_is_the_calendar_and_the_same_week_elsewhere_in_the_year_is_not() -> None:
+    festive = {357, 358, 359, 360}
+    rows, moments = traffic(0, 200, set(), 1)
+    names, views = ["basket__amount", "basket__items"], ["basket", "basket"]
+    calendar = Calendar(country="US")  # the shop is festive by UTC days
+    reference = Fitted(rows, names, views, moments, None, "scipy")
+    for days, cause in ((festive, "calendar"), ({d - 60 for d in festive}, None)):
+        window, when = traffic(min(days) - 2, 7, days, 2)
+        letters = np.full((len(window), 2), b"f", dtype="S1")
+        verdicts = reference.drift.test(window, when)
+        found = explain_drift(Seen(window, when, letters), verdicts, reference, Clues(calendar=calendar))
+        assert found is not None
+        assert (found.cause == "calendar") == (cause == "calendar")
+        if cause:
+            assert "Christmas Day" in found.detail
+            assert not found.retrain
+            assert not found.proof
