@@ -1,7 +1,7 @@
 """What the truths say: whether the world still answers as the scores expect.
 
-Example: 30 % of the flights with a score of 0.3 were late in the reference. Now it is 45 %. The same inputs have another truth: the
-*concept* has changed. If more flights are late only because more have a score of 0.6, it is the *inputs* that changed, and the score
+Example: of the orders with a score of 0.3, 30 % came back in the reference. Now it is 45 %. The same inputs have another truth: the
+*concept* has changed. If more orders come back only because more have a score of 0.6, it is the *inputs* that changed, and the score
 has followed them.
 
 So the move of the base rate is told apart into two parts: what the scores expect (the part of the inputs), and the rest (the part of the
