@@ -296,6 +296,8 @@ def sources(
     case, views = _compiled(own)
     with console.status("reading the tables"):
         known = newest(views, own.offline_root)
+        if not known:
+            raise ValueError("the offline store has no table of an applied view yet: run `headrace ingest`, then `headrace apply`")
         upto_us = max(known.values(), default=0) + 1
         from_us = upto_us - round(days * DAY_US)
         found = violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), UseCase(case.folder).expectations)

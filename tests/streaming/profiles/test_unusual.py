@@ -116,6 +116,13 @@ def test_a_source_that_is_dead_is_proof(before: Rows) -> None:
     assert one.rows
 
 
+def test_a_table_that_was_written_once_is_not_dead(before: Rows) -> None:
+    once = Rows(np.full(500, START_US), np.full(500, START_US), np.arange(500), {"seats": np.arange(500.0)})
+    nothing = without(once, np.zeros(500, dtype=bool))
+    end = START_US + (TRAINED_DAYS + LIVE_DAYS) * DAY_US
+    assert find_unusual("planes", once, nothing, START_US + TRAINED_DAYS * DAY_US, end, end) == []
+
+
 def test_a_store_that_nobody_has_filled_is_no_source_that_is_dead(before: Rows) -> None:
     """All tables end where the last ingest ended."""
     rows = without(source(TRAINED_DAYS, LIVE_DAYS), source(TRAINED_DAYS, LIVE_DAYS).at_us < START_US + 97 * DAY_US)
