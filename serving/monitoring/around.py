@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -91,12 +92,23 @@ class Around:
         began = time.monotonic()
         try:
             views = [p.view for p in projections(self.case.store, window.reference.contract.feature_service)]
-            return violations(views, self.settings.offline_root, from_us, upto_us, window.reference.usual, self.case.expectations)
+            served = self._served(window, self.sources(window.reference.contract.feature_service))
+            root, usual = self.settings.offline_root, window.reference.usual
+            return violations(views, root, from_us, upto_us, usual, self.case.expectations, served)
         except Exception as error:  # what others wrote there costs the sources' word, not the verdict
             log.warning("triage goes without the sources: %s", cause_of(error))
             return Looked([], frozenset())
         finally:
             self._next = time.monotonic() + REST * (time.monotonic() - began)
+
+    def _served(self, window: Window, sources: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """By table, what became known last of what the window was served of it."""
+        found: dict[str, int] = {}
+        for _, row in window.entries:
+            for view, mark in row.marks.items():
+                for path in sources.get(view, ()) if mark.known_us is not None else ():
+                    found[path] = max(found.get(path, 0), mark.known_us or 0)
+        return found
 
     def sources(self, service: str) -> dict[str, tuple[str, ...]]:
         """By view of a feature service, the tables that it is made of."""

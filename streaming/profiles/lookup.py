@@ -51,14 +51,22 @@ class Usual:
     root: Path | None = None
 
 
+# wide: what is looked at, and what is known of it
 def violations(
-    views: Sequence[View], root: Path, from_us: int, upto_us: int, usual: Usual, expectations: Mapping[str, Any] | None = None
+    views: Sequence[View],
+    root: Path,
+    from_us: int,
+    upto_us: int,
+    usual: Usual,
+    expectations: Mapping[str, Any] | None = None,
+    served: Mapping[str, int] | None = None,
 ) -> Looked:
     """What the tables of some views did between two moments that they usually do not, or must not.
 
     Args:
         root: of the offline store.
         expectations: Pandera schemas by table (the last part of its path).
+        served: by table, what became known last of what was served of it, microseconds.
     """
     tables: dict[str, tuple[View, pa.Table, Rows]] = {}
     found: list[Violation] = []
@@ -74,7 +82,9 @@ def violations(
         others = [us for other, us in alive.items() if other != path]
         if len(before) and before.at_us[-1] - before.at_us[0] >= FEWEST * DAY_US:
             profiled.add(path)
-        found += find_unusual(path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us))
+        found += find_unusual(
+            path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us), (served or {}).get(path, 0)
+        )
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
             found += declared(path, view, table, from_us, schema)

@@ -37,15 +37,17 @@ _LOGARITHMS = {"rows", "late", "keys"}
 LEVELS = ("low", "middle", "high")
 
 
-def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, alive_us: int) -> list[Violation]:
+# wide: a source, its past, and what is known of others
+def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: int, alive_us: int, served_us: int = 0) -> list[Violation]:
     """What a source did between two moments that it did not before.
 
     Args:
         before: rows of the time that says what is usual.
         rows: of the two moments' time, and a day more before it.
         alive_us: up to when other sources have rows: a store that nobody has filled since is not a source that is silent.
+        served_us: what became known last of what was served of it: a store that is filled late is not silent either.
     """
-    found = _silent(source, before, rows, min(upto_us, alive_us))
+    found = _silent(source, before, rows, min(upto_us, alive_us), served_us)
     upto_us = min(upto_us, int(rows.at_us[-1]) + 1) if len(rows) else upto_us
     days = _ends(from_us + DAY_US, upto_us)
     if not len(days) or not len(before):
@@ -70,12 +72,12 @@ def _ends(first_us: int, last_us: int) -> Moments:
     return np.asarray(last_us - DAY_US * np.arange(count)[::-1], dtype=np.int64)
 
 
-def _silent(source: str, before: Rows, rows: Rows, upto_us: int) -> list[Violation]:
+def _silent(source: str, before: Rows, rows: Rows, upto_us: int, served_us: int) -> list[Violation]:
     if len(np.unique(before.at_us // DAY_US)) < FEWEST:  # a table that was written once is not expected to go on
         return []
     at = rows.at_us[rows.at_us < upto_us]
     last, longest = int(at[-1]) if len(at) else int(before.at_us[-1]), int(np.diff(before.at_us).max(initial=0))
-    silence = upto_us - last
+    silence = upto_us - max(last, served_us)
     if silence < max(SILENT_TIMES * longest, SILENT_US):
         return []
     text = f"has been silent for {silence / 3.6e9:.1f} h; never before for more than {longest / 3.6e9:.1f} h"

@@ -114,6 +114,9 @@ def test_a_source_that_is_dead_is_proof(before: Rows) -> None:
     assert one.proof
     assert "silent for" in one.text
     assert one.rows
+    short, end = without(rows, rows.at_us < START_US + 97 * DAY_US), START_US + (TRAINED_DAYS + LIVE_DAYS) * DAY_US
+    behind = find_unusual("tills", before, short, START_US + TRAINED_DAYS * DAY_US, end, end, served_us=end - HOUR_US)
+    assert behind == [], "what was served of it is newer than the store"
 
 
 def test_a_table_that_was_written_once_is_not_dead(before: Rows) -> None:
