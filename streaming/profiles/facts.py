@@ -6,7 +6,7 @@ hour, so that a day that is not over yet is no small day.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +26,14 @@ class Rows:
         known_us: when each became known, int64 [n]; the event time where the source does not say.
         key: a number per entity, int64 [n].
         columns: float64 [n] by name; NaN is null.
+        named: the entity of a row by its place, as text; None: nobody knows it.
     """
 
     at_us: Moments
     known_us: Moments
     key: Moments
     columns: Mapping[str, Floats]
+    named: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.at_us)

@@ -12,8 +12,9 @@ import numpy as np
 
 from infra.cause import cause_of
 from streaming.offline import parquet
-from streaming.profiles.facts import DAY_US, Rows
-from streaming.profiles.unusual import FEWEST, find_unusual
+from streaming.profiles.declarations import find_broken
+from streaming.profiles.facts import DAY_US, Moments, Rows
+from streaming.profiles.unusual import find_unusual, has_past
 from streaming.profiles.violation import Violation
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from streaming.schema.feature_view import View
 
 MOST = 3_000_000
-"""Rows of a table that are looked at, at most: a larger one is thinned by whole keys."""
-EXAMPLES = 5
+"""Rows of a table that are looked at, at most: of a larger one every so many, the same ones of one key and moment."""
 log = logging.getLogger(__name__)
 
 
@@ -68,27 +68,47 @@ def violations(
         expectations: Pandera schemas by table (the last part of its path).
         served: by table, what became known last of what was served of it, microseconds.
     """
-    tables: dict[str, tuple[View, pa.Table, Rows]] = {}
+    tables = {}
     found: list[Violation] = []
     profiled = set()
     for view in {view.path: view for view in views}.values():
         try:
-            before = rows_of(view, _read(view, usual.root or root, usual.from_us, min(usual.upto_us, from_us)))
-            tables[view.path] = (view, _read(view, root, from_us - DAY_US, upto_us), before)
-        except (parquet.TableError, OSError, ValueError, KeyError) as error:
+            tables[view.path] = _Table.of(view, root, from_us, upto_us, usual)
+        except (parquet.TableError, OSError, ValueError, KeyError, AttributeError) as error:
             log.warning("the profile of %s cannot be read: %s", view.path, cause_of(error))
-    alive = {path: _newest(view, table) for path, (view, table, _) in tables.items()}
-    for path, (view, table, before) in tables.items():
-        others = [us for other, us in alive.items() if other != path]
-        if len(before) and before.at_us[-1] - before.at_us[0] >= FEWEST * DAY_US:
+    for path, one in tables.items():
+        others = [other.newest_us for name, other in tables.items() if name != path]
+        if has_past(one.before):
             profiled.add(path)
-        found += find_unusual(
-            path, before, rows_of(view, table), from_us, upto_us, max(others, default=from_us), (served or {}).get(path, 0)
-        )
+        served_us = (served or {}).get(path, 0)
+        found += find_unusual(path, one.before, one.rows, from_us, upto_us, max(others, default=from_us), served_us)
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
-            found += declared(path, view, table, from_us, schema)
+            at_us = moments_of(one.table, one.view.timestamp)
+            found += find_broken(path, schema, one.table, one.past, at_us, one.view.key_names, from_us)
     return Looked(found, frozenset(profiled))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of the store: its rows between the two moments (and a day before), and of the time that says what is usual."""
+
+    view: View
+    table: pa.Table
+    past: pa.Table
+    rows: Rows
+    before: Rows
+
+    @classmethod
+    def of(cls, view: View, root: Path, from_us: int, upto_us: int, usual: Usual) -> _Table:
+        past = _read(view, usual.root or root, usual.from_us, min(usual.upto_us, from_us))
+        table = _read(view, root, from_us - DAY_US, upto_us)
+        every = max(past.num_rows, table.num_rows) // MOST + 1  # of both, or their volumes could not be compared
+        return cls(view, table, past, rows_of(view, table, every), rows_of(view, past, every))
+
+    @property
+    def newest_us(self) -> int:
+        return int(self.rows.at_us[-1]) if len(self.rows) else 0
 
 
 def newest(views: Sequence[View], root: Path) -> dict[str, int]:
@@ -124,61 +144,45 @@ def _stored(view: View, name: str) -> str:
     return {shown: stored for stored, shown in view.mapping}.get(name, name)
 
 
-def _newest(view: View, table: pa.Table) -> int:
-    return int(_moments(table, view.timestamp).max(initial=0))
-
-
-def _moments(table: pa.Table, name: str) -> np.ndarray:
+def moments_of(table: pa.Table, name: str) -> np.ndarray:
     import pyarrow as pa
 
     column = table[name].cast(pa.timestamp("us", table.schema.field(name).type.tz), safe=False).cast(pa.int64())
     return np.asarray(column.fill_null(0).to_numpy(), dtype=np.int64)
 
 
-def rows_of(view: View, table: pa.Table) -> Rows:
-    """A table's rows as a profile reads them: numbers of the view's own columns; keys as numbers."""
+def rows_of(view: View, table: pa.Table, every: int = 1) -> Rows:
+    """A table's rows as a profile reads them: its numbers; keys as numbers.
+
+    Args:
+        every: one of so many rows is taken.
+    """
     import pandas as pd
     import pyarrow as pa
 
-    at = _moments(table, view.timestamp)
-    known = _moments(table, view.created) if view.created else at
+    at = moments_of(table, view.timestamp)
+    known = moments_of(table, view.created) if view.created else at
     parts = [pd.util.hash_array(table[k].to_pandas().to_numpy(), categorize=True).astype(np.int64) for k in view.key_names]
     key = np.bitwise_xor.reduce(parts) if parts else np.zeros(len(at), dtype=np.int64)
-    keep = np.arange(len(at)) if len(at) <= MOST else np.flatnonzero(np.abs(key) % (len(at) // MOST + 1) == 0)
+    keep = np.flatnonzero(_thinned(key, at) % np.uint64(every) == 0) if every > 1 else np.arange(len(at))
     order = keep[np.argsort(at[keep], kind="stable")]
     used = {view.timestamp, view.created, *view.key_names, "day"}
     columns = {}
     for field in table.schema:
-        if field.name not in used and (
-            pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)
-        ):
-            values = (
-                table[field.name].cast(pa.float64(), safe=False)
-                if not pa.types.is_boolean(field.type)
-                else table[field.name].cast(pa.int8()).cast(pa.float64())
-            )
-            columns[field.name] = np.asarray(values.to_numpy(), dtype=np.float64)[order]
-    return Rows(at[order], known[order], key[order], columns)
+        if field.name in used:
+            continue
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            columns[field.name] = np.asarray(table[field.name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)[order]
+        elif pa.types.is_boolean(field.type):
+            columns[field.name] = np.asarray(table[field.name].cast(pa.int8()).cast(pa.float64()).to_numpy(), dtype=np.float64)[order]
+
+    def named(place: int) -> str:
+        return ", ".join(f"{k} {table[k][int(order[place])].as_py()}" for k in view.key_names)
+
+    return Rows(at[order], known[order], key[order], columns, named)
 
 
-def declared(source: str, view: View, table: pa.Table, from_us: int, schema: Any) -> list[Violation]:
-    """Rows since a moment that break what was declared of their table."""
-    import pandera.errors
-
-    recent = table.filter(np.asarray(_moments(table, view.timestamp) >= from_us))
-    frame = recent.to_pandas()
-    try:
-        schema.validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as broken:
-        cases = broken.failure_cases
-        found = []
-        for (check, column), some in cases.groupby(["check", "column"], dropna=False):
-            places = [int(i) for i in some["index"].dropna().tolist()[:EXAMPLES]]
-            moments = [str(frame[view.timestamp].iloc[i]) for i in places]
-            keys = [", ".join(f"{k} {frame[k].iloc[i]}" for k in view.key_names) for i in places]
-            shown = [f"{m}, {k}, {column} = {v}" for m, k, v in zip(moments, keys, some["failure_case"].tolist(), strict=False)]
-            since = int(_moments(recent, view.timestamp)[places].min()) if places else from_us
-            text = f"{len(some):,} of {len(frame):,} rows break what is declared of {column}: {check}"
-            found.append(Violation(source, "expectation", str(column), since, text, shown, proof=True))
-        return found
-    return []
+def _thinned(key: Moments, at_us: Moments) -> np.ndarray:
+    """A number per key and moment that has nothing to do with either (the multiplier is Knuth's: 2^64 over the golden ratio)."""
+    with np.errstate(over="ignore"):
+        return (key ^ at_us).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)

@@ -17,6 +17,7 @@ class Violation:
         rows: a few that show it, as text.
         proof: whether it was declared that it must not be, or the source is dead. All else is unusual, and no more.
         hint: whether it speaks for a fault. A level that moves does not: the world moves levels.
+        share: of the rows, how many more break a declaration than before. One row of thousands is at fault, and explains no drift.
     """
 
     source: str
@@ -27,3 +28,4 @@ class Violation:
     rows: list[str] = field(default_factory=list)
     proof: bool = False
     hint: bool = True
+    share: float = 1.0

