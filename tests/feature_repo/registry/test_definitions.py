@@ -38,7 +38,7 @@ def test_a_snapshot_in_the_place_of_an_older_one_is_not_taken_for_it(case: UseCa
         view = case.store.get_feature_view("dock")
         view.ttl = timedelta(minutes=minutes)
         registry.apply_feature_view(view, case.project)
-        for _ in range(20):
+        for _ in range(200):
             registry.refresh()
             gc.collect()
             if id(registry.cached_registry_proto) == place:
