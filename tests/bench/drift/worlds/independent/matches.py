@@ -183,8 +183,8 @@ def of_client(fault: Rows) -> Rows:
     return act
 
 
-def restored(hours: float, begins_us: int) -> Callable[[Served], None]:
-    """The store was restored from an old copy, and gets only what is new since it came back: until then it shows what was so long ago."""
+def lagging(hours: float, begins_us: int) -> Callable[[Served], None]:
+    """Readers were sent to a copy of the store that is so many hours behind."""
 
     def act(served: Served) -> None:
         assert served.again is not None
@@ -224,7 +224,7 @@ def suite(world: World) -> list[Case]:
     s.stream("events twice", "played", lambda at: doubled(at, 0.7))
     s.store("wrong key", "line", lambda at: wrong_key(at))
     s.store("rows missing", "profile", lambda at: missing(0.35, at))
-    s.store("restored from an old copy", "form", lambda at: restored(120, at))
+    s.store("reads an old copy", "form", lambda at: lagging(120, at))
     s.request("codes of a new client", "mode", lambda at: of_client(changed("mode", lambda x: x + 1, at)))
     s.request("nulls", "party", lambda at: emptied("party", at, 0.6))
     s.request("clock of the request", "asked_at", lambda at: shifted("asked_at", 5, at))
