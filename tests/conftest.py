@@ -58,6 +58,17 @@ def state() -> Iterator[Settings]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept(state: Settings) -> Iterator[None]:
+    """A module that exports other settings puts these back: else those after it would read another registry, and other tables."""
+    names = ("HEADRACE_STATE", "HEADRACE_REGISTRY_URL", "HEADRACE_OFFLINE_ROOT")
+    before = {name: os.environ[name] for name in names}
+    yield
+    after = {name: os.environ.get(name) for name in names}
+    os.environ.update(before)
+    assert after == before, "the module has left other settings in the environment"
+
+
 @pytest.fixture(scope="session")
 def redis_url(state: Settings) -> str:
     """A real Redis of the run's own."""

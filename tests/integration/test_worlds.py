@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator
 from datetime import date
@@ -64,11 +65,10 @@ class Kiosks(World):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ground.Ground]:
-    patch = pytest.MonkeyPatch()
-    for name in ("HEADRACE_REPO", "HEADRACE_STATE"):  # which making one exports
-        patch.setenv(name, "")
+    before = dict(os.environ)  # making one exports its settings
     yield ground.make(Kiosks(), tmp_path_factory.mktemp("kiosks"))
-    patch.undo()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 BEGINS = Kiosks().at(105) + 7 * HOUR_US

@@ -20,8 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.records.prediction import Mark, Prediction, rows, sound
-from feature_repo.records.redis_keys import drift_key, prediction_log_key
+from feature_repo.records.redis_keys import prediction_log_key
+from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Triage, history_path
 from infra.files import FileError
+from infra.settings import Settings
 from serving.monitoring import reference
 from serving.simulation import replay
 from serving.simulation.replay import ReplayError
@@ -35,6 +37,7 @@ from training.data import leakage, training_set
 from training.evaluation import definition_change
 from training.monitoring import live_quality
 from training.retraining import trigger_facts
+from training.retraining.alarm import Row
 
 MODEL, AT_US = "sells_out", 1_700_000_000_000_000
 
@@ -45,10 +48,18 @@ def prediction(i: int) -> Prediction:
 
 
 ENTRY = msgspec.to_builtins(prediction(0))
-VERDICT = {
+VERDICT: dict[str, Any] = {
     "id": "1@1700000000000-5",
-    "features": [{"name": "sales__count_1h", "drift": True, "p_value": 0.001}, {"name": "shelf__stock", "drift": False}],
-    "triage": {"cause": "population change", "retrain": True, "views": []},
+    "model": MODEL,
+    "version": 1,
+    "at_us": AT_US,
+    "window": {"rows": 1, "from_us": AT_US, "to_us": AT_US},
+    "drift": True,
+    "features": [FeatureVerdict("sales__count_1h", 0.001, 0.5, 0.0, 0.0, True), FeatureVerdict("shelf__stock", 0.7, 0.1, 0.0, 0.0, False)],
+    "score": FeatureVerdict("score", 0.5, 0.1, 0.0, 0.0, False),
+    "outliers": OutlierVerdict(0.0, 0.01, 1.0, False),
+    "detector": "scipy",
+    "triage": Triage("population change", "", [], [], True),
 }
 
 
@@ -63,7 +74,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 def project(redis: Any) -> Iterator[str]:
     name = f"readers_{uuid.uuid4().hex[:8]}"
     yield name
-    redis.delete(prediction_log_key(name), drift_key(name, MODEL))
+    redis.delete(prediction_log_key(name))
 
 
 def write_log(redis: Any, project: str, fields: list[dict[bytes, bytes]]) -> None:
@@ -145,23 +156,26 @@ def test_fuzz_what_fits_a_version_can_be_computed_again(raws: list[bytes]) -> No
 
 
 @fuzzed
-@given(bodies(VERDICT))
-def test_fuzz_what_lies_in_the_verdicts_place_is_one_or_calls_for_nothing(redis: Any, project: str, raw: bytes) -> None:
-    redis.set(drift_key(project, MODEL), raw)
-    identity, text = trigger_facts.verdict(redis, project, MODEL)
-    assert isinstance(identity, str)
-    assert not text or text.partition(": ")[2]
+@given(st.lists(bodies(msgspec.to_builtins(VERDICT)), max_size=3))
+def test_fuzz_a_line_of_the_history_is_a_verdict_or_is_left_out(tmp_path_factory: pytest.TempPathFactory, raws: list[bytes]) -> None:
+    """The verdict after the broken ones is heard, whatever they are."""
+    settings = Settings(state=tmp_path_factory.mktemp("verdicts"))
+    path = history_path(settings, MODEL)
+    path.parent.mkdir(parents=True)
+    lines = [*(raw.replace(b"\n", b" ") for raw in raws), msgspec.json.encode(VERDICT | {"id": "1@1700000000001-0"})]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    row, read = trigger_facts.verdicts(settings, MODEL, Row(), 0, 1)
+    assert read == path.stat().st_size
+    assert (row.version, row.seen) == (1, "1@1700000000001-0")
+    assert row.alarm is not None
+    assert row.alarm.text == "population change: sales__count_1h"
 
 
-def test_a_verdict_calls_for_a_training_and_another_thing_in_its_place_does_not(redis: Any, project: str) -> None:
-    key = drift_key(project, MODEL)
-    redis.set(key, msgspec.json.encode(VERDICT))
-    assert trigger_facts.verdict(redis, project, MODEL) == ("1@1700000000000-5", "population change: sales__count_1h")
-    redis.delete(key)
-    redis.rpush(key, "x")
-    assert trigger_facts.verdict(redis, project, MODEL) == ("", "")
-    redis.delete(key)
-    assert trigger_facts.verdict(redis, project, MODEL) == ("", "")
+def test_another_thing_in_the_history_s_place_calls_for_nothing(tmp_path: Path) -> None:
+    settings = Settings(state=tmp_path)
+    assert trigger_facts.verdicts(settings, MODEL, Row(), 0, 1) == (Row(1), 0)
+    history_path(settings, MODEL).mkdir(parents=True)
+    assert trigger_facts.verdicts(settings, MODEL, Row(), 0, 1)[0] == Row(1)
 
 
 AT = datetime(2024, 5, 1, tzinfo=UTC)

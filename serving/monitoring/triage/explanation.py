@@ -23,6 +23,7 @@ import numpy as np
 from feature_repo.records.verdict import Evidence, FeatureVerdict, Reason, Suspect, Triage
 from serving.monitoring.detectors.base import DriftDetector
 from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.kinds.table import TABLE
 from serving.monitoring.triage.description import describe
 from serving.monitoring.triage.lineage import Lineage, Odds
 from serving.monitoring.triage.recomputation import Compared, Recomputed
@@ -44,6 +45,7 @@ FAULT = float(np.log(2))
 HINT, USUAL, EQUAL = 2.5, -1.6, -0.7
 """What is added to a view's log odds if a source of it does something unusual, if all of them are as usual, and if besides the window
 computed again is what was served: `headrace bench triage` has what it makes of worlds."""
+RELATIONS = {kind.name for kind in TABLE if kind.cause == "relation"}
 STALE = 0.05
 """So much larger than the reference's share of nulls must the share of stale values be to be a hint."""
 FEWEST = 200
@@ -89,10 +91,28 @@ class Case:
         return int(self.seen.moments.min()), int(self.seen.moments.max())
 
     @cached_property
-    def drifted(self) -> list[int]:
-        """Inputs, the surest first."""
+    def every(self) -> list[int]:
+        """All inputs that drifted, the surest first."""
         found = [j for j, verdict in enumerate(self.verdicts[:-1]) if verdict.drift]
         return sorted(found, key=lambda j: (self.verdicts[j].p_value, -self.verdicts[j].size))
+
+    @cached_property
+    def guilty(self) -> list[Compared]:
+        """Views that are served otherwise than they are computed again, where that explains their drift; the worst first."""
+        found = [view for view in self.recomputed.views if view.share >= DIFFERENT and self._explains(view.view)] if self.every else []
+        return sorted(found, key=lambda view: -view.share)
+
+    @cached_property
+    def drifted(self) -> list[int]:
+        """The inputs whose drift has to be explained, the surest first: those that no guilty view explains, if there are any.
+
+        The world may have moved while a view was served late. A model can follow the world: its training reads what is computed again.
+        An input that only goes otherwise with others says nothing then: a guilty view is among these.
+        """
+        names = {view.view for view in self.guilty}
+        if not names:
+            return self.every
+        return [j for j in self.every if self.views[j] not in names and not set(self.verdicts[j].kinds) <= RELATIONS] or self.every
 
     @cached_property
     def moved_views(self) -> list[str]:
@@ -122,6 +142,17 @@ class Case:
     def recomputed(self) -> Recomputed:
         return self.clues.recompute() if self.clues.recompute is not None else Recomputed(0)
 
+    def _explains(self, view: str) -> bool:
+        """Whether what drifted of a view would not have, had it been served as it is computed again."""
+        found = self.recomputed
+        if found.values is None or found.places is None:
+            return False
+        for j in (j for j in self.every if self.views[j] == view):
+            theirs, served, again = self.reference.rows[:, j], self.seen.matrix[found.places, j], found.values[:, j]
+            if _distance(again, theirs) <= EXPLAINED * _distance(served, theirs):
+                return True
+        return False
+
 
 def explain_drift(
     seen: Seen,
@@ -138,7 +169,7 @@ def explain_drift(
     """
     case = Case(seen, verdicts, reference, clues, answered)
     skew = _rescored(seen, reference.scorer)
-    moved = bool(case.drifted) or verdicts[-1].drift
+    moved = bool(case.every) or verdicts[-1].drift
     changed = answered is not None and answered.changed
     if not moved and not skew and not changed:
         return None
@@ -165,39 +196,23 @@ def _rescored(seen: Seen, model: Model | None) -> str:
 
 
 def _unequal(case: Case) -> Triage | None:
-    """Served and recomputed are not the same, and that explains what drifted."""
-    if not case.drifted:
+    """Served and recomputed are not the same, and that explains all that drifted."""
+    if not case.every:
         return None
     found = case.recomputed
-    guilty: list[Compared] = []
-    for view in found.views:
-        if view.share < DIFFERENT:
-            continue
+    different = [view for view in found.views if view.share >= DIFFERENT]
+    for view in different:
         text = f"of {view.cells:,} values of {view.view} computed again {view.share:.0%} are not what was served: {view.cause}"
         case.evidence.append(Evidence("recomputation", view.view, "training/serving skew", text, proof=True, rows=view.rows))
-        if _explains(case, view.view):
-            guilty.append(view)
-    if not guilty:
-        if found.predictions and not any(view.share >= DIFFERENT for view in found.views):
-            text = f"{found.predictions} predictions computed again from the offline store are what was served"
-            case.evidence.append(Evidence("recomputation", "", "population change", text))
+    if found.predictions and not different:
+        text = f"{found.predictions} predictions computed again from the offline store are what was served"
+        case.evidence.append(Evidence("recomputation", "", "population change", text))
+    names = [view.view for view in case.guilty]
+    if not names or case.drifted != case.every:
         return None
-    worst = max(guilty, key=lambda view: view.share)
-    names = sorted((view.view for view in guilty), key=lambda name: -next(v.share for v in guilty if v.view == name))
+    worst = case.guilty[0]
     detail = f"view {worst.view}: {worst.share:.0%} of its values are not what the offline store gives ({worst.cause}). Mend the stream or the store"
     return _said(case, "training/serving skew", detail, names, 1.0)
-
-
-def _explains(case: Case, view: str) -> bool:
-    """Whether what drifted of a view would not have, had it been served as it is computed again."""
-    found = case.recomputed
-    if found.values is None or found.places is None:
-        return False
-    for j in (j for j in case.drifted if case.views[j] == view):
-        theirs, served, again = case.reference.rows[:, j], case.seen.matrix[found.places, j], found.values[:, j]
-        if _distance(again, theirs) <= EXPLAINED * _distance(served, theirs):
-            return True
-    return False
 
 
 def _distance(values: Matrix, theirs: Matrix) -> float:
@@ -293,16 +308,19 @@ def _odds(case: Case) -> list[Odds]:
     odds = lineage.judge(case.seen.matrix[:, :-1], case.seen.local, truth)
     hinted = {e.of for e in case.evidence if e.place == "source" and e.says == "pipeline fault"} | _standing(case)
     equal = {view.view for view in case.recomputed.views if view.share < DIFFERENT} if case.recomputed.predictions else set()
+    guilty = {view.view for view in case.guilty} if case.drifted != case.every else set()
     found = []
     for one in odds:
         own = {one.view} if one.view in case.clues.sources or one.view in case.views else set()
         sources = set(case.clues.sources.get(one.view, ())) or ({one.view} - own)
+        below = own or {view for view, of in case.clues.sources.items() if one.view in of}
+        if below <= guilty:  # what is odd there is explained
+            continue
         more = 0.0
         if (sources | own) & hinted:
             more = HINT
         elif sources and sources <= case.looked.profiled:
             more = USUAL
-        below = own or {view for view, of in case.clues.sources.items() if one.view in of}
         if more < HINT and sources and below <= equal:
             more += EQUAL
         found.append(Odds(one.view, one.log_odds + more, one.moved, one.of, one.elsewhere, one.of_others))

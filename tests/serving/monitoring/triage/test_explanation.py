@@ -16,6 +16,7 @@ from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cel
 from serving.monitoring.null_distribution import Calibration
 from serving.monitoring.reference import Fitted
 from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.triage.recomputation import Compared, Recomputed
 from serving.monitoring.triage.seen import Clues, Seen
 from serving.monitoring.window import NOTHING, Row, Window
 from tests.serving.shop import make_contract
@@ -246,6 +247,25 @@ def test_scores_that_are_not_of_the_logged_values_are_skew(known: Known) -> None
     found = explain_drift(Seen(matrix, moments, letters(matrix)), known.drift.test(matrix, moments), known, NOTHING)
     assert found is not None
     assert (found.cause, found.retrain) == ("training/serving skew", False)
+
+
+@pytest.mark.parametrize("world", [False, True], ids=["only the skew", "the world as well"])
+def test_a_view_that_is_served_late_is_skew_unless_something_else_has_changed(known: Known, world: bool) -> None:
+    """What recomputation explains of a drift is the pipe's; what it does not is left to be explained."""
+    matrix, moments = window()
+    right = matrix[:, :-1].copy()
+    matrix[:, 2:4] = matrix[:, 2:4] * 0.3  # the delays, as a store that is behind gives them
+    if world:
+        matrix[:, 4:6] = right[:, 4:6] = right[:, 4:6] + 4
+    places = np.arange(len(matrix))
+    late = Compared("road", 2 * len(matrix), 2 * len(matrix), "late data", ["id1: road:delay_1h was served as 3.0, recomputed 10.0"])
+    found = said(known, matrix, moments, clues=Clues(recompute=lambda: Recomputed(len(matrix), [late], "", places, right)))
+    assert found is not None
+    assert found.cause == ("population change" if world else "training/serving skew")
+    assert found.retrain is world
+    assert found.proof is not world
+    assert found.views == (["shop"] if world else ["road"])
+    assert any(e.place == "recomputation" and e.of == "road" and e.proof and e.rows for e in found.evidence)
 
 
 def test_values_that_stock_feast_reads_differently_are_skew(known: Known) -> None:
