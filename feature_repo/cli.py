@@ -91,6 +91,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     facts = Table(box=None, show_header=False, pad_edge=False)
     for what, value in (
         ("data", f"{made.training_set.get('rows', 0):,} examples, training set {str(made.training_set.get('hash', ''))[:16]}"),
+        ("left out", made.provenance.get("left_out", "")),
         ("split", ", ".join(f"{part} {start} to {end}" for part, (start, end) in made.split.items())),
         ("features", f"{made.feature_service}, {len(made.inputs)} inputs, definitions {made.definition_hash[:16]}"),
         ("trigger", made.provenance.get("reason", "") or "by hand"),
@@ -99,7 +100,8 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
         ("quality", ", ".join(f"{part} AUC {m['auc']:.4f}" for part, m in made.metrics.items() if "auc" in m)),
         ("export", f"ONNX within {made.parity.max_abs_difference:.1g} on {made.parity.rows:,} rows"),
     ):
-        facts.add_row(f"[dim]{what}[/dim]", value)
+        if value or what != "left out":
+            facts.add_row(f"[dim]{what}[/dim]", value)
     console.print(facts)
     for gate in made.gates:
         bounds = " and ".join(

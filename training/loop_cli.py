@@ -80,12 +80,17 @@ def quality(
     write_report(report, found)
 
 
+# wide: one for each option of the command
 def retrain(
     model: Model = "",
     why: Annotated[str, typer.Option(help="Kept with the version and in the journal.")] = "",
     as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
     ask: Annotated[bool, typer.Option("--ask", help="Leave it to the running autopilot, which then also lets it out in stages.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Let it pass the gates it fails (recorded in the journal).")] = False,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option("--leave-out", metavar="FROM/TO", help="Learn from no example of this ISO interval; may be given again."),
+    ] = None,
     trigger: Annotated[str, typer.Option(hidden=True)] = "",
     report: Report = None,
 ) -> None:
@@ -97,6 +102,7 @@ def retrain(
 
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.spark import session
+    from training.data.left_out import interval_of
     from training.data.training_set import newest_known
     from training.gates import challenge, record
     from training.loop_tables import gates_table, moment_text
@@ -106,8 +112,11 @@ def retrain(
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
     if ask:
+        if leave_out:
+            raise ValueError("with --ask the autopilot leaves out what is proven to be at fault; --leave-out is for a training of your own")
         _ask(own, spec.name, why)
         return
+    spans = sorted(interval_of(text) for text in leave_out or ())
     now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
     identity = trigger or f"request@{now_us}"
     with contextlib.ExitStack() as stack:
@@ -122,8 +131,7 @@ def retrain(
                 stack.callback(made[0].stop)
             return made[0]
 
-        asked = {steps.TRIGGER: identity, "reason": why, "as_of_us": str(now_us)}
-        version = steps.train_again(spark, case, own, spec, now_us, asked, status.update)
+        version = steps.train_again(spark, case, own, spec, steps.Order(identity, why, now_us, spans), status.update)
         status.update(f"version {version}: gates")
         found = record.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
         gates = found or challenge.examine(spark, case, own, spec, version)

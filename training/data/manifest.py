@@ -1,8 +1,9 @@
 """What a training set was made of, so that it can be derived again: its identity, and every partition that went into it.
 
-Identity is a hash over the definitions of its features, its spine, the event cut-off (the end of its split), the knowledge cut-off and the
-split. Rows that become known after the knowledge cut-off change nothing. Rows that are slipped in below it do, and are found: the manifest
-holds, per source table and day, how many rows were known by the cut-off and a hash of them that does not depend on their order.
+Identity is a hash over the definitions of its features, its spine, the event cut-off (the end of its split), the knowledge cut-off, the
+split, and what was left out. Rows that become known after the knowledge cut-off change nothing. Rows that are slipped in below it do, and
+are found: the manifest holds, per source table and day, how many rows were known by the cut-off and a hash of them that does not depend on
+their order.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from infra import files
 from infra.timestamps import moment_at
+from training.data.left_out import Interval
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +33,7 @@ class Partition(msgspec.Struct, frozen=True):
     hash: str
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     Attributes:
         identity: hash of what follows, but the partitions and the content.
@@ -42,6 +44,7 @@ class Manifest(msgspec.Struct, frozen=True):
         split: spans by name.
         content: SHA-256 of the Parquet file.
         partitions: by table and day.
+        left_out: spans of moments whose examples are not in it, microseconds; not written where there are none.
     """
 
     identity: str
@@ -53,9 +56,10 @@ class Manifest(msgspec.Struct, frozen=True):
     split: dict[str, tuple[str, str]]
     content: str
     partitions: dict[str, dict[str, Partition]]
+    left_out: list[Interval] = []
 
 
-def identity(definitions: str, spec: ModelSpec, known_upto_us: int) -> dict[str, Any]:
+def identity(definitions: str, spec: ModelSpec, known_upto_us: int, left_out: Sequence[Interval] = ()) -> dict[str, Any]:
     """The parts of a training set's identity, and `identity` itself."""
     spans = {name: span for name in ("train", "valid", "test") if (span := getattr(spec.split, name))}
     parts = {
@@ -66,6 +70,8 @@ def identity(definitions: str, spec: ModelSpec, known_upto_us: int) -> dict[str,
         "known_upto_us": known_upto_us,
         "split": {name: (str(span.start), str(span.end)) for name, span in spans.items()},
     }
+    if left_out:  # the identity of a set that leaves nothing out is what it was before this could be said
+        parts["left_out"] = [list(span) for span in left_out]
     return parts | {"identity": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}
 
 

@@ -21,6 +21,7 @@ from streaming.offline.footers import extent
 from streaming.schema.columns import column_name
 from streaming.schema.feature_view import NUMERIC, dtype_of, projections
 from training.data import manifest
+from training.data.left_out import Interval
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,7 @@ class TrainingSet:
         definitions: hash by `view:feature`.
         identity: of `training.data.manifest`.
         known_upto_us: its knowledge cut-off, microseconds.
+        left_out: spans of moments whose examples are not in it, and how many these are.
     """
 
     path: Path
@@ -62,6 +64,8 @@ class TrainingSet:
     project: str
     identity: str = ""
     known_upto_us: int = 0
+    left_out: tuple[Interval, ...] = ()
+    left_out_rows: int = 0
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -93,7 +97,7 @@ def rebuild(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mo
         FileError: it, or its manifest, cannot be read.
     """
     before, old = manifest.load(training_set), read(training_set)
-    made = build(spark, use_case, settings, spec, before.known_upto_us)
+    made = build(spark, use_case, settings, spec, before.known_upto_us, before.left_out)
     if made.hash == before.content:
         return None
     after, new = manifest.load(made.path), read(made.path)
@@ -184,11 +188,19 @@ def newest_known(use_case: UseCase, settings: Settings, spec: ModelSpec) -> int:
     return max((k for k in known if k is not None), default=0)
 
 
-def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: ModelSpec, known_upto_us: int | None = None) -> TrainingSet:
+def build(
+    spark: SparkSession,
+    use_case: UseCase,
+    settings: Settings,
+    spec: ModelSpec,
+    known_upto_us: int | None = None,
+    left_out: Sequence[Interval] = (),
+) -> TrainingSet:
     """Join the model's spine and write the training set. The same data and definitions give the same file and hash.
 
     Args:
         known_upto_us: knowledge cut-off: examples, rows and labels known later are not there. Default: as far as the tables reach.
+        left_out: examples whose moment lies in one of these spans are not there. Those after them are, and see the rows of that time.
 
     Raises:
         DefinitionError: the service is not applied or has an input that is no number.
@@ -220,6 +232,7 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
     # an example sees what was known at its moment: with its moment below the cut-off, so is all that it sees
     spine = spine.where(F.unix_micros(moment) <= known_upto_us)
     unknown = F.unix_micros(F.col(spec.spine.label_timestamp)) > known_upto_us
+    spine, lost = _without(spine, spec, left_out)
     spine = spine.withColumns({c: F.when(~unknown | unknown.isNull(), F.col(c)) for c in (spec.spine.label, spec.spine.label_timestamp)})
     spine = _renamed_moment(spine, spec)
     job = store.get_historical_features(entity_df=spine, features=store.get_feature_service(spec.feature_service), full_feature_names=True)
@@ -228,10 +241,23 @@ def build(spark: SparkSession, use_case: UseCase, settings: Settings, spec: Mode
         table = table.rename_columns([spec.spine.timestamp if c == "event_timestamp" else c for c in table.column_names])
     made = _write(table, spec, settings, inputs, _request_fields(store, spec, table), by_feature, store.project)
     plan = [p.view for p in projections(store, spec.feature_service)]
-    parts = manifest.identity(made.definition_hash, spec, known_upto_us)
+    parts = manifest.identity(made.definition_hash, spec, known_upto_us, left_out)
     listed = manifest.partitions(settings.offline_root, plan, spec, known_upto_us)
     manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed), made.path)
-    return replace(made, identity=parts["identity"], known_upto_us=known_upto_us)
+    return replace(made, identity=parts["identity"], known_upto_us=known_upto_us, left_out=tuple(left_out), left_out_rows=lost)
+
+
+def _without(spine: Any, spec: ModelSpec, left_out: Sequence[Interval]) -> tuple[Any, int]:
+    """The spine without the examples of these spans, and how many they are."""
+    from pyspark.sql import functions as F
+
+    if not left_out:
+        return spine, 0
+    moment = F.unix_micros(F.col(spec.spine.timestamp))
+    inside = F.lit(False)
+    for first, last in left_out:
+        inside |= moment.between(first, last)
+    return spine.where(~inside), int(spine.where(inside).count())
 
 
 def _renamed_moment(spine: Any, spec: ModelSpec) -> Any:

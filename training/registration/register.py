@@ -178,6 +178,7 @@ def describe(spec: ModelSpec, training_set: TrainingSet, outcome: Outcome, setti
             "identity": training_set.identity,
             "known_upto_us": training_set.known_upto_us,
             "late_labels": {name: outcome.fitted.parts[name].late for name in ("train", "valid")},
+            **({"left_out": training_set.left_out, "left_out_rows": training_set.left_out_rows} if training_set.left_out else {}),
         },
         parameters={**spec.parameters, "rounds": outcome.fitted.booster.best_iteration or outcome.fitted.booster.current_iteration()},
         metrics=_defined(outcome.measured.metrics),

@@ -67,7 +67,8 @@ def make_again(
     contract.check_definitions(made, definitions_of(case.store, made.feature_service))
     told("joining the training set")
     kept = settings.state / "training_sets" / made.model / str(made.training_set["path"])
-    again = build(spark(), case, settings, spec, int(made.training_set["known_upto_us"]))
+    left_out = [(int(first), int(last)) for first, last in made.training_set.get("left_out", ())]
+    again = build(spark(), case, settings, spec, int(made.training_set["known_upto_us"]), left_out)
     differs = again.hash != made.training_set["hash"]
     changed = _changed(spec, kept, again) if differs and kept.exists() else []
     try:

@@ -6,12 +6,14 @@ for may change from verdict to verdict; its beginning does not, or a suspicion t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from feature_repo.records.verdict import Verdict
+from feature_repo.records.verdict import Triage, Verdict
 from feature_repo.triggers.base import Alarm
+from training.data.left_out import Interval
 
 QUIET = 2
 Answer = Literal["", "dismissed", "confirmed"]
@@ -25,14 +27,28 @@ class Row(msgspec.Struct, frozen=True):
         seen: id of the newest verdict.
         alarm: None: nothing is odd.
         quiet: how many of the newest verdicts, one after the other, raised no alarm.
-        unsound: spans in which a fault is proven, `(first, last)` microseconds, apart and ascending.
+        unsound: spans of earlier alarms in which a source is proven to have been at fault, `(first, last)` microseconds, apart and ascending.
+        proven: the same, of this alarm: a person may still dismiss it.
     """
 
     version: int = 0
     seen: str = ""
     alarm: Alarm | None = None
     quiet: int = 0
-    unsound: list[tuple[int, int]] = []
+    unsound: list[Interval] = []
+    proven: list[Interval] = []
+
+    @property
+    def left_out(self) -> list[Interval]:
+        """Spans whose examples no model should learn from."""
+        dismissed = self.alarm is not None and self.alarm.answer == "dismissed"
+        return self.unsound if dismissed else joined(self.unsound, self.proven)
+
+
+def settled(row: Row, version: int | None = None) -> Row:
+    """The row with its alarm over; what was proven stays known. A version: of which the next verdicts are."""
+    kept = msgspec.structs.replace(row, alarm=None, quiet=0, unsound=row.left_out, proven=[])
+    return kept if version is None else Row(version, unsound=kept.unsound)
 
 
 def after(row: Row, verdict: Verdict) -> Row:
@@ -42,13 +58,14 @@ def after(row: Row, verdict: Verdict) -> Row:
     if verdict.version == row.version and verdict.id == row.seen:
         return row
     if verdict.version != row.version:
-        row = Row(verdict.version, unsound=row.unsound)
-    triage = verdict.triage
+        row = settled(row, verdict.version)
+    row = msgspec.structs.replace(row, seen=verdict.id)
+    before, triage = row.alarm, verdict.triage
     if triage is None:
         quiet = row.quiet + 1
-        alarm = None if row.alarm is None or quiet >= QUIET else msgspec.structs.replace(row.alarm, changes=0)
-        return Row(row.version, verdict.id, alarm, quiet, row.unsound)
-    before = row.alarm
+        if before is None or quiet >= QUIET:
+            return msgspec.structs.replace(settled(row), quiet=quiet)
+        return msgspec.structs.replace(row, quiet=quiet, alarm=msgspec.structs.replace(before, changes=0))
     kind: Literal["change", "suspicion", "proof"] = "change" if triage.retrain else "proof" if triage.proof else "suspicion"
     names = [f.name for f in verdict.features if f.drift][:5] or ["the truths" if triage.cause == "concept change" else "the score"]
     text = f"{triage.cause}: {', '.join(names)}" if kind == "change" else f"{triage.cause}: {triage.detail}"
@@ -60,8 +77,16 @@ def after(row: Row, verdict: Verdict) -> Row:
         answer="" if before is None else before.answer,
         why="" if before is None else before.why,
     )
-    unsound = joined(row.unsound, (verdict.window.from_us, verdict.window.to_us)) if kind == "proof" else row.unsound
-    return Row(row.version, verdict.id, alarm, 0, unsound)
+    proven = joined(row.proven, [(verdict.window.from_us, verdict.window.to_us)]) if kind == "proof" and _of_source(triage) else row.proven
+    return msgspec.structs.replace(row, alarm=alarm, quiet=0, proven=proven)
+
+
+def _of_source(triage: Triage) -> bool:
+    """Whether what is proven is wrong in the rows of a source, and so in a training's. What was only served wrongly is computed again from
+    the sources when a model is trained: its examples are sound.
+    """
+    places = {one.place for one in triage.evidence if one.proof}
+    return not places or "source" in places
 
 
 def answered(row: Row, answer: Answer, why: str) -> Row:
@@ -71,10 +96,10 @@ def answered(row: Row, answer: Answer, why: str) -> Row:
     return msgspec.structs.replace(row, alarm=msgspec.structs.replace(row.alarm, answer=answer, why=why))
 
 
-def joined(spans: list[tuple[int, int]], more: tuple[int, int]) -> list[tuple[int, int]]:
-    """Spans with one more, those that touch made one."""
-    found: list[tuple[int, int]] = []
-    for first, last in sorted([*(tuple(s) for s in spans), more]):
+def joined(spans: Sequence[Interval], more: Sequence[Interval]) -> list[Interval]:
+    """Spans with others, those that touch made one; ascending."""
+    found: list[Interval] = []
+    for first, last in sorted([*spans, *more]):
         if found and first <= found[-1][1]:
             found[-1] = found[-1][0], max(found[-1][1], last)
         else:

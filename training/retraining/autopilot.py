@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,12 @@ from feature_repo.triggers.base import DAY_US
 from infra import redis_client
 from infra.settings import Settings
 from streaming.offline.parquet import TableError
+from training.data.left_out import Interval, interval_text
 from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
 from training.retraining import trigger_facts, triggers
-from training.retraining.alarm import answered
+from training.retraining.alarm import answered, settled
 from training.retraining.loop import Loop, wall_clock
 from training.retraining.loop_state import State
 from training.retraining.retrain import find
@@ -50,8 +51,9 @@ class TrainingStopped(Exception):
     """The training was ended with the autopilot; it is not one that failed."""
 
 
-Train = Callable[[Reason, int], Gates | None]
-"""Train for a reason as of a moment, register, and ask the gates; None where no version came of it. Asked again, it gives the same version."""
+Train = Callable[[Reason, int, Sequence[Interval]], Gates | None]
+"""Train for a reason as of a moment, without the examples of these spans, register, and ask the gates; None where no version came of it.
+Asked again, it gives the same version."""
 
 
 class Autopilot(Loop):
@@ -152,9 +154,9 @@ class Autopilot(Loop):
         state.as_of_us = min(now_us, int(known.max()) + DAY_US) if len(known) else now_us
         if reason.kind != "request":
             state.trained_us.append(now_us)
-        if state.row.alarm is not None:  # what is trained for is done with
-            state.row = msgspec.structs.replace(state.row, alarm=None, quiet=0)
-        self.say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}")
+        state.left_out = state.row.left_out
+        facts = {"left out": ", ".join(map(interval_text, state.left_out))} if state.left_out else None
+        self.say(f"{reason.id}/triggered", now_us, "triggered", f"{reason.kind}: {reason.text}", facts=facts)
         self.save(state)
         if self.request_path.is_file():
             self.request_path.unlink(missing_ok=True)
@@ -182,7 +184,7 @@ class Autopilot(Loop):
                     state.trained_us.remove(reason.at_us)
                 return self.end(state, now_us, "refused", f"no version came of {ATTEMPTS} trainings (see the log)", version)
             try:
-                gates = self.train(reason, state.as_of_us or reason.at_us)
+                gates = self.train(reason, state.as_of_us or reason.at_us, state.left_out)
             except TrainingStopped:
                 state.attempts -= 1
                 self.save(state)
@@ -190,6 +192,8 @@ class Autopilot(Loop):
             if gates is None:
                 return f"training failed, attempt {state.attempts} of {ATTEMPTS}"
         state.failed_us = None
+        if reason.kind == "drift":  # what was trained for is done with; another reason's training says nothing of an alarm
+            state.row = settled(state.row)
         checks = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
         self.say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, checks)
         if not (gates.passed or gates.forced):

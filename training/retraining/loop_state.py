@@ -8,6 +8,7 @@ import msgspec
 
 from feature_repo.records.held import Held
 from infra import files
+from training.data.left_out import Interval
 from training.retraining.alarm import Row
 from training.retraining.server_metrics import Counted, Mark
 from training.retraining.triggers import Reason
@@ -25,6 +26,7 @@ class State(msgspec.Struct):
         counted_us: when that was, by the wall's clock.
         marks: what the version that answers had counted by the hour, since the shadow began.
         as_of_us: what the training may know of; 0: all up to its reason's moment.
+        left_out: spans whose examples the training leaves out.
         row: what the watch's verdicts on the live version have come to.
         read: how far the file of verdicts has been read, bytes.
         held: what the step held back, and since when.
@@ -42,6 +44,7 @@ class State(msgspec.Struct):
     counted_us: int = 0
     marks: list[Mark] = []
     as_of_us: int = 0
+    left_out: list[Interval] = []
     row: Row = Row()
     read: int = 0
     held: list[Held] = []

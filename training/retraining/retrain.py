@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from feature_repo.records import contract
 from feature_repo.spec.model import ModelSpec, Span, Split
 from feature_repo.spec.use_case import UseCase
 from infra import files
-from infra.timestamps import moment_at
+from infra.timestamps import microseconds, moment_at
+from training.data.left_out import Interval, overlapping, words
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -45,6 +48,26 @@ def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
     return spec.model_copy(update={"split": split, "gates": [g for g in spec.gates if g.on == "valid"]})
 
 
+class Order(msgspec.Struct, frozen=True):
+    """What a training is to be made of, and who asked for it.
+
+    Attributes:
+        trigger: id of what asked for it: one of the same id makes the same version.
+        why: in words.
+        as_of_us: what it may know of, microseconds since the epoch (UTC).
+        left_out: spans of moments whose examples it does not learn from.
+    """
+
+    trigger: str
+    why: str
+    as_of_us: int
+    left_out: Sequence[Interval] = ()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        return {TRIGGER: self.trigger, "reason": self.why, "as_of_us": str(self.as_of_us)}
+
+
 @contextmanager
 def alone(settings: Settings, model: str) -> Iterator[None]:
     """One training of a model at a time in a checkout: the second waits, and then finds what the first made.
@@ -73,11 +96,11 @@ def train_again(
     case: UseCase,
     settings: Settings,
     spec: ModelSpec,
-    now_us: int,
-    provenance: dict[str, str],
+    order: Order,
     progress: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Build the training set as it was known at a moment, fit and register. Returns the version; the one that is there, if it is.
+    """Build the training set as it was known at a moment, without what is left out, fit and register. Returns the version; the one that is
+    there, if it is.
 
     Raises:
         SplitError, GateError, ExportError, JoinError: no version was made.
@@ -85,11 +108,13 @@ def train_again(
     from training.data.training_set import build
     from training.registration.register import train_and_register
 
-    found = find(settings, spec.name, provenance[TRIGGER])
+    found = find(settings, spec.name, order.trigger)
     if found is not None:
         return found
-    moved = rolled(spec, now_us)
+    moved = rolled(spec, order.as_of_us)
+    first, end = microseconds(moved.split.train.bounds()[0]), microseconds((moved.split.test or moved.split.valid).bounds()[1])
     progress("joining the training set")
-    made = build(spark(), case, settings, moved, now_us)
+    made = build(spark(), case, settings, moved, order.as_of_us, overlapping(order.left_out, first, end))
+    provenance = order.provenance | ({"left_out": words(made.left_out, made.left_out_rows)} if made.left_out else {})
     progress(f"fitting on {made.rows:,} examples")
     return train_and_register(moved, made, settings, provenance=provenance).version

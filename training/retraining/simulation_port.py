@@ -15,7 +15,7 @@ from streaming.skew.proof import SkewResult, prove, read_log
 from training.data.training_set import build
 from training.retraining.autopilot import Autopilot
 from training.retraining.backtest import Drift, Outcome, live_through
-from training.retraining.retrain import TRIGGER, train_again
+from training.retraining.retrain import Order, train_again
 from training.retraining.trainer_process import Trainer
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class Loop:
     def first(self, case: UseCase, model: str, at_us: int) -> int:
         """The first version, on what was known at a moment."""
         with _Spark(self.settings) as spark:
-            return train_again(
-                spark, case, self.settings, case.model(model), at_us, {TRIGGER: f"first@{at_us}", "reason": "the first model"}
-            )
+            return train_again(spark, case, self.settings, case.model(model), Order(f"first@{at_us}", "the first model", at_us))
 
     def pilot(self, case: UseCase, model: str) -> Autopilot:
         from streaming.online.store import connect

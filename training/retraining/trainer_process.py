@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.settings import ROOT, Settings
 from infra.supervision import process
 from infra.supervision.supervisor import LOG_BYTES
 from infra.timestamps import moment_at
+from training.data.left_out import Interval, interval_text
 from training.gates.record import Gates, read_gates
 from training.retraining.autopilot import TrainingStopped
 from training.retraining.retrain import find
@@ -39,7 +40,7 @@ class Trainer:
     def log(self) -> Path:
         return self.settings.log_dir / f"retrain-{self.model}.log"
 
-    def __call__(self, reason: Reason, as_of_us: int) -> Gates | None:
+    def __call__(self, reason: Reason, as_of_us: int, left_out: Sequence[Interval]) -> Gates | None:
         """None where it failed; the log says why."""
         self.settings.log_dir.mkdir(parents=True, exist_ok=True)
         if self.log.is_file() and self.log.stat().st_size > LOG_BYTES:
@@ -47,6 +48,7 @@ class Trainer:
         as_of = moment_at(as_of_us).isoformat()
         argv = [sys.executable, str(ROOT / "headrace.py"), "retrain", self.model]
         argv += ["--as-of", as_of, "--trigger", reason.id, "--why", f"{reason.kind}: {reason.text}"]
+        argv += [word for span in left_out for word in ("--leave-out", interval_text(span))]
         with self.log.open("ab") as log:
             child = subprocess.Popen(
                 argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=self._environment()

@@ -17,7 +17,7 @@ from streaming.offline.parquet import TableError, fault, table
 from training.data.column_moments import micros
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
-from training.retraining.alarm import Row, after
+from training.retraining.alarm import Row, after, settled
 
 log = logging.getLogger("headrace.autopilot")
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def verdicts(settings: Settings, model: str, row: Row, read: int, champion: int)
     """
     path = history_path(settings, model)
     if row.version != champion:  # what was said of it before has been acted upon, or it was not live
-        row = Row(champion, unsound=row.unsound)
+        row = settled(row, champion)
     try:
         with path.open("rb") as file:
             file.seek(0, 2)

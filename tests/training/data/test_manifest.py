@@ -12,7 +12,8 @@ import pytest
 
 from tests.bikes.platform import Bikes
 from training.data import manifest
-from training.data.training_set import build, rebuild
+from training.data.column_moments import micros
+from training.data.training_set import build, read, rebuild
 
 
 @pytest.fixture
@@ -64,6 +65,22 @@ def test_late_rows_change_nothing_and_rows_slipped_in_are_named(bikes: Bikes, ow
     assert all(name.startswith("rides_by") for name in names)
 
 
+def test_examples_of_an_interval_are_left_out_and_nothing_else_changes(bikes: Bikes, own: Any) -> None:
+    moment = bikes.spec.spine.timestamp
+    whole = build(bikes.spark, bikes.case, own, bikes.spec)
+    assert b"left_out" not in manifest.path_of(whole.path).read_bytes(), "where nothing is, the manifest is what it was"
+    rows = read(whole.path)
+    at = micros(rows, moment)
+    first, last = int(at[len(at) // 3]), int(at[len(at) // 2])
+    made = build(bikes.spark, bikes.case, own, bikes.spec, left_out=[(first, last), (0, 1)])
+    outside = (at < first) | (at > last)
+    assert (made.left_out, made.left_out_rows) == (((first, last), (0, 1)), int((~outside).sum()))
+    assert made.left_out_rows > 1
+    assert read(made.path).equals(rows.filter(pa.array(outside))), "both ends are in it; the values of what is kept are as they were"
+    assert made.identity != whole.identity
+    assert rebuild(bikes.spark, bikes.case, own, bikes.spec, made.path) is None, "made again, they are left out again"
+
+
 def test_identity_is_of_definitions_spine_cutoffs_and_split(bikes: Bikes) -> None:
     def identity(**changed: Any) -> str:
         base = {"definitions": "d", "spec": bikes.spec, "known_upto_us": 5}
@@ -76,6 +93,8 @@ def test_identity_is_of_definitions_spine_cutoffs_and_split(bikes: Bikes) -> Non
         identity(known_upto_us=6),
         identity(spec=bikes.spec.model_copy(update={"spine": spine})),
         identity(spec=bikes.spec.model_copy(update={"split": split})),
+        identity(left_out=[(1, 2)]),
     ]
-    assert len({identity(), *others}) == 5
+    assert len({identity(), *others}) == 6
+    assert identity(left_out=[]) == identity()
     assert identity() == identity()

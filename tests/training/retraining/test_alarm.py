@@ -13,6 +13,7 @@ from feature_repo.spec.retraining import Learning
 from feature_repo.triggers.base import DAY_US
 from feature_repo.triggers.table import Triggers
 from tests.training.retraining.world import MODEL, World
+from training.data.left_out import interval_text
 
 
 def held(world: World) -> HeldList:
@@ -79,6 +80,97 @@ def test_a_proof_holds_for_as_long_as_it_stands(world: World) -> None:
     assert world.trained == []
 
 
+HOUR_US = 3_600_000_000
+
+
+def ask(world: World, text: str = "the boss") -> None:
+    world.pilot().request_path.write_text(text)
+
+
+def test_under_a_proven_fault_others_may_train_and_its_examples_are_left_out(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=True, place="source")
+    first = (world.now_us - HOUR_US, world.now_us)
+    assert "held: the fault is proven" in world.pilot().step()
+    ask(world)
+    assert "begins its shadow" in world.pilot().step()
+    assert world.left_out == [[first]]
+    (triggered,) = [d for d in Journal(world.settings.state, MODEL).read() if d.step == "triggered"]
+    assert triggered.facts["left out"] == interval_text(first)
+
+
+def test_what_was_proven_stays_left_out_when_the_fault_is_mended_and_of_the_next_version(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=True)
+    first = (world.now_us - HOUR_US, world.now_us)
+    world.pilot().step()
+    world.now_us += DAY_US
+    world.serve()
+    for number in ("q1", "q2"):
+        world.drift(number=number, quiet=True)
+    assert world.pilot().step() == "nothing to do"
+    ask(world)
+    world.until("kept")
+    assert world.live() == 2
+    world.drift(retrain=False, proof=True, number="again")
+    second = (world.now_us - HOUR_US, world.now_us)
+    ask(world, "once more")
+    world.pilot().step()
+    assert world.left_out == [[first], [first, second]]
+
+
+def test_what_was_only_served_wrongly_is_learnt_from_since_a_training_computes_it_again(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=True, place="recomputation")
+    assert "held: the fault is proven" in world.pilot().step()
+    ask(world)
+    world.pilot().step()
+    assert world.left_out == [[]]
+
+
+def test_a_proof_that_a_person_dismisses_leaves_nothing_out(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False, proof=True)
+    world.pilot().step()
+    world.pilot().answer_path.write_text("dismissed we sold the docks")
+    assert "begins its shadow" in world.pilot().step()
+    assert world.left_out == [[]]
+
+
+def test_a_training_for_another_reason_does_not_begin_the_days_anew(world: World) -> None:
+    """A version that its gates refuse has not answered the alarm."""
+    world.serve()
+    world.drift(retrain=False)
+    began = world.now_us
+    world.pilot().step()
+    world.gates_pass = False
+    ask(world)
+    assert "refused" in world.pilot().step()
+    world.now_us = began + 7 * DAY_US
+    world.serve()
+    world.drift(retrain=False, number="d7")
+    assert "refused" in world.pilot().step(), "the drift trigger has fired: nobody has proven the fault in seven days"
+    assert [r.kind for r in world.trained] == ["request", "drift"]
+
+
+def test_a_training_that_comes_to_nothing_does_not_begin_the_days_anew(world: World) -> None:
+    world.serve()
+    world.drift(retrain=False)
+    began = world.now_us
+    world.pilot().step()
+    world.now_us = began + 7 * DAY_US
+    world.serve()
+    pilot = world.pilot()
+    pilot.train = lambda reason, as_of_us, left_out: None
+    for _ in range(4):
+        text = pilot.step()
+    assert "no version came of 3 trainings" in text
+    world.now_us = began + 9 * DAY_US
+    world.serve()
+    world.drift(retrain=False, number="d9")
+    assert "begins its shadow" in world.pilot().step()
+
+
 @pytest.mark.parametrize(("proof", "said", "trains"), [(False, "dismissed", True), (True, "dismissed", True), (False, "confirmed", False)])
 def test_a_person_s_word_on_an_alarm_is_heard(world: World, proof: bool, said: str, trains: bool) -> None:
     world.serve()
@@ -99,7 +191,7 @@ def test_a_training_that_comes_to_nothing_spends_neither_cooldown_nor_budget(wor
     world.serve()
     world.drift()
     pilot = world.pilot()
-    pilot.train = lambda reason, as_of_us: None
+    pilot.train = lambda reason, as_of_us, left_out: None
     for _ in range(4):
         text = pilot.step()
     assert "no version came of 3 trainings" in text

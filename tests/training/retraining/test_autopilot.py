@@ -104,8 +104,8 @@ def test_gates_that_compared_with_another_version_than_the_live_one_let_nothing_
     world.drift()
     trained = world.train
 
-    def train(reason: Reason, as_of_us: int) -> Gates | None:
-        gates = trained(reason, as_of_us)
+    def train(reason: Reason, as_of_us: int, left_out: Any) -> Gates | None:
+        gates = trained(reason, as_of_us, left_out)
         root = world.settings.model_root / MODEL
         shutil.copytree(root / "1", root / "7")
         contract.write(root / "7", msgspec.structs.replace(contract.load(root / "1"), version=7))

@@ -227,7 +227,7 @@ def _autopilot() -> None:
 
     own = own_settings()
 
-    def train(reason: Reason, as_of_us: int) -> Gates:
+    def train(reason: Reason, as_of_us: int, left_out: Any) -> Gates:
         root, version = own.model_root / MODEL, find(own, MODEL, reason.id)
         if version is None:
             version = 1 + max(int(p.name) for p in root.iterdir() if p.name.isdigit())

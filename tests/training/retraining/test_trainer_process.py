@@ -11,17 +11,22 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.records import contract, release
 from infra.settings import Settings
 from tests.bikes.platform import Bikes
+from training.data.column_moments import micros
 from training.retraining.autopilot import TrainingStopped
 from training.retraining.trainer_process import Trainer
 from training.retraining.triggers import Reason
 
 AT_US = 1_615_680_000_000_000  # 2021-03-14
 REASON = Reason("request", "the test", AT_US)
+DAY_US = 86_400_000_000
+LEFT_OUT = [(AT_US - 6 * DAY_US, AT_US - 5 * DAY_US), (AT_US - 900 * DAY_US, AT_US - 899 * DAY_US)]
+"""One in the data of the training, one long before them."""
 LEARNING = """
 learning:
   retraining: {valid_days: 2, test_days: 2}
@@ -65,16 +70,16 @@ def test_a_killed_training_leaves_nothing_and_the_next_one_makes_the_version_onc
     trainer = Trainer(own, "turned_away", stop)
     threading.Timer(4, stop.set).start()
     with pytest.raises(TrainingStopped):
-        trainer(REASON, AT_US)
+        trainer(REASON, AT_US, LEFT_OUT)
     assert not children()
     assert versions(own) == [1]
 
     stop.clear()
     killed = threading.Timer(6, lambda: [os.killpg(p.pid, signal.SIGKILL) for p in children()[:1]])
     killed.start()
-    trainer(REASON, AT_US)  # whether the kill came before or after the version was there
+    trainer(REASON, AT_US, LEFT_OUT)  # whether the kill came before or after the version was there
     killed.join()
-    gates = trainer(REASON, AT_US)
+    gates = trainer(REASON, AT_US, LEFT_OUT)
     assert gates is not None, trainer.log.read_text()[-2000:]
     assert gates.passed, gates
     assert {c.name for c in gates.checks} >= {"export", "latency", "size", "champion", "slices", "skew", "log"}
@@ -82,7 +87,13 @@ def test_a_killed_training_leaves_nothing_and_the_next_one_makes_the_version_onc
     made = contract.load(own.model_root / "turned_away" / "2")
     assert made.provenance["trigger"] == REASON.id
     assert made.split["test"] == ["2021-03-12", "2021-03-14"]
+    said = made.training_set
+    assert said["left_out"] == [list(LEFT_OUT[0])], "what no split touches is not worth a word"
+    assert said["left_out_rows"] > 0
+    assert made.provenance["left_out"] == f"{said['left_out_rows']:,} examples of 2021-03-08 00:00 to 2021-03-09 00:00"
+    rows = pq.read_table(own.state / "training_sets" / "turned_away" / said["path"])
+    assert not [at for at in micros(rows, made.spec["spine"]["timestamp"]).tolist() if LEFT_OUT[0][0] <= at <= LEFT_OUT[0][1]]
     began = time.monotonic()
-    assert trainer(REASON, AT_US) == gates, "asked again, what the gates found stands: a measured latency is not drawn twice"
+    assert trainer(REASON, AT_US, LEFT_OUT) == gates, "asked again, what the gates found stands: a measured latency is not drawn twice"
     assert versions(own) == [1, 2], "asked again, it is the same version"
     assert time.monotonic() - began < 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from feature_repo.records.decisions import Journal
 from feature_repo.records.prediction import Label, Prediction
 from feature_repo.records.redis_keys import held_key, label_log_key, labels_key, prediction_log_key, quality_key, tallies_key
 from feature_repo.records.replica_tally import Count, Tally
-from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Span, Triage, Verdict, history_path
+from feature_repo.records.verdict import Evidence, FeatureVerdict, OutlierVerdict, Place, Span, Triage, Verdict, history_path
 from feature_repo.spec.retraining import Learning
 from feature_repo.spec.use_case import UseCase
 from streaming.online.store import connect
 from tests.bikes.platform import Bikes
+from training.data.left_out import Interval
 from training.evaluation.rescoring import scored
 from training.gates.record import Checked, Gates, write_gates
 from training.retraining.autopilot import Autopilot
@@ -59,6 +60,7 @@ class World:
         self.sent, self.now_us = 0, START_US
         self.random = np.random.default_rng(0)
         self.trained: list[Reason] = []
+        self.left_out: list[list[Interval]] = []
         self.gates_pass = True
         self.bad: Callable[[str, int], bool] = lambda role, version: False
         """Whether a version's answers are spoilt, in production only."""
@@ -70,9 +72,10 @@ class World:
         self.tell()  # as every second
         return Autopilot(self.client, self.settings, self.case, MODEL, self.train)
 
-    def train(self, reason: Reason, as_of_us: int) -> Gates | None:
+    def train(self, reason: Reason, as_of_us: int, left_out: Sequence[Interval]) -> Gates | None:
         """A training that takes no time: the first version again, under a number of its own."""
         self.trained.append(reason)
+        self.left_out.append(list(left_out))
         version = find(self.settings, MODEL, reason.id)
         if version is None:
             root = self.settings.model_root / MODEL
@@ -93,8 +96,8 @@ class World:
         (self.settings.model_root / MODEL / release.RELEASE).unlink()
         release.promote(self.settings.model_root, MODEL, 1)
 
-    def drift(self, retrain: bool = True, number: str = "v1", proof: bool = False, quiet: bool = False) -> None:
-        """What the watch says next: a change where it calls for a training, or a fault that it suspects."""
+    def drift(self, retrain: bool = True, number: str = "v1", proof: bool = False, quiet: bool = False, place: Place | None = None) -> None:
+        """What the watch says next: a change where it calls for a training, or a fault that it suspects, or has proven at a place."""
         cause: Any = "population change" if retrain else "pipeline fault"
         moved = FeatureVerdict("dock__charge", 0.01, 0.4, 0.0, 0.0, True)
         score = FeatureVerdict("score", 1.0, 0.0, 0.0, 0.0, False)
@@ -111,6 +114,9 @@ class World:
             detector="scipy",
             triage=None if quiet else Triage(cause, "dock: charge moved", ["dock"], [], retrain, proof),
         )
+        if place is not None and verdict.triage is not None:
+            shown = [Evidence(place, "dock", cause, "charge is -1", proof)]
+            verdict = msgspec.structs.replace(verdict, triage=msgspec.structs.replace(verdict.triage, evidence=shown))
         path = history_path(self.settings, MODEL)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:

@@ -1,0 +1,43 @@
+"""Examples that a training leaves out, by intervals of their moments: a source is proven to have been at fault while they were made.
+
+An interval is `(first, last)`, microseconds since the epoch (UTC), both in it. As text it is that of ISO 8601,
+`2013-05-01T10:00:00+00:00/2013-05-02T11:30:00+00:00`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from infra.timestamps import microseconds, minute_text, moment_at
+
+Interval = tuple[int, int]
+
+
+def interval_text(span: Interval) -> str:
+    return "/".join(moment_at(us).isoformat() for us in span)
+
+
+def interval_of(text: str) -> Interval:
+    """
+    Raises:
+        ValueError: the text is no interval, or ends before it begins.
+    """
+    try:
+        first, last = (microseconds(datetime.fromisoformat(end)) for end in text.split("/"))
+    except ValueError:
+        raise ValueError(f"{text!r} is no interval of ISO moments, such as 2024-05-01T10:00/2024-05-02T06:30") from None
+    if last < first:
+        raise ValueError(f"the interval {text!r} ends before it begins")
+    return first, last
+
+
+def overlapping(spans: Sequence[Interval], first_us: int, end_us: int) -> list[Interval]:
+    """Those that have a moment in `[first, end)`."""
+    return [(first, last) for first, last in spans if first < end_us and last >= first_us]
+
+
+def words(spans: Sequence[Interval], rows: int) -> str:
+    """What was left out, for a person."""
+    listed = ", ".join(f"{minute_text(first)} to {minute_text(last)}" for first, last in spans)
+    return f"{rows:,} examples of {listed}"
