@@ -96,15 +96,20 @@ def policies(
     to: Annotated[str | None, typer.Option("--to", help="The day after the last; default: as far as the data reaches.")] = None,
     report: Report = None,
 ) -> None:
-    """When to train again: never, monthly, on drift, on quality, ... - each lived through the history that was ingested. Serves nothing."""
+    """When to train again: six policies, each lived through the history that was ingested, decided by the loop's own code. Serves nothing.
+
+    never; monthly; on drift (the watch's verdicts with triage: a suspected fault holds it for hold_days); on drift, never held; on quality;
+    refit (each week the leaves of the live model are fitted anew, without gates or stages). A day held is dear if another policy's answers
+    were better in that week by more than the challenge's margin.
+    """
     from feature_repo.spec.use_case import UseCase
     from serving.simulation.year_report import policies_tables
 
     own = own_settings()
     case = UseCase(own.repo)
     name = model_name(case, "")
-    with console.status("living the policies through the same history"):
-        found = learning.loop(own, _drift(own)).policies(case, name, *_stretch(case, name, start, to))
+    with console.status("joining the training set of the whole time") as status:
+        found = learning.loop(own, _drift(own)).policies(case, name, *_stretch(case, name, start, to), progress=status.update)
     for table in policies_tables(found):
         console.print(table)
     write_report(report, found)

@@ -49,7 +49,8 @@ def by_month(policies: Mapping[str, Sequence[tuple[str, float]]], live: Sequence
         place = {month: n for n, month in enumerate(months)}
         style: dict[str, Any]
         for index, (name, line) in enumerate(policies.items()):
-            style = {"marker": "o", "markersize": 4, "markeredgewidth": 0}
+            dashed = index >= len(SERIES)  # there are no more colours
+            style = {"marker": "o", "markersize": 4, "markeredgewidth": 0, "linestyle": "--" if dashed else "-"}
             ax.plot([place[m] for m, _ in line], [v for _, v in line], color=SERIES[index % len(SERIES)], label=name, **style)
         if live:
             style = {"linestyle": "", "marker": "o", "markersize": 8, "markerfacecolor": PAPER, "markeredgewidth": 2}

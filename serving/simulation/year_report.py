@@ -48,10 +48,16 @@ class Month(msgspec.Struct, frozen=True):
     rows: int
     auc: float
     calibration_error: float
+    log_loss: float
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What a policy came to: totals, months, its trainings in words, and from the first sign to the promotion, in days."""
+    """What a policy came to: totals, months, its trainings in words, and from the first sign to the promotion, in days.
+
+    Attributes:
+        held_days: on which a suspected or proven fault kept it from training.
+        dear_days: how many of these cost answers (`training.retraining.backtest`); None where there is nothing to compare with.
+    """
 
     name: str
     auc: float
@@ -61,6 +67,7 @@ class Policy(msgspec.Struct, frozen=True):
     promoted: int
     alarms: int
     held_days: int
+    dear_days: int | None
     to_promotion_days: float | None
     months: list[Month]
     told: list[str]
@@ -146,8 +153,9 @@ def _answered(year: Lived, alarms: int) -> Policy:
         promoted=len(lives),
         alarms=alarms,
         held_days=len({day_text(d.at_us) for d in journal if d.step == "held" and "fault" in d.text}),
+        dear_days=None,
         to_promotion_days=float(np.mean([(at - sign) / 86_400e6 for at, sign in lives])) if lives else None,
-        months=[Month(month, rows, auc, error) for month, (rows, auc, _, error) in months.items() if np.isfinite(auc)],
+        months=[Month(month, rows, auc, error, loss) for month, (rows, auc, loss, error) in months.items() if np.isfinite(auc)],
         told=[],
     )
 
@@ -164,8 +172,9 @@ def _policy(outcome: Any) -> Policy:
         promoted=outcome.promoted,
         alarms=outcome.alarms,
         held_days=outcome.held_days,
+        dear_days=outcome.dear_days,
         to_promotion_days=float(np.mean(lives)) if lives else None,
-        months=[Month(m.month, m.rows, m.auc, m.calibration_error) for m in outcome.months],
+        months=[Month(m.month, m.rows, m.auc, m.calibration_error, m.log_loss) for m in outcome.months],
         told=[
             f"{t.day}: {t.text}: " + (f"live on {t.live} ({t.difference:+.4f})" if t.passed else "refused by the gates")
             for t in outcome.trainings
@@ -188,6 +197,11 @@ def write(data: YearData, path: Path) -> None:
             [(m.month, m.calibration_error) for m in data.answered.months],
             "calibration error",
         ),
+        "log_loss": plots.by_month(
+            {p.name: [(m.month, m.log_loss) for m in p.months] for p in data.policies},
+            [(m.month, m.log_loss) for m in data.answered.months],
+            "log loss",
+        ),
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -197,22 +211,37 @@ def write(data: YearData, path: Path) -> None:
 
 
 def policies_tables(outcomes: list[Any]) -> list[Table]:
-    """Totals, then AUC by month: a row and a column per policy. `outcomes`: of training's own type."""
+    """Totals, then AUC, log loss and calibration error by month: a row and a column per policy. `outcomes`: of training's own type."""
     found = [_policy(o) for o in outcomes]
-    months = Table("month", *(p.name for p in found), box=None)
+    return [_totals(found), *(_by_month(found, name) for name in ("auc", "log_loss", "calibration_error"))]
+
+
+def _by_month(found: list[Policy], metric: str) -> Table:
+    table = Table(METRICS[metric].title, *(p.name for p in found), box=None)
     for n, first in enumerate(found[0].months if found else []):
-        months.add_row(first.month, *(f"{p.months[n].auc:.4f}" for p in found))
-    return [_totals(found), months]
+        table.add_row(first.month, *(f"{getattr(p.months[n], metric):.4f}" for p in found))
+    return table
 
 
 def _totals(found: list[Policy]) -> Table:
-    table = Table(
-        "policy", "AUC", "log loss", "calibration error", "trainings", "promoted", "alarms", "days held", "sign to promotion", box=None
+    headings = (
+        "policy",
+        "AUC",
+        "log loss",
+        "calibration error",
+        "trainings",
+        "promoted",
+        "alarms",
+        "days held",
+        "of these dear",
+        "to promotion",
     )
+    table = Table(*headings, box=None)
     for p in found:
-        counts = map(str, (p.trainings, p.promoted, p.alarms, p.held_days))
+        dear = "-" if p.dear_days is None else str(p.dear_days)
         days = "-" if p.to_promotion_days is None else f"{p.to_promotion_days:.1f} days"
-        table.add_row(p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", *counts, days)
+        counts = map(str, (p.trainings, p.promoted, p.alarms, p.held_days))
+        table.add_row(p.name, f"{p.auc:.4f}", f"{p.log_loss:.4f}", f"{p.calibration_error:.4f}", *counts, dear, days)
     return table
 
 

@@ -77,7 +77,7 @@ def test_another_use_case_lives_on_autopilot_and_every_number_is_right(tmp_path:
         steps = [e["step"] for e in said["journal"] if e["step"] != "waits"]  # on a busy machine it waits for 300 latencies, and says so
         assert steps[:5] == ["triggered", "trained", "shadow", "canary", "promoted"], said["journal"]
         assert {p["name"] for p in said["policies"]} == {"never", "monthly", "on drift", "on drift, never held", "on quality", "refit"}
-        assert (Path(state) / "year.html").read_text().count("<svg") == 2
+        assert (Path(state) / "year.html").read_text().count("<svg") == 3
         chain = [*begin, "--repo", str(tmp_path / "repo"), "--state", state, "why", "turned_away"]
         why = subprocess.run(chain, capture_output=True, text=True, timeout=120, check=False, env=environment | {"COLUMNS": "200"})
         assert why.returncode == 0, why.stderr

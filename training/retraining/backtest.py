@@ -9,13 +9,17 @@ Drift is judged as the watch judges it, with triage, on windows and steps of the
 
 What is simpler than in the autopilot: stages pass by time alone, and the last split may hold truths that became known on its last evening.
 Two policies are no loop of ours: *on drift, never held* takes every suspicion and proof for a change, and *refit* fits the leaves of the live
-model anew each week on the newest truths, and lets the result answer at once, without gates or stages.
+model anew each week on the newest truths, and lets the result answer at once, without gates or stages (each counts as a training).
+
+What a hold costs is told beside how long it was: a day held is *dear* where, in the week around it, another policy's answers were better than
+this one's by more than the margin of the challenge (mean log loss). Held days that are not dear cost nothing that a training would have saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from dataclasses import replace as dataclass_replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +27,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from feature_repo.metrics.table import METRICS
 from feature_repo.records.verdict import Verdict
 from feature_repo.spec.model import ModelSpec
 from feature_repo.triggers.base import DAY_US, Facts
@@ -52,6 +57,8 @@ Drift = Callable[["Model", int, Floats, NDArray[np.int64], Floats], Verdict]
 NEVER_HELD, REFIT = "on drift, never held", "refit"
 REFIT_DAYS, REFIT_ROWS, REFIT_DECAY = 7, 20_000, 0.9
 """Leaves are fitted anew so often, on the newest truths, and keep so much of their old values."""
+AROUND_DAYS = 3
+"""A day's log loss is told with so many days before and after it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ class Outcome:
 
     Attributes:
         alarms: verdicts that raised one.
-        held_days: days on which only a suspected or proven fault kept it from training.
+        held_days: days on which a suspected or proven fault kept it from training, whatever else did.
+        dear_days: how many of these cost answers (see above).
     """
 
     policy: str
@@ -91,6 +99,7 @@ class Outcome:
     trainings: list[Trained] = field(default_factory=list)
     alarms: int = 0
     held_days: int = 0
+    dear_days: int = 0
     total: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -153,10 +162,8 @@ class Model:
 
     def refitted(self, rows: Floats, label: Floats) -> Model:
         """The same trees with leaves fitted on these rows."""
-        import dataclasses
-
         booster = self.booster.refit(rows, label, decay_rate=REFIT_DECAY, num_threads=THREADS)
-        return dataclasses.replace(self, booster=booster)
+        return dataclass_replace(self, booster=booster)
 
     def score(self, rows: Floats) -> Floats:
         return np.asarray(self.booster.predict(rows, num_threads=THREADS), dtype=np.float64)
@@ -205,10 +212,16 @@ def live_through(
             models[at_us] = Model.fit(rolled(spec, at_us), training_set)
         return models[at_us]
 
-    return [
-        _live(name, policy, spec, training_set, stream, start_us, end_us, drift, stages_days, model, progress)
-        for name, policy in policies(spec).items()
-    ]
+    lives = []
+    for name, policy in policies(spec).items():
+        life = _Life(spec, training_set, stream, drift, model, policy, Outcome(name), start_us)
+        for day in range(start_us, end_us, DAY_US):
+            progress(f"{name}: {day_text(day)}, {len(life.outcome.trainings)} trainings")
+            life.day(day, stages_days)
+        _sum_up(life.outcome, stream, life.score, start_us, end_us)
+        lives.append(life)
+    _count_dear(lives, stream, spec.learning.challenge.margin)
+    return [life.outcome for life in lives]
 
 
 def _read(spec: ModelSpec, training_set: TrainingSet) -> _Stream:
@@ -223,29 +236,58 @@ def _read(spec: ModelSpec, training_set: TrainingSet) -> _Stream:
     return _Stream(table, at, known, table[spec.spine.label].cast(pa.float64()).to_numpy())
 
 
-@dataclass
 class _Life:
-    """One policy living through the stream."""
+    """One policy living through the stream.
 
-    name: str
-    policy: Triggers
-    spec: ModelSpec
-    training_set: TrainingSet
-    stream: _Stream
-    drift: Drift
-    live: Model
-    begun: int
-    known_upto: int
-    outcome: Outcome
-    score: Floats
-    number: int = 1
-    judged: int = 0
-    """Rows judged so far: where the newest verdict ended."""
-    row: Row = field(default_factory=lambda: Row(1))
-    trained: list[int] = field(default_factory=list)
-    failed_us: int | None = None
-    waiting: tuple[int, int, Model] | None = None
-    """Goes live, trained at, model."""
+    Args:
+        model: that of a moment (microseconds).
+
+    Attributes:
+        score: what was answered, float64, of every row of the stream; NaN where nothing was.
+        judged: where the newest verdict's rows ended.
+        waiting: a challenger in its stages: when it goes live, when it was trained, the model.
+    """
+
+    # wide: what one policy lives through
+    def __init__(
+        self,
+        spec: ModelSpec,
+        training_set: TrainingSet,
+        stream: _Stream,
+        drift: Drift,
+        model: Callable[[int], Model],
+        policy: Triggers,
+        outcome: Outcome,
+        start_us: int,
+    ) -> None:
+        self.spec, self.training_set, self.stream, self.drift, self.model = spec, training_set, stream, drift, model
+        self.policy, self.outcome, self.score = policy, outcome, np.full(len(stream.label), np.nan)
+        self.live, self.number, self.begun, self.known_upto = model(start_us), 1, start_us, start_us
+        self.row, self.judged = Row(1), 0
+        self.trained: list[int] = []
+        self.held: list[int] = []
+        self.failed_us: int | None = None
+        self.waiting: tuple[int, int, Model] | None = None
+
+    def day(self, day: int, stages_days: float) -> None:
+        """Answers, then the evening: verdicts, triggers, and a training where one is due. Nothing where nobody asked."""
+        self.begin(day)
+        today, now = self.stream.rows(day, day + DAY_US), day + DAY_US
+        if today.start == today.stop:
+            return
+        self.answer(today)
+        if self.outcome.policy == REFIT:
+            self.refit(now)
+        if self.policy.drift:
+            self.watch(now)
+        if self.waiting is not None:  # one challenger at a time: the triggers are not asked
+            return
+        facts = self.facts(now)
+        reason = triggers.due(self.policy, facts)
+        if reason is not None and not reason.held:
+            self.train(reason, now, now + round(stages_days * DAY_US))
+        elif triggers.held_by_fault(self.policy, facts):
+            self.held.append(day)
 
     def begin(self, day: int) -> None:
         """A challenger whose stages have passed answers from here on."""
@@ -288,9 +330,24 @@ class _Life:
             known = np.where(self.stream.known_us[rows] < self.stream.at_us[upto - 1], self.stream.label[rows], np.nan)
             verdict = self.drift(self.live, self.number, np.column_stack([seen, self.score[rows]]), self.stream.at_us[rows], known)
             self.outcome.alarms += verdict.triage is not None
-            if self.name == NEVER_HELD and verdict.triage is not None:
+            if self.outcome.policy == NEVER_HELD and verdict.triage is not None:
                 verdict = replace(verdict, triage=replace(verdict.triage, retrain=True, proof=False))
             self.row, self.judged = after(self.row, verdict), upto
+
+    def train(self, reason: triggers.Reason, now: int, live_us: int) -> None:
+        self.row = replace(self.row, alarm=None, quiet=0)
+        made, passed, difference = _challenge(self.spec, self.live, now, self.model)
+        live = day_text(live_us) if passed else None
+        self.outcome.trainings.append(Trained(day_text(now), reason.kind, reason.text, passed, live, difference))
+        if made is None:  # it counts for neither cooldown nor budget, and has a rest of its own
+            self.failed_us = now
+            return
+        self.failed_us = None
+        self.trained.append(now)
+        if passed:
+            self.waiting = (live_us, now, made)
+        elif reason.kind == "schedule":  # the schedule waits its turn again
+            self.known_upto = now
 
     def refit(self, now: int) -> None:
         known = np.flatnonzero((self.stream.known_us < now) & (self.stream.at_us < now))[-REFIT_ROWS:]
@@ -299,56 +356,6 @@ class _Life:
             self.live = self.live.refitted(rows, self.stream.label[known])
             day = day_text(now)
             self.outcome.trainings.append(Trained(day, REFIT, "leaves fitted on the newest truths", True, day, float("nan")))
-
-
-# wide: what one policy lives through; called once
-def _live(
-    name: str,
-    policy: Triggers,
-    spec: ModelSpec,
-    training_set: TrainingSet,
-    stream: _Stream,
-    start_us: int,
-    end_us: int,
-    drift: Drift,
-    stages_days: float,
-    model: Callable[[int], Model],
-    progress: Callable[[str], None],
-) -> Outcome:
-    outcome, score = Outcome(name), np.full(len(stream.label), np.nan)
-    life = _Life(name, policy, spec, training_set, stream, drift, model(start_us), start_us, start_us, outcome, score)
-    for day in range(start_us, end_us, DAY_US):
-        life.begin(day)
-        today = stream.rows(day, day + DAY_US)
-        if today.start == today.stop:
-            continue
-        life.answer(today)
-        now = day + DAY_US
-        progress(f"{name}: {day_text(day)}, {len(outcome.trainings)} trainings")
-        if name == REFIT:
-            life.refit(now)
-        if policy.drift:
-            life.watch(now)
-        facts = life.facts(now)
-        due = triggers.all_due(policy, facts)
-        outcome.held_days += any(one.kind == "drift" and "fault" in one.held for one in due) and all(one.held for one in due)
-        reason = triggers.due(policy, facts)
-        if reason is None or reason.held or life.waiting is not None:
-            continue
-        life.trained.append(now)
-        life.row = replace(life.row, alarm=None)
-        made, passed, difference = _challenge(spec, life.live, now, model)
-        goes_live = now + round(stages_days * DAY_US)
-        outcome.trainings.append(
-            Trained(day_text(now), reason.kind, reason.text, passed, day_text(goes_live) if passed else None, difference)
-        )
-        life.failed_us = now if made is None else None
-        if passed and made is not None:
-            life.waiting = (goes_live, now, made)
-        elif reason.kind == "schedule":  # the schedule waits its turn again
-            life.known_upto = now
-    _sum_up(outcome, stream, score, start_us, end_us)
-    return outcome
 
 
 def _challenge(spec: ModelSpec, live: Model, now: int, model: Callable[[int], Model]) -> tuple[Model | None, bool, float]:
@@ -367,6 +374,18 @@ def _challenge(spec: ModelSpec, live: Model, now: int, model: Callable[[int], Mo
     except ComparisonError:
         return challenger, False, float("nan")
     return challenger, found.low >= -asked.margin, found.difference
+
+
+def _count_dear(lives: list[_Life], stream: _Stream, margin: float) -> None:
+    """Of the days held, those around which another policy's answers were better by more than the margin (mean log loss)."""
+    log_loss = METRICS["log_loss"]
+    for life in lives:
+        life.outcome.held_days = len(life.held)
+        for day in life.held:
+            rows = stream.rows(day - AROUND_DAYS * DAY_US, day + (AROUND_DAYS + 1) * DAY_US)
+            answered = np.flatnonzero(~np.isnan(life.score[rows]))
+            losses = {o.outcome.policy: log_loss.value(stream.label[rows][answered], o.score[rows][answered]) for o in lives}
+            life.outcome.dear_days += losses[life.outcome.policy] - min(losses.values()) > margin
 
 
 def _sum_up(outcome: Outcome, stream: _Stream, score: Floats, start_us: int, end_us: int) -> None:

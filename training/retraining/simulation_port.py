@@ -52,7 +52,9 @@ class Loop:
         with _Spark(self.settings) as spark:
             return prove(spark, case, self.settings, made, log)
 
-    def policies(self, case: UseCase, model: str, first_us: int, last_us: int) -> list[Outcome]:
+    def policies(
+        self, case: UseCase, model: str, first_us: int, last_us: int, progress: Callable[[str], None] = lambda _: None
+    ) -> list[Outcome]:
         """Every policy on the same stream: the training set of the whole time, joined once."""
         spec = case.model(model)
         first, last = (_date(us) for us in (first_us, last_us))
@@ -60,7 +62,7 @@ class Loop:
         whole = spec.model_copy(update={"split": Split(train=train, valid=rest)})
         with _Spark(self.settings) as spark:
             made = build(spark(), case, self.settings, whole)
-        return live_through(spec, made, first_us, last_us, self.drift)
+        return live_through(spec, made, first_us, last_us, self.drift, progress=progress)
 
 
 class _Spark:

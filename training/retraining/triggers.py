@@ -56,6 +56,11 @@ def all_due(triggers: Triggers, facts: Facts) -> list[Reason]:
     return found
 
 
+def held_by_fault(triggers: Triggers, facts: Facts) -> bool:
+    """Whether a trigger that fires is held for its own sake, a suspected or proven fault; cooldown, budget and the like may hold it too."""
+    return any(t.fires(triggers, facts) is not None and t.hold(triggers, facts) is not None for t in TRIGGERS)
+
+
 def _held(triggers: Triggers, facts: Facts) -> Hold | None:
     if facts.known_upto_us is None:
         return Hold("the live version does not say what it was trained on")

@@ -17,6 +17,7 @@ from feature_repo.records.verdict import FeatureVerdict, OutlierVerdict, Span, T
 from feature_repo.spec.model import ModelSpec
 from serving.monitoring.rehearsal import Rehearsal
 from serving.monitoring.triage.calendar import PLAIN
+from serving.simulation.year_report import policies_tables
 from tests.training.examples import SPEC
 from training.data.training_set import TrainingSet
 from training.retraining.backtest import NEVER_HELD, REFIT, Outcome, live_through
@@ -26,7 +27,6 @@ DAYS, FIRST, CHANGE, PER_DAY = 80, 40, 55, 100
 LEARNING: dict[str, Any] = {
     "triggers": {"drift": True, "hold_days": 7, "cooldown_days": 7},
     "retraining": {"train_days": 20, "valid_days": 5, "test_days": 5},
-    "challenge": {"margin": 1.0},
 }
 
 
@@ -60,8 +60,9 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
     return TrainingSet(path, "h" * 64, n, inputs, [RequestField("id", "entity", "int64", 1)], {"view:x": "a"}, "d", "project")
 
 
-def lived(stream: TrainingSet, verdict: Callable[..., Verdict]) -> dict[str, Outcome]:
-    spec = ModelSpec.model_validate({**SPEC, "learning": LEARNING, "watch": {"window": 300, "step": 100}, "gates": []})
+def lived(stream: TrainingSet, verdict: Callable[..., Verdict], margin: float = 1.0) -> dict[str, Outcome]:
+    learning = {**LEARNING, "challenge": {"margin": margin}}
+    spec = ModelSpec.model_validate({**SPEC, "learning": learning, "watch": {"window": 300, "step": 100}, "gates": []})
     return {o.policy: o for o in live_through(spec, stream, us(FIRST), us(DAYS), verdict, stages_days=2)}
 
 
@@ -103,6 +104,18 @@ def test_a_proven_fault_is_held_as_long_as_it_stands(stream: TrainingSet) -> Non
     found = lived(stream, says("pipeline fault", proof=True))
     assert found["on drift"].trainings == []
     assert found["on drift"].held_days >= DAYS - CHANGE - 2
+
+
+def test_of_the_days_held_those_are_dear_on_which_another_policy_answered_better(stream: TrainingSet) -> None:
+    found = lived(stream, says("pipeline fault", proof=True, since=FIRST + 1), margin=0.1)
+    held = found["on drift"]
+    assert held.held_days >= DAYS - FIRST - 2
+    assert 10 <= held.dear_days <= DAYS - CHANGE + 3, "none before the world changed: there was nothing to gain"
+    assert found[NEVER_HELD].dear_days == 0
+    totals, *months = policies_tables(list(found.values()))
+    assert str(held.dear_days) in totals.columns[8]._cells
+    assert [m.columns[0].header for m in months] == ["AUC", "log loss", "calibration error"]
+    assert list(months[1].columns[1]._cells) == [f"{m.log_loss:.4f}" for m in found["never"].months]
 
 
 def test_a_quiet_watch_trains_nothing_and_the_calendar_goes_on(stream: TrainingSet) -> None:

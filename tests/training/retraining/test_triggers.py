@@ -10,7 +10,7 @@ from feature_repo.metrics.base import Estimate
 from feature_repo.triggers.base import DAY_US, Alarm, Facts
 from feature_repo.triggers.quality import QualityDrop
 from feature_repo.triggers.table import Triggers
-from training.retraining.triggers import due
+from training.retraining.triggers import due, held_by_fault
 
 NOW = 400 * DAY_US
 ALL = Triggers(schedule_days=30, new_labels=1000, quality=QualityDrop(metric="auc", drop=0.02), drift=True, cooldown_days=7, budget=2)
@@ -86,3 +86,13 @@ def test_a_training_counted_by_another_clock_blocks_nothing() -> None:
     found = due(ALL, facts(new_labels=5000, trained_us=[NOW + 4711 * DAY_US] * 3))
     assert found is not None
     assert found.held == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "days", "by_fault"), [("suspicion", 1, True), ("suspicion", 8, False), ("proof", 8, True), ("change", 1, False)]
+)
+def test_only_a_suspected_or_proven_fault_counts_as_held_by_one(kind: Any, days: int, by_fault: bool) -> None:
+    alarm = Alarm("a fault", kind, NOW - days * DAY_US, 2)
+    for trained in ([], [NOW - DAY_US]):  # a cooldown neither makes nor hides it
+        assert held_by_fault(ALL, facts(alarm=alarm, trained_us=trained)) is by_fault
+    assert not held_by_fault(Triggers(new_labels=1000), facts(alarm=alarm)), "a trigger that nobody asked for holds nothing"
