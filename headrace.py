@@ -282,7 +282,9 @@ def lint() -> None:
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="join, windows, heavy, backfill, stream, growth, serving, overload, watch, triage or storm.")],
+    what: Annotated[
+        str, typer.Argument(help="join, windows, heavy, backfill, stream, growth, serving, overload, watch, triage, policies or storm.")
+    ],
     scale: Annotated[float, typer.Option(min=0.001, help="Fraction of the full size, for a quick try.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; ours and the peers take turns, medians count.")] = 3,
     seconds: Annotated[float, typer.Option(min=5, help="How long the stream's steady load lasts.")] = 60,

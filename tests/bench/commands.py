@@ -26,6 +26,7 @@ MODULES = {
     "overload": "http.overload",
     "watch": "drift.watch",
     "triage": "drift.worlds.bench",
+    "policies": "drift.policies",
 }
 """Where each benchmark is, below `tests.bench`."""
 WHAT = (*MODULES, "storm")
