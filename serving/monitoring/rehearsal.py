@@ -67,7 +67,7 @@ class Rehearsal:
 
     def __init__(self, kind: Kind, calendar: Calendar, sources: Mapping[str, Sequence[str]]) -> None:
         self.kind, self.clues = kind, Clues(calendar=calendar, sources=sources)
-        self._watched: dict[int, tuple[Version, _Watched]] = {}
+        self._watched: list[tuple[Version, _Watched]] = []
 
     def verdict(self, version: Version, number: int, rows: Matrix, moments: Moments, truth: Matrix) -> Verdict:
         """
@@ -76,9 +76,16 @@ class Rehearsal:
             rows: inputs and score as they were served, float64 `[m, inputs + 1]`, by moment (UTC).
             truth: as far as it is known by now, float64 `[m]`; else NaN.
         """
-        if id(version) not in self._watched:  # the version is kept with it: an address may be used again
-            self._watched[id(version)] = (version, _Watched(version, self.clues.calendar, self.kind))
         statuses = np.where(np.isnan(rows[:, :-1]), b"n", b"f").astype("S1")
         seen = Seen(rows, moments, statuses, clock=self.clues.calendar.local(moments))
         identity = f"{number}@{int(moments[-1]) // 1000}-{len(moments)}"
-        return verdict_on(identity, ("rehearsal", number), seen, truth, self._watched[id(version)][1], self.clues, self.kind)
+        return verdict_on(identity, ("rehearsal", number), seen, truth, self._of(version), self.clues, self.kind)
+
+    def _of(self, version: Version) -> _Watched:
+        """Made when a version is first judged (seconds). Of earlier ones only the newest is kept: one takes hundreds of megabytes."""
+        for known, watched in self._watched:
+            if known is version:
+                return watched
+        made = _Watched(version, self.clues.calendar, self.kind)
+        self._watched = [*self._watched[-1:], (version, made)]
+        return made
