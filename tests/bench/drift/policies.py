@@ -9,8 +9,10 @@ There is no serving: the vectors are drawn, and the watch's own code judges them
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ from serving.monitoring.triage.calendar import PLAIN
 from serving.simulation.year_report import policies_tables
 from tests.bench.report import Measurement
 from training.data.training_set import TrainingSet
-from training.retraining.backtest import NEVER_HELD, Outcome, live_through
+from training.retraining.backtest import NEVER_HELD, REFIT, Outcome, live_through
 
 START = datetime(2021, 1, 1, tzinfo=UTC)
 DAYS, FIRST, CHANGE = 365, 90, 200
@@ -59,15 +61,25 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
     """Live the year; `scale` below 1 thins the days out (not below 100 asked a day)."""
     made = year(own, max(100, round(PER_DAY * scale)))
     spec = ModelSpec.model_validate(SPEC | {"watch": {"window": 5 * made.rows // DAYS, "step": made.rows // DAYS}})
-    judge: Callable[..., Verdict] = Rehearsal("scipy", PLAIN, SOURCES).verdict
+    rehearsal = Rehearsal("scipy", PLAIN, SOURCES)
+    alarms: dict[int, str] = {}
+
+    def judge(*asked: Any) -> Verdict:
+        verdict = rehearsal.verdict(*asked)
+        if verdict.triage is not None:
+            alarms[verdict.at_us] = verdict.triage.cause
+        return verdict
+
     found = live_through(spec, made, _us(FIRST), _us(DAYS), judge, progress=told)
     for table in policies_tables(found):
         console.print(table)
     for one in found:
-        console.print(
-            f"{one.policy}: " + ("; ".join(f"{t.day}, {t.text}" for t in one.trainings if t.kind != "refit") or "-"), highlight=False
-        )
-    return figures({one.policy: one for one in found})
+        for t in one.trainings if one.policy != REFIT else ():
+            came = f"live on {t.live}" if t.passed else "refused"
+            console.print(f"{one.policy}, {t.day}: {t.text}: {came} ({t.difference:+.4f})", highlight=False, soft_wrap=True)
+    console.print(f"alarms, by what they were taken for: {dict(Counter(alarms.values()))}", highlight=False)
+    too_early = Measurement("alarms before the change", "verdicts", sum(at < _us(CHANGE) for at in alarms))
+    return [*figures({one.policy: one for one in found}), too_early]
 
 
 def figures(by_policy: dict[str, Outcome]) -> list[Measurement]:
