@@ -62,12 +62,12 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
     made = year(own, max(100, round(PER_DAY * scale)))
     spec = ModelSpec.model_validate(SPEC | {"watch": {"window": 5 * made.rows // DAYS, "step": made.rows // DAYS}})
     rehearsal = Rehearsal("scipy", PLAIN, SOURCES)
-    alarms: dict[int, str] = {}
+    alarms: list[tuple[int, str]] = []
 
     def judge(*asked: Any) -> Verdict:
         verdict = rehearsal.verdict(*asked)
         if verdict.triage is not None:
-            alarms[verdict.at_us] = verdict.triage.cause
+            alarms.append((verdict.at_us, verdict.triage.cause))
         return verdict
 
     found = live_through(spec, made, _us(FIRST), _us(DAYS), judge, progress=told)
@@ -77,8 +77,8 @@ def run(own: Settings, scale: float, number: int, told: Callable[[str], None]) -
         for t in one.trainings if one.policy != REFIT else ():
             came = f"live on {t.live}" if t.passed else "refused"
             console.print(f"{one.policy}, {t.day}: {t.text}: {came} ({t.difference:+.4f})", highlight=False, soft_wrap=True)
-    console.print(f"alarms, by what they were taken for: {dict(Counter(alarms.values()))}", highlight=False)
-    too_early = Measurement("alarms before the change", "verdicts", sum(at < _us(CHANGE) for at in alarms))
+    console.print(f"alarms, by what they were taken for: {dict(Counter(cause for _, cause in alarms))}", highlight=False)
+    too_early = Measurement("alarms before the change", "verdicts", sum(at < _us(CHANGE) for at, _ in alarms))
     return [*figures({one.policy: one for one in found}), too_early]
 
 
