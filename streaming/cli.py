@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import files
+from infra.cause import cause_of
 from infra.cli import Report, console, moment, own_settings, write_report
 from infra.timestamps import microseconds
 
@@ -42,6 +43,23 @@ def ingest() -> None:
         table.add_row(one.table, f"{one.rows:,}", str(one.days), f"{one.first:%Y-%m-%d}", f"{one.last:%Y-%m-%d}", f"{one.seconds:.1f}")
     console.print(table)
     spark.stop()
+    if case.applied:
+        _look(own, case)
+
+
+def _look(own: Settings, case: UseCase) -> None:
+    """Say what is odd about the newest days of the tables. Whatever goes wrong here, the tables are made."""
+    from streaming import tables as show
+    from streaming.profiles.latest import look_at_latest, publish
+    from streaming.schema.compilation import usable
+
+    try:
+        with console.status("looking at what is new"):
+            found = look_at_latest(case, list(usable(case.store)[0].values()), own)
+            publish(own, case.project, found)
+        show.print_sources(console, found, only_odd=True)
+    except Exception as error:
+        console.print(f"[yellow]what is new could not be looked at:[/yellow] {escape(cause_of(error))}")
 
 
 def apply(
@@ -287,26 +305,19 @@ def sources(
     report: Report = None,
 ) -> None:
     """What the sources did lately that they usually do not, or must not (`expectations.py` of the use case), with the rows that show it."""
-    from feature_repo.spec.use_case import UseCase
-    from streaming.profiles.facts import DAY_US
-    from streaming.profiles.lookup import Usual, newest, violations
-    from streaming.tables import sources_table
+    from streaming.profiles.latest import look_at_latest, publish
+    from streaming.tables import print_sources
 
     own = own_settings()
     case, views = _compiled(own)
     with console.status("reading the tables"):
-        known = newest(views, own.offline_root)
-        if not known:
-            raise ValueError("the offline store has no table of an applied view yet: run `headrace ingest`, then `headrace apply`")
-        upto_us = max(known.values(), default=0) + 1
-        from_us = upto_us - round(days * DAY_US)
-        found = violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), UseCase(case.folder).expectations)
-    console.print(sources_table(known, found))
-    for one in found.violations:
-        for row in one.rows:
-            console.print(f"  {escape(one.source)}: {escape(row)}", soft_wrap=True)
-    write_report(report, found.violations)
-    if any(one.proof for one in found.violations):
+        found = look_at_latest(case, views, own, days)
+    if not found.newest:
+        raise ValueError("the offline store has no table of an applied view yet: run `headrace ingest`, then `headrace apply`")
+    publish(own, case.project, found)
+    print_sources(console, found)
+    write_report(report, found.looked.violations)
+    if any(one.proof for one in found.looked.violations):
         raise typer.Exit(1)
 
 

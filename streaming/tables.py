@@ -15,26 +15,35 @@ from infra.timestamps import minute_text
 if TYPE_CHECKING:
     from streaming.backfill.estimate import Size
     from streaming.backfill.run import Backfilled, Planned, Progress
-    from streaming.profiles.lookup import Looked
+    from streaming.profiles.latest import Latest
 
 
 def day(us: int | None) -> str:
     return minute_text(us) if us else "-"
 
 
-def sources_table(newest: Mapping[str, int], found: Looked) -> Table:
-    """A row per table, and one per violation of it."""
+def print_sources(console: Console, found: Latest, only_odd: bool = False) -> None:
+    """A row per table, and one per violation of it; then the rows that show it.
+
+    Args:
+        only_odd: nothing of tables that are as usual, or that only moved.
+    """
     table = Table("source", "newest row", "", "since", "what", box=None)
-    for source, us in newest.items():
-        own = [one for one in found.violations if one.source == source]
-        usual = "as usual" if source in found.profiled else "too little past to say what is usual"
-        if not own:
-            table.add_row(escape(source), day(us), "", "", f"[green]{usual}[/green]" if source in found.profiled else usual)
+    shown = [one for one in found.looked.violations if not only_odd or one.says != "moved"]
+    for source, us in found.newest.items():
+        own = [one for one in shown if one.source == source]
+        if not own and not only_odd:
+            known = source in found.looked.profiled
+            table.add_row(escape(source), day(us), "", "", "[green]as usual[/green]" if known else "too little past to say what is usual")
         for one in own:
-            color, word = ("red", "proof") if one.proof else ("yellow", "unusual") if one.hint else ("", "moved")
-            shown = f"[{color}]{word}[/{color}]" if color else word
-            table.add_row(escape(source), day(us), shown, day(one.since_us), f"{one.kind}: {escape(one.text)}")
-    return table
+            color = {"proof": "red", "unusual": "yellow"}.get(one.says)
+            says = f"[{color}]{one.says}[/{color}]" if color else one.says
+            table.add_row(escape(source), day(us), says, day(one.since_us), f"{one.kind}: {escape(one.text)}")
+    if table.row_count:
+        console.print(table)
+    for one in shown:
+        for row in one.rows:
+            console.print(f"  {escape(one.source)}: {escape(row)}", soft_wrap=True)
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

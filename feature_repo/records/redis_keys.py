@@ -102,6 +102,11 @@ def held_key(project: str, model: str) -> str:
     return f"headrace:{{{project}}}:held:{model}"
 
 
+def sources_key(project: str) -> str:
+    """The Redis string with what the sources did that they usually do not, or must not (JSON, `SourceReport`)."""
+    return f"headrace:{{{project}}}:sources"
+
+
 def equality_key(project: str, model: str) -> str:
     """The Redis hash of the equality check: `compared`, `unequal`, `last` (JSON, the latest differences)."""
     return f"headrace:{{{project}}}:equality:{model}"

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from feature_repo.records.contract import Contract
 from feature_repo.records.prediction import is_prediction_id
-from feature_repo.records.redis_keys import drift_key, equality_key, held_key, labels_key, prediction_log_key, quality_key
+from feature_repo.records.redis_keys import drift_key, equality_key, held_key, labels_key, prediction_log_key, quality_key, sources_key
 from feature_repo.spec.use_case import UseCase
 from infra import files, redis_client
 from infra.redis_client import says, whole
@@ -44,7 +44,7 @@ from serving.protocol.problem import FieldError, Invalid, NotFound, Problem, Una
 from serving.protocol.refusal import refusal_of
 from serving.protocol.request import Question, shown
 from serving.telemetry import liveness
-from serving.telemetry.metrics import Metrics, drift_gauges, held_gauges, quality_gauges, readable
+from serving.telemetry.metrics import Metrics, drift_gauges, held_gauges, quality_gauges, readable, source_gauges
 from serving.telemetry.prediction_id import PredictionIds
 from serving.telemetry.prediction_log import PredictionLog
 from serving.telemetry.spool import Spool
@@ -310,6 +310,7 @@ class DataPlane:
     async def scrape(self) -> bytes:
         """Metrics in Prometheus' text format; verdicts, and how the parts fare, are left out while Redis is away."""
         self.metrics.verdicts, self.metrics.equality, self.metrics.quality, self.metrics.held = {}, {}, {}, {}
+        self.metrics.sources = {}
         names = [entry.name for entry in self.models.entries]
         kept = await asyncio.to_thread(liveness.kept, self.settings)
         self.metrics.parts, self.metrics.restarts = [Part("redis", "silent")], kept.restarts
@@ -320,6 +321,8 @@ class DataPlane:
             self.metrics.quality = readable(names, measured, quality_gauges)
             held = await self._redis.mget([held_key(self._project, name) for name in names]) if names else []
             self.metrics.held = readable(names, held, held_gauges)
+            looked = await self._redis.get(sources_key(self._project))
+            self.metrics.sources = readable([self._project], [looked], source_gauges)
             for name in names:
                 counts = await self._redis.hmget(equality_key(self._project, name), "compared", "unequal")
                 self.metrics.equality[name] = tuple(whole(n) or 0 for n in counts)

@@ -139,6 +139,7 @@ class Metrics(Collector):
         self.restarts: dict[str, int] = {}
         self.quality: dict[str, dict[str, Any]] = {}
         self.held: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, dict[str, Any]] = {}
         self.on_demand: Counts[tuple[str, str]] = Counts()
         self.registry.register(self)
 
@@ -263,6 +264,7 @@ class Metrics(Collector):
         yield from drift_gauges(self.verdicts)
         yield from quality_gauges(self.quality)
         yield from held_gauges(self.held)
+        yield from source_gauges(self.sources)
         yield from part_metrics(self.parts, self.restarts)
 
 
@@ -314,6 +316,19 @@ def held_gauges(held: dict[str, dict[str, Any]]) -> Iterable[Metric]:
             until = one.get("until_us")
             family.add_metric([model, str(one["what"])], math.inf if until is None else max((until - listed["at_us"]) / 1e6, 0.0))
     yield family
+
+
+def source_gauges(reports: dict[str, dict[str, Any]]) -> Iterable[Metric]:
+    """What the sources of the use case did that they usually do not, or must not."""
+    text = "What is odd about a source: how often it says so. `says`: proof, unusual, or moved (no sign of a fault)."
+    family = GaugeMetricFamily("headrace_source_violations", text, labels=["source", "kind", "says"])
+    upto = GaugeMetricFamily("headrace_sources_checked_timestamp_seconds", "The newest moment of the sources that was looked at.")
+    for report in reports.values():
+        counts = Counts((str(one["source"]), str(one["kind"]), str(one["says"])) for one in report.get("odd", []))
+        for names, count in counts.items():
+            family.add_metric(list(names), count)
+        upto.add_metric([], report["upto_us"] / 1e6)
+    yield from (family, upto)
 
 
 def quality_gauges(measured: dict[str, dict[str, Any]]) -> Iterable[Metric]:

@@ -29,3 +29,8 @@ class Violation:
     proof: bool = False
     hint: bool = True
     share: float = 1.0
+
+    @property
+    def says(self) -> str:
+        """`proof`, `unusual`, or `moved`: told, and no sign of a fault."""
+        return "proof" if self.proof else "unusual" if self.hint else "moved"
