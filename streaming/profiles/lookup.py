@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 3_000_000
 """Rows of a table that are looked at, at most: of a larger one every so many, the same ones of one key and moment."""
+COUNTS = {"count", "count_distinct"}
 log = logging.getLogger(__name__)
 
 
@@ -71,11 +72,11 @@ def violations(
     tables = {}
     found: list[Violation] = []
     profiled = set()
-    for view in {view.path: view for view in views}.values():
+    for path, (view, columns) in _sources(views).items():
         try:
-            tables[view.path] = _Table.of(view, root, from_us, upto_us, usual)
+            tables[path] = _Table.of(view, columns, root, (from_us, upto_us), usual)
         except (parquet.TableError, OSError, ValueError, KeyError, AttributeError) as error:
-            log.warning("the profile of %s cannot be read: %s", view.path, cause_of(error))
+            log.warning("the profile of %s cannot be read: %s", path, cause_of(error))
     for path, one in tables.items():
         others = [other.newest_us for name, other in tables.items() if name != path]
         if has_past(one.before):
@@ -89,6 +90,22 @@ def violations(
     return Looked(found, frozenset(profiled))
 
 
+def _sources(views: Sequence[View]) -> dict[str, tuple[View, frozenset[str]]]:
+    """By table, a view of it, and the columns whose values its views go by."""
+    found: dict[str, tuple[View, frozenset[str]]] = {}
+    for view in views:
+        before = found[view.path][1] if view.path in found else frozenset()
+        found[view.path] = (view, before | _by_value(view))
+    return found
+
+
+def _by_value(view: View) -> set[str]:
+    """Columns of which the values count: of what is only counted, such as an id that goes on, they do not."""
+    if view.layout is None:
+        return {feature.name for feature in view.features}
+    return {one.column for one in view.layout.aggregations if one.function not in COUNTS}
+
+
 @dataclass(frozen=True)
 class _Table:
     """A table of the store: its rows between the two moments (and a day before), and of the time that says what is usual."""
@@ -100,11 +117,12 @@ class _Table:
     before: Rows
 
     @classmethod
-    def of(cls, view: View, root: Path, from_us: int, upto_us: int, usual: Usual) -> _Table:
+    def of(cls, view: View, columns: frozenset[str], root: Path, span_us: tuple[int, int], usual: Usual) -> _Table:
+        from_us, upto_us = span_us
         past = _read(view, usual.root or root, usual.from_us, min(usual.upto_us, from_us))
         table = _read(view, root, from_us - DAY_US, upto_us)
         every = max(past.num_rows, table.num_rows) // MOST + 1  # of both, or their volumes could not be compared
-        return cls(view, table, past, rows_of(view, table, every), rows_of(view, past, every))
+        return cls(view, table, past, rows_of(view, table, columns, every), rows_of(view, past, columns, every))
 
     @property
     def newest_us(self) -> int:
@@ -151,10 +169,11 @@ def moments_of(table: pa.Table, name: str) -> np.ndarray:
     return np.asarray(column.fill_null(0).to_numpy(), dtype=np.int64)
 
 
-def rows_of(view: View, table: pa.Table, every: int = 1) -> Rows:
-    """A table's rows as a profile reads them: its numbers; keys as numbers.
+def rows_of(view: View, table: pa.Table, columns: Collection[str], every: int = 1) -> Rows:
+    """A table's rows as a profile reads them: columns of numbers; keys as numbers.
 
     Args:
+        columns: that are of interest; one that is not there, or has no numbers, is left out.
         every: one of so many rows is taken.
     """
     import pandas as pd
@@ -166,20 +185,19 @@ def rows_of(view: View, table: pa.Table, every: int = 1) -> Rows:
     key = np.bitwise_xor.reduce(parts) if parts else np.zeros(len(at), dtype=np.int64)
     keep = np.flatnonzero(_thinned(key, at) % np.uint64(every) == 0) if every > 1 else np.arange(len(at))
     order = keep[np.argsort(at[keep], kind="stable")]
-    used = {view.timestamp, view.created, *view.key_names, "day"}
-    columns = {}
+    numbers = {}
     for field in table.schema:
-        if field.name in used:
+        if field.name not in columns:
             continue
         if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-            columns[field.name] = np.asarray(table[field.name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)[order]
+            numbers[field.name] = np.asarray(table[field.name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)[order]
         elif pa.types.is_boolean(field.type):
-            columns[field.name] = np.asarray(table[field.name].cast(pa.int8()).cast(pa.float64()).to_numpy(), dtype=np.float64)[order]
+            numbers[field.name] = np.asarray(table[field.name].cast(pa.int8()).cast(pa.float64()).to_numpy(), dtype=np.float64)[order]
 
     def named(place: int) -> str:
         return ", ".join(f"{k} {table[k][int(order[place])].as_py()}" for k in view.key_names)
 
-    return Rows(at[order], known[order], key[order], columns, named)
+    return Rows(at[order], known[order], key[order], numbers, named)
 
 
 def _thinned(key: Moments, at_us: Moments) -> np.ndarray:

@@ -9,10 +9,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from feature_repo.records.redis_keys import applied_key, events_key, quality_key
+from feature_repo.records.source_report import OddSource, SourceReport, report_path
 from infra import redis_client
 from infra.settings import Settings
 from infra.supervision import beat
@@ -92,3 +94,17 @@ def test_a_stopped_service_is_forgotten_however_it_ended(own: tuple[Settings, st
 
 def test_what_parts_say_is_no_reason_for_a_stop_to_fail(tmp_path: Path) -> None:
     cli._forget(Settings(repo=tmp_path / "none", state=tmp_path, redis_url="redis://127.0.0.1:1"), ["serve"])
+
+
+def test_an_odd_source_has_a_line_and_one_that_only_moved_has_none(own: tuple[Settings, str]) -> None:
+    settings, project = own
+    say(settings, project, "stream")
+    path = report_path(settings.state, project)
+    path.parent.mkdir(parents=True)
+    odd = [OddSource("tills", "nulls", "price", "unusual", 0, "price is [null]"), OddSource("doors", "level", "wide", "moved", 0, "wider")]
+    path.write_bytes(msgspec.json.encode(SourceReport(1, ["tills"], odd)))
+    lines = shown(settings)
+    assert "source tills: unusual: nulls since 1970-01-01 00:00: price is [null] (`headrace sources`)" in lines
+    assert not any("doors" in line for line in lines)
+    path.write_text("no json")
+    assert any(line.startswith("what the sources did cannot be read") for line in shown(settings))

@@ -228,7 +228,7 @@ def _violated(case: Case) -> Triage | None:
     """A source broke what was declared of it, or fell silent, and what is made of it drifted."""
     for one in case.looked.violations:
         below = [view for view in case.moved_views if one.source in case.clues.sources.get(view, ())]
-        if not below or one.share < DIFFERENT:  # a few rows are at fault, and explain no drift
+        if not below:
             continue
         enough = one.share >= DIFFERENT  # one row of thousands is at fault, and explains no drift
         says: Reason = "pipeline fault" if (one.hint or one.proof) and enough else "population change"

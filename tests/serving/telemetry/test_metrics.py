@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from prometheus_client.core import HistogramMetricFamily
 
-from serving.telemetry.metrics import FRESHNESS_S, Histograms, Metrics
+from serving.telemetry.metrics import FRESHNESS_S, Histograms, Metrics, readable, source_gauges
 
 
 @pytest.mark.parametrize("batches", [1, 3, 600])
@@ -54,3 +54,18 @@ def test_what_is_held_is_told_with_the_seconds_until_its_end() -> None:
     assert 'headrace_held_seconds{model="m",what="drift"} 60.0' in text
     assert 'headrace_held_seconds{model="m",what="schedule"} +Inf' in text
     assert 'headrace_held_seconds{model="m",what="shadow"} 0.0' in text
+
+
+def test_what_is_odd_about_sources_is_counted_by_what_it_says() -> None:
+    metrics = Metrics()
+    odd = [{"source": "tills", "kind": "nulls", "says": "unusual"}] * 2 + [{"source": "doors", "kind": "silent", "says": "proof"}]
+    metrics.sources = {"shop": {"upto_us": 5_000_000, "odd": odd}}
+    text = metrics.text().decode()
+    assert 'headrace_source_violations{kind="nulls",says="unusual",source="tills"} 2.0' in text
+    assert 'headrace_source_violations{kind="silent",says="proof",source="doors"} 1.0' in text
+    assert "headrace_sources_checked_timestamp_seconds 5.0" in text
+
+
+def test_a_broken_report_of_the_sources_costs_its_own_samples_only() -> None:
+    for raw in (b"{}", b"[]", b"no json", b'{"upto_us": 1, "odd": [{"source": "tills"}]}'):
+        assert readable(["shop"], [raw], source_gauges) == {}

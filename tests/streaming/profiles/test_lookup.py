@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streaming.aggregation.windows import Aggregation, Layout
 from streaming.profiles import lookup
 from streaming.profiles.facts import DAY_US
 from streaming.profiles.lookup import Looked, Usual, rows_of, violations
@@ -127,7 +129,7 @@ def test_one_of_so_many_rows_is_taken_and_copies_of_one_go_together() -> None:
         {name: pa.array(values, pa.timestamp("us", "UTC")) if name in ("at", "known") else values for name, values in rows.items()}
     )
     table = pa.concat_tables([table, table])
-    taken = rows_of(view("sales"), table.rename_columns({"count": "pieces"}), 4)
+    taken = rows_of(view("sales"), table.rename_columns({"count": "pieces"}), ["price"], 4)
     assert len(taken) == pytest.approx(len(table) / 4, rel=0.05)
     assert len(np.unique(np.stack([taken.key, taken.at_us]), axis=1).T) * 2 == len(taken)
     assert len(np.unique(taken.key)) == 40
@@ -145,3 +147,17 @@ def test_what_is_declared_is_proof_and_told_with_its_rows(root: Path) -> None:
     assert len(one.rows) == 5
     assert all("till till " in row and row.endswith("price = -1.0") for row in one.rows)
     assert 0.05 < one.share < 0.1
+
+
+def test_values_are_of_the_columns_that_a_view_goes_by_and_an_id_is_not_one(root: Path) -> None:
+    """A running number is always higher than ever; what is counted by its hash has no level either."""
+    rows = sales(1)
+    rows["receipt"] = np.arange(len(rows["at"])) + np.where(rows["at"] >= END_US - 2 * DAY_US, 10_000_000, 0)
+    write(root, "sales", rows)
+    assert look(root).violations == []
+    counted = replace(
+        view("sales"), layout=Layout.of([Aggregation("receipts_1h", "receipt", "count_distinct", 3_600_000_000, 300_000_000)]), features=()
+    )
+    assert violations([view("sales"), view("returns"), counted], root, LIVE_US, END_US, USUAL).violations == []
+    latest = replace(view("sales"), features=(Feature("receipt", "int64"),))
+    assert [v.column for v in violations([view("sales"), view("returns"), latest], root, LIVE_US, END_US, USUAL).violations] == ["receipt"]

