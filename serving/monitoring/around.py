@@ -44,7 +44,7 @@ class Around:
     """
 
     def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str) -> None:
-        self.settings, self.project, self.model = settings, project, model
+        self.client, self.settings, self.project, self.model = client, settings, project, model
         self.recomputer = Recomputer(client, settings, project, model)
         self._next = 0.0
         self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -86,6 +86,7 @@ class Around:
         """What the sources did; nothing where they cannot be read, or were read a short while ago."""
         if self.case is None or window.reference.usual is None or time.monotonic() < self._next:
             return Looked([], frozenset())
+        from streaming.profiles.live_rows import read_live
         from streaming.profiles.lookup import violations
         from streaming.schema.feature_view import projections
 
@@ -94,7 +95,8 @@ class Around:
             views = [p.view for p in projections(self.case.store, window.reference.contract.feature_service)]
             served = self._served(window, self.sources(window.reference.contract.feature_service))
             root, usual = self.settings.offline_root, window.reference.usual
-            return violations(views, root, from_us, upto_us, usual, self.case.expectations, served)
+            live = read_live(self.client, views, self.settings.clock_tolerance_s)
+            return violations(views, root, from_us, upto_us, usual, self.case.expectations, served, live)
         except Exception as error:  # what others wrote there costs the sources' word, not the verdict
             log.warning("triage goes without the sources: %s", cause_of(error))
             return Looked([], frozenset())

@@ -88,6 +88,20 @@ def _fitting(schema: Any, table: pa.Table) -> Any:
     return fitting
 
 
+def partial(schema: Any, table: pa.Table) -> Any:
+    """What of a schema can be asked of rows that lack columns: they came live, with what views read and no more."""
+    import copy
+
+    known = copy.deepcopy(schema)
+    missing = [name for name in known.columns if name not in table.column_names]
+    if missing:
+        known = known.remove_columns(missing)
+        known.checks = []
+        known.unique = None
+    known.strict = known.ordered = False
+    return known
+
+
 def find_broken(
     source: str, schema: Any, table: pa.Table, before: pa.Table, at_us: np.ndarray, keys: list[str], from_us: int
 ) -> list[Violation]:

@@ -39,6 +39,21 @@ class Rows:
         return len(self.at_us)
 
 
+def joined(first: Rows, second: Rows) -> Rows:
+    """Rows of both, with the columns that both have."""
+    at_us = np.concatenate([first.at_us, second.at_us])
+    order = np.argsort(at_us, kind="stable")
+    columns = {n: np.concatenate([first.columns[n], second.columns[n]])[order] for n in first.columns if n in second.columns}
+
+    def named(place: int) -> str:
+        own = int(order[place])
+        rows, at = (first, own) if own < len(first) else (second, own - len(first))
+        return rows.named(at) if rows.named is not None else f"key {rows.key[at]}"
+
+    known_us, key = (np.concatenate(parts)[order] for parts in ((first.known_us, second.known_us), (first.key, second.key)))
+    return Rows(at_us[order], known_us, key, columns, named)
+
+
 FACTS = ("rows", "late", "keys", "twice")
 OF_COLUMN = ("nulls", "one value", "low", "middle", "high")
 FLOOR = {"rows": 0.15, "late": 0.7, "keys": 0.15, "twice": 0.01, "nulls": 0.03, "one value": 0.05}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from feature_repo.records.redis_keys import sources_key
 from feature_repo.records.source_report import OddSource, SourceReport, report_path
 from infra import files, redis_client
 from streaming.profiles.facts import DAY_US
+from streaming.profiles.live_rows import Live, read_live
 from streaming.profiles.lookup import Looked, Usual, newest, violations
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from streaming.schema.feature_view import View
 
-DAYS = 7.0
+DAYS, TIMEOUT_S = 7.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,30 @@ class Latest:
 
 
 def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: float = DAYS) -> Latest:
-    """Hold the newest days of the tables of some views against all days before them.
+    """Hold the newest days of the tables of some views, and what came live since, against all days before them.
 
     Raises:
         UseCaseError: `expectations.py` cannot be read.
     """
-    known: Mapping[str, int] = newest(views, own.offline_root)
-    upto_us = max(known.values(), default=0) + 1
+    known = newest(views, own.offline_root)
+    if not known:
+        return Latest({}, Looked([], frozenset()))
+    live = _live(own, views)
+    for path in known.keys() & live.keys():
+        known[path] = max(known[path], int(live[path].known_us.max()))
+    upto_us = max(known.values()) + 1
     from_us = upto_us - round(days * DAY_US)
-    found = (
-        violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), case.expectations) if known else Looked([], frozenset())
-    )
-    return Latest(dict(known), found)
+    found = violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), case.expectations, live=live)
+    return Latest(known, found)
+
+
+def _live(own: Settings, views: Sequence[View]) -> dict[str, Live]:
+    """What lies on the event stream; nothing where Redis is away."""
+    try:
+        with contextlib.closing(redis_client.connect(own.redis(), TIMEOUT_S)) as client:
+            return read_live(client, views, own.clock_tolerance_s)
+    except (redis.RedisError, OSError):
+        return {}
 
 
 def publish(own: Settings, project: str, latest: Latest) -> None:
@@ -61,5 +74,5 @@ def publish(own: Settings, project: str, latest: Latest) -> None:
     path = report_path(own.state, project)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.replace(path, msgspec.json.format(said, indent=1))
-    with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(redis_client.connect(own.redis(), 2.0)) as client:
+    with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(redis_client.connect(own.redis(), TIMEOUT_S)) as client:
         client.set(sources_key(project), said)

@@ -12,8 +12,10 @@ import numpy as np
 
 from infra.cause import cause_of
 from streaming.offline import parquet
-from streaming.profiles.declarations import find_broken
-from streaming.profiles.facts import DAY_US, Moments, Rows
+from streaming.offline.footers import extent
+from streaming.profiles.declarations import find_broken, partial
+from streaming.profiles.facts import DAY_US, Moments, Rows, joined
+from streaming.profiles.live_rows import Live, fit
 from streaming.profiles.unusual import find_unusual, has_past
 from streaming.profiles.violation import Violation
 
@@ -61,6 +63,7 @@ def violations(
     usual: Usual,
     expectations: Mapping[str, Any] | None = None,
     served: Mapping[str, int] | None = None,
+    live: Mapping[str, Live] | None = None,
 ) -> Looked:
     """What the tables of some views did between two moments that they usually do not, or must not.
 
@@ -68,25 +71,29 @@ def violations(
         root: of the offline store.
         expectations: Pandera schemas by table (the last part of its path).
         served: by table, what became known last of what was served of it, microseconds.
+        live: by table, what lies on the event stream (`read_live`).
     """
     tables = {}
     found: list[Violation] = []
     profiled = set()
     for path, (view, columns) in _sources(views).items():
         try:
-            tables[path] = _Table.of(view, columns, root, (from_us, upto_us), usual)
+            tables[path] = _Table.of(view, columns, root, (from_us, upto_us), usual, (live or {}).get(path))
         except (parquet.TableError, OSError, ValueError, KeyError, AttributeError) as error:
             log.warning("the profile of %s cannot be read: %s", path, cause_of(error))
     for path, one in tables.items():
-        others = [other.newest_us for name, other in tables.items() if name != path]
+        others = [other.stored_us if one.live is None else other.newest_us for name, other in tables.items() if name != path]
         if has_past(one.before):
             profiled.add(path)
         served_us = (served or {}).get(path, 0)
-        found += find_unusual(path, one.before, one.rows, from_us, upto_us, max(others, default=from_us), served_us)
+        found += find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(others, default=from_us), served_us)
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
             at_us = moments_of(one.table, one.view.timestamp)
             found += find_broken(path, schema, one.table, one.past, at_us, one.view.key_names, from_us)
+            if one.live is not None:
+                at_us = moments_of(one.live, one.view.timestamp)
+                found += find_broken(path, partial(schema, one.live), one.live, one.past, at_us, one.view.key_names, from_us)
     return Looked(found, frozenset(profiled))
 
 
@@ -108,31 +115,57 @@ def _by_value(view: View) -> set[str]:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of the store: its rows between the two moments (and a day before), and of the time that says what is usual."""
+    """A table of the store: its rows between the two moments (and a day before), and of the time that says what is usual.
+
+    Attributes:
+        live: rows that are on the event stream and not in the table.
+        rows: of both.
+        whole_from_us: no row is missing since then: a table may end before what is still on the stream begins.
+    """
 
     view: View
     table: pa.Table
     past: pa.Table
+    live: pa.Table | None
     rows: Rows
     before: Rows
+    whole_from_us: int
 
+    # wide: where it lies, and when
     @classmethod
-    def of(cls, view: View, columns: frozenset[str], root: Path, span_us: tuple[int, int], usual: Usual) -> _Table:
+    def of(
+        cls, view: View, columns: frozenset[str], root: Path, span_us: tuple[int, int], usual: Usual, live: Live | None = None
+    ) -> _Table:
         from_us, upto_us = span_us
         past = _read(view, usual.root or root, usual.from_us, min(usual.upto_us, from_us))
         table = _read(view, root, from_us - DAY_US, upto_us)
-        every = max(past.num_rows, table.num_rows) // MOST + 1  # of both, or their volumes could not be compared
-        return cls(view, table, past, rows_of(view, table, columns, every), rows_of(view, past, columns, every))
+        more, known_us = None, 0
+        if live is not None:
+            known_us = extent(view, root, None, None).known_us or 0
+            later = live.later(known_us).table
+            at_us = moments_of(later, view.timestamp)
+            more = fit(later.filter((at_us >= from_us - DAY_US) & (at_us < upto_us)), table.schema)
+        count = table.num_rows + (more.num_rows if more is not None else 0)
+        every = max(past.num_rows, count) // MOST + 1  # of both, or their volumes could not be compared
+        before, rows = rows_of(view, past, columns, every), rows_of(view, table, columns, every)
+        if live is None or more is None or not more.num_rows:
+            return cls(view, table, past, None, rows, before, from_us)
+        if live.gap_us(known_us) > int(np.diff(before.at_us).max(initial=0)):
+            from_us = max(from_us, int(moments_of(more, view.timestamp).min()))
+        return cls(view, table, past, more, joined(rows, rows_of(view, more, columns, every)), before, from_us)
 
     @property
     def newest_us(self) -> int:
         return int(self.rows.at_us[-1]) if len(self.rows) else 0
 
+    @property
+    def stored_us(self) -> int:
+        """Of its rows that do not come live: a table that is filled once a day is not dead while others live on."""
+        return int(moments_of(self.table, self.view.timestamp).max(initial=0))
+
 
 def newest(views: Sequence[View], root: Path) -> dict[str, int]:
     """By table, up to when its rows are known, microseconds; tables that cannot be read are left out."""
-    from streaming.offline.footers import extent
-
     found = {}
     for view in {view.path: view for view in views}.values():
         try:
