@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
     kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")
     event_retention_h: float = Field(default=48, gt=0, description="hours for which applied events stay on the event stream")
+    source_check_s: float = Field(
+        default=3600, ge=0, description="the stream has the sources looked at every so many seconds (`headrace sources`); 0: never"
+    )
     clock_tolerance_s: float = Field(
         default=300, ge=0, description="how far ahead of the clock a moment that comes in may lie, seconds; beyond, it is refused"
     )

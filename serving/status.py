@@ -17,7 +17,6 @@ from feature_repo.records.decisions import Journal
 from feature_repo.records.held import read_held
 from feature_repo.records.redis_keys import quality_key
 from feature_repo.records.release import Release
-from feature_repo.records.source_report import read_source_report
 from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.settings import Settings
@@ -82,6 +81,7 @@ def _print_views(own: Settings, console: Console) -> None:
     from streaming.online.store import connect
     from streaming.schema.compilation import usable
     from streaming.status import stream_state, view_states
+    from streaming.tables import odd_sources
 
     case = UseCase(own.repo)
     client = connect(own.redis())
@@ -119,7 +119,8 @@ def _print_views(own: Settings, console: Console) -> None:
                 f"a rehearsal has brought the store to {minute_text(moment)}: by that clock "
                 "it is reckoned who has fallen silent (a backfill without --to ends it)"
             )
-    _print_sources(own, console, case.project)
+    for line in odd_sources(own.state, case.project):
+        console.print(line, soft_wrap=True)
     for model in case.models:
         try:
             said = _released(release.read(own.model_root, model))
@@ -129,20 +130,6 @@ def _print_views(own: Settings, console: Console) -> None:
         with _said(console, f"the live quality of {model}"):
             _print_loop(own, console, client.get(quality_key(case.project, model)), model)
     client.close()
-
-
-def _print_sources(own: Settings, console: Console, project: str) -> None:
-    """A line per source of which something odd was found when it was looked at last."""
-    try:
-        found = read_source_report(own.state, project)
-    except files.FileError as error:
-        console.print(f"[red]what the sources did cannot be read: {escape(str(error))}[/red]")
-        return
-    for one in found.odd if found is not None else []:
-        if one.says != "moved":
-            color = "red" if one.says == "proof" else "yellow"
-            told = f"{one.kind} since {minute_text(one.since_us)}: {escape(one.text)} (`headrace sources`)"
-            console.print(f"source {escape(one.source)}: [{color}]{one.says}[/{color}]: {told}", soft_wrap=True)
 
 
 def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:

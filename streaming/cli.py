@@ -194,7 +194,7 @@ def backfill(
     client = connect(own.redis())
     planned = plan(wanted, own.offline_root, client, end_us, from_us, lookback_us)
     client.close()
-    console.print(show.plan_table(planned))
+    console.print(show.plan_table(planned), *show.odd_sources(own.state, wanted[0].project), sep="\n")
     if dry_run:
         write_report(report, planned)
         raise typer.Exit(1 if any(p.error for p in planned) else 0)
@@ -265,6 +265,7 @@ def stream() -> None:
     from streaming.live import query as live
     from streaming.live.sources.table import asked
     from streaming.offline.class_training import Training
+    from streaming.profiles.lookout import Lookout
     from streaming.schema.compilation import Applied
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
@@ -272,16 +273,18 @@ def stream() -> None:
     for source in asked(own, sorted({v.stream for v in known if v.stream})):
         checkpoint = str(own.state / f"stream-{source.name}")
         starters[f"reading {source.name}"] = partial(connectors.start, source, spark, url, project, checkpoint)
-    training = Training(own)
+    training, lookout = Training(own), Lookout(own)
 
     def ready() -> None:
         print("ready: streaming", flush=True)
         training.start()
+        lookout.start()
 
     try:
         live.run(starters, url, known, ready, own.delete_share, own.offline_root, Applied(case, known).changed)
     finally:
         training.stop()
+        lookout.stop()
     spark.stop()
 
 

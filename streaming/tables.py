@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from feature_repo.records.source_report import read_source_report
+from infra import files
 from infra.timestamps import minute_text
 
 if TYPE_CHECKING:
@@ -44,6 +47,21 @@ def print_sources(console: Console, found: Latest, only_odd: bool = False) -> No
     for one in shown:
         for row in one.rows:
             console.print(f"  {escape(one.source)}: {escape(row)}", soft_wrap=True)
+
+
+def odd_sources(state: Path, project: str) -> list[str]:
+    """A line per source of which something odd was found when it was looked at last. `state`: the checkout's state folder."""
+    try:
+        found = read_source_report(state, project)
+    except files.FileError as error:
+        return [f"[red]what the sources did cannot be read: {escape(str(error))}[/red]"]
+    lines = []
+    for one in found.odd if found is not None else []:
+        if one.says != "moved":
+            color = "red" if one.says == "proof" else "yellow"
+            told = f"{one.kind} since {minute_text(one.since_us)}: {escape(one.text)} (`headrace sources`)"
+            lines.append(f"source {escape(one.source)}: [{color}]{one.says}[/{color}]: {told}")
+    return lines
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

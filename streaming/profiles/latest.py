@@ -41,8 +41,11 @@ class Latest:
         return SourceReport(max(self.newest.values(), default=0), sorted(self.looked.profiled), odd)
 
 
-def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: float = DAYS) -> Latest:
+def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: float = DAYS, past_days: float | None = None) -> Latest:
     """Hold the newest days of the tables of some views, and what came live since, against all days before them.
+
+    Args:
+        past_days: so many of the days before are read, at most; None: all.
 
     Raises:
         UseCaseError: `expectations.py` cannot be read.
@@ -55,7 +58,8 @@ def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: fl
         known[path] = max(known[path], int(live[path].known_us.max()))
     upto_us = max(known.values()) + 1
     from_us = upto_us - round(days * DAY_US)
-    found = violations(views, own.offline_root, from_us, upto_us, Usual(0, from_us), case.expectations, live=live)
+    usual = Usual(0 if past_days is None else from_us - round(past_days * DAY_US), from_us)
+    found = violations(views, own.offline_root, from_us, upto_us, usual, case.expectations, live=live)
     return Latest(known, found)
 
 
