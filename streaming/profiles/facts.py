@@ -38,6 +38,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.at_us)
 
+    def shown(self, place: int, column: str = "") -> str:
+        """A row as text: its moment, its entity, and its value of a column."""
+        moment = np.datetime64(int(self.at_us[place]), "us")
+        value = f", {column} = {self.columns[column][place]:g}" if column else ""
+        named = self.named(place) if self.named is not None else f"key {self.key[place]}"
+        return f"{moment}Z, {named}{value}"
+
 
 def joined(first: Rows, second: Rows) -> Rows:
     """Rows of both, with the columns that both have."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from streaming.profiles.breaks import find_breaks
 from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profile, records, weekday_of
 from streaming.profiles.violation import Violation
 
@@ -62,7 +63,11 @@ def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: i
         if fact not in LEVELS:
             found += _fact(source, rows, (fact, column), values, (usual[fact, column], then), days)
     for column in rows.columns:
-        found += _level(source, rows, column, facts, (usual, then), days)
+        if column in before.columns:
+            breaks = find_breaks(source, column, rows, before, (facts, usual), (days, then))
+            broken = {one.kind for one in breaks}
+            found = [one for one in found if one.column != column or one.kind not in broken] + breaks
+            found += [] if broken else _level(source, rows, column, facts, (usual, then), days)
     return found
 
 
@@ -87,7 +92,7 @@ def _silent(source: str, before: Rows, rows: Rows, upto_us: int, served_us: int)
     if silence < max(SILENT_TIMES * longest, SILENT_US):
         return []
     text = f"has been silent for {silence / 3.6e9:.1f} h; never before for more than {longest / 3.6e9:.1f} h"
-    shown = [_row(rows, len(at) - 1)] if len(at) else [_row(before, len(before) - 1)]
+    shown = [rows.shown(len(at) - 1)] if len(at) else [before.shown(len(before) - 1)]
     return [Violation(source, "silent", "", last, text, shown, proof=True)]
 
 
@@ -160,11 +165,4 @@ def _shown(rows: Rows, fact: str, column: str, upto_us: int) -> list[str]:
         if len(known):
             each, counts = np.unique(known, return_counts=True)
             places = places[values == each[counts.argmax()]]
-    return [_row(rows, int(i), column) for i in places[-3:]]
-
-
-def _row(rows: Rows, place: int, column: str = "") -> str:
-    moment = np.datetime64(int(rows.at_us[place]), "us")
-    value = f", {column} = {rows.columns[column][place]:g}" if column else ""
-    named = rows.named(place) if rows.named is not None else f"key {rows.key[place]}"
-    return f"{moment}Z, {named}{value}"
+    return [rows.shown(int(i), column) for i in places[-3:]]
