@@ -2,6 +2,6 @@
 what was decided, and the names under which they lie.
 
 Face: contract, decisions, held, live_quality, onnx_session, prediction, redis_keys, release, replica_tally,
-verdict.
+source_report, verdict.
 Imported by: every room but infra; imports infra and metrics.
 """
