@@ -1,10 +1,11 @@
 """Breaks in a column that no world makes: another unit from one day to the next, and a value that stands for none. Pure.
 
-A level moves with the seasons, and a storm makes one that never was. So a level alone proves little. Three things say more:
+A level moves with the seasons, and a storm makes one that never was. So a level alone proves little. Four things say more:
 
 * Degrees Fahrenheit become Celsius: between two days lies a leap that never was, and converted back there is none.
 * Seconds become hours: all is as before, and 60 or 3,600 times as wide, or as narrow.
 * Something fails and sends -9999: the rows that are beyond all that was are one single value.
+* Something is stuck: a flag that was 1 in every tenth row is 0 for a day.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ WIDER, RECORD = 5.0, 1.6
 STRANGER, FEWEST = 0.02, 5
 """Share of a day's rows, and rows, from which one value that never was is a sentinel."""
 FEWEST_LEAPS = 10
+NEVER = 14.0
+"""So many other values have to be expected of a day that has none (by chance it would be one day of a million)."""
 _SCALES = {
     "60": 60.0,
     "1000": 1000.0,
@@ -155,6 +158,18 @@ def find_stranger(values: Floats, usual: Floats) -> tuple[float, float] | None:
     return (float(each[top]), len(beyond) / len(known)) if counts[top] >= 0.9 * len(beyond) else None
 
 
+def is_constant(values: Floats, usual: Floats) -> bool:
+    """Whether a day has one value only, and by chance never would: also of a flag that is mostly 0.
+
+    Args:
+        values: of the day, float64 [n]; usual: share of the commonest value on the usual days, [u].
+    """
+    known = values[~np.isnan(values)]
+    if len(known) < FEWEST or np.isnan(usual).all():
+        return False
+    return bool((known == known[0]).all() and (1 - float(np.nanmax(usual))) * len(known) >= NEVER)
+
+
 def find_breaks(
     source: str,
     column: str,
@@ -170,7 +185,17 @@ def find_breaks(
     """
     (facts, usual), (days, then) = profiles, ends
     begin = int(np.searchsorted(rows.at_us, days[-1] - DAY_US))
-    stranger = find_stranger(rows.columns[column][begin:], before.columns[column])
+    day = rows.columns[column][begin:]
+    if is_constant(day, usual["one value", column]):
+        value = float(day[~np.isnan(day)][0])
+        others = np.flatnonzero(~np.isnan(rows.columns[column]) & (rows.columns[column] != value))
+        first = int(others[-1]) + 1 if len(others) else 0
+        text = (
+            f"{column} is {value:g} in all rows of a day, where {float(np.nanmedian(usual['one value', column])):.0%} of one value is usual"
+        )
+        shown = [rows.shown(i, column) for i in range(max(first - 1, 0), min(first + 3, len(rows)))]
+        return [Violation(source, "one value", column, int(rows.at_us[min(first, len(rows) - 1)]), text, shown)]
+    stranger = find_stranger(day, before.columns[column])
     if stranger is not None:  # levels and widths say what it makes of them, and nothing else
         value, share = stranger
         places = np.flatnonzero(rows.columns[column] == value)
