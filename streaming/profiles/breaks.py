@@ -25,6 +25,8 @@ WIDER, RECORD = 5.0, 1.6
 """Another width is so many times wider or narrower, and so clear a record."""
 STRANGER, FEWEST = 0.02, 5
 """Share of a day's rows, and rows, from which one value that never was is a sentinel."""
+FAR = 0.5
+"""It lies so many times the width of all that was beyond it: a default that moves on, such as this year, is just beyond."""
 FEWEST_LEAPS = 10
 NEVER = 14.0
 """So many other values have to be expected of a day that has none (by chance it would be one day of a million)."""
@@ -154,8 +156,9 @@ def find_stranger(values: Floats, usual: Floats) -> tuple[float, float] | None:
     if len(beyond) < max(FEWEST, STRANGER * len(known)):
         return None
     each, counts = np.unique(beyond, return_counts=True)
-    top = int(counts.argmax())
-    return (float(each[top]), len(beyond) / len(known)) if counts[top] >= 0.9 * len(beyond) else None
+    value, count = float(each[counts.argmax()]), int(counts.max())
+    far = max(was.min() - value, value - was.max()) >= FAR * (was.max() - was.min())
+    return (value, len(beyond) / len(known)) if far and count >= 0.9 * len(beyond) else None
 
 
 def is_constant(values: Floats, usual: Floats) -> bool:

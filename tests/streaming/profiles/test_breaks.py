@@ -111,9 +111,10 @@ def test_a_sentinel_in_one_row_of_ten_is_told_and_one_that_always_was_is_not() -
 
 def test_values_beyond_all_that_was_are_no_sentinel_where_they_differ() -> None:
     usual = np.arange(100.0)
-    assert find_stranger(np.r_[usual, np.full(10, -1.0)], usual) == (-1.0, 10 / 110)
+    assert find_stranger(np.r_[usual, np.full(10, -100.0)], usual) == (-100.0, 10 / 110)
+    assert find_stranger(np.r_[usual, np.full(10, 100.0)], usual) is None, "a default that moves on, such as the year"
     assert find_stranger(np.r_[usual, np.arange(100.0, 110.0)], usual) is None
-    assert find_stranger(np.r_[usual, np.full(4, -1.0)], usual) is None, "too few"
+    assert find_stranger(np.r_[usual, np.full(4, -100.0)], usual) is None, "too few"
     assert find_stranger(np.full(5, np.nan), usual) is None
     assert find_stranger(usual, np.full(5, np.nan)) is None
 
