@@ -10,6 +10,11 @@ from infra.cli import Model, Report, console, errors, model_name, moment, own_se
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from pyspark.sql import SparkSession
+
     from infra.settings import Settings
     from training.gates.record import Gates
     from training.retraining.backtest import Drift
@@ -96,12 +101,10 @@ def retrain(
 ) -> None:
     """Train a new version with the spec's splits moved up to now, and put it through every gate. Promotes nothing."""
     import contextlib
-    from typing import Any
 
     import msgspec
 
     from feature_repo.spec.use_case import UseCase
-    from streaming.offline.spark import session
     from training.data.left_out import interval_of
     from training.data.training_set import newest_known
     from training.gates import challenge, record
@@ -123,14 +126,7 @@ def retrain(
         status = stack.enter_context(console.status("waiting for another training of this model to end"))
         stack.enter_context(steps.alone(own, spec.name))
         status.update("starting")
-        made: list[Any] = []
-
-        def spark() -> Any:
-            if not made:
-                made.append(session(own))
-                stack.callback(made[0].stop)
-            return made[0]
-
+        spark = _when_needed(own, stack)
         version = steps.train_again(spark, case, own, spec, steps.Order(identity, why, now_us, spans), status.update)
         status.update(f"version {version}: gates")
         found = record.read_gates(own, spec.name, version) if trigger else None  # a person who asks again wants them measured again
@@ -146,6 +142,21 @@ def retrain(
         errors.print("[red]not to be let out:[/red] a gate failed")
         raise typer.Exit(1)
     console.print(f"next: `headrace shadow {spec.name} {version}`, or leave it to `headrace autopilot` (`headrace retrain --ask`)")
+
+
+def _when_needed(own: Settings, stack: ExitStack) -> Callable[[], SparkSession]:
+    """A Spark session that is started when it is first asked for, and stopped with the stack."""
+    from streaming.offline.spark import session
+
+    made: list[SparkSession] = []
+
+    def spark() -> SparkSession:
+        if not made:
+            made.append(session(own))
+            stack.callback(made[0].stop)
+        return made[0]
+
+    return spark
 
 
 def _note_force(own: Settings, gates: Gates, name: str, identity: str, now_us: int) -> None:
