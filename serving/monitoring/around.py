@@ -41,11 +41,12 @@ class Around:
     """
     Args:
         project, model: whose predictions are watched.
+        rest: as `recomputation.REST`.
     """
 
-    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str) -> None:
-        self.client, self.settings, self.project, self.model = client, settings, project, model
-        self.recomputer = Recomputer(client, settings, project, model)
+    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, rest: float = REST) -> None:
+        self.client, self.settings, self.project, self.model, self.rest = client, settings, project, model, rest
+        self.recomputer = Recomputer(client, settings, project, model, rest)
         self._next = 0.0
         self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
 
@@ -101,7 +102,7 @@ class Around:
             log.warning("triage goes without the sources: %s", cause_of(error))
             return Looked([], frozenset())
         finally:
-            self._next = time.monotonic() + REST * (time.monotonic() - began)
+            self._next = time.monotonic() + self.rest * (time.monotonic() - began)
 
     def _served(self, window: Window, sources: Mapping[str, Sequence[str]]) -> dict[str, int]:
         """By table, what became known last of what the window was served of it."""

@@ -21,7 +21,7 @@ from serving.monitoring.detectors.base import DriftDetector, OutlierDetector
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import HOUR_US, Matrix, Moments
 from serving.monitoring.triage.calendar import PLAIN, Calendar
-from serving.monitoring.triage.explanation import Model
+from serving.monitoring.triage.case import Model
 from serving.monitoring.triage.lineage import Lineage
 from serving.monitoring.triage.pool import Pool
 from serving.monitoring.triage.truth import Expected

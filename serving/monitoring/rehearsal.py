@@ -15,7 +15,7 @@ from feature_repo.records.verdict import Kind, Verdict
 from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.reference import Fitted
 from serving.monitoring.triage.calendar import Calendar
-from serving.monitoring.triage.explanation import Model
+from serving.monitoring.triage.case import Model
 from serving.monitoring.triage.seen import Clues, Seen
 from serving.monitoring.window import verdict_on
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -109,6 +110,7 @@ def verdict_on(identity: str, version: tuple[str, int], seen: Seen, truth: Matri
         version: the model's name, and the version's number.
         truth: of each row as far as it is known, float64 [m]; else NaN.
     """
+    seen = replace(seen, truth=truth)
     matrix, moments = seen.matrix, seen.local
     *features, score = reference.drift.test(matrix, moments)
     expected = reference.expected(moments)

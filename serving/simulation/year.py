@@ -144,11 +144,13 @@ class Year:
             said(", ".join(f"{o.policy} AUC {o.total['auc']:.4f} ({len(o.trainings)} trainings)" for o in self.outcomes))
 
     def _live(self) -> None:
+        from serving.monitoring.around import Around
         from serving.monitoring.watch import Watch
         from serving.simulation.replay_run import rehearse
 
         client = redis_client.client(self.settings.redis())
         watch = Watch(client, self.settings, self.case.project, self.spec.name, self.spec.watch.window, self.spec.watch.step)
+        watch.around = Around(client, self.settings, self.case.project, self.spec.name, rest=0)  # time stands still: nobody waits
         pilot = self.loop.pilot(self.case, self.spec.name)
         evening = self.first_us + DAY_US
         said = ""

@@ -13,145 +13,25 @@ minutes, and a loop that is held while the world has moved costs every predictio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
-from feature_repo.records.verdict import Evidence, FeatureVerdict, Reason, Suspect, Triage
-from serving.monitoring.detectors.base import DriftDetector
-from serving.monitoring.hours import Matrix, Moments
-from serving.monitoring.kinds.table import TABLE
-from serving.monitoring.triage.description import describe
-from serving.monitoring.triage.lineage import Lineage, Odds
-from serving.monitoring.triage.recomputation import Compared, Recomputed
+from feature_repo.records.verdict import Evidence, FeatureVerdict, Reason, Triage
+from serving.monitoring.triage.case import DIFFERENT, Case, Known, Model, sample
+from serving.monitoring.triage.lineage import Odds
 from serving.monitoring.triage.seen import Clues, Seen
 from serving.monitoring.triage.truth import Answered
-from streaming.profiles.lookup import Looked
 
-RESCORED = 500
-"""Rows of the window that are scored again, evenly spread."""
-RANKED = 20
-"""Inputs that are ranked by their effect on the scores: those that drifted the most."""
 TOLERANCE = 1e-6
-DIFFERENT = 0.01
-"""Share of rows with another score, or of a view's values that are computed otherwise, from which there is skew."""
-EXPLAINED = 0.5
-"""Skew explains a drift if the recomputed values have lost so much of its gap to the reference."""
 FAULT = float(np.log(2))
 """From these odds on (natural logarithm) a fault is suspected."""
 HINT, USUAL, EQUAL = 2.5, -1.6, -0.7
 """What is added to a view's log odds if a source of it does something unusual, if all of them are as usual, and if besides the window
 computed again is what was served: `headrace bench triage` has what it makes of worlds."""
-RELATIONS = {kind.name for kind in TABLE if kind.cause == "relation"}
 STALE = 0.05
 """So much larger than the reference's share of nulls must the share of stale values be to be a hint."""
 FEWEST = 200
-
-
-class Model(Protocol):
-    def score(self, matrix: Matrix) -> Matrix:
-        """Scores float64 [rows] of inputs float64 [rows, F]."""
-
-
-class Known(Protocol):
-    """What is known of the reference (`serving.monitoring.reference`)."""
-
-    rows: Matrix
-    views: list[str]
-    drift: DriftDetector
-    moments: Moments | None
-
-    @property
-    def scorer(self) -> Model | None: ...
-
-    def lineage(self, moments: Moments, sources: Mapping[str, Sequence[str]]) -> Lineage | None: ...
-
-
-@dataclass
-class Case:
-    """One window on its way to a cause."""
-
-    seen: Seen
-    verdicts: Sequence[FeatureVerdict]
-    reference: Known
-    clues: Clues
-    answered: Answered | None
-    evidence: list[Evidence] = field(default_factory=list)
-
-    @property
-    def views(self) -> list[str]:
-        return self.reference.views
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The window's first and last moment, microseconds (UTC)."""
-        return int(self.seen.moments.min()), int(self.seen.moments.max())
-
-    @cached_property
-    def every(self) -> list[int]:
-        """All inputs that drifted, the surest first."""
-        found = [j for j, verdict in enumerate(self.verdicts[:-1]) if verdict.drift]
-        return sorted(found, key=lambda j: (self.verdicts[j].p_value, -self.verdicts[j].size))
-
-    @cached_property
-    def guilty(self) -> list[Compared]:
-        """Views that are served otherwise than they are computed again, where that explains their drift; the worst first."""
-        found = [view for view in self.recomputed.views if view.share >= DIFFERENT and self._explains(view.view)] if self.every else []
-        return sorted(found, key=lambda view: -view.share)
-
-    @cached_property
-    def drifted(self) -> list[int]:
-        """The inputs whose drift has to be explained, the surest first: those that no guilty view explains, if there are any.
-
-        The world may have moved while a view was served late. A model can follow the world: its training reads what is computed again.
-        An input that only goes otherwise with others says nothing then: a guilty view is among these.
-        """
-        names = {view.view for view in self.guilty}
-        if not names:
-            return self.every
-        return [j for j in self.every if self.views[j] not in names and not set(self.verdicts[j].kinds) <= RELATIONS] or self.every
-
-    @cached_property
-    def moved_views(self) -> list[str]:
-        return list(dict.fromkeys(self.views[j] for j in self.drifted))
-
-    @cached_property
-    def effects(self) -> dict[int, float]:
-        return _score_effects(self.seen, self.drifted[:RANKED], self.reference.rows, self.reference.scorer)
-
-    @cached_property
-    def suspects(self) -> list[Suspect]:
-        ranked = sorted(self.drifted[:RANKED], key=lambda j: -self.effects.get(j, 0.0))
-        return [Suspect(self.verdicts[j].name, self.views[j], self.effects.get(j), self.words(j)[0]) for j in ranked]
-
-    def words(self, j: int) -> tuple[str, list[str]]:
-        return describe(self.seen, j, self.verdicts[j], self.reference.rows)
-
-    def worst(self, views: Sequence[str]) -> int | None:
-        """The input of these views that drifted the most."""
-        return next((j for j in self.drifted if self.views[j] in views), None)
-
-    @cached_property
-    def looked(self) -> Looked:
-        return self.clues.look(*self.span) if self.clues.look is not None else Looked([], frozenset())
-
-    @cached_property
-    def recomputed(self) -> Recomputed:
-        return self.clues.recompute() if self.clues.recompute is not None else Recomputed(0)
-
-    def _explains(self, view: str) -> bool:
-        """Whether what drifted of a view would not have, had it been served as it is computed again."""
-        found = self.recomputed
-        if found.values is None or found.places is None:
-            return False
-        for j in (j for j in self.every if self.views[j] == view):
-            theirs, served, again = self.reference.rows[:, j], self.seen.matrix[found.places, j], found.values[:, j]
-            if _distance(again, theirs) <= EXPLAINED * _distance(served, theirs):
-                return True
-        return False
 
 
 def explain_drift(
@@ -176,7 +56,8 @@ def explain_drift(
     if skew:
         case.evidence.append(Evidence("recomputation", "", "training/serving skew", skew, proof=True))
         return _said(case, "training/serving skew", skew, case.moved_views, 1.0)
-    return _unequal(case) or _violated(case) or _recurring(case) or _likeliest(case)
+    skewed, case = _unequal(case)
+    return skewed or _violated(case) or _recurring(case) or _likeliest(case)
 
 
 # proof
@@ -188,40 +69,35 @@ def _rescored(seen: Seen, model: Model | None) -> str:
     if compared and unequal / compared >= DIFFERENT:
         return f"stock Feast reads {unequal} of {compared} served values differently; run `headrace skew`, which names them"
     if model is not None:
-        rows = _sample(seen)
+        rows = sample(seen)
         other = float((~np.isclose(model.score(rows[:, :-1]), rows[:, -1], rtol=0, atol=TOLERANCE)).mean())
         if other >= DIFFERENT:
             return f"the version's own model scores {other:.0%} of the logged values differently: what was scored is not what was logged"
     return ""
 
 
-def _unequal(case: Case) -> Triage | None:
-    """Served and recomputed are not the same, and that explains all that drifted."""
-    if not case.every:
-        return None
+def _unequal(case: Case) -> tuple[Triage | None, Case]:
+    """Skew, where served and recomputed are not the same and that explains all that is odd; and what is left to be explained."""
+    if not case.every and (case.answered is None or not case.answered.changed):
+        return None, case
     found = case.recomputed
-    different = [view for view in found.views if view.share >= DIFFERENT]
-    for view in different:
+    for view in case.different:
         text = f"of {view.cells:,} values of {view.view} computed again {view.share:.0%} are not what was served: {view.cause}"
         case.evidence.append(Evidence("recomputation", view.view, "training/serving skew", text, proof=True, rows=view.rows))
-    if found.predictions and not different:
+    if found.predictions and not case.different:
         text = f"{found.predictions} predictions computed again from the offline store are what was served"
         case.evidence.append(Evidence("recomputation", "", "population change", text))
-    names = [view.view for view in case.guilty]
-    if not names or case.drifted != case.every:
-        return None
-    worst = case.guilty[0]
+    mended = case.mended
+    if mended is not None and (mended.every or (mended.answered is not None and mended.answered.changed)):
+        return None, mended
+    if mended is not None and mended.answered is not None:  # truths are held against what should have been answered
+        case.answered = mended.answered
+    explains = case.guilty if case.every or case.answered is None or case.answered.changed else case.different
+    if not explains or case.drifted != case.every:
+        return None, case
+    worst = explains[0]
     detail = f"view {worst.view}: {worst.share:.0%} of its values are not what the offline store gives ({worst.cause}). Mend the stream or the store"
-    return _said(case, "training/serving skew", detail, names, 1.0)
-
-
-def _distance(values: Matrix, theirs: Matrix) -> float:
-    """The larger of the gap of the values and that of the nulls."""
-    from scipy import stats
-
-    own, other = values[~np.isnan(values)], theirs[~np.isnan(theirs)]
-    gap = float(stats.ks_2samp(own, other, method="asymp").statistic) if min(len(own), len(other)) > 1 else 0.0
-    return max(gap, abs(float(np.isnan(values).mean() - np.isnan(theirs).mean())), 1e-9)
+    return _said(case, "training/serving skew", detail, [view.view for view in explains], 1.0), case
 
 
 def _violated(case: Case) -> Triage | None:
@@ -370,31 +246,3 @@ def _said(case: Case, cause: str, detail: str, views: Sequence[str], sure: float
     proof = any(e.proof and e.says == cause for e in evidence) and sure == 1.0
     retrain = cause in ("population change", "concept change", "unclear")
     return Triage(cause, detail, list(views), case.suspects, retrain, proof, evidence, round(sure, 3))  # type: ignore[arg-type]
-
-
-# what it does to the scores
-
-
-def _sample(seen: Seen) -> Matrix:
-    return seen.matrix[np.unique(np.linspace(0, len(seen.matrix) - 1, min(RESCORED, len(seen.matrix))).astype(int))]
-
-
-def _score_effects(seen: Seen, inputs: Sequence[int], reference: Matrix, model: Model | None) -> dict[int, float]:
-    """Mean absolute change of the scores with each input, alone, put back to the reference's distribution; nothing without a model."""
-    if model is None:
-        return {}
-    rows = _sample(seen)[:, :-1]
-    before, found = model.score(rows), {}
-    for j in inputs:
-        own = np.sort(seen.matrix[~np.isnan(seen.matrix[:, j]), j])
-        usual = np.sort(reference[~np.isnan(reference[:, j]), j])
-        if not len(usual):
-            continue
-        back, known = rows.copy(), ~np.isnan(rows[:, j])
-        if len(own):
-            rank = (np.searchsorted(own, rows[known, j], "left") + np.searchsorted(own, rows[known, j], "right")) / 2 / len(own)
-            back[known, j] = usual[np.clip((rank * len(usual)).astype(int), 0, len(usual) - 1)]
-        if len(known) and (~known).mean() > np.isnan(reference[:, j]).mean():
-            back[~known, j] = usual[len(usual) // 2]
-        found[j] = float(np.abs(model.score(back) - before).mean())
-    return found

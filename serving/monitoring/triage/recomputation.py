@@ -70,10 +70,11 @@ class Recomputer:
 
     Args:
         client: where the log is.
+        rest: as `REST`.
     """
 
-    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str) -> None:
-        self.client, self.settings, self.project, self.model = client, settings, project, model
+    def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, rest: float = REST) -> None:
+        self.client, self.settings, self.project, self.model, self.rest = client, settings, project, model, rest
         self._case: UseCase | None = None
         self._next = 0.0
 
@@ -93,7 +94,7 @@ class Recomputer:
         except Exception as error:  # a guest in the watch's process: whatever it is, the verdict is due
             return Recomputed(0, trouble=f"cannot be recomputed: {cause_of(error)}")
         finally:
-            self._next = time.monotonic() + REST * (time.monotonic() - began)
+            self._next = time.monotonic() + self.rest * (time.monotonic() - began)
 
     def _read(self, entries: Sequence[str], places: NDArray[np.int64]) -> list[tuple[int, Prediction]]:
         with self.client.pipeline(transaction=False) as pipe:

@@ -25,6 +25,7 @@ class Seen:
         unequal: how many values the equality check has compared, and how many of these were not equal.
         ids: of the predictions, to show some.
         clock: the moments by the local clock; None: it is UTC.
+        truth: of each row as far as it is known, float64 [m], else NaN; None: nobody asked.
     """
 
     matrix: Matrix
@@ -33,6 +34,7 @@ class Seen:
     unequal: tuple[int, int] = (0, 0)
     ids: Sequence[str] = ()
     clock: Moments | None = None
+    truth: Matrix | None = None
 
     @property
     def local(self) -> Moments:
