@@ -175,11 +175,16 @@ def _policy(outcome: Any) -> Policy:
         dear_days=outcome.dear_days,
         to_promotion_days=float(np.mean(lives)) if lives else None,
         months=[Month(m.month, m.rows, m.auc, m.calibration_error, m.log_loss) for m in outcome.months],
-        told=[
-            f"{t.day}: {t.text}: " + (f"live on {t.live} ({t.difference:+.4f})" if t.passed else "refused by the gates")
-            for t in outcome.trainings
-        ],
+        told=[f"{t.day}: {t.text}: {_came(t)}" for t in outcome.trainings],
     )
+
+
+def _came(trained: Any) -> str:
+    """What came of a training, in words."""
+    if not trained.passed:
+        return "refused by the gates"
+    better = "" if np.isnan(trained.difference) else f" ({trained.difference:+.4f})"
+    return f"live on {trained.live}{better}"
 
 
 def _days(first: str, last: str) -> float:
