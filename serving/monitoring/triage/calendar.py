@@ -57,11 +57,11 @@ class Calendar:
 
         return holidays.country_holidays(self.country, subdiv=self.subdivision or None)
 
-    def holidays(self, moments: Moments) -> tuple[NDArray[np.bool_], list[str]]:
-        """Which rows lie at or around a holiday, bool [m], and the holidays' names with their dates."""
-        if not self.country or not len(moments):
-            return np.zeros(len(moments), dtype=bool), []
-        days, place = np.unique(self.local(moments) // DAY_US, return_inverse=True)
+    def holidays(self, clock: Moments) -> tuple[NDArray[np.bool_], list[str]]:
+        """Which rows lie at or around a holiday, bool [m], and the holidays' names with their dates. `clock`: by the local clock."""
+        if not self.country or not len(clock):
+            return np.zeros(len(clock), dtype=bool), []
+        days, place = np.unique(clock // DAY_US, return_inverse=True)
         hit, names = np.zeros(len(days), dtype=bool), {}
         for n, day in enumerate(days.tolist()):
             here = date(1970, 1, 1) + timedelta(days=day)

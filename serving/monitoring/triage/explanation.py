@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo.records.verdict import Evidence, FeatureVerdict, Reason, Triage
 from serving.monitoring.triage.case import DIFFERENT, Case, Known, Model, sample
@@ -121,27 +122,58 @@ def _violated(case: Case) -> Triage | None:
 
 
 def _recurring(case: Case) -> Triage | None:
-    """Without its holidays, or beside the same season, the window is as usual."""
+    """The window is odd at its holidays only, or is as other holidays, or the same season, were."""
     if not case.drifted or case.reference.moments is None:
         return None
-    calendar, drift, clock = case.clues.calendar, case.reference.drift, case.seen.local
-    hit, names = calendar.holidays(case.seen.moments)
-    if hit.any():
-        left = ~hit
-        enough = left.sum() >= max(FEWEST, len(left) / 5)
-        quiet = enough and not any(v.drift for v in drift.test(case.seen.matrix[left], clock[left])[:-1])
-        if quiet or left.sum() < len(left) / 5:
-            where = "without its rows the window is as usual" if quiet else "nearly all of the window lies there"
-            text = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}; {where}"
-            case.evidence.append(Evidence("calendar", "", "calendar", text))
-            return _said(case, "calendar", f"{text}. It passes", case.moved_views, 0.9 if quiet else 0.7)
-    season = calendar.season(case.reference.moments, clock)
+    calendar, clock = case.clues.calendar, case.seen.local
     lineage = case.reference.lineage(clock, case.clues.sources)
+    hit, names = calendar.holidays(clock)
+    if hit.any():
+        where = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}"
+        if _odd_only_there(case, hit):
+            return _calendar(case, f"{where}; without its rows the window is as usual", "It passes", 0.9)
+        past, _ = calendar.holidays(case.reference.moments)
+        if lineage is not None and past.sum() >= FEWEST and lineage.usual_in(past, case.seen.matrix[:, :-1], clock):
+            return _calendar(case, f"{where}; it is like the {int(past.sum()):,} rows of holidays in the reference", "It passes", 0.8)
+    season = calendar.season(case.reference.moments, clock)
     if lineage is not None and season.sum() >= FEWEST and lineage.usual_in(season, case.seen.matrix[:, :-1], clock):
         text = f"{int(season.sum()):,} rows of the reference are of the same season of another year, and the window is like them"
-        case.evidence.append(Evidence("calendar", "", "calendar", text))
-        return _said(case, "calendar", f"{text}. The season comes back", case.moved_views, 0.8)
+        return _calendar(case, text, "The season comes back", 0.8)
     return None
+
+
+def _odd_only_there(case: Case, hit: NDArray[np.bool_]) -> bool:
+    """Whether the rows at holidays drift, and the others do not, as many of these as of those: fewer rows are sooner taken for usual."""
+    few = int(min(hit.sum(), (~hit).sum()))
+    if few < FEWEST:
+        return False
+
+    def odd(rows: NDArray[np.bool_]) -> bool:
+        places = np.flatnonzero(rows)
+        places = places[np.unique(np.linspace(0, len(places) - 1, few).astype(int))]
+        verdicts = case.reference.drift.test(case.seen.matrix[places], case.seen.local[places])
+        return any(verdicts[j].drift for j in case.drifted)
+
+    return odd(hit) and not odd(~hit)
+
+
+def _perhaps(case: Case) -> Triage | None:
+    """Nothing speaks for a fault or another truth, and nearly all of the window lies at holidays: nobody can say what they are like, as long
+    as the reference has none. Where it has some, they have been asked (`_recurring`).
+    """
+    reference = case.reference.moments
+    if not case.drifted or reference is None:
+        return None
+    hit, names = case.clues.calendar.holidays(case.seen.local)
+    if (~hit).sum() >= len(hit) / 5 or case.clues.calendar.holidays(reference)[0].sum() >= FEWEST:
+        return None
+    text = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}, and the reference has no holiday to compare with"
+    return _calendar(case, text, "It may pass", 0.6)
+
+
+def _calendar(case: Case, text: str, then: str, sure: float) -> Triage:
+    case.evidence.append(Evidence("calendar", "", "calendar", text))
+    return _said(case, "calendar", f"{text}. {then}", case.moved_views, sure)
 
 
 # what is likely
@@ -166,6 +198,9 @@ def _likeliest(case: Case) -> Triage:
     if answered is not None and answered.changed and (not case.drifted or abs(answered.by_concept) >= abs(answered.by_inputs)):
         detail = f"{_of_truth(answered).text}. A new model may help"
         return _said(case, "concept change", detail, case.moved_views, max(1 - answered.p_value, 0.5) if not case.drifted else against)
+    perhaps = _perhaps(case)
+    if perhaps is not None:
+        return perhaps
     moved = ", ".join(s.name for s in case.suspects[:3]) or case.verdicts[-1].name
     if best is None and case.reference.moments is None:
         return _said(

@@ -37,7 +37,7 @@ def test_the_local_hour_is_the_zone_s_own_on_every_hour_of_a_year() -> None:
 
 
 def test_days_around_a_holiday_count_by_the_local_date() -> None:
-    hit, names = NEW_YORK.holidays(np.array([at(2024, 12, 27, 3), at(2024, 12, 28, 6), at(2024, 7, 15)]))
+    hit, names = NEW_YORK.holidays(NEW_YORK.local(np.array([at(2024, 12, 28, 3), at(2024, 12, 28, 6), at(2024, 7, 15)])))
     assert hit.tolist() == [True, False, False], "three in the morning of the 27th in UTC is the 26th in New York"
     assert names == ["Christmas Day (2024-12-25)"]
     assert not PLAIN.holidays(np.array([at(2024, 12, 25)]))[0].any()
@@ -93,3 +93,24 @@ def test_christmas_week_is_the_calendar_and_the_same_week_elsewhere_in_the_year_
             assert "Christmas Day" in found.detail
             assert not found.retrain
             assert not found.proof
+
+
+@pytest.mark.parametrize(
+    ("past", "broken", "calendar"),
+    [(False, False, False), (True, False, True), (True, True, False)],
+    ids=["no holiday was like that", "every holiday was", "a fault at a holiday"],
+)
+def test_a_window_of_holidays_alone_is_held_against_past_holidays(past: bool, broken: bool, calendar: bool) -> None:
+    """Nothing of the window lies outside: what holidays of the reference were like has to say it. That it lies there says nothing."""
+    whose = Calendar(country="DE", around=1)
+    festive = {day for day in range(366) if whose.holidays(np.array([at(2024, 1, 1) + day * DAY_US]))[0][0]}
+    rows, moments = traffic(0, 200, festive if past else set(), 1)
+    names, views = ["basket__amount", "basket__items"], ["basket", "basket"]
+    reference = Fitted(rows, names, views, moments, None, "scipy")
+    window, when = traffic(358, 3, festive | {358, 359, 360}, 2)
+    if broken:
+        window[:, 0] *= 100  # in cents
+    letters = np.full((len(window), 2), b"f", dtype="S1")
+    found = explain_drift(Seen(window, when, letters), reference.drift.test(window, when), reference, Clues(calendar=whose))
+    cause = "nothing" if found is None else found.cause
+    assert cause in (("calendar", "nothing") if calendar else ("population change", "pipeline fault"))
