@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from feature_repo.records.redis_keys import sources_key
+from feature_repo.records.redis_keys import events_key, sources_key
 from feature_repo.records.source_report import SourceReport, read_source_report
 from feature_repo.registry.apply import apply_definitions
 from infra import redis_client
@@ -44,6 +44,8 @@ def made(tmp_path: Path, redis_url: str, spark: Any, monkeypatch: pytest.MonkeyP
             if name.startswith("HEADRACE_"):
                 monkeypatch.setenv(name, os.environ[name])  # given back when the test ends
         own.export()
+        with redis_client.client(redis_url) as client:  # events that another test of this use case has left are of other days
+            client.delete(events_key("bikes"))
         raw = case.folder / "raw" / "rides.csv"
         lines = raw.read_text().splitlines()
         raw.write_text("\n".join(change(line) if line.split(";")[3] >= "2021-03-23" and n else line for n, line in enumerate(lines)) + "\n")
