@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from infra.cause import cause_of
 from serving.monitoring.triage.calendar import PLAIN, Calendar
-from serving.monitoring.triage.recomputation import REST, Recomputer
+from serving.monitoring.triage.recomputation import REST, Allowance, Recomputer
 from serving.monitoring.triage.seen import Clues
 from serving.monitoring.window import Window
 from streaming.profiles.lookup import Looked
@@ -45,9 +45,9 @@ class Around:
     """
 
     def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, rest: float = REST) -> None:
-        self.client, self.settings, self.project, self.model, self.rest = client, settings, project, model, rest
+        self.client, self.settings, self.project, self.model = client, settings, project, model
+        self._allowance = Allowance(rest)
         self.recomputer = Recomputer(client, settings, project, model, rest)
-        self._next = 0.0
         self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
 
     @cached_property
@@ -85,7 +85,7 @@ class Around:
 
     def _look(self, window: Window, from_us: int, upto_us: int) -> Looked:
         """What the sources did; nothing where they cannot be read, or were read a short while ago."""
-        if self.case is None or window.reference.usual is None or time.monotonic() < self._next:
+        if self.case is None or window.reference.usual is None or not self._allowance.open:
             return Looked([], frozenset())
         from streaming.profiles.live_rows import read_live
         from streaming.profiles.lookup import violations
@@ -102,7 +102,7 @@ class Around:
             log.warning("triage goes without the sources: %s", cause_of(error))
             return Looked([], frozenset())
         finally:
-            self._next = time.monotonic() + self.rest * (time.monotonic() - began)
+            self._allowance.spend(time.monotonic() - began)
 
     def _served(self, window: Window, sources: Mapping[str, Sequence[str]]) -> dict[str, int]:
         """By table, what became known last of what the window was served of it."""

@@ -31,7 +31,30 @@ SAMPLE = 300
 """Predictions that are computed again, spread over the window."""
 FEWEST = 30
 REST = 20.0
-"""After each recomputation so many times its duration is waited: it may not take more than a twentieth of the watch's time."""
+"""In the long run a recomputation is followed by so many times its duration: it may not take more than a twentieth of the watch's time."""
+BURST = 30.0
+"""Seconds that may be taken at once: verdicts come together after a start, and where a replay brings hours in a moment."""
+
+
+class Allowance:
+    """How much of the watch's time a guest may take.
+
+    Args:
+        rest: as `REST`; 0: all of it.
+    """
+
+    def __init__(self, rest: float = REST) -> None:
+        self.rest, self._left, self._at = rest, BURST, time.monotonic()
+
+    @property
+    def open(self) -> bool:
+        now = time.monotonic()
+        if self.rest > 0:
+            self._left, self._at = min(BURST, self._left + (now - self._at) / self.rest), now
+        return self.rest == 0 or self._left > 0
+
+    def spend(self, seconds: float) -> None:
+        self._left -= seconds
 
 
 @dataclass(frozen=True)
@@ -74,9 +97,9 @@ class Recomputer:
     """
 
     def __init__(self, client: redis.Redis, settings: Settings, project: str, model: str, rest: float = REST) -> None:
-        self.client, self.settings, self.project, self.model, self.rest = client, settings, project, model, rest
+        self.client, self.settings, self.project, self.model = client, settings, project, model
+        self._allowance = Allowance(rest)
         self._case: UseCase | None = None
-        self._next = 0.0
 
     def run(self, contract: Contract, entries: Sequence[str], matrix: Matrix) -> Recomputed:
         """Compare a sample of a window.
@@ -85,7 +108,7 @@ class Recomputer:
             entries: stream ids of the window's rows.
             matrix: the inputs as the model got them, float64 [m, F].
         """
-        if time.monotonic() < self._next:
+        if not self._allowance.open:
             return Recomputed(0, trouble="not now: the last recomputation was a short while ago")
         began = time.monotonic()
         try:
@@ -94,7 +117,7 @@ class Recomputer:
         except Exception as error:  # a guest in the watch's process: whatever it is, the verdict is due
             return Recomputed(0, trouble=f"cannot be recomputed: {cause_of(error)}")
         finally:
-            self._next = time.monotonic() + self.rest * (time.monotonic() - began)
+            self._allowance.spend(time.monotonic() - began)
 
     def _read(self, entries: Sequence[str], places: NDArray[np.int64]) -> list[tuple[int, Prediction]]:
         with self.client.pipeline(transaction=False) as pipe:
