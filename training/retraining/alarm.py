@@ -72,7 +72,7 @@ def after(row: Row, verdict: Verdict) -> Row:
     alarm = Alarm(
         text=text,
         kind=kind,
-        since_us=verdict.at_us if before is None else before.since_us,
+        since_us=verdict.at_us if before is None else min(before.since_us, verdict.at_us),  # a clock may have been ahead
         changes=(1 if before is None else before.changes + 1) if triage.retrain else 0,
         answer="" if before is None else before.answer,
         why="" if before is None else before.why,

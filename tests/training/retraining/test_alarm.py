@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -14,6 +17,7 @@ from feature_repo.triggers.base import DAY_US
 from feature_repo.triggers.table import Triggers
 from tests.training.retraining.world import MODEL, World
 from training.data.left_out import interval_text
+from training.retraining.alarm import Row, after
 
 
 def held(world: World) -> HeldList:
@@ -256,3 +260,14 @@ def test_the_command_shows_the_alarm_with_its_evidence_and_takes_a_word(world: W
     assert "noted" in said("--dismiss", "it is hot")
     assert "begins its shadow" in world.pilot().step()
     assert "it is hot" in next(d.text for d in Journal(world.settings.state, MODEL).read() if d.step == "dismissed")
+
+
+def test_a_clock_that_was_ahead_holds_for_no_longer_than_one_that_is_right() -> None:
+    """The first verdict is dated ten years ahead; the days that a suspicion may hold begin with the first one of the right time."""
+    row = Row(1)
+    for n, day in enumerate((4000, 10, 11)):
+        triage = SimpleNamespace(retrain=False, proof=False, cause="pipeline fault", detail="view guest", evidence=[])
+        said: Any = SimpleNamespace(version=1, id=f"1@{n}", triage=triage, features=[], at_us=day * DAY_US)
+        row = after(row, said)
+    assert row.alarm is not None
+    assert row.alarm.since_us == 10 * DAY_US
