@@ -94,7 +94,11 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Let it pass the gates it fails (recorded in the journal).")] = False,
     leave_out: Annotated[
         list[str] | None,
-        typer.Option("--leave-out", metavar="FROM/TO", help="Learn from no example of this ISO interval; may be given again."),
+        typer.Option(
+            "--leave-out",
+            metavar="FROM/TO",
+            help="Learn from no example of this ISO interval (a date as its end: all that day); may be given again.",
+        ),
     ] = None,
     trigger: Annotated[str, typer.Option(hidden=True)] = "",
     report: Report = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +146,7 @@ class _Table:
         table = _read(view, root, from_us - DAY_US, upto_us)
         more, known_us = None, 0
         if live is not None:
-            known_us = extent(view, root, None, None).known_us or 0
+            known_us = known_upto(view, root) or 0
             later = live.later(known_us).table
             at_us = moments_of(later, view.timestamp)
             more = fit(later.filter((at_us >= from_us - DAY_US) & (at_us < upto_us)), table.schema)
@@ -184,13 +185,32 @@ def newest(views: Sequence[View], root: Path) -> dict[str, int]:
     found = {}
     for view in {view.path: view for view in views}.values():
         try:
-            known = extent(view, root, None, None).known_us
+            known = known_upto(view, root)
         except parquet.TableError as error:
             log.warning("%s", error)
             continue
         if known is not None:
             found[view.path] = known
     return found
+
+
+def known_upto(view: View, root: Path) -> int | None:
+    """Up to when a table's rows are known, microseconds; None: nobody can say. A row that is known only in the future is dated wrongly: it
+    would hide all that comes live until then.
+
+    Raises:
+        TableError: there is no such table, or it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    newest_us, now_us = extent(view, root, None, None).known_us, time.time_ns() // 1000
+    if newest_us is None or newest_us <= now_us:
+        return newest_us
+    path, name = Path(parquet.table_path(view, root)), _stored(view, view.created or view.timestamp)
+    dtype = parquet.schema(str(path)).field(name).type
+    known = moments_of(parquet.table(path, [name], pc.field(name) <= pa.scalar(now_us, pa.timestamp("us", "UTC")).cast(dtype)), name)
+    return int(known.max()) if len(known) else None
 
 
 def _read(view: View, root: Path, from_us: int, upto_us: int) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from infra.timestamps import microseconds
 from streaming.aggregation.windows import Aggregation, Layout
 from streaming.profiles import lookup
 from streaming.profiles.facts import DAY_US
 from streaming.profiles.live_rows import Live
-from streaming.profiles.lookup import Looked, Usual, rows_of, violations
+from streaming.profiles.lookup import Looked, Usual, newest, rows_of, violations
 from streaming.schema.feature_view import Feature, View
 
 HOUR_US = DAY_US // 24
@@ -275,3 +277,14 @@ def test_one_infinite_row_of_the_past_blinds_nothing(tmp_path: Path, infinite: f
         there = said(f"with{n}", change, infinite)
         assert there == said(f"without{n}", change, None)
         assert there
+
+
+def test_a_row_that_is_known_only_in_the_future_does_not_hide_what_comes_live(root: Path) -> None:
+    stored = upto(sales(1), END_US - DAY_US)
+    true_us = int(stored["known"].max())
+    stored["known"][7] = microseconds(datetime(2300, 1, 1))
+    write(root, "sales", stored)
+    assert newest([view("sales")], root) == {"sales": true_us}
+    came = {"sales": live_of(END_US - DAY_US + HOUR_US // 60 + np.arange(240) * (HOUR_US // 10), np.full(240, -9999.0))}
+    found = violations([view("sales"), view("returns")], root, LIVE_US, END_US, USUAL, live=came).violations
+    assert ("sales", "one value", "price") in {(v.source, v.kind, v.column) for v in found}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,13 +10,13 @@ import pytest
 from feature_repo.records.decisions import Journal
 from feature_repo.records.held import HeldList
 from feature_repo.records.redis_keys import held_key
-from feature_repo.records.verdict import Evidence, FeatureVerdict, OutlierVerdict, Span, Triage, Verdict, history_path
+from feature_repo.records.verdict import history_path
 from feature_repo.spec.retraining import Learning
 from feature_repo.triggers.base import DAY_US
 from feature_repo.triggers.table import Triggers
 from tests.training.retraining.world import MODEL, World
 from training.data.left_out import interval_of, interval_text
-from training.retraining.alarm import LONGEST_US, Row, after, answered, pruned, settled, word_on
+from training.retraining.alarm import word_on
 
 
 def held(world: World) -> HeldList:
@@ -292,7 +291,7 @@ def test_a_training_of_a_person_that_leaves_out_something_is_another_one(monkeyp
         raise Asked(order)
 
     monkeypatch.setattr(loop_cli, "own_settings", lambda: world.settings)
-    monkeypatch.setattr(training_set, "newest_known", lambda *_: NOW * DAY_US)
+    monkeypatch.setattr(training_set, "newest_known", lambda *_: 20_000 * DAY_US)
     monkeypatch.setattr(retrain, "train_again", stop)
     monkeypatch.setattr(loop_cli, "model_name", lambda case, model: MODEL)
     whole, may = asked(), asked("2024-05-01/2024-05-31")
@@ -300,225 +299,3 @@ def test_a_training_of_a_person_that_leaves_out_something_is_another_one(monkeyp
     both = asked("2024-05-01/2024-05-31", "2024-07-01/2024-07-02")
     assert len({whole.trigger, may.trigger, both.trigger}) == 3
     assert asked("2024-07-01/2024-07-02", "2024-05-09/2024-05-31", "2024-05-01/2024-05-20").trigger == both.trigger
-
-
-def test_a_clock_that_was_ahead_holds_for_no_longer_than_one_that_is_right() -> None:
-    """The first verdict is dated ten years ahead; the days that a suspicion may hold begin with the first one of the right time."""
-    row = Row(1)
-    for n, day in enumerate((4000, 10, 11)):
-        triage = SimpleNamespace(retrain=False, proof=False, cause="pipeline fault", detail="view guest", evidence=[], views=[])
-        said: Any = SimpleNamespace(version=1, id=f"1@{n}", triage=triage, features=[], at_us=day * DAY_US)
-        row = after(row, said)
-    assert row.alarm is not None
-    assert row.alarm.since_us == 10 * DAY_US
-
-
-# one verdict after the other
-
-
-def verdict(
-    number: int, kind: str, of: str = "weather", *, version: int = 1, span: Span | None = None, since_us: int | None = None
-) -> Verdict:
-    """Of a day: `quiet`, `change`, `suspicion` or `proof`."""
-    at_us = number * DAY_US
-    cause: Any = "population change" if kind == "change" else "pipeline fault"
-    shown = [Evidence("source", of, cause, "it breaks", kind == "proof", since_us=since_us)]
-    triage = None if kind == "quiet" else Triage(cause, f"{of} breaks", [f"by {of}"], [], kind == "change", kind == "proof", shown)
-    moved = FeatureVerdict("temp", 0.0, 1, 0, 0, True)
-    span = span or Span(100, at_us - DAY_US, at_us)
-    outliers = OutlierVerdict(0, 0, 1, False)
-    return Verdict(f"{version}@{at_us // 1000}-0", "m", version, at_us, span, True, [moved], moved, outliers, "scipy", triage=triage)
-
-
-def row_of(*verdicts: Verdict, row: Row = Row()) -> Row:  # noqa: B008 - it is frozen
-    for one in verdicts:
-        row = after(row, one)
-    return row
-
-
-def said_of(row: Row, said: Any) -> Row:
-    assert row.alarm is not None
-    return answered(row, word_on(row.alarm, said, "I know"))
-
-
-def answer_in(row: Row) -> str:
-    assert row.alarm is not None
-    return row.alarm.answer
-
-
-@pytest.mark.parametrize(
-    ("asked", "then", "counts"),
-    [
-        (("suspicion", "weather"), ("suspicion", "weather"), True),
-        (("suspicion", "weather"), ("suspicion", "sales"), False),
-        (("suspicion", "weather"), ("proof", "sales"), False),
-        (("suspicion", "weather"), ("proof", "weather"), False),
-        (("proof", "weather"), ("proof", "weather"), True),
-        (("proof", "weather"), ("proof", "sales"), False),
-        (("proof", "weather"), ("suspicion", "weather"), True),
-    ],
-)
-@pytest.mark.parametrize("said", ["dismissed", "confirmed"])
-def test_a_word_counts_for_what_it_was_said_of_and_for_nothing_else(
-    said: str, asked: tuple[str, str], then: tuple[str, str], counts: bool
-) -> None:
-    row = said_of(row_of(verdict(1, *asked)), said)
-    assert answer_in(row) == said
-    row = row_of(verdict(2, *then), row=row)
-    assert answer_in(row) == (said if counts else "")
-    row = row_of(verdict(3, *asked), row=row)
-    assert answer_in(row) == said, "what it was said of is back"
-
-
-def test_a_word_on_one_alarm_does_not_count_for_the_next() -> None:
-    first = row_of(verdict(1, "suspicion"))
-    assert first.alarm is not None
-    word = word_on(first.alarm, "dismissed", "a promotion")
-    second = row_of(verdict(2, "quiet"), verdict(3, "quiet"), verdict(4, "proof"), row=first)
-    assert answered(second, word) == second
-    assert second.left_out == [(3 * DAY_US, 4 * DAY_US)]
-    of_another = row_of(verdict(4, "suspicion", version=2))
-    assert answered(of_another, word) == of_another
-    over = row_of(verdict(2, "quiet"), verdict(3, "quiet"), verdict(4, "suspicion"), row=answered(first, word))
-    assert answer_in(over) == ""
-
-
-def test_a_proof_that_is_dismissed_leaves_those_of_other_sources_proven() -> None:
-    row = row_of(verdict(1, "proof", "sales"), verdict(3, "proof", "weather"))
-    assert row.left_out == [(0, DAY_US), (2 * DAY_US, 3 * DAY_US)]
-    row = said_of(row, "dismissed")
-    assert row.left_out == [(0, DAY_US)]
-    assert row_of(verdict(4, "proof", "weather"), row=row).left_out == [(0, DAY_US)]
-    assert said_of(row_of(verdict(5, "suspicion", "sales"), row=row), "dismissed").left_out == [(0, DAY_US)]
-
-
-NOW = 20_000
-
-
-@pytest.mark.parametrize(
-    ("span", "since_day", "first_us"),
-    [
-        (Span(100, 0, NOW * DAY_US, ((NOW - 2) * DAY_US, NOW * DAY_US)), None, (NOW - 2) * DAY_US),
-        (Span(100, 0, NOW * DAY_US, ((NOW - 2) * DAY_US, NOW * DAY_US)), NOW - 1, (NOW - 1) * DAY_US),
-        (Span(100, 0, NOW * DAY_US, ((NOW - 2) * DAY_US, NOW * DAY_US)), NOW - 9, (NOW - 2) * DAY_US),
-        (Span(100, 0, NOW * DAY_US), None, NOW * DAY_US - LONGEST_US),
-        (Span(100, 0, NOW * DAY_US), NOW - 1, (NOW - 1) * DAY_US),
-    ],
-)
-def test_one_prediction_of_1970_does_not_leave_out_all_history(span: Span, since_day: int | None, first_us: int) -> None:
-    since_us = None if since_day is None else since_day * DAY_US
-    row = row_of(verdict(NOW, "proof", span=span, since_us=since_us))
-    assert row.left_out == [(first_us, NOW * DAY_US)]
-    assert settled(row).left_out == [(first_us, NOW * DAY_US)]
-
-
-def test_spans_before_all_examples_are_forgotten() -> None:
-    row = settled(row_of(verdict(3, "proof"), verdict(9, "proof")))
-    assert pruned(row, 8 * DAY_US).left_out == [(8 * DAY_US, 9 * DAY_US)]
-    assert pruned(row, 9 * DAY_US + 1).left_out == []
-
-
-def test_a_version_that_comes_back_finds_its_alarm_and_the_word_on_it() -> None:
-    row = said_of(row_of(verdict(1, "suspicion")), "confirmed")
-    row = row_of(verdict(2, "proof", version=2), verdict(3, "suspicion"), row=row)
-    assert answer_in(row) == "confirmed"
-    assert row.alarm is not None
-    assert row.alarm.since_us == DAY_US
-    assert row.left_out == [(DAY_US, 2 * DAY_US)], "what was proven of the sources is of all versions"
-    row = row_of(verdict(4, "suspicion", version=3), verdict(5, "suspicion", version=4), verdict(6, "suspicion"), row=row)
-    assert answer_in(row) == "", "only the version before is remembered"
-
-
-def test_verdicts_that_are_read_again_add_nothing() -> None:
-    kinds = ["suspicion", "quiet", "quiet", "suspicion", "proof"]
-    told = [verdict(n, kind) for n, kind in enumerate(kinds, 1)]
-    row = said_of(row_of(*told), "dismissed")
-    assert row_of(*told, row=row) == row
-    assert row_of(*told, verdict(9, "proof"), row=row) == row_of(verdict(9, "proof"), row=row)
-
-
-# in the loop
-
-
-def journal(world: World, step: str) -> list[str]:
-    return [d.text for d in Journal(world.settings.state, MODEL).read() if d.step == step]
-
-
-def test_a_word_that_is_heard_when_its_alarm_is_over_is_dropped_and_the_journal_says_so(world: World) -> None:
-    world.serve()
-    world.drift(retrain=False)
-    world.pilot().step()
-    answer(world, "dismissed", "a promotion")
-    for number in ("q1", "q2"):
-        world.drift(number=number, quiet=True)
-    world.now_us += DAY_US
-    world.serve()
-    world.drift(retrain=False, proof=True, number="other", place="source")
-    assert "held: the fault is proven" in world.pilot().step()
-    (text,) = journal(world, "unheard")
-    assert text == "dismissed (a promotion) is dropped: the alarm that it is about is over"
-    assert not world.pilot().answer_path.exists()
-
-
-def test_a_word_lapses_with_its_alarm_and_where_something_else_is_proven_and_the_journal_says_so(world: World) -> None:
-    world.serve()
-    world.drift(retrain=False)
-    world.pilot().step()
-    answer(world, "confirmed", "the feed broke")
-    world.pilot().step()
-    for number in ("p1", "p2"):
-        world.drift(retrain=False, proof=True, number=number, place="source")
-        world.pilot().step()
-    (text,) = journal(world, "lapsed")
-    assert text.startswith("confirmed (the feed broke): it does not count for what the alarm is by now (pipeline fault: dock")
-    for number in ("q1", "q2"):
-        world.drift(number=number, quiet=True)
-    world.pilot().step()
-    assert journal(world, "lapsed")[1:] == ["confirmed (the feed broke): the alarm that it is about is over"]
-
-
-@pytest.mark.parametrize("raw", [b"", b"dismi", b'{"alarm":"v1","said":"dism', b"dismissed it is hot", b"\xff"])
-def test_a_word_that_cannot_be_read_is_in_the_journal(world: World, raw: bytes) -> None:
-    world.serve()
-    world.drift(retrain=False)
-    world.pilot().step()
-    world.pilot().answer_path.write_bytes(raw)
-    assert "held" in world.pilot().step()
-    (text,) = journal(world, "unheard")
-    assert "cannot be read, and is dropped" in text
-    assert not world.pilot().answer_path.exists()
-
-
-def test_a_word_is_heard_after_a_kill_and_one_that_is_said_meanwhile_as_well(world: World) -> None:
-    world.serve()
-    world.drift(retrain=False)
-    world.pilot().step()
-    answer(world, "confirmed", "first")
-    world.pilot().answer_path.rename(world.pilot().home / "answer.heard")  # as a step that is killed leaves it
-    answer(world, "dismissed", "second")
-    world.pilot().step()
-    assert journal(world, "confirmed")
-    world.pilot().step()
-    assert journal(world, "dismissed")
-
-
-@pytest.mark.parametrize("change", ["a junk line goes", "a backup comes back", "grown meanwhile"])
-def test_a_history_that_was_changed_loses_no_word(world: World, change: str) -> None:
-    path = history_path(world.settings, MODEL)
-    world.serve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    junk = b"x" * 5000 + b"\n"
-    kinds, began = ("suspicion", "quiet", "quiet", "suspicion", "suspicion"), world.now_us // DAY_US - 5
-    lines = [msgspec.json.encode(verdict(began + n, k)) + b"\n" for n, k in enumerate(kinds, 1)]
-    path.write_bytes(junk + b"".join(lines))
-    world.pilot().step()
-    answer(world, "confirmed", "a broken feed")
-    world.pilot().step()
-    count = 24 if change == "grown meanwhile" else 0
-    more = b"".join(msgspec.json.encode(verdict(began + n, "suspicion")) + b"\n" for n in range(6, 6 + count))
-    path.write_bytes(b"".join(lines[:-1] if change == "a backup comes back" else lines) + more)
-    assert "a person has confirmed the fault (a broken feed)" in world.pilot().step()
-    alarm = world.pilot().state.row.alarm
-    assert alarm is not None
-    assert (alarm.answer, alarm.since_us) == ("confirmed", (began + 4) * DAY_US)
-    assert world.pilot().state.row.seen == f"1@{(began + 5 + count) * DAY_US // 1000}-0"
