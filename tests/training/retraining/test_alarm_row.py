@@ -77,6 +77,8 @@ def test_a_word_on_one_alarm_does_not_count_for_the_next() -> None:
     assert answered(of_another, word) == of_another
     over = row_of(verdict(2, "quiet"), verdict(3, "quiet"), verdict(4, "suspicion"), row=answered(first, word))
     assert answer_in(over) == ""
+    assert over.alarm is not None
+    assert not word.covers(over.alarm)
 
 
 def test_a_proof_that_is_dismissed_leaves_those_of_other_sources_proven() -> None:
