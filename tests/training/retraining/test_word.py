@@ -75,23 +75,43 @@ def test_a_word_is_heard_after_a_kill_and_one_that_is_said_meanwhile_as_well(wor
     assert journal(world, "dismissed")
 
 
-@pytest.mark.parametrize("change", ["a junk line goes", "a backup comes back", "grown meanwhile"])
-def test_a_history_that_was_changed_loses_no_word(world: World, change: str) -> None:
+def told(began: int, kinds: str) -> list[bytes]:
+    """Lines of a history, a verdict a day: s, a suspicion; q, a quiet one."""
+    return [msgspec.json.encode(verdict(began + n, {"s": "suspicion", "q": "quiet"}[kind])) + b"\n" for n, kind in enumerate(kinds, 1)]
+
+
+JUNK = b"x" * 5000 + b"\n"
+
+
+@pytest.mark.parametrize("kept", [4, 5], ids=["a backup comes back", "a junk line goes"])
+def test_a_history_that_became_shorter_loses_no_word(world: World, kept: int) -> None:
     path = history_path(world.settings, MODEL)
     world.serve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    junk = b"x" * 5000 + b"\n"
-    kinds, began = ("suspicion", "quiet", "quiet", "suspicion", "suspicion"), world.now_us // DAY_US - 5
-    lines = [msgspec.json.encode(verdict(began + n, k)) + b"\n" for n, k in enumerate(kinds, 1)]
-    path.write_bytes(junk + b"".join(lines))
+    began = world.now_us // DAY_US - 5
+    lines = told(began, "sqqss")
+    path.write_bytes(JUNK + b"".join(lines))
     world.pilot().step()
     answer(world, "confirmed", "a broken feed")
     world.pilot().step()
-    count = 24 if change == "grown meanwhile" else 0
-    more = b"".join(msgspec.json.encode(verdict(began + n, "suspicion")) + b"\n" for n in range(6, 6 + count))
-    path.write_bytes(b"".join(lines[:-1] if change == "a backup comes back" else lines) + more)
+    path.write_bytes(b"".join(lines[:kept]))
     assert "a person has confirmed the fault (a broken feed)" in world.pilot().step()
-    alarm = world.pilot().state.row.alarm
-    assert alarm is not None
-    assert (alarm.answer, alarm.since_us) == ("confirmed", (began + 4) * DAY_US)
-    assert world.pilot().state.row.seen == f"1@{(began + 5 + count) * DAY_US // 1000}-0"
+    row = world.pilot().state.row
+    assert row.alarm is not None
+    assert (row.alarm.answer, row.alarm.since_us) == ("confirmed", (began + 4) * DAY_US)
+    assert row.seen == f"1@{(began + 5) * DAY_US // 1000}-0"
+
+
+def test_a_history_that_became_another_and_grew_is_read_from_its_beginning(world: World) -> None:
+    path = history_path(world.settings, MODEL)
+    world.serve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    began = world.now_us // DAY_US - 12
+    path.write_bytes(JUNK + b"".join(told(began, "ss")))
+    world.pilot().step()
+    path.write_bytes(b"".join(told(began, "ssqq" + 12 * "s")))
+    assert path.stat().st_size > world.pilot().state.read
+    world.pilot().step()
+    row = world.pilot().state.row
+    assert row.alarm is not None
+    assert row.alarm.since_us == (began + 5) * DAY_US, "the two quiet ones ended the first"
