@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
+FIRST_US, LAST_US = ((at - EPOCH) // _US for at in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)))
+"""The moments that a calendar has, microseconds since the epoch: of the years 1 to 9999."""
 
 
 def microseconds(at: datetime) -> int:
@@ -22,19 +24,24 @@ def whole_seconds(at: datetime) -> int:
     return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - EPOCH) // _SECOND
 
 
+def within_years(us: float) -> int:
+    """Microseconds since the epoch; of what no calendar has, the first or the last moment of the years 1 to 9999."""
+    return int(min(max(us, FIRST_US), LAST_US))
+
+
 def day_text(us: float) -> str:
     """`2013-10-15`, in UTC."""
-    return f"{moment_at(us):%Y-%m-%d}"
+    return f"{moment_at(within_years(us)):%Y-%m-%d}"
 
 
 def minute_text(us: float) -> str:
     """`2013-10-15 08:30`, in UTC."""
-    return f"{moment_at(us):%Y-%m-%d %H:%M}"
+    return f"{moment_at(within_years(us)):%Y-%m-%d %H:%M}"
 
 
 def second_text(us: float) -> str:
     """`2013-10-15 08:30:00`, in UTC."""
-    return f"{moment_at(us):%Y-%m-%d %H:%M:%S}"
+    return f"{moment_at(within_years(us)):%Y-%m-%d %H:%M:%S}"
 
 
 def moment_at(us: float) -> datetime:

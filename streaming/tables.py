@@ -33,7 +33,11 @@ def print_sources(console: Console, found: Latest, only_odd: bool = False) -> No
     """
     table = Table("source", "newest row", "", "since", "what", box=None)
     shown = [one for one in found.looked.violations if not only_odd or one.says != "moved"]
+    for source, why in found.looked.unreadable.items():
+        table.add_row(escape(source), "", "[red]unreadable[/red]", "", escape(why))
     for source, us in found.newest.items():
+        if source in found.looked.unreadable:
+            continue
         own = [one for one in shown if one.source == source]
         if not own and not only_odd:
             known = source in found.looked.profiled
@@ -55,7 +59,8 @@ def odd_sources(state: Path, project: str) -> list[str]:
         found = read_source_report(state, project)
     except files.FileError as error:
         return [f"[red]what the sources did cannot be read: {escape(str(error))}[/red]"]
-    lines = []
+    unreadable = found.unreadable if found is not None else {}
+    lines = [f"source {escape(source)}: [red]cannot be read[/red]: {escape(why)}" for source, why in unreadable.items()]
     for one in found.odd if found is not None else []:
         if one.says != "moved":
             color = "red" if one.says == "proof" else "yellow"

@@ -94,7 +94,11 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Let it pass the gates it fails (recorded in the journal).")] = False,
     leave_out: Annotated[
         list[str] | None,
-        typer.Option("--leave-out", metavar="FROM/TO", help="Learn from no example of this ISO interval; may be given again."),
+        typer.Option(
+            "--leave-out",
+            metavar="FROM/TO",
+            help="Learn from no example of this ISO interval (a date as its end: all that day); may be given again.",
+        ),
     ] = None,
     trigger: Annotated[str, typer.Option(hidden=True)] = "",
     report: Report = None,
@@ -110,6 +114,7 @@ def retrain(
     from training.gates import challenge, record
     from training.loop_tables import gates_table, moment_text
     from training.retraining import retrain as steps
+    from training.retraining.alarm import joined
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -119,9 +124,9 @@ def retrain(
             raise ValueError("with --ask the autopilot leaves out what is proven to be at fault; --leave-out is for a training of your own")
         _ask(own, spec.name, why)
         return
-    spans = sorted(interval_of(text) for text in leave_out or ())
+    spans = joined([interval_of(text) for text in leave_out or ()])
     now_us = microseconds(moment(as_of)) if as_of else newest_known(case, own, spec)
-    identity = trigger or f"request@{now_us}"
+    identity = trigger or steps.request_id(now_us, spans)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("waiting for another training of this model to end"))
         stack.enter_context(steps.alone(own, spec.name))
@@ -173,10 +178,11 @@ def _note_force(own: Settings, gates: Gates, name: str, identity: str, now_us: i
 def _ask(own: Settings, name: str, why: str) -> None:
     """Leave a request for the autopilot."""
     from feature_repo.records import release
+    from infra import files
 
     path = own.state / "autopilot" / name / "request"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(why or "asked for")
+    files.replace(path, (why or "asked for").encode())
     console.print(f"asked: the autopilot trains {name} at its next step (`headrace autopilot` runs it)")
     if not release.champion_if_any(own.model_root, name):
         console.print(f"[yellow]it waits:[/yellow] no version of {name} is live yet (`headrace train` makes the first)")
@@ -188,10 +194,14 @@ def alarm(
     dismiss: Annotated[str, typer.Option("--dismiss", help="It is no fault, and why: the drift trigger is held no longer.")] = "",
 ) -> None:
     """What the watch's alarm is taken for, what is held because of it and until when; and a person's word on it."""
+    import msgspec
+
     from feature_repo.records.verdict import history
     from feature_repo.spec.use_case import UseCase
+    from infra import files
     from training.loop_tables import evidence_table, held_table
     from training.retraining import loop_state
+    from training.retraining.alarm import word_on
 
     own = own_settings()
     name = model_name(UseCase(own.repo), model)
@@ -204,8 +214,8 @@ def alarm(
         console.print(f"no alarm on {name}" if not (confirm or dismiss) else f"[yellow]no alarm on {name}: nothing is noted[/yellow]")
         return
     if confirm or dismiss:
-        said = f"confirmed {confirm}" if confirm else f"dismissed {dismiss}"
-        (home / "answer").write_text(said)
+        word = word_on(found, "confirmed", confirm) if confirm else word_on(found, "dismissed", dismiss)
+        files.replace(home / "answer", msgspec.json.encode(word))
         console.print("noted: the autopilot hears it at its next step")
         return
     console.print(f"{found.kind}: {found.text}", soft_wrap=True, markup=False)

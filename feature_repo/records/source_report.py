@@ -32,11 +32,13 @@ class SourceReport(msgspec.Struct, frozen=True):
     Attributes:
         upto_us: the newest moment that was looked at, microseconds since the epoch (UTC).
         profiled: sources of which it is known what is usual.
+        unreadable: sources of which nothing can be said, and why.
     """
 
     upto_us: int
     profiled: list[str] = []
     odd: list[OddSource] = []
+    unreadable: dict[str, str] = {}
 
 
 def report_path(state: Path, project: str) -> Path:

@@ -64,11 +64,16 @@ class OutlierVerdict(msgspec.Struct, frozen=True):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """The predictions a verdict is about: how many, and the first and last one's own moment (microseconds since the epoch, UTC)."""
+    """The predictions a verdict is about: how many, and the first and last one's own moment (microseconds since the epoch, UTC).
+
+    Attributes:
+        core: the same without the few that lie far from all others: a client's clock may be wrong. None in verdicts of older versions.
+    """
 
     rows: int
     from_us: int
     to_us: int
+    core: tuple[int, int] | None = None
 
 
 class Suspect(msgspec.Struct, frozen=True):
@@ -102,6 +107,7 @@ class Evidence(msgspec.Struct, frozen=True):
         proof: whether it proves what it says. Everything else is suspicion.
         odds: how many times likelier this is under what it says than otherwise, as measured on the reference; None: not measured.
         rows: a few of the rows that show it, as text: predictions by their id, or rows of a source.
+        since_us: from when on, microseconds since the epoch (UTC); None: not known.
     """
 
     place: Place
@@ -111,6 +117,7 @@ class Evidence(msgspec.Struct, frozen=True):
     proof: bool = False
     odds: float | None = None
     rows: list[str] = []
+    since_us: int | None = None
 
 
 class Triage(msgspec.Struct, frozen=True):

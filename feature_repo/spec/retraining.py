@@ -8,6 +8,7 @@ from pydantic import Field
 
 from feature_repo.metrics.table import MetricName
 from feature_repo.spec.yaml_file import Strict
+from feature_repo.triggers.base import LONGEST_DAYS
 from feature_repo.triggers.table import Triggers
 
 Cause = Literal["late data", "stale materialization", "missing row", "ttl", "definition version", "cast", "wrong"]
@@ -17,9 +18,11 @@ Cause = Literal["late data", "stale materialization", "missing row", "ttl", "def
 class Retraining(Strict):
     """The splits of a training at a moment: [start or train_days) [valid_days) [test_days) up to the day of that moment."""
 
-    train_days: int | None = Field(default=None, ge=1, description="default: from the first day of the spec's training split on")
-    valid_days: int = Field(default=21, ge=1, description="days before the held-out ones, for validation")
-    test_days: int = Field(default=14, ge=1, description="held out: what challenger and champion are compared on")
+    train_days: int | None = Field(
+        default=None, ge=1, le=LONGEST_DAYS, description="default: from the first day of the spec's training split on"
+    )
+    valid_days: int = Field(default=21, ge=1, le=LONGEST_DAYS, description="days before the held-out ones, for validation")
+    test_days: int = Field(default=14, ge=1, le=LONGEST_DAYS, description="held out: what challenger and champion are compared on")
 
 
 class ChallengeBounds(Strict):
@@ -42,8 +45,10 @@ class Stage(Strict):
 
     samples: int = Field(default=500, ge=1, description="predictions to be seen")
     labelled: int = Field(default=200, ge=0, description="of them with a truth")
-    hours: float = Field(default=6, ge=0, description="hours that it lasts at least")
-    patience_days: float = Field(default=30, gt=0, description="a stage that has not seen enough by then ends without promotion")
+    hours: float = Field(default=6, ge=0, le=24 * LONGEST_DAYS, description="hours that it lasts at least")
+    patience_days: float = Field(
+        default=30, gt=0, le=LONGEST_DAYS, description="a stage that has not seen enough by then ends without promotion"
+    )
 
 
 class Stages(Strict):

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from feature_repo.metrics.base import Estimate
 
 DAY_US = 86_400_000_000
+LONGEST_DAYS = 36_525
+"""No setting is longer than a century: calendars end in the year 9999."""
 
 
 class Settings(BaseModel):
     """What a trigger reads of `learning.triggers`. Where nothing is said it does not fire."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Asked = TypeVar("Asked", bound=Settings)
@@ -31,8 +33,10 @@ class Alarm(msgspec.Struct, frozen=True):
         kind: `change`, a new model may help; `suspicion`, it may be a fault, and that is not proven; `proof`, it is one.
         since_us: of the first verdict of the row, in the predictions' time.
         changes: how many of the newest verdicts, one after the other, called for a training.
-        answer: what a person said of it: `dismissed`, `confirmed`; empty: nothing.
+        answer: what a person said of what it is taken for: `dismissed`, `confirmed`; empty: nothing.
         why: the person's words.
+        began: id of the first verdict of the row.
+        of: sources and views that the newest is about.
     """
 
     text: str
@@ -41,6 +45,8 @@ class Alarm(msgspec.Struct, frozen=True):
     changes: int = 1
     answer: Literal["", "dismissed", "confirmed"] = ""
     why: str = ""
+    began: str = ""
+    of: list[str] = []
 
 
 class Hold(msgspec.Struct, frozen=True):

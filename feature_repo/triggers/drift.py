@@ -5,13 +5,15 @@ from __future__ import annotations
 from pydantic import Field
 
 from feature_repo.triggers import base
-from feature_repo.triggers.base import DAY_US, Alarm, Facts, Hold, Trigger
+from feature_repo.triggers.base import DAY_US, LONGEST_DAYS, Alarm, Facts, Hold, Trigger
 
 
 class Settings(base.Settings):
     drift: bool = Field(default=False, description="the watch says that the world has changed (a proven fault of a pipeline never trains)")
     drift_verdicts: int = Field(default=2, ge=1, description="so many verdicts in a row must say so: a fault's first ones can look like it")
-    hold_days: float = Field(default=7, ge=0, description="a suspected fault that nobody proves or confirms holds the trigger for so long")
+    hold_days: float = Field(
+        default=7, ge=0, le=LONGEST_DAYS, description="a suspected fault that nobody proves or confirms holds the trigger for so long"
+    )
 
 
 class Drift(Trigger[Settings]):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from feature_repo.triggers import base
-from feature_repo.triggers.base import DAY_US, Facts, Trigger
+from feature_repo.triggers.base import DAY_US, LONGEST_DAYS, Facts, Trigger
 
 
 class Settings(base.Settings):
-    schedule_days: float | None = Field(default=None, gt=0, description="so long after the champion's knowledge cut-off")
+    schedule_days: float | None = Field(default=None, gt=0, le=LONGEST_DAYS, description="so long after the champion's knowledge cut-off")
 
 
 class Schedule(Trigger[Settings]):

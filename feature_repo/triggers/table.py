@@ -20,9 +20,9 @@ else:
 class Limits(base.Settings):
     """What holds every trigger but a person."""
 
-    cooldown_days: float = Field(default=7, ge=0, description="between two trainings that nobody asked for")
+    cooldown_days: float = Field(default=7, ge=0, le=base.LONGEST_DAYS, description="between two trainings that nobody asked for")
     budget: int = Field(default=12, ge=0, description="trainings that nobody asked for, at most, in `budget_days`")
-    budget_days: float = Field(default=365, gt=0, description="days that the budget is for")
+    budget_days: float = Field(default=365, gt=0, le=base.LONGEST_DAYS, description="days that the budget is for")
 
 
 class Triggers(Limits, drift.Settings, quality.Settings, new_data.Settings, schedule.Settings):

@@ -49,3 +49,11 @@ def matched(weight: Matrix) -> NDArray[np.int64]:
     """As many rows as there are weights, each as often as its weight says (systematic sampling: always the same). int64 [n], sorted."""
     count = len(weight)
     return np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count * weight.sum()).clip(max=count - 1)
+
+
+def core(moments: Moments) -> tuple[int, int]:
+    """The first and last of some moments, int64 [m > 0], without the few that lie farther from the others than these reach."""
+    low, high = (int(us) for us in np.quantile(moments, (0.05, 0.95), method="nearest"))
+    reach = high - low
+    near = [us for us in moments.tolist() if low - reach <= us <= high + reach]  # numbers of Python: they do not overflow
+    return min(near), max(near)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from feature_repo.records.prediction import Mark, Moment, Whole, rows
 from feature_repo.records.verdict import FeatureVerdict, Kind, Span, Verdict
-from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.hours import Matrix, Moments, core
 from serving.monitoring.reference import Fitted, Reference
 from serving.monitoring.triage.explanation import explain_drift
 from serving.monitoring.triage.seen import Clues, Seen
@@ -120,7 +120,7 @@ def verdict_on(identity: str, version: tuple[str, int], seen: Seen, truth: Matri
         model=version[0],
         version=version[1],
         at_us=int(seen.moments[-1]),
-        window=Span(rows=len(moments), from_us=int(seen.moments.min()), to_us=int(seen.moments.max())),
+        window=Span(len(moments), int(seen.moments.min()), int(seen.moments.max()), core(seen.moments)),
         drift=score.drift or any(f.drift for f in features),
         features=features,
         score=score,

@@ -149,10 +149,10 @@ def find_stranger(values: Floats, usual: Floats) -> tuple[float, float] | None:
         values: of the last day, float64 [n]; usual: of the usual time, [u].
     """
     known = values[~np.isnan(values)]
-    was = usual[~np.isnan(usual)]
+    was = usual[np.isfinite(usual)]  # one infinite row of the past would have all values within what was
     if not len(known) or not len(was):
         return None
-    beyond = known[(known < was.min()) | (known > was.max())]
+    beyond = known[((known < was.min()) | (known > was.max())) & ~np.isin(known, usual[np.isinf(usual)])]
     if len(beyond) < max(FEWEST, STRANGER * len(known)):
         return None
     each, counts = np.unique(beyond, return_counts=True)

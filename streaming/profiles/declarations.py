@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,27 +102,46 @@ def partial(schema: Any, table: pa.Table) -> Any:
     return known
 
 
-def find_broken(
-    source: str, schema: Any, table: pa.Table, before: pa.Table, at_us: np.ndarray, keys: list[str], from_us: int
-) -> list[Violation]:
-    """What a table breaks since a moment of what is declared of it.
+@dataclass(frozen=True)
+class Declared:
+    """Rows of a source, and what is declared of them.
+
+    Attributes:
+        schema: of Pandera.
+        at_us: when each row happened, int64 [n].
+    """
+
+    schema: Any
+    table: pa.Table
+    at_us: np.ndarray
+
+    def since(self, from_us: int) -> Declared:
+        hit = self.at_us >= from_us
+        return Declared(self.schema, self.table.filter(hit), self.at_us[hit])
+
+
+def find_broken(source: str, parts: Sequence[Declared], before: pa.Table, keys: list[str], from_us: int) -> list[Violation]:
+    """What a source breaks since a moment of what is declared of it.
 
     Args:
+        parts: its rows, of the table and those that are live only. Shares are of all of them: one live row that is wrong is one of thousands.
         before: rows of the time that says what is usual. It is only looked at where something is broken.
-        at_us: of the table's rows, when they happened, int64 [n].
         keys: its join keys.
     """
-    recent = table.filter(at_us >= from_us)
-    moments = at_us[at_us >= from_us]
+    recent = [part.since(from_us) for part in parts]
+    total = sum(part.table.num_rows for part in recent)
+    found: dict[tuple[str, str], list[tuple[Declared, Breach]]] = {}
     try:
-        found = breaches(schema, recent) if recent.num_rows else {}
-        usual = breaches(schema, before) if found and before.num_rows else {}
+        for part in recent:
+            for which, one in (breaches(part.schema, part.table) if part.table.num_rows else {}).items():
+                found.setdefault(which, []).append((part, one))
+        usual = breaches(parts[0].schema, before) if found and before.num_rows else {}
     except Exception as error:  # whatever a stranger's schema raises
         log.warning("what is declared of %s cannot be held against it: %s", source, cause_of(error))
         return []
     return [
-        _violation(source, which, one, recent, moments, keys, from_us, _share(usual.get(which), before.num_rows))
-        for which, one in found.items()
+        _violation(source, which, broken, total, keys, from_us, _share(usual.get(which), before.num_rows))
+        for which, broken in found.items()
     ]
 
 
@@ -134,20 +153,26 @@ def _share(breach: Breach | None, rows: int) -> float:
 
 # wide: what one check found of one column
 def _violation(
-    source: str, which: tuple[str, str], one: Breach, table: pa.Table, moments: np.ndarray, keys: list[str], from_us: int, usual: float
+    source: str, which: tuple[str, str], broken: list[tuple[Declared, Breach]], total: int, keys: list[str], from_us: int, usual: float
 ) -> Violation:
     column, check = which
     of = column or "its rows"
-    if one.places is None:
-        text = f"what is declared of {of} does not hold: {check} ({', '.join(str(v) for v in one.values)})"
-        return Violation(source, "expectation", column, from_us, text, [], proof=True, share=1.0 - usual)
-    share = len(one.places) / table.num_rows
-    before = f" ({share:.2%}, where {usual:.2%} did before)" if usual else ""
-    text = f"{len(one.places):,} of {table.num_rows:,} rows break what is declared of {of}: {check}{before}"
-    newest = one.places[-EXAMPLES:]
-    values: Mapping[int, Any] = dict(zip(one.places, one.values, strict=True))
-    rows = []
-    for place in newest:
-        named = ", ".join(f"{key} {table[key][place].as_py()}" for key in keys if key in table.column_names)
-        rows.append(f"{np.datetime64(int(moments[place]), 'us').astype('datetime64[s]')}Z, {named}, {column or 'value'} = {values[place]}")
-    return Violation(source, "expectation", column, int(moments[one.places].min()), text, rows, proof=True, share=max(share - usual, 0.0))
+    count = sum(part.table.num_rows if one.places is None else len(one.places) for part, one in broken)
+    share = max(count / total - usual, 0.0)
+    whole = next((one for _, one in broken if one.places is None), None)
+    if whole is not None:
+        text = f"what is declared of {of} does not hold: {check} ({', '.join(str(v) for v in whole.values)})"
+        return Violation(source, "expectation", column, from_us, text, [], proof=True, share=share)
+    before = f" ({count / total:.2%}, where {usual:.2%} did before)" if usual else ""
+    text = f"{count:,} of {total:,} rows break what is declared of {of}: {check}{before}"
+    shown: list[tuple[int, str]] = []
+    for part, one in broken:
+        values: Mapping[int, Any] = dict(zip(one.places or [], one.values, strict=True))
+        for place in (one.places or [])[-EXAMPLES:]:
+            named = ", ".join(f"{key} {part.table[key][place].as_py()}" for key in keys if key in part.table.column_names)
+            at_us = int(part.at_us[place])
+            row = f"{np.datetime64(at_us, 'us').astype('datetime64[s]')}Z, {named}, {column or 'value'} = {values[place]}"
+            shown.append((at_us, row))
+    since_us = min(int(part.at_us[one.places].min()) for part, one in broken)
+    rows = [row for _, row in sorted(shown, key=lambda one: one[0])[-EXAMPLES:]]
+    return Violation(source, "expectation", column, since_us, text, rows, proof=True, share=share)

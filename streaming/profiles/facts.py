@@ -46,6 +46,25 @@ class Rows:
         return f"{moment}Z, {named}{value}"
 
 
+def without_strays(rows: Rows) -> Rows:
+    """Rows without the few that lie far before all others: a clock that was not set dates what it sees 1970.
+
+    Such a row is one of a hundred at most, and is farther from the others than these reach. With it, no silence would be long, and a past
+    of three days would be one of years.
+    """
+    few = min(len(rows) // 100 + 1, len(rows) - 1)
+    first = rows.at_us[: few + 1]
+    strays = np.flatnonzero(np.diff(first) > int(rows.at_us[-1]) - first[1:]) if few > 0 else np.zeros(0, dtype=np.int64)
+    if not len(strays) or len(rows) < 10:
+        return rows
+    kept = int(strays[-1]) + 1
+    named = rows.named
+    columns = {name: values[kept:] for name, values in rows.columns.items()}
+    return Rows(
+        rows.at_us[kept:], rows.known_us[kept:], rows.key[kept:], columns, None if named is None else lambda place: named(place + kept)
+    )
+
+
 def joined(first: Rows, second: Rows) -> Rows:
     """Rows of both, with the columns that both have."""
     at_us = np.concatenate([first.at_us, second.at_us])
@@ -94,6 +113,8 @@ def profile(rows: Rows, ends_us: Moments) -> dict[tuple[str, str], Floats]:
             found["nulls", name][day] = 1 - len(known) / count
             if len(known):
                 found["one value", name][day] = np.unique(known, return_counts=True)[1].max() / len(known)
+            known = known[np.isfinite(known)]  # nothing lies anywhere near an infinite level, and no record is ever broken again
+            if len(known):
                 for fact, share in zip(OF_COLUMN[2:], (0.1, 0.5, 0.9), strict=True):
                     found[fact, name][day] = np.quantile(known, share)
     return found

@@ -38,7 +38,7 @@ class Latest:
     @property
     def report(self) -> SourceReport:
         odd = [OddSource(v.source, v.kind, v.column, v.says, v.since_us, v.text, v.rows) for v in self.looked.violations]
-        return SourceReport(max(self.newest.values(), default=0), sorted(self.looked.profiled), odd)
+        return SourceReport(max(self.newest.values(), default=0), sorted(self.looked.profiled), odd, dict(self.looked.unreadable))
 
 
 def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: float = DAYS, past_days: float | None = None) -> Latest:

@@ -101,6 +101,6 @@ def fit(table: pa.Table, like: pa.Schema) -> pa.Table:
         if wanted != field.type:
             try:
                 table = table.set_column(place, field.name, table[field.name].cast(wanted))
-            except pa.ArrowInvalid:
+            except pa.ArrowException:  # nested, or another kind altogether
                 continue
     return table

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ import numpy as np
 from infra.cause import cause_of
 from streaming.offline import parquet
 from streaming.offline.footers import extent
-from streaming.profiles.declarations import find_broken, partial
-from streaming.profiles.facts import DAY_US, Moments, Rows, joined
+from streaming.profiles.declarations import Declared, find_broken, partial
+from streaming.profiles.facts import DAY_US, Moments, Rows, joined, without_strays
 from streaming.profiles.live_rows import Live, fit
-from streaming.profiles.unusual import find_unusual, has_past
+from streaming.profiles.unusual import alive_until, find_unusual, has_past
 from streaming.profiles.violation import Violation
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class Looked:
     """
     Attributes:
         profiled: tables whose past is long enough to say what is usual.
+        unreadable: tables of which nothing can be said, and why.
     """
 
     violations: list[Violation]
     profiled: frozenset[str]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,25 +79,26 @@ def violations(
     tables = {}
     found: list[Violation] = []
     profiled = set()
+    unreadable = {}
     for path, (view, columns) in _sources(views).items():
         try:
             tables[path] = _Table.of(view, columns, root, (from_us, upto_us), usual, (live or {}).get(path))
-        except (parquet.TableError, OSError, ValueError, KeyError, AttributeError) as error:
-            log.warning("the profile of %s cannot be read: %s", path, cause_of(error))
+        except Exception as error:  # a stranger's table may hold anything, and costs its own word only
+            unreadable[path] = cause_of(error)
     for path, one in tables.items():
-        others = [other.stored_us if one.live is None else other.newest_us for name, other in tables.items() if name != path]
+        alive = [other.alive_us(one.live is None, (served or {}).get(name)) for name, other in tables.items() if name != path]
+        try:
+            served_us = (served or {}).get(path, 0)
+            mine = find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(alive, default=from_us), served_us)
+            found += mine + one.broken((expectations or {}).get(Path(path).name), from_us)
+        except Exception as error:  # as above
+            unreadable[path] = cause_of(error)
+            continue
         if has_past(one.before):
             profiled.add(path)
-        served_us = (served or {}).get(path, 0)
-        found += find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(others, default=from_us), served_us)
-        schema = (expectations or {}).get(Path(path).name)
-        if schema is not None:
-            at_us = moments_of(one.table, one.view.timestamp)
-            found += find_broken(path, schema, one.table, one.past, at_us, one.view.key_names, from_us)
-            if one.live is not None:
-                at_us = moments_of(one.live, one.view.timestamp)
-                found += find_broken(path, partial(schema, one.live), one.live, one.past, at_us, one.view.key_names, from_us)
-    return Looked(found, frozenset(profiled))
+    for path, why in unreadable.items():
+        log.warning("the profile of %s cannot be read: %s", path, why)
+    return Looked(found, frozenset(profiled), unreadable)
 
 
 def _sources(views: Sequence[View]) -> dict[str, tuple[View, frozenset[str]]]:
@@ -119,7 +123,7 @@ class _Table:
 
     Attributes:
         live: rows that are on the event stream and not in the table.
-        rows: of both.
+        stored, rows: of the table, and of both.
         whole_from_us: no row is missing since then: a table may end before what is still on the stream begins.
     """
 
@@ -127,6 +131,7 @@ class _Table:
     table: pa.Table
     past: pa.Table
     live: pa.Table | None
+    stored: Rows
     rows: Rows
     before: Rows
     whole_from_us: int
@@ -141,27 +146,38 @@ class _Table:
         table = _read(view, root, from_us - DAY_US, upto_us)
         more, known_us = None, 0
         if live is not None:
-            known_us = extent(view, root, None, None).known_us or 0
+            known_us = known_upto(view, root) or 0
             later = live.later(known_us).table
             at_us = moments_of(later, view.timestamp)
             more = fit(later.filter((at_us >= from_us - DAY_US) & (at_us < upto_us)), table.schema)
         count = table.num_rows + (more.num_rows if more is not None else 0)
         every = max(past.num_rows, count) // MOST + 1  # of both, or their volumes could not be compared
-        before, rows = rows_of(view, past, columns, every), rows_of(view, table, columns, every)
+        before, stored = without_strays(rows_of(view, past, columns, every)), rows_of(view, table, columns, every)
         if live is None or more is None or not more.num_rows:
-            return cls(view, table, past, None, rows, before, from_us)
+            return cls(view, table, past, None, stored, stored, before, from_us)
         if live.gap_us(known_us) > int(np.diff(before.at_us).max(initial=0)):
             from_us = max(from_us, int(moments_of(more, view.timestamp).min()))
-        return cls(view, table, past, more, joined(rows, rows_of(view, more, columns, every)), before, from_us)
+        return cls(view, table, past, more, stored, joined(stored, rows_of(view, more, columns, every)), before, from_us)
 
-    @property
-    def newest_us(self) -> int:
-        return int(self.rows.at_us[-1]) if len(self.rows) else 0
+    def alive_us(self, stored: bool, served_us: int | None) -> int:
+        """Up to when it is known to live.
 
-    @property
-    def stored_us(self) -> int:
-        """Of its rows that do not come live: a table that is filled once a day is not dead while others live on."""
-        return int(moments_of(self.table, self.view.timestamp).max(initial=0))
+        Args:
+            stored: only by its rows that do not come live: a table that is filled once a day is not dead while others live on.
+            served_us: what became known last of what was served of it. Rows that lie there and reached nobody are no sign of life: they may
+                be dated ahead, as a forecast is. None: it was not served.
+        """
+        alive = alive_until(self.before, self.stored if stored else self.rows)
+        return alive if served_us is None else min(alive, served_us)
+
+    def broken(self, schema: Any, from_us: int) -> list[Violation]:
+        """What it breaks of what is declared of it, if anything is."""
+        if schema is None:
+            return []
+        parts = [Declared(schema, self.table, moments_of(self.table, self.view.timestamp))]
+        if self.live is not None:
+            parts.append(Declared(partial(schema, self.live), self.live, moments_of(self.live, self.view.timestamp)))
+        return find_broken(self.view.path, parts, self.past, self.view.key_names, from_us)
 
 
 def newest(views: Sequence[View], root: Path) -> dict[str, int]:
@@ -169,13 +185,32 @@ def newest(views: Sequence[View], root: Path) -> dict[str, int]:
     found = {}
     for view in {view.path: view for view in views}.values():
         try:
-            known = extent(view, root, None, None).known_us
+            known = known_upto(view, root)
         except parquet.TableError as error:
             log.warning("%s", error)
             continue
         if known is not None:
             found[view.path] = known
     return found
+
+
+def known_upto(view: View, root: Path) -> int | None:
+    """Up to when a table's rows are known, microseconds; None: nobody can say. A row that is known only in the future is dated wrongly: it
+    would hide all that comes live until then.
+
+    Raises:
+        TableError: there is no such table, or it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    newest_us, now_us = extent(view, root, None, None).known_us, time.time_ns() // 1000
+    if newest_us is None or newest_us <= now_us:
+        return newest_us
+    path, name = Path(parquet.table_path(view, root)), _stored(view, view.created or view.timestamp)
+    dtype = parquet.schema(str(path)).field(name).type
+    known = moments_of(parquet.table(path, [name], pc.field(name) <= pa.scalar(now_us, pa.timestamp("us", "UTC")).cast(dtype)), name)
+    return int(known.max()) if len(known) else None
 
 
 def _read(view: View, root: Path, from_us: int, upto_us: int) -> pa.Table:
@@ -219,13 +254,13 @@ def rows_of(view: View, table: pa.Table, columns: Collection[str], every: int = 
     keep = np.flatnonzero(_thinned(key, at) % np.uint64(every) == 0) if every > 1 else np.arange(len(at))
     order = keep[np.argsort(at[keep], kind="stable")]
     numbers = {}
-    for field in table.schema:
-        if field.name not in columns:
+    for column in table.schema:
+        if column.name not in columns:
             continue
-        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-            numbers[field.name] = np.asarray(table[field.name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)[order]
-        elif pa.types.is_boolean(field.type):
-            numbers[field.name] = np.asarray(table[field.name].cast(pa.int8()).cast(pa.float64()).to_numpy(), dtype=np.float64)[order]
+        if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            numbers[column.name] = np.asarray(table[column.name].cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)[order]
+        elif pa.types.is_boolean(column.type):
+            numbers[column.name] = np.asarray(table[column.name].cast(pa.int8()).cast(pa.float64()).to_numpy(), dtype=np.float64)[order]
 
     def named(place: int) -> str:
         return ", ".join(f"{k} {table[k][int(order[place])].as_py()}" for k in view.key_names)

@@ -16,8 +16,11 @@ RECORD = 1.6
 DAYS = 120
 """Days that say what is usual, at most, spread over their time."""
 FEWEST = 14
-SILENT_TIMES, SILENT_US = 3.0, 6 * 3_600_000_000
+HOUR_US = 3_600_000_000
+SILENT_TIMES, SILENT_US = 3.0, 6 * HOUR_US
 """A source is dead that has been silent for so many times its longest silence, and for so long at least."""
+FEWEST_ALIVE = 5
+"""Rows that show that a source lives, at least: one that is dated ahead shows nothing."""
 APART = 6.0
 """A level that lies so many records away from one day to the next, as no level did before, has another unit."""
 STUCK = 0.4
@@ -69,6 +72,18 @@ def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: i
             found = [one for one in found if one.column != column or one.kind not in broken] + breaks
             found += [] if broken else _level(source, rows, column, facts, (usual, then), days)
     return found
+
+
+def alive_until(before: Rows, rows: Rows) -> int:
+    """Up to when a source is known to live, microseconds; 0: there are too few rows to say.
+
+    Nobody knows a row before it is there: one that is dated ahead (a forecast, a broken clock) shows life at its known time. And a few rows
+    may be dated wrongly altogether: it takes as many as come in a usual hour, and never fewer than `FEWEST_ALIVE`.
+    """
+    span_us = int(before.at_us[-1] - before.at_us[0]) if len(before) else 0
+    few = max(FEWEST_ALIVE, round(len(before) * HOUR_US / span_us) if span_us else 0)
+    shown = np.sort(np.minimum(rows.at_us, rows.known_us))
+    return max(int(shown[-few]), 0) if len(shown) >= few else 0
 
 
 def has_past(before: Rows) -> bool:

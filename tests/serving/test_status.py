@@ -102,9 +102,10 @@ def test_an_odd_source_has_a_line_and_one_that_only_moved_has_none(own: tuple[Se
     path = report_path(settings.state, project)
     path.parent.mkdir(parents=True)
     odd = [OddSource("tills", "nulls", "price", "unusual", 0, "price is [null]"), OddSource("doors", "level", "wide", "moved", 0, "wider")]
-    path.write_bytes(msgspec.json.encode(SourceReport(1, ["tills"], odd)))
+    path.write_bytes(msgspec.json.encode(SourceReport(1, ["tills"], odd, {"lifts": "till is a list"})))
     lines = shown(settings)
     assert "source tills: unusual: nulls since 1970-01-01 00:00: price is [null] (`headrace sources`)" in lines
+    assert "source lifts: cannot be read: till is a list" in lines
     assert not any("doors" in line for line in lines)
     path.write_text("no json")
     assert any(line.startswith("what the sources did cannot be read") for line in shown(settings))

@@ -21,16 +21,17 @@ from feature_repo.records.contract import ContractError
 from feature_repo.records.held import Held
 from feature_repo.records.release import Release, ReleaseError
 from feature_repo.spec.use_case import UseCase
-from feature_repo.triggers.base import DAY_US
-from infra import redis_client
+from feature_repo.triggers.base import DAY_US, Alarm
+from infra import files, redis_client
 from infra.settings import Settings
+from infra.timestamps import microseconds
 from streaming.offline.parquet import TableError
 from training.data.left_out import Interval, interval_text
 from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
 from training.retraining import trigger_facts, triggers
-from training.retraining.alarm import answered, settled
+from training.retraining.alarm import Row, Word, answered, pruned, settled, words_of
 from training.retraining.loop import Loop, wall_clock
 from training.retraining.loop_state import State
 from training.retraining.retrain import find
@@ -91,7 +92,8 @@ class Autopilot(Loop):
                 return "nothing to do: there is neither a prediction nor a truth yet"
             if (measured := live_quality.measured(rows, self.spec)) is not None:
                 live_quality.publish(self.client, self.case.project, measured)
-            state.row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
+            row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
+            self._turn(state, pruned(row, microseconds(self.spec.split.train.bounds()[0])), now_us)
             self._listen(state, now_us)
             held: list[Held] = []
             text = self._next(state, live, rows, now_us, held)
@@ -114,20 +116,52 @@ class Autopilot(Loop):
 
     @property
     def answer_path(self) -> Path:
-        """Where a person's word on an alarm waits: `dismissed` or `confirmed`, then the reason."""
+        """Where a person's word on an alarm waits (`training.retraining.alarm.Word`)."""
         return self.home / "answer"
 
     def _listen(self, state: State, now_us: int) -> None:
-        """What a person says of the alarm, if one has."""
-        if not self.answer_path.is_file():
-            return
-        said, _, why = self.answer_path.read_text(errors="replace").strip().partition(" ")
-        alarm = state.row.alarm
-        if alarm is not None and said in ("dismissed", "confirmed"):
-            state.row = answered(state.row, said, why)  # type: ignore[arg-type]
-            self.say(f"alarm@{alarm.since_us}/{said}/{why}", now_us, said, f"{alarm.text}: {why}")
+        """What a person says of the alarm, if one has. It is moved first: what is said meanwhile is heard at the next step."""
+        moved = self.home / "answer.heard"
+        if not moved.is_file():  # a kill has left none
+            if not self.answer_path.is_file():
+                return
+            self.answer_path.replace(moved)
+        raw = moved.read_bytes()
+        try:
+            word = files.parse(raw, Word)
+        except ValueError as error:
+            text = f"a word on an alarm cannot be read, and is dropped ({error}): {raw[:200].decode(errors='replace')!r}"
+            self.say(f"answer@{now_us}/unheard", now_us, "unheard", text)
+        else:
+            self._take(state, word, now_us)
         self.save(state)
-        self.answer_path.unlink(missing_ok=True)
+        moved.unlink(missing_ok=True)
+
+    def _take(self, state: State, word: Word, now_us: int) -> None:
+        alarm, name = state.row.alarm, f"alarm@{word.alarm}/{word.said}/{word.why}"
+        if alarm is None or alarm.began != word.alarm:
+            text = f"{word.said} ({word.why}) is dropped: the alarm that it is about is over"
+            self.say(f"{name}/unheard", now_us, "unheard", text)
+            return
+        state.row = answered(state.row, word)
+        self.say(name, now_us, word.said, f"{word.kind} of {', '.join(word.of) or 'the score'}: {word.why}")
+        if not word.covers(alarm):
+            self._lapsed(word, now_us, alarm)
+
+    def _turn(self, state: State, row: Row, now_us: int) -> None:
+        """Go on with another row, and write down whose word does not count any more."""
+        for word in words_of(state.row):
+            if word not in words_of(row):
+                self._lapsed(word, now_us, None)
+            elif row.alarm is not None and row.alarm.began == word.alarm and not word.covers(row.alarm):
+                self._lapsed(word, now_us, row.alarm)
+        state.row = row
+
+    def _lapsed(self, word: Word, now_us: int, alarm: Alarm | None) -> None:
+        """Write down that a word does not count. `alarm`: what it does not count for; None: what it is about is over."""
+        why = "the alarm that it is about is over" if alarm is None else f"it does not count for what the alarm is by now ({alarm.text})"
+        now = "over" if alarm is None else f"{alarm.kind} of {', '.join(alarm.of)}"  # without figures: they change from step to step
+        self.say(f"alarm@{word.alarm}/{word.said}/{word.why}/lapsed/{now}", now_us, "lapsed", f"{word.said} ({word.why}): {why}")
 
     # triggers
 
@@ -193,7 +227,7 @@ class Autopilot(Loop):
                 return f"training failed, attempt {state.attempts} of {ATTEMPTS}"
         state.failed_us = None
         if reason.kind == "drift":  # what was trained for is done with; another reason's training says nothing of an alarm
-            state.row = settled(state.row)
+            self._turn(state, settled(state.row), now_us)
         checks = {c.name: f"{'passed' if c.passed else 'FAILED'}: {c.text}" for c in gates.checks}
         self.say(f"{reason.id}/trained", now_us, "trained", f"version {gates.version} is made", gates.version, checks)
         if not (gates.passed or gates.forced):

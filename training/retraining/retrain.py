@@ -48,6 +48,12 @@ def rolled(spec: ModelSpec, now_us: int) -> ModelSpec:
     return spec.model_copy(update={"split": split, "gates": [g for g in spec.gates if g.on == "valid"]})
 
 
+def request_id(as_of_us: int, left_out: Sequence[Interval]) -> str:
+    """Of a person's training: what is left out makes it another one."""
+    spans = ",".join(f"{first}..{last}" for first, last in left_out)
+    return f"request@{as_of_us}" + (f" without {spans}" if spans else "")
+
+
 class Order(msgspec.Struct, frozen=True):
     """What a training is to be made of, and who asked for it.
 

@@ -92,7 +92,8 @@ def verdicts(settings: Settings, model: str, row: Row, read: int, champion: int)
     """What the watch's verdicts on the live version have come to, with those written since.
 
     Args:
-        read: how far its file has been read, bytes. A file that is shorter by now is another one, and is read from its beginning.
+        read: how far its file has been read, bytes. A file that is shorter by now, or has no line's end there, is another one, and is read
+            from its beginning: what the row has seen already adds nothing.
 
     Returns:
         The row, and how far the file has been read now: whole lines only.
@@ -102,9 +103,10 @@ def verdicts(settings: Settings, model: str, row: Row, read: int, champion: int)
         row = settled(row, champion)
     try:
         with path.open("rb") as file:
-            file.seek(0, 2)
-            read = read if read <= file.tell() else 0
-            file.seek(read)
+            file.seek(max(read - 1, 0))
+            if read and file.read(1) != b"\n":
+                read = 0
+                file.seek(0)
             content = file.read()
     except FileNotFoundError:
         return row, 0

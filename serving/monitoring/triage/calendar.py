@@ -15,12 +15,20 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.timestamps import moment_at
+from infra.timestamps import FIRST_US, LAST_US, moment_at
 from serving.monitoring.hours import DAY_US, HOUR_US, Moments
 
 YEAR_DAYS = 365.25
 SEASON_DAYS = 30
 """Rows so many days before and after the window's, in other years, are of its season."""
+
+
+def _of_calendar(moments: Moments) -> Moments:
+    """Moments as far as a calendar reaches, with a month to spare on both sides: for a zone's offset, and for the days around a holiday.
+
+    A client may send any moment, and one that no calendar has must not end the watch.
+    """
+    return np.clip(moments, FIRST_US + 31 * DAY_US, LAST_US - 31 * DAY_US)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class Calendar:
         """Moments by the local clock, int64 [m], still ascending where they did: in the hour that comes twice a year the clock waits."""
         if self.time_zone == "UTC" or not len(moments):
             return moments
+        moments = _of_calendar(moments)
         hours, place = np.unique(moments // (HOUR_US // 2), return_inverse=True)  # half hours: no zone changes in between
         zone = ZoneInfo(self.time_zone)
         offset = np.array([moment_at(int(h) * (HOUR_US // 2)).astimezone(zone).utcoffset().total_seconds() for h in hours])  # type: ignore[union-attr]
@@ -61,7 +70,7 @@ class Calendar:
         """Which rows lie at or around a holiday, bool [m], and the holidays' names with their dates. `clock`: by the local clock."""
         if not self.country or not len(clock):
             return np.zeros(len(clock), dtype=bool), []
-        days, place = np.unique(clock // DAY_US, return_inverse=True)
+        days, place = np.unique(_of_calendar(clock) // DAY_US, return_inverse=True)
         hit, names = np.zeros(len(days), dtype=bool), {}
         for n, day in enumerate(days.tolist()):
             here = date(1970, 1, 1) + timedelta(days=day)
@@ -74,8 +83,8 @@ class Calendar:
 
     def season(self, reference: Moments, window: Moments) -> NDArray[np.bool_]:
         """Rows of the reference that lie in the window's season of another year, bool [n]."""
-        middle = int(np.median(window))
-        away = (reference - middle) / DAY_US
+        middle = int(np.median(_of_calendar(window)))
+        away = (_of_calendar(reference) - middle) / DAY_US
         years = np.round(away / YEAR_DAYS)
         return np.asarray((years != 0) & (np.abs(away - years * YEAR_DAYS) <= SEASON_DAYS))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from feature_repo.triggers.base import DAY_US, Facts, Settings, Trigger
+from feature_repo.spec.retraining import Learning
+from feature_repo.triggers.base import DAY_US, Alarm, Facts, Settings, Trigger
 from feature_repo.triggers.table import TRIGGERS, Triggers
+from infra.timestamps import LAST_US
 from training.retraining.triggers import due
 
 each = pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: trigger.kind)
@@ -80,3 +82,49 @@ def test_the_same_facts_give_the_same_answer_and_unknown_ones_break_nothing(trig
 def test_its_settings_refuse_what_they_do_not_know(trigger: Trigger[Any]) -> None:
     with pytest.raises(ValidationError):
         asked_by(trigger, nonsense=1)
+
+
+def numbers(schema: type[BaseModel], *path: str) -> list[tuple[str, ...]]:
+    """Where a schema takes a number: paths of fields."""
+    found = []
+    for name, field in schema.model_fields.items():
+        inner = [
+            one
+            for one in (field.annotation, *(() if get_origin(field.annotation) is dict else get_args(field.annotation)))
+            if isinstance(one, type)
+        ]
+        for one in inner:
+            found += numbers(one, *path, name) if issubclass(one, BaseModel) else [(*path, name)] if one in (float, int) else []
+    return sorted(set(found))
+
+
+def said(path: tuple[str, ...], value: float) -> dict[str, Any]:
+    for name in reversed(path[1:]):
+        value = {name: value}  # type: ignore[assignment]
+    return {path[0]: value}
+
+
+@pytest.mark.parametrize("path", numbers(Learning), ids=".".join)
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -float("inf")])
+def test_no_number_of_the_loop_is_infinite(path: tuple[str, ...], value: float) -> None:
+    with pytest.raises(ValidationError, match=r"finite|greater than|less than"):
+        Learning.model_validate(said(path, value))
+
+
+TIMES = [path for path in numbers(Learning) if path[-1].endswith(("days", "hours"))]
+
+
+@pytest.mark.parametrize("path", TIMES, ids=".".join)
+def test_no_time_of_the_loop_is_longer_than_a_century(path: tuple[str, ...]) -> None:
+    """Moments end in the year 9999."""
+    assert len(TIMES) > 10
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        Learning.model_validate(said(path, 4_000_000))
+
+
+def test_a_hold_that_ends_after_all_calendars_is_told() -> None:
+    """A prediction may be dated into the year 9999."""
+    alarm = Alarm("view guest", "suspicion", LAST_US)
+    found = due(Triggers(drift=True), Facts(now_us=LAST_US, known_upto_us=1, labelled_us=2, alarm=alarm))
+    assert found is not None
+    assert found.held.endswith("until 9999-12-31 23:59")

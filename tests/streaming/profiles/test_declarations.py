@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pandera.pandas import Check, Column, DataFrameSchema
 
-from streaming.profiles.declarations import breaches, find_broken
+from streaming.profiles.declarations import Declared, breaches, find_broken
 from streaming.profiles.violation import Violation
 
 
@@ -21,7 +21,7 @@ def table(prices: list[float | None], pieces: list[int | None] | None = None) ->
 
 def find(schema: DataFrameSchema, now: pa.Table, before: pa.Table | None = None) -> list[Violation]:
     at_us = np.arange(now.num_rows) * 60_000_000
-    return find_broken("sales", schema, now, table([]) if before is None else before, at_us, ["till"], 0)
+    return find_broken("sales", [Declared(schema, now, at_us)], table([]) if before is None else before, ["till"], 0)
 
 
 POSITIVE = DataFrameSchema({"price": Column(float, Check.ge(0), nullable=True)})

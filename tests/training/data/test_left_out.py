@@ -19,7 +19,24 @@ def test_an_interval_survives_being_text_to_the_microsecond(span: tuple[int, int
 
 def test_a_moment_without_a_zone_is_utc() -> None:
     assert interval_of("1970-01-01/1970-01-02T00:00") == (0, 86_400_000_000)
-    assert interval_of("1970-01-01T01:00+01:00/1970-01-01") == (0, 0)
+    assert interval_of("1970-01-01T01:00+01:00/1970-01-01T00:00") == (0, 0)
+
+
+@pytest.mark.parametrize("end", ["2024-05-02", "20240502", "2024-W18-4", "2024-05-02T23:59:59.999999"])
+def test_a_date_as_the_end_means_the_whole_day(end: str) -> None:
+    assert interval_of(f"2024-05-01/{end}") == (1_714_521_600_000_000, 1_714_521_600_000_000 + 2 * 86_400_000_000 - 1)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+05:00/2024-05-01", "2024-05-01/9999-12-31T23:59-05:00"])
+def test_a_moment_that_no_calendar_has_in_utc_is_refused_with_words(text: str) -> None:
+    with pytest.raises(ValueError, match="not within the years 1 to 9999"):
+        interval_of(text)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_every_interval_has_a_text_and_words(first: int, last: int) -> None:
+    assert interval_of(interval_text((min(first, last), max(first, last))))
+    assert words([(first, last)], 3)
 
 
 @pytest.mark.parametrize("text", ["", "2024-05-01", "2024-05-01/", "2024-05-01/soon", "2024-05-01/2024-05-02/2024-05-03"])

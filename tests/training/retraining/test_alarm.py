@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,8 +15,8 @@ from feature_repo.spec.retraining import Learning
 from feature_repo.triggers.base import DAY_US
 from feature_repo.triggers.table import Triggers
 from tests.training.retraining.world import MODEL, World
-from training.data.left_out import interval_text
-from training.retraining.alarm import Row, after
+from training.data.left_out import interval_of, interval_text
+from training.retraining.alarm import word_on
 
 
 def held(world: World) -> HeldList:
@@ -87,6 +86,13 @@ def test_a_proof_holds_for_as_long_as_it_stands(world: World) -> None:
 HOUR_US = 3_600_000_000
 
 
+def answer(world: World, said: Any, why: str = "the boss knows") -> None:
+    """As the command does."""
+    alarm = world.pilot().state.row.alarm
+    assert alarm is not None
+    world.pilot().answer_path.write_bytes(msgspec.json.encode(word_on(alarm, said, why)))
+
+
 def ask(world: World, text: str = "the boss") -> None:
     world.pilot().request_path.write_text(text)
 
@@ -136,7 +142,7 @@ def test_a_proof_that_a_person_dismisses_leaves_nothing_out(world: World) -> Non
     world.serve()
     world.drift(retrain=False, proof=True)
     world.pilot().step()
-    world.pilot().answer_path.write_text("dismissed we sold the docks")
+    answer(world, "dismissed", "we sold the docks")
     assert "begins its shadow" in world.pilot().step()
     assert world.left_out == [[]]
 
@@ -180,7 +186,7 @@ def test_a_person_s_word_on_an_alarm_is_heard(world: World, proof: bool, said: s
     world.serve()
     world.drift(retrain=False, proof=proof)
     assert "held" in world.pilot().step()
-    world.pilot().answer_path.write_text(f"{said} the boss knows")
+    answer(world, said, "the boss knows")
     if not trains:
         world.now_us += 20 * DAY_US
         world.serve()
@@ -262,12 +268,34 @@ def test_the_command_shows_the_alarm_with_its_evidence_and_takes_a_word(world: W
     assert "it is hot" in next(d.text for d in Journal(world.settings.state, MODEL).read() if d.step == "dismissed")
 
 
-def test_a_clock_that_was_ahead_holds_for_no_longer_than_one_that_is_right() -> None:
-    """The first verdict is dated ten years ahead; the days that a suspicion may hold begin with the first one of the right time."""
-    row = Row(1)
-    for n, day in enumerate((4000, 10, 11)):
-        triage = SimpleNamespace(retrain=False, proof=False, cause="pipeline fault", detail="view guest", evidence=[])
-        said: Any = SimpleNamespace(version=1, id=f"1@{n}", triage=triage, features=[], at_us=day * DAY_US)
-        row = after(row, said)
-    assert row.alarm is not None
-    assert row.alarm.since_us == 10 * DAY_US
+def test_a_training_of_a_person_that_leaves_out_something_is_another_one(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Not the one of the same moment that leaves out nothing, nor other spans; the same spans are the same, however they are said."""
+    from typer.testing import CliRunner
+
+    from headrace import app
+    from training import loop_cli
+    from training.data import training_set
+    from training.retraining import retrain
+
+    def asked(*spans: str) -> retrain.Order:
+        arguments = [word for span in spans for word in ("--leave-out", span)]
+        found = CliRunner().invoke(app, ["retrain", *arguments])
+        assert isinstance(found.exception, Asked), found.output
+        return found.exception.order
+
+    class Asked(Exception):
+        def __init__(self, order: retrain.Order) -> None:
+            self.order = order
+
+    def stop(spark: Any, case: Any, own: Any, spec: Any, order: retrain.Order, progress: Any) -> int:
+        raise Asked(order)
+
+    monkeypatch.setattr(loop_cli, "own_settings", lambda: world.settings)
+    monkeypatch.setattr(training_set, "newest_known", lambda *_: 20_000 * DAY_US)
+    monkeypatch.setattr(retrain, "train_again", stop)
+    monkeypatch.setattr(loop_cli, "model_name", lambda case, model: MODEL)
+    whole, may = asked(), asked("2024-05-01/2024-05-31")
+    assert may.left_out == [interval_of("2024-05-01/2024-05-31")]
+    both = asked("2024-05-01/2024-05-31", "2024-07-01/2024-07-02")
+    assert len({whole.trigger, may.trigger, both.trigger}) == 3
+    assert asked("2024-07-01/2024-07-02", "2024-05-09/2024-05-31", "2024-05-01/2024-05-20").trigger == both.trigger

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from feature_repo.spec.model import CalendarSpec
-from infra.timestamps import microseconds
-from serving.monitoring.hours import DAY_US, HOUR_US, cells
+from infra.timestamps import FIRST_US, LAST_US, microseconds
+from serving.monitoring.hours import DAY_US, HOUR_US, cells, core
 from serving.monitoring.reference import Fitted
 from serving.monitoring.triage.calendar import PLAIN, Calendar
 from serving.monitoring.triage.explanation import explain_drift
@@ -48,6 +48,36 @@ def test_a_season_is_of_another_year() -> None:
     found = PLAIN.season(days, np.array([at(2024, 6, 2), at(2024, 6, 9)]))
     months = {datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m") for us in days[found].tolist()}
     assert months == {"2022-05", "2022-06", "2022-07", "2023-05", "2023-06", "2023-07"}
+
+
+ENDS = (-(2**63), FIRST_US, -(10**17), 0, 10**17, LAST_US, 2**63 - 1)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York", "Europe/Paris", "Pacific/Kiritimati"])
+@pytest.mark.parametrize("country", ["", "US", "FR", "IL", "CN"])
+def test_no_moment_ends_the_watch(zone: str, country: str) -> None:
+    """A client may send any; one that no calendar has is taken for the nearest that it has."""
+    calendar = Calendar(zone, country, around=14)
+    usual = np.array([at(2024, 5, 5), at(2024, 12, 25, 12)])
+    moments = np.array([*ENDS, *usual.tolist()])
+    local = calendar.local(moments)
+    assert local[-2:].tolist() == calendar.local(usual).tolist()
+    hit, _ = calendar.holidays(local)
+    assert hit[-2:].tolist() == calendar.holidays(calendar.local(usual))[0].tolist()
+    assert calendar.season(moments, usual).shape == (len(moments),)
+    for one in ENDS:
+        calendar.season(usual, np.array([one]))
+
+
+def test_the_core_of_a_window_is_without_the_moments_that_are_far_from_all_others() -> None:
+    moments = np.arange(at(2024, 5, 5), at(2024, 5, 7), HOUR_US)
+    whole = (int(moments[0]), int(moments[-1]))
+    assert core(moments) == whole
+    assert core(np.append(moments, ENDS[:1])) == core(np.append(ENDS[-1:], moments)) == whole
+    assert core(np.append(moments, 1)) == whole
+    assert core(moments[:1]) == (whole[0], whole[0])
+    late = np.append(moments, moments[-1] + DAY_US)
+    assert core(late) == (whole[0], int(late[-1])), "a night's pause is no clock that is wrong"
 
 
 @pytest.mark.parametrize(
