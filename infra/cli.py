@@ -65,6 +65,15 @@ class _Console(Console):
 
 console = _Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def print_indented(out: Console, said: str, by: int) -> None:
+    """Print markup, folded at the terminal's width (nothing is cut, ids neither), each line indented by so many columns."""
+    for line in Text.from_markup(said).wrap(out, max(out.width - by, 20)):
+        line.rstrip()
+        out.print(Text(" " * by).append_text(line), soft_wrap=True)
+
+
 interrupted = threading.Event()
 """Set by Ctrl-C. Other processes of the terminal get the signal too, and what they break may be heard of before KeyboardInterrupt."""
 

@@ -141,7 +141,8 @@ class Watch:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
         clues = self.around.clues(window)
-        verdict = judge(window, self.settings.drift_detector, self.skipped, self._unequal(), self._truths(window.ids()), clues)
+        unequal, differing = self._unequal()
+        verdict = judge(window, self.settings.drift_detector, self.skipped, unequal, self._truths(window.ids()), clues, differing)
         if verdict.id in self._written:
             # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
             verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
@@ -173,11 +174,15 @@ class Watch:
         known = ((number, prediction.known_truths(raw)) for number, raw in zip(ids, found, strict=True))
         return {number: float(truths.label) for number, truths in known if truths is not None}
 
-    def _unequal(self) -> tuple[int, int]:
-        """What the equality check has found since the last verdict: values compared, and of these not equal."""
-        found = cast(list[bytes | None], self.client.hmget(equality_key(self.project, self.model), ["compared", "unequal"]))
+    def _unequal(self) -> tuple[tuple[int, int], list[str]]:
+        """What the equality check has found since the last verdict: values compared, of these not equal, and some of them."""
+        found = cast(list[bytes | None], self.client.hmget(equality_key(self.project, self.model), ["compared", "unequal", "last"]))
         before, self._checked = self._checked, (whole(found[0]) or 0, whole(found[1]) or 0)
-        return max(self._checked[0] - before[0], 0), max(self._checked[1] - before[1], 0)
+        compared, unequal = (max(now - then, 0) for now, then in zip(self._checked, before, strict=True))
+        shown: list[str] = []
+        with contextlib.suppress(msgspec.MsgspecError):  # an older version has written values
+            shown = msgspec.json.decode(found[2] or b"[]", type=list[str]) if unequal else []
+        return (compared, unequal), shown
 
     def finish(self) -> None:
         """Judge what has come since each version's last verdict, though no full step has (windows that fill at least one step)."""

@@ -15,6 +15,7 @@ from streaming.offline import parquet
 from streaming.offline.footers import extent
 from streaming.profiles.declarations import find_broken, partial
 from streaming.profiles.facts import DAY_US, Moments, Rows, joined
+from streaming.profiles.lasting import find_lasting
 from streaming.profiles.live_rows import Live, fit
 from streaming.profiles.unusual import find_unusual, has_past
 from streaming.profiles.violation import Violation
@@ -47,11 +48,13 @@ class Usual:
 
     Attributes:
         root: an offline store that has it; None: the one that is looked at.
+        begins: earlier beginnings of what is looked at, where a unit that lasts is told from, too (`streaming.profiles.lasting`).
     """
 
     from_us: int
     upto_us: int
     root: Path | None = None
+    begins: tuple[int, ...] = ()
 
 
 # wide: what is looked at, and what is known of it
@@ -86,7 +89,11 @@ def violations(
         if has_past(one.before):
             profiled.add(path)
         served_us = (served or {}).get(path, 0)
-        found += find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(others, default=from_us), served_us)
+        own = find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(others, default=from_us), served_us)
+        told = {v.column for v in own if v.kind == "unit"}
+        lasting = find_lasting(path, one.before, one.rows, (from_us, upto_us), usual.begins)
+        units = [v for v in lasting if v.column not in told]
+        found += [v for v in own if v.kind != "level" or v.column not in {unit.column for unit in units}] + units
         schema = (expectations or {}).get(Path(path).name)
         if schema is not None:
             at_us = moments_of(one.table, one.view.timestamp)
