@@ -64,8 +64,13 @@ def _counted(found: Latest) -> str:
     return said or ("nothing is odd" if found.looked.profiled else "nothing to say")
 
 
-def odd_sources(state: Path, project: str) -> list[str]:
-    """A line per source of which something odd was found when it was looked at last. `state`: the checkout's state folder."""
+def odd_sources(state: Path, project: str, clock_us: int | None = None) -> list[str]:
+    """A line per source of which something odd was found when it was looked at last.
+
+    Args:
+        state: the checkout's state folder.
+        clock_us: where a rehearsal's clock stands; None: there is no rehearsal.
+    """
     try:
         found = read_source_report(state, project)
     except files.FileError as error:
@@ -76,6 +81,9 @@ def odd_sources(state: Path, project: str) -> list[str]:
             color = "red" if one.says == "proof" else "yellow"
             told = f"{one.kind} since {minute_text(one.since_us)}: {escape(one.text)} (`headrace sources`)"
             lines.append(f"source {escape(one.source)}: [{color}]{one.says}[/{color}]: {told}")
+    if found is not None and found.is_ahead(clock_us) and lines:
+        upto = minute_text(found.upto_us)
+        return [f"the sources were looked at last up to {upto}, where the rehearsal's clock has not got to: `headrace sources` looks by it"]
     return lines
 
 

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import IO, Any, cast
 
 import msgspec
@@ -35,6 +36,7 @@ from infra.supervision.beat import Pulse
 from serving.monitoring.around import Around
 from serving.monitoring.feast_parity import Equality
 from serving.monitoring.reference import Reference, ReferenceError
+from serving.monitoring.source_news import SourceNews
 from serving.monitoring.window import Entry, Row, Window, judge
 from streaming.online.store import noted_id
 
@@ -66,6 +68,7 @@ class Watch:
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
         self.around = Around(client, settings, project, model)
+        self.news = SourceNews(client, settings, project, self.around.tables, partial(_say, level=logging.WARNING))
         self._checked = (0, 0)
         self.windows: dict[int, Window] = {}
         self._unreadable: dict[int, tuple[float, str]] = {}
@@ -130,6 +133,7 @@ class Watch:
                 if window.due(self.step):
                     self.conclude(window)
         self.equality.offer(entries[-1][1] if entries else None)
+        self.news.offer()
         if done:
             with self.client.pipeline(transaction=True) as pipe:
                 pipe.xack(self.stream, self.group, *done)

@@ -34,6 +34,7 @@ from training.retraining.alarm import answered, settled
 from training.retraining.loop import Loop, wall_clock
 from training.retraining.loop_state import State
 from training.retraining.retrain import find
+from training.retraining.source_findings import note_findings
 from training.retraining.staging import Staging
 from training.retraining.triggers import Reason
 
@@ -91,6 +92,7 @@ class Autopilot(Loop):
                 return "nothing to do: there is neither a prediction nor a truth yet"
             if (measured := live_quality.measured(rows, self.spec)) is not None:
                 live_quality.publish(self.client, self.case.project, measured)
+            note_findings(self, now_us)
             state.row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
             self._listen(state, now_us)
             held: list[Held] = []
