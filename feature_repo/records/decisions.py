@@ -19,7 +19,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
         id: `<trigger>/<step>`: the same decision always has the same.
         at_us: in the predictions' time, microseconds since the epoch (UTC).
         wall_us: when it was taken.
-        step: triggered, held, trained, refused, shadow, canary, probation, promoted, rolled back, kept, ended.
+        step: triggered, held, trained, forced, refused, shadow, canary, probation, waits, promoted, rolled back, kept, ended; of an alarm
+            confirmed, dismissed; of a source source, source over (docs/learning.md says what each is).
         version: that it is about, if there is one yet.
         facts: the numbers behind it, in words.
     """

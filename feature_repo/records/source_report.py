@@ -53,9 +53,9 @@ class SourceReport(msgspec.Struct, frozen=True):
         """Whether it tells of a time that a rehearsal's clock has not got to (microseconds; None: there is no rehearsal)."""
         return clock_us is not None and self.upto_us > clock_us
 
-    def news(self, sources: Collection[str]) -> dict[str, OddSource]:
-        """By finding, what somebody who reads these sources has to be told."""
-        return {one.finding: one for one in reversed(self.odd) if one.is_news and one.source in sources}
+    def news(self, sources: Collection[str] | None) -> dict[str, OddSource]:
+        """By finding, what somebody who reads these sources has to be told; None: nobody knows which they are, so of all."""
+        return {one.finding: one for one in reversed(self.odd) if one.is_news and (sources is None or one.source in sources)}
 
 
 def report_path(state: Path, project: str) -> Path:

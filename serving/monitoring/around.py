@@ -113,10 +113,10 @@ class Around:
                     found[path] = max(found.get(path, 0), mark.known_us or 0)
         return found
 
-    def tables(self) -> frozenset[str]:
-        """That the model is made of."""
+    def tables(self) -> frozenset[str] | None:
+        """That the model is made of; None where the use case cannot be read."""
         if self.case is None:
-            return frozenset()
+            return None
         found = self.sources(self.case.model(self.model).feature_service)
         return frozenset(path for paths in found.values() for path in paths)
 

@@ -21,13 +21,13 @@ class SourceNews:
     """Each finding once, and once when it is over.
 
     Args:
-        sources: gives the tables that the model is made of.
+        sources: gives the tables that the model is made of; None: they are not known.
         say: is told an event (`source`, `source over`) and its facts.
     """
 
     # wide: where it is read, where it is said
     def __init__(
-        self, client: redis.Redis, settings: Settings, project: str, sources: Callable[[], Collection[str]], say: Callable[..., None]
+        self, client: redis.Redis, settings: Settings, project: str, sources: Callable[[], Collection[str] | None], say: Callable[..., None]
     ) -> None:
         self.client, self.settings, self.project, self.sources, self.say = client, settings, project, sources, say
         self._told: dict[str, OddSource] = {}
