@@ -49,28 +49,16 @@ def ingest() -> None:
 def _look(own: Settings, case: UseCase) -> None:
     """Say what is odd about the newest days of the tables. Whatever goes wrong here, the tables are made."""
     from streaming import tables as show
-    from streaming.profiles.latest import look_at_latest, publish
+    from streaming.profiles.latest import look_at_latest, publish, readers
 
     try:
         with console.status("looking at what is new"):
-            found = look_at_latest(case, _readers(case), own)
-            if found.newest:
-                publish(own, case.project, found)
+            found = look_at_latest(case, readers(case), own)
         if found.newest:
+            publish(own, case.project, found)
             show.print_sources(console, found, only_odd=True)
     except Exception as error:
         console.print(f"[yellow]what is new could not be looked at:[/yellow] {escape(cause_of(error))}")
-
-
-def _readers(case: UseCase) -> list[View]:
-    """The views that read the tables: those that are applied, or before the first `apply` those that the folder defines."""
-    from feature_repo.registry.plan import proposed
-    from streaming.schema.compilation import usable
-
-    if case.applied:
-        return list(usable(case.store)[0].values())
-    with proposed(case) as after:
-        return list(usable(after.store)[0].values())
 
 
 def apply(
@@ -323,7 +311,7 @@ def sources(
     It is a look of your own: `status`, the watch and `/metrics` go by what `ingest` and the stream found when they looked last.
     """
     from feature_repo.spec.use_case import UseCase
-    from streaming.profiles.latest import Latest, look_at_latest
+    from streaming.profiles.latest import Latest, look_at_latest, readers
     from streaming.tables import print_sources
 
     own = own_settings()
@@ -331,7 +319,7 @@ def sources(
     found: Latest | None = None
     if own.offline_root.is_dir():
         with console.status("reading the tables"):
-            found = look_at_latest(case, _readers(case), own, days)
+            found = look_at_latest(case, readers(case), own, days)
     if found is None or not found.newest:
         raise ValueError("no table that a feature view reads is in the offline store yet: run `headrace ingest`")
     print_sources(console, found)

@@ -53,6 +53,17 @@ class Latest:
         return max(self.newest.values(), default=0)
 
 
+def readers(case: UseCase) -> list[View]:
+    """The views that read the tables: those that are applied, or before the first `apply` those that the folder defines."""
+    from feature_repo.registry.plan import proposed
+    from streaming.schema.compilation import usable
+
+    if case.applied:
+        return list(usable(case.store)[0].values())
+    with proposed(case) as after:
+        return list(usable(after.store)[0].values())
+
+
 def look_at_latest(case: UseCase, views: Sequence[View], own: Settings, days: float = DAYS, past_days: float | None = None) -> Latest:
     """Hold the newest days of the tables of some views, and what came live since, against all days before them. The newest is the last row's,
     or where a rehearsal's clock stands, as for everything else that asks what time it is.

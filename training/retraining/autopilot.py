@@ -29,12 +29,12 @@ from training.data.left_out import Interval, interval_text
 from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
+from training.monitoring.source_findings import new_findings
 from training.retraining import trigger_facts, triggers
 from training.retraining.alarm import answered, settled
 from training.retraining.loop import Loop, wall_clock
 from training.retraining.loop_state import State
 from training.retraining.retrain import find
-from training.retraining.source_findings import note_findings
 from training.retraining.staging import Staging
 from training.retraining.triggers import Reason
 
@@ -92,7 +92,8 @@ class Autopilot(Loop):
                 return "nothing to do: there is neither a prediction nor a truth yet"
             if (measured := live_quality.measured(rows, self.spec)) is not None:
                 live_quality.publish(self.client, self.case.project, measured)
-            note_findings(self, now_us)
+            for one in new_findings(self.client, own, self.case, self.spec, self.journal.read()):
+                self.say(one.id, now_us, one.step, one.text, facts=one.facts)
             state.row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
             self._listen(state, now_us)
             held: list[Held] = []

@@ -32,15 +32,14 @@ def test_services_that_are_kept_are_said_to_be_without_an_autopilot(tmp_path: Pa
     def stop() -> None:
         raise StageFailed("no further here")
 
-    case = UseCase(ROOT / "tests" / "bikes" / "repo")
-    monkeypatch.setattr(UseCase, "project", "kept_bikes")
+    case = UseCase(ROOT / "feature_repo" / "flights")
     for keep in (True, False):
         out = StringIO()
-        demo = Demo(Settings(state=tmp_path), case, "turned_away", 1, 30, Console(file=out, width=200), {})
+        demo = Demo(Settings(state=tmp_path), case, "arrival_delay", 1, 30, Console(file=out, width=200), {})
         monkeypatch.setattr(demo, "_stages", stop)
         demo.run(keep, None)
         assert ("no autopilot is among them" in out.getvalue()) is keep
-        assert ("`./headrace autopilot turned_away`" in out.getvalue()) is keep
+        assert ("`./headrace autopilot arrival_delay`" in out.getvalue()) is keep
 
 
 def test_no_leak_is_said_only_of_what_could_have_moved() -> None:
