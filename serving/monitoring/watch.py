@@ -29,7 +29,7 @@ import redis
 from feature_repo.records import contract, prediction, release
 from feature_repo.records.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
 from feature_repo.records.verdict import Verdict, history, history_path
-from infra import redis_client
+from infra import files, redis_client
 from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from infra.supervision.beat import Pulse
@@ -184,8 +184,8 @@ class Watch:
         before, self._checked = self._checked, (whole(found[0]) or 0, whole(found[1]) or 0)
         compared, unequal = (max(now - then, 0) for now, then in zip(self._checked, before, strict=True))
         shown: list[str] = []
-        with contextlib.suppress(msgspec.MsgspecError):  # an older version has written values
-            shown = msgspec.json.decode(found[2] or b"[]", type=list[str]) if unequal else []
+        with contextlib.suppress(ValueError):  # an older version has written values
+            shown = files.parse(found[2], list[str]) if unequal and found[2] else []
         return (compared, unequal), shown
 
     def finish(self) -> None:

@@ -40,18 +40,18 @@ def test_a_word_waits_visibly_until_it_is_heard_and_a_second_replaces_it_aloud(w
     world.serve()
     world.drift(retrain=False)
     world.pilot().step()
-    done = headrace(world, "alarm", "--confirm", "the vane is stuck")
+    done = headrace(world, "alarm", "--dismiss", "a storm")
     assert done.returncode == 0, done.stderr
     assert "replaces" not in done.stdout
     assert "no autopilot runs to hear it" in done.stdout
     for command in ("alarm", "why", "status"):
         said = headrace(world, command).stdout
         assert "given, not yet heard" in " ".join(said.split()), command
-        assert "confirmed: the vane is stuck" in " ".join(said.split()), command
-    assert "replaces: confirmed: the vane is stuck" in headrace(world, "alarm", "--dismiss", "a storm").stdout
+        assert "dismissed: a storm" in " ".join(said.split()), command
+    assert "replaces: dismissed: a storm" in headrace(world, "alarm", "--confirm", "the vane is stuck").stdout
     world.serve()
     world.pilot().step()
     said = headrace(world, "alarm").stdout
-    assert "a person has dismissed it: a storm" in said
+    assert "a person has confirmed it: the vane is stuck" in said
     assert "not yet heard" not in said
-    assert "replaces: dismissed: a storm" in headrace(world, "alarm", "--confirm", "no, the vane").stdout
+    assert "replaces: confirmed: the vane is stuck" in headrace(world, "alarm", "--dismiss", "a storm after all").stdout
