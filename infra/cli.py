@@ -107,6 +107,7 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "replay-prediction": {1: "the prediction does not come out the same"},
     "skew": {1: "a cell is wrong"},
     "sources": {1: "a source is dead, or breaks what is declared of it"},
+    "alarm": {1: "no version is live; or a word was given on an alarm that the autopilot does not know of"},
     "archive": {1: "archived, but what is past its time was kept, because it is more than HEADRACE_DELETE_SHARE of a table"},
     "retrain": {1: "the version is registered, and a gate failed"},
     "test": {1: "a test failed", 2: "interrupted", 3: "pytest itself failed", 4: "pytest takes no such argument", 5: "no test was chosen"},
