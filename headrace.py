@@ -18,7 +18,7 @@ from feature_repo import cli as releasing
 from infra.cli import Commands, Report, console, errors, model_name, moment, own_settings, write_report
 from infra.cli import run as run_app
 from infra.settings import ROOT, Settings, load_settings
-from infra.timestamps import microseconds
+from infra.timestamps import microseconds, minute_text
 from serving import cli as serving
 from streaming import cli as streaming
 from training import cli as training
@@ -119,7 +119,10 @@ def _stretch(case: Any, model: str, start: str | None, to: str | None) -> tuple[
     """First and last moment, microseconds, of a run that begins with a model of its own."""
     split = case.model(model).split
     first = microseconds(moment(start)) if start else microseconds(split.train.bounds()[0]) + 90 * 86_400_000_000
-    return first, microseconds(moment(to)) if to else microseconds((split.test or split.valid).bounds()[1])
+    last = microseconds(moment(to)) if to else microseconds((split.test or split.valid).bounds()[1])
+    if last <= first:
+        raise typer.BadParameter(f"--to ({minute_text(last)}) has to lie after --from ({minute_text(first)}): there is no day between them")
+    return first, last
 
 
 def _drift(own: Settings) -> Any:

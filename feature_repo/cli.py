@@ -68,6 +68,7 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     from rich.table import Table
 
     from feature_repo.records import release
+    from feature_repo.records.answers import read_given
     from feature_repo.records.decisions import Journal
     from feature_repo.records.held import read_held
     from feature_repo.spec.use_case import UseCase
@@ -88,6 +89,8 @@ def why(model: Annotated[str, typer.Argument(help="The model's name; default: th
     for one in listed.held if listed is not None else []:
         until = f" (at the latest {minute_text(one.until_us)})" if one.until_us is not None else ""
         console.print(f"held: {one.what}: {escape(one.text)}{until}", soft_wrap=True)
+    if given := read_given(own.state, name):
+        console.print(f"a person's word on the alarm, given, not yet heard: {escape(str(given))}", soft_wrap=True)
     facts = Table(box=None, show_header=False, pad_edge=False)
     for what, value in (
         ("data", f"{made.training_set.get('rows', 0):,} examples, training set {str(made.training_set.get('hash', ''))[:16]}"),

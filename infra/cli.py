@@ -65,6 +65,15 @@ class _Console(Console):
 
 console = _Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def print_indented(out: Console, said: str, by: int) -> None:
+    """Print markup, folded at the terminal's width (nothing is cut, ids neither), each line indented by so many columns."""
+    for line in Text.from_markup(said).wrap(out, max(out.width - by, 20)):
+        line.rstrip()
+        out.print(Text(" " * by).append_text(line), soft_wrap=True)
+
+
 interrupted = threading.Event()
 """Set by Ctrl-C. Other processes of the terminal get the signal too, and what they break may be heard of before KeyboardInterrupt."""
 
@@ -98,6 +107,7 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "replay-prediction": {1: "the prediction does not come out the same"},
     "skew": {1: "a cell is wrong"},
     "sources": {1: "a source is dead, or breaks what is declared of it"},
+    "alarm": {1: "no version is live; or a word was given on an alarm that the autopilot does not know of"},
     "archive": {1: "archived, but what is past its time was kept, because it is more than HEADRACE_DELETE_SHARE of a table"},
     "retrain": {1: "the version is registered, and a gate failed"},
     "test": {1: "a test failed", 2: "interrupted", 3: "pytest itself failed", 4: "pytest takes no such argument", 5: "no test was chosen"},

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from feature_repo.records import release
+from feature_repo.records.answers import read_given
 from feature_repo.records.decisions import Journal
 from feature_repo.records.held import read_held
 from feature_repo.records.redis_keys import quality_key
@@ -112,6 +113,7 @@ def _print_views(own: Settings, console: Console) -> None:
                 f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
                 f"{stream.rejected:,} rejected{last}"
             )
+    moment = None
     with _said(console, "the rehearsal's clock"):
         moment = clock.rehearsal_us(client, case.project)
         if moment is not None and moment < now_us:
@@ -119,7 +121,7 @@ def _print_views(own: Settings, console: Console) -> None:
                 f"a rehearsal has brought the store to {minute_text(moment)}: by that clock "
                 "it is reckoned who has fallen silent (a backfill without --to ends it)"
             )
-    for line in odd_sources(own.state, case.project):
+    for line in odd_sources(own.state, case.project, moment):
         console.print(line, soft_wrap=True)
     for model in case.models:
         try:
@@ -142,6 +144,8 @@ def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:
         for one in listed.held if listed is not None else []:
             until = f", until {minute_text(one.until_us)} at the latest" if one.until_us is not None else ""
             console.print(f"  [yellow]held:[/yellow] {one.what}{until}: {escape(one.text)}", soft_wrap=True)
+    if given := read_given(own.state, model):
+        console.print(f"  [yellow]a word on the alarm, given, not yet heard:[/yellow] {escape(str(given))}", soft_wrap=True)
     decisions = Journal(own.state, model).read()
     if decisions:
         console.print(f"  learning loop: {decisions[-1].step}: {escape(decisions[-1].text)}")

@@ -43,21 +43,20 @@ def ingest() -> None:
         table.add_row(one.table, f"{one.rows:,}", str(one.days), f"{one.first:%Y-%m-%d}", f"{one.last:%Y-%m-%d}", f"{one.seconds:.1f}")
     console.print(table)
     spark.stop()
-    if case.applied:
-        _look(own, case)
+    _look(own, case)
 
 
 def _look(own: Settings, case: UseCase) -> None:
     """Say what is odd about the newest days of the tables. Whatever goes wrong here, the tables are made."""
     from streaming import tables as show
-    from streaming.profiles.latest import look_at_latest, publish
-    from streaming.schema.compilation import usable
+    from streaming.profiles.latest import look_at_latest, publish, readers
 
     try:
         with console.status("looking at what is new"):
-            found = look_at_latest(case, list(usable(case.store)[0].values()), own)
+            found = look_at_latest(case, readers(case), own)
+        if found.newest:
             publish(own, case.project, found)
-        show.print_sources(console, found, only_odd=True)
+            show.print_sources(console, found, only_odd=True)
     except Exception as error:
         console.print(f"[yellow]what is new could not be looked at:[/yellow] {escape(cause_of(error))}")
 
@@ -307,17 +306,22 @@ def sources(
     days: Annotated[float, typer.Option(min=1, help="The newest days that are held against all before them.")] = 7,
     report: Report = None,
 ) -> None:
-    """What the sources did lately that they usually do not, or must not (`expectations.py` of the use case), with the rows that show it."""
-    from streaming.profiles.latest import look_at_latest, publish
+    """What the sources did lately that they usually do not, or must not (`expectations.py` of the use case), with the rows that show it.
+
+    It is a look of your own: `status`, the watch and `/metrics` go by what `ingest` and the stream found when they looked last.
+    """
+    from feature_repo.spec.use_case import UseCase
+    from streaming.profiles.latest import Latest, look_at_latest, readers
     from streaming.tables import print_sources
 
     own = own_settings()
-    case, views = _compiled(own)
-    with console.status("reading the tables"):
-        found = look_at_latest(case, views, own, days)
-    if not found.newest:
-        raise ValueError("the offline store has no table of an applied view yet: run `headrace ingest`, then `headrace apply`")
-    publish(own, case.project, found)
+    case = UseCase(own.repo)
+    found: Latest | None = None
+    if own.offline_root.is_dir():
+        with console.status("reading the tables"):
+            found = look_at_latest(case, readers(case), own, days)
+    if found is None or not found.newest:
+        raise ValueError("no table that a feature view reads is in the offline store yet: run `headrace ingest`")
     print_sources(console, found)
     write_report(report, found.looked.violations)
     if any(one.proof for one in found.looked.violations):

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from feature_repo.records.source_report import read_source_report
 from infra import files
+from infra.cli import print_indented
 from infra.timestamps import minute_text
 
 if TYPE_CHECKING:
@@ -26,35 +27,54 @@ def day(us: int | None) -> str:
 
 
 def print_sources(console: Console, found: Latest, only_odd: bool = False) -> None:
-    """A row per table, and one per violation of it; then the rows that show it.
+    """What each table does, and under what is odd the rows that show it; folded, not cut, where the terminal is narrow.
 
     Args:
         only_odd: nothing of tables that are as usual, or that only moved.
     """
-    table = Table("source", "newest row", "", "since", "what", box=None)
     shown = [one for one in found.looked.violations if not only_odd or one.says != "moved"]
     for source, why in found.looked.unreadable.items():
-        table.add_row(escape(source), "", "[red]unreadable[/red]", "", escape(why))
+        print_indented(console, f"[bold]{escape(source)}[/bold]: [red]unreadable[/red]: {escape(why)}", 0)
     for source, us in found.newest.items():
         if source in found.looked.unreadable:
             continue
         own = [one for one in shown if one.source == source]
-        if not own and not only_odd:
-            known = source in found.looked.profiled
-            table.add_row(escape(source), day(us), "", "", "[green]as usual[/green]" if known else "too little past to say what is usual")
+        if only_odd and not own:
+            continue
+        usual = "[green]as usual[/green]" if source in found.looked.profiled else "no past yet to compare with"
+        console.print(f"[bold]{escape(source)}[/bold], newest row {day(us)}{'' if own else f': {usual}'}")
         for one in own:
             color = {"proof": "red", "unusual": "yellow"}.get(one.says)
             says = f"[{color}]{one.says}[/{color}]" if color else one.says
-            table.add_row(escape(source), day(us), says, day(one.since_us), f"{one.kind}: {escape(one.text)}")
-    if table.row_count:
-        console.print(table)
-    for one in shown:
-        for row in one.rows:
-            console.print(f"  {escape(one.source)}: {escape(row)}", soft_wrap=True)
+            print_indented(console, f"{says} since {day(one.since_us)}: {one.kind}: {escape(one.text)}", 2)
+            for row in one.rows:
+                print_indented(console, f"[dim]{escape(row)}[/dim]", 4)
+    console.print(_looked(found, only_odd))
 
 
-def odd_sources(state: Path, project: str) -> list[str]:
-    """A line per source of which something odd was found when it was looked at last. `state`: the checkout's state folder."""
+def _looked(found: Latest, with_young: bool) -> str:
+    """How far was looked; and, if asked, of which tables nothing can be said."""
+    span = f"{day(found.from_us)} to {day(found.upto_us)}"
+    clock = " (where the rehearsal's clock stands)" if found.rehearsed else ""
+    young = sorted(found.newest.keys() - found.looked.profiled - found.looked.unreadable.keys())
+    past = f"; no past yet to compare with (two weeks of rows): {escape(', '.join(young))}" if young and with_young else ""
+    live = "" if found.live else "; Redis does not answer: what came live and is in no table was not looked at"
+    return f"looked at {span}{clock}, against what was before: {_counted(found)}{past}{live}"
+
+
+def _counted(found: Latest) -> str:
+    counts = {says: sum(one.says == says for one in found.looked.violations) for says in ("proof", "unusual", "moved")}
+    said = ", ".join(f"{n} {says}" for says, n in {**counts, "unreadable": len(found.looked.unreadable)}.items() if n)
+    return said or ("nothing is odd" if found.looked.profiled else "nothing to say")
+
+
+def odd_sources(state: Path, project: str, clock_us: int | None = None) -> list[str]:
+    """A line per source of which something odd was found when it was looked at last.
+
+    Args:
+        state: the checkout's state folder.
+        clock_us: where a rehearsal's clock stands; None: there is no rehearsal.
+    """
     try:
         found = read_source_report(state, project)
     except files.FileError as error:
@@ -66,6 +86,9 @@ def odd_sources(state: Path, project: str) -> list[str]:
             color = "red" if one.says == "proof" else "yellow"
             told = f"{one.kind} since {minute_text(one.since_us)}: {escape(one.text)} (`headrace sources`)"
             lines.append(f"source {escape(one.source)}: [{color}]{one.says}[/{color}]: {told}")
+    if found is not None and found.is_ahead(clock_us) and lines:
+        upto = minute_text(found.upto_us)
+        return [f"the sources were looked at last up to {upto}, where the rehearsal's clock has not got to: `headrace sources` looks by it"]
     return lines
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
 
-from infra.cli import Model, Report, console, errors, model_name, moment, own_settings, write_report
+from infra.cli import Model, Report, console, errors, model_name, moment, own_settings, print_indented, write_report
 from infra.timestamps import microseconds
 
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+    from feature_repo.records.answers import Given
     from infra.settings import Settings
+    from training.alarm_report import Work
     from training.gates.record import Gates
+    from training.retraining.alarm import Row
     from training.retraining.backtest import Drift
     from training.retraining.simulation_port import Loop
 
@@ -190,41 +194,71 @@ def _ask(own: Settings, name: str, why: str) -> None:
 
 def alarm(
     model: Model = "",
-    confirm: Annotated[str, typer.Option("--confirm", help="It is a fault, and why: the drift trigger is held until it is over.")] = "",
-    dismiss: Annotated[str, typer.Option("--dismiss", help="It is no fault, and why: the drift trigger is held no longer.")] = "",
+    confirm: Annotated[
+        str | None, typer.Option("--confirm", help="It is a fault, and why: the drift trigger is held until it is over.")
+    ] = None,
+    dismiss: Annotated[str | None, typer.Option("--dismiss", help="It is no fault, and why: the drift trigger is held no longer.")] = None,
 ) -> None:
     """What the watch's alarm is taken for, what is held because of it and until when; and a person's word on it."""
-    import msgspec
-
+    from feature_repo.records import release
+    from feature_repo.records.answers import read_given
     from feature_repo.records.verdict import history
     from feature_repo.spec.use_case import UseCase
-    from infra import files
-    from training.loop_tables import evidence_table, held_table
+    from streaming.tables import odd_sources
+    from training.alarm_report import print_alarm, work_of
     from training.retraining import loop_state
-    from training.retraining.alarm import word_on
+    from training.retraining.alarm import Row
 
     own = own_settings()
-    name = model_name(UseCase(own.repo), model)
-    if confirm and dismiss:
-        raise ValueError("either --confirm or --dismiss")
-    home = own.state / "autopilot" / name
-    state = loop_state.read(home)
-    found = state.row.alarm
-    if found is None:
-        console.print(f"no alarm on {name}" if not (confirm or dismiss) else f"[yellow]no alarm on {name}: nothing is noted[/yellow]")
-        return
-    if confirm or dismiss:
-        word = word_on(found, "confirmed", confirm) if confirm else word_on(found, "dismissed", dismiss)
-        files.replace(home / "answer", msgspec.json.encode(word))
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    if confirm is not None and dismiss is not None:
+        raise typer.BadParameter("either --confirm or --dismiss: a word is for or against")
+    live = release.champion(own.model_root, name)
+    if live is None:
+        raise release.ReleaseError(
+            f"no version of {name} is live, so nothing is watched: `headrace train` makes the first one live, `headrace up` starts the watch"
+        )
+    state, given = loop_state.read(own.state / "autopilot" / name), read_given(own.state, name)
+    row = state.row if state.row.version == live else Row(live)
+    work = work_of(own, case.project, name)
+    if confirm is not None:
+        _note_answer(own, name, ("--confirm", "confirmed", confirm.strip()), row, given, work)
+    elif dismiss is not None:
+        _note_answer(own, name, ("--dismiss", "dismissed", dismiss.strip()), row, given, work)
+    else:
+        newest = next((v for v in reversed(history(own, name)) if v.version == live), None)
+        print_alarm(console, name, row, state.held, newest, given, work)
+        for line in odd_sources(own.state, case.project, work.clock_us):
+            print_indented(console, line, 0)
+
+
+# wide: the word, and all that it may meet
+def _note_answer(
+    own: Settings, name: str, word: tuple[str, Literal["confirmed", "dismissed"], str], row: Row, given: Given | None, work: Work
+) -> None:
+    """Keep a person's word on the alarm for the autopilot's next step."""
+    import msgspec
+
+    from infra import files
+    from training.retraining.alarm import word_on
+
+    option, said, why = word
+    if not why:
+        raise typer.BadParameter(f"{option} needs a reason in words, such as {option} 'the sensor was replaced': it is kept in the journal")
+    if row.alarm is None:
+        errors.print(
+            f"[yellow]nothing is noted:[/yellow] the autopilot knows of no alarm on {name} (`headrace alarm {name}` shows what it is at)"
+        )
+        raise typer.Exit(1)
+    before = str(given) if given is not None else f"{row.alarm.answer}: {row.alarm.why}" if row.alarm.answer else ""
+    if before:
+        console.print(f"replaces: {escape(before)}")
+    files.replace(own.state / "autopilot" / name / "answer", msgspec.json.encode(word_on(row.alarm, said, why)))
+    if work.autopilot:
         console.print("noted: the autopilot hears it at its next step")
-        return
-    console.print(f"{found.kind}: {found.text}", soft_wrap=True, markup=False)
-    newest = next((v for v in reversed(history(own, name)) if v.id == state.row.seen), None)
-    if newest is not None and newest.triage is not None:
-        console.print(evidence_table(newest.triage))
-    if state.held:
-        console.print(held_table(state.held))
-    console.print(f"a person's word: `headrace alarm {name} --confirm WHY` or `--dismiss WHY`")
+    else:
+        console.print(f"noted; no autopilot runs to hear it: `headrace up`, or `headrace autopilot {name}`")
 
 
 def autopilot(

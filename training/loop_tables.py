@@ -6,9 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from feature_repo.metrics.table import METRICS
-from feature_repo.records.held import Held
 from feature_repo.records.live_quality import Day, Measured, Quality
-from feature_repo.records.verdict import Triage
 from infra.timestamps import minute_text
 from training.gates.record import Gates
 from training.retraining.version_comparison import HeadToHead
@@ -67,24 +65,4 @@ def comparison_table(found: HeadToHead) -> Table:
             f"{one.p_worse:.3f}",
         )
         table.add_row(one.metric, *row)
-    return table
-
-
-def evidence_table(found: Triage) -> Table:
-    """What was found at each place, the strongest first, with the rows that show it."""
-    table = Table("place", "of", "speaks for", "what was found", box=None)
-    for one in found.evidence:
-        odds = f" ({one.odds:.1f} to 1)" if one.odds is not None else ""
-        mark = "[red]proof:[/red] " if one.proof else ""
-        table.add_row(one.place, escape(one.of), one.says, f"{mark}{escape(one.text)}{odds}")
-        for row in one.rows:
-            table.add_row("", "", "", f"[dim]{escape(row)}[/dim]")
-    return table
-
-
-def held_table(held: list[Held]) -> Table:
-    """What the loop holds back, and until when."""
-    table = Table("held", "since", "until at the latest", "why", box=None)
-    for one in held:
-        table.add_row(one.what, minute_text(one.since_us), "-" if one.until_us is None else minute_text(one.until_us), escape(one.text))
     return table

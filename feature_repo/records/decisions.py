@@ -19,8 +19,9 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
         id: `<trigger>/<step>`: the same decision always has the same.
         at_us: in the predictions' time, microseconds since the epoch (UTC).
         wall_us: when it was taken.
-        step: triggered, held, trained, refused, shadow, canary, probation, promoted, rolled back, kept, ended; of a person's word on an
-            alarm: confirmed, dismissed, lapsed (it does not count any more), unheard (it cannot be read, or its alarm is over).
+        step: triggered, held, trained, forced, refused, shadow, canary, probation, waits, promoted, rolled back, kept, ended; of a person's
+            word on an alarm confirmed, dismissed, lapsed (it does not count any more), unheard (it cannot be read, or its alarm is over); of
+            a source source, source over (docs/learning.md says what each is).
         version: that it is about, if there is one yet.
         facts: the numbers behind it, in words.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,16 @@ class OddSource(msgspec.Struct, frozen=True):
     text: str
     rows: list[str] = []
 
+    @property
+    def finding(self) -> str:
+        """Names it from look to look, whatever its figures become."""
+        return "/".join((self.source, self.kind, *([self.column] if self.column else [])))
+
+    @property
+    def is_news(self) -> bool:
+        """Whether somebody has to be told though nothing drifts: what is proven, and another unit."""
+        return self.says == "proof" or (self.kind == "unit" and self.says != "moved")
+
 
 class SourceReport(msgspec.Struct, frozen=True):
     """
@@ -39,6 +50,14 @@ class SourceReport(msgspec.Struct, frozen=True):
     profiled: list[str] = []
     odd: list[OddSource] = []
     unreadable: dict[str, str] = {}
+
+    def is_ahead(self, clock_us: int | None) -> bool:
+        """Whether it tells of a time that a rehearsal's clock has not got to (microseconds; None: there is no rehearsal)."""
+        return clock_us is not None and self.upto_us > clock_us
+
+    def news(self, sources: Collection[str] | None) -> dict[str, OddSource]:
+        """By finding, what somebody who reads these sources has to be told; None: nobody knows which they are, so of all."""
+        return {one.finding: one for one in reversed(self.odd) if one.is_news and (sources is None or one.source in sources)}
 
 
 def report_path(state: Path, project: str) -> Path:

@@ -113,6 +113,13 @@ class Around:
                     found[path] = max(found.get(path, 0), mark.known_us or 0)
         return found
 
+    def tables(self) -> frozenset[str] | None:
+        """That the model is made of; None where the use case cannot be read."""
+        if self.case is None:
+            return None
+        found = self.sources(self.case.model(self.model).feature_service)
+        return frozenset(path for paths in found.values() for path in paths)
+
     def sources(self, service: str) -> dict[str, tuple[str, ...]]:
         """By view of a feature service, the tables that it is made of."""
         if service not in self._sources and self.case is not None:

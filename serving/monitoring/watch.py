@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import IO, Any, cast
 
 import msgspec
@@ -28,13 +29,14 @@ import redis
 from feature_repo.records import contract, prediction, release
 from feature_repo.records.redis_keys import drift_key, equality_key, labels_key, prediction_log_key, watch_key
 from feature_repo.records.verdict import Verdict, history, history_path
-from infra import redis_client
+from infra import files, redis_client
 from infra.redis_client import misplaced, says, whole
 from infra.settings import Settings
 from infra.supervision.beat import Pulse
 from serving.monitoring.around import Around
 from serving.monitoring.feast_parity import Equality
 from serving.monitoring.reference import Reference, ReferenceError
+from serving.monitoring.source_news import SourceNews
 from serving.monitoring.window import Entry, Row, Window, judge
 from streaming.online.store import noted_id
 
@@ -66,6 +68,7 @@ class Watch:
         self.counts: Counter[str] = Counter()
         self.equality = Equality(client, settings, project, model, settings.equality_every_s)
         self.around = Around(client, settings, project, model)
+        self.news = SourceNews(client, settings, project, self.around.tables, partial(_say, level=logging.WARNING))
         self._checked = (0, 0)
         self.windows: dict[int, Window] = {}
         self._unreadable: dict[int, tuple[float, str]] = {}
@@ -130,6 +133,7 @@ class Watch:
                 if window.due(self.step):
                     self.conclude(window)
         self.equality.offer(entries[-1][1] if entries else None)
+        self.news.offer()
         if done:
             with self.client.pipeline(transaction=True) as pipe:
                 pipe.xack(self.stream, self.group, *done)
@@ -141,7 +145,8 @@ class Watch:
         """Judge a window, publish the verdict, acknowledge what led to it."""
         started = time.perf_counter()
         clues = self.around.clues(window)
-        verdict = judge(window, self.settings.drift_detector, self.skipped, self._unequal(), self._truths(window.ids()), clues)
+        unequal, differing = self._unequal()
+        verdict = judge(window, self.settings.drift_detector, self.skipped, unequal, self._truths(window.ids()), clues, differing)
         if verdict.id in self._written:
             # reached before a kill, but not published: what the history says stands, though the equality check has gone on since
             verdict = next(v for v in reversed(history(self.settings, self.model)) if v.id == verdict.id)
@@ -173,11 +178,15 @@ class Watch:
         known = ((number, prediction.known_truths(raw)) for number, raw in zip(ids, found, strict=True))
         return {number: float(truths.label) for number, truths in known if truths is not None}
 
-    def _unequal(self) -> tuple[int, int]:
-        """What the equality check has found since the last verdict: values compared, and of these not equal."""
-        found = cast(list[bytes | None], self.client.hmget(equality_key(self.project, self.model), ["compared", "unequal"]))
+    def _unequal(self) -> tuple[tuple[int, int], list[str]]:
+        """What the equality check has found since the last verdict: values compared, of these not equal, and some of them."""
+        found = cast(list[bytes | None], self.client.hmget(equality_key(self.project, self.model), ["compared", "unequal", "last"]))
         before, self._checked = self._checked, (whole(found[0]) or 0, whole(found[1]) or 0)
-        return max(self._checked[0] - before[0], 0), max(self._checked[1] - before[1], 0)
+        compared, unequal = (max(now - then, 0) for now, then in zip(self._checked, before, strict=True))
+        shown: list[str] = []
+        with contextlib.suppress(ValueError):  # an older version has written values
+            shown = files.parse(found[2], list[str]) if unequal and found[2] else []
+        return (compared, unequal), shown
 
     def finish(self) -> None:
         """Judge what has come since each version's last verdict, though no full step has (windows that fill at least one step)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -82,6 +82,7 @@ def judge(
     unequal: tuple[int, int] = (0, 0),
     labels: Mapping[str, float] | None = None,
     clues: Clues = NOTHING,
+    differing: Sequence[str] = (),
 ) -> Verdict:
     """The verdict on a window as it stands.
 
@@ -89,13 +90,14 @@ def judge(
         labels: the truths known so far, 0/1 by prediction id.
         unequal: what the equality check has found meanwhile: values compared, and of these not equal.
         clues: what is known beyond the window, for triage.
+        differing: some of the values that are not equal, as text.
     """
     reference = window.reference
     identity, newest = window.entries[-1]
     utc = np.array([row.at_us for _, row in window.entries], dtype=np.int64)
     truth = np.array([(labels or {}).get(number, np.nan) for number in window.ids()])
     shown = [row.id for _, row in window.entries]
-    seen = Seen(window.matrix(), utc, window.statuses(), unequal, shown, clues.calendar.local(utc))
+    seen = Seen(window.matrix(), utc, window.statuses(), unequal, shown, clues.calendar.local(utc), differing=differing)
     found = verdict_on(f"{newest.version}@{identity}", (newest.model, newest.version), seen, truth, reference, clues, kind)
     return msgspec.structs.replace(
         found, skipped=skipped, degraded=_degraded(seen.statuses, reference.views), oldest_s=_oldest(window.entries)

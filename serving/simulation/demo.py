@@ -81,6 +81,11 @@ class Demo:
         finally:
             if keep:
                 self.console.print("services are left running (`./headrace status`, `./headrace down`)")
+                if self.spec.learning.triggers.any:
+                    self.console.print(
+                        f"no autopilot is among them: nobody trains, and nobody hears a word on an alarm. `./headrace up` starts one, "
+                        f"or `./headrace autopilot {self.spec.name}` in the foreground"
+                    )
             else:
                 with self.console.status("shutting down"):
                     services.stop_all(self.settings)

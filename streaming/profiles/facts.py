@@ -38,6 +38,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.at_us)
 
+    def between(self, from_us: int, upto_us: int) -> Rows:
+        """Those that happened from one moment on and before another."""
+        begin, end = np.searchsorted(self.at_us, [from_us, upto_us]).tolist()
+        part, named = slice(begin, end), self.named
+        columns = {name: values[part] for name, values in self.columns.items()}
+        own = None if named is None else lambda place: named(place + begin)
+        return Rows(self.at_us[part], self.known_us[part], self.key[part], columns, own)
+
     def shown(self, place: int, column: str = "") -> str:
         """A row as text: its moment, its entity, and its value of a column."""
         moment = np.datetime64(int(self.at_us[place]), "us")

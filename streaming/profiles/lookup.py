@@ -16,6 +16,7 @@ from streaming.offline import parquet
 from streaming.offline.footers import extent
 from streaming.profiles.declarations import Declared, find_broken, partial
 from streaming.profiles.facts import DAY_US, Moments, Rows, joined, without_strays
+from streaming.profiles.lasting import find_lasting
 from streaming.profiles.live_rows import Live, fit
 from streaming.profiles.unusual import alive_until, find_unusual, has_past
 from streaming.profiles.violation import Violation
@@ -50,11 +51,13 @@ class Usual:
 
     Attributes:
         root: an offline store that has it; None: the one that is looked at.
+        begins: earlier beginnings of what is looked at, where a unit that lasts is told from, too (`streaming.profiles.lasting`).
     """
 
     from_us: int
     upto_us: int
     root: Path | None = None
+    begins: tuple[int, ...] = ()
 
 
 # wide: what is looked at, and what is known of it
@@ -90,6 +93,10 @@ def violations(
         try:
             served_us = (served or {}).get(path, 0)
             mine = find_unusual(path, one.before, one.rows, one.whole_from_us, upto_us, max(alive, default=from_us), served_us)
+            told = {v.column for v in mine if v.kind == "unit"}
+            lasting = find_lasting(path, one.before, one.rows, (from_us, upto_us), usual.begins)
+            units = {v.column: v for v in lasting if v.column not in told}
+            mine = [v for v in mine if v.kind != "level" or v.column not in units] + list(units.values())
             found += mine + one.broken((expectations or {}).get(Path(path).name), from_us)
         except Exception as error:  # as above
             unreadable[path] = cause_of(error)

@@ -102,6 +102,8 @@ def test_a_wrong_date_is_named(tmp_path: Path) -> None:
         (["skew"], "no version of arrival_delay is live: run `headrace train`"),
         (["score", "--input", "x.parquet", "--output", "y"], "no version of arrival_delay is live: run `headrace train`"),
         (["why"], "no version of arrival_delay is live: run `headrace train`"),
+        (["alarm"], "no version of arrival_delay is live, so nothing is watched: `headrace train` makes the first one live"),
+        (["sources"], "no table that a feature view reads is in the offline store yet: run `headrace ingest`"),
         (["promote", "arrival_delay", "3"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
         (["rollback", "arrival_delay"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
         (["reproduce", "arrival_delay", "1"], "no version of 'arrival_delay' is registered yet: run `headrace train`"),
@@ -112,6 +114,21 @@ def test_where_nothing_was_made_yet_a_command_says_what_to_run(tmp_path: Path, c
     done = headrace("--state", str(tmp_path), *command)
     assert done.returncode == 1
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", [["policies"], ["demo", "--year"]])
+def test_days_that_end_before_they_begin_are_refused(tmp_path: Path, command: list[str]) -> None:
+    done = headrace("--state", str(tmp_path), *command, "--from", "2013-06-01", "--to", "2013-06-01")
+    assert done.returncode == 2
+    assert "has to lie after --from" in done.stderr
+
+
+def test_a_look_at_the_sources_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "offline").mkdir()
+    done = headrace("--state", str(tmp_path), "sources")
+    assert done.returncode == 1
+    assert "run `headrace ingest`" in done.stderr
+    assert headrace("--state", str(tmp_path), "down").stdout.strip() == "nothing was running"
 
 
 @pytest.mark.integration

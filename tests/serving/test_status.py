@@ -21,6 +21,7 @@ from infra.supervision import beat
 from infra.supervision.beat import parts_key
 from serving import cli
 from serving.status import print_status
+from streaming import clock
 from tests.bikes.generate import REPO as BIKES
 from tests.serving.telemetry.test_liveness import record
 
@@ -107,5 +108,13 @@ def test_an_odd_source_has_a_line_and_one_that_only_moved_has_none(own: tuple[Se
     assert "source tills: unusual: nulls since 1970-01-01 00:00: price is [null] (`headrace sources`)" in lines
     assert "source lifts: cannot be read: till is a list" in lines
     assert not any("doors" in line for line in lines)
+    client = redis_client.client(settings.redis())
+    clock.set_rehearsal(client, project, 0)
+    try:
+        lines = shown(settings)
+    finally:
+        clock.end_rehearsal(client, project)
+    assert not any("price is" in line for line in lines), "it has not happened yet"
+    assert any(line.startswith("the sources were looked at last up to 1970-01-01 00:00") for line in lines)
     path.write_text("no json")
     assert any(line.startswith("what the sources did cannot be read") for line in shown(settings))

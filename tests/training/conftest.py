@@ -1,14 +1,19 @@
-"""What the tests of training share: a training set, and a tracking store that has its tables already."""
+"""What the tests of training share: a training set, a tracking store that has its tables already, and a world of its own for each test of the
+loop.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.settings import Settings
+from tests.bikes.platform import Bikes
 from tests.training import examples
+from tests.training.retraining.world import World
 from training.data.training_set import TrainingSet
 
 
@@ -31,3 +36,10 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(tmp_path: Path, tracked: Path) -> Settings:
     shutil.copy(tracked, tmp_path)
     return Settings(state=tmp_path)
+
+
+@pytest.fixture
+def world(bikes: Bikes, tmp_path: Path) -> Iterator[World]:
+    made = World(bikes, tmp_path)
+    yield made
+    made.close()

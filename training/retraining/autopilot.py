@@ -30,6 +30,7 @@ from training.data.left_out import Interval, interval_text
 from training.gates.record import Gates, read_gates
 from training.monitoring import live_quality
 from training.monitoring.live_quality import Labelled
+from training.monitoring.source_findings import new_findings
 from training.retraining import trigger_facts, triggers
 from training.retraining.alarm import Row, Word, answered, pruned, settled, words_of
 from training.retraining.loop import Loop, wall_clock
@@ -92,6 +93,8 @@ class Autopilot(Loop):
                 return "nothing to do: there is neither a prediction nor a truth yet"
             if (measured := live_quality.measured(rows, self.spec)) is not None:
                 live_quality.publish(self.client, self.case.project, measured)
+            for one in new_findings(self.client, own, self.case, self.spec, self.journal.read()):
+                self.say(one.id, now_us, one.step, one.text, facts=one.facts)
             row, state.read = trigger_facts.verdicts(own, self.spec.name, state.row, state.read, live.champion)
             self._turn(state, pruned(row, microseconds(self.spec.split.train.bounds()[0])), now_us)
             self._listen(state, now_us)

@@ -55,7 +55,7 @@ def explain_drift(
     if not moved and not skew and not changed:
         return None
     if skew:
-        case.evidence.append(Evidence("recomputation", "", "training/serving skew", skew, proof=True))
+        case.evidence.append(Evidence("recomputation", "", "training/serving skew", skew, proof=True, rows=list(seen.differing)))
         return _said(case, "training/serving skew", skew, case.moved_views, 1.0)
     skewed, case = _unequal(case)
     return skewed or _violated(case) or _recurring(case) or _likeliest(case)
@@ -68,7 +68,7 @@ def _rescored(seen: Seen, model: Model | None) -> str:
     """What proves that what was scored is not what was logged, as a sentence; empty where nothing does."""
     compared, unequal = seen.unequal
     if compared and unequal / compared >= DIFFERENT:
-        return f"stock Feast reads {unequal} of {compared} served values differently; run `headrace skew`, which names them"
+        return f"stock Feast reads {unequal} of {compared} served values differently"
     if model is not None:
         rows = sample(seen)
         other = float((~np.isclose(model.score(rows[:, :-1]), rows[:, -1], rtol=0, atol=TOLERANCE)).mean())

@@ -25,6 +25,7 @@ class Seen:
         unequal: how many values the equality check has compared, and how many of these were not equal.
         ids: of the predictions, to show some.
         clock: the moments by the local clock; None: it is UTC.
+        differing: some of the values that were not equal, with their entity and both values, as text.
         truth: of each row as far as it is known, float64 [m], else NaN; None: nobody asked.
     """
 
@@ -35,6 +36,7 @@ class Seen:
     ids: Sequence[str] = ()
     clock: Moments | None = None
     truth: Matrix | None = None
+    differing: Sequence[str] = ()
 
     @property
     def local(self) -> Moments:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.records.redis_keys import prediction_log_key, watch_key
+from feature_repo.records.redis_keys import equality_key, prediction_log_key, watch_key
 from feature_repo.records.verdict import history
 from infra.settings import Settings
 from serving.monitoring import watch
@@ -135,3 +135,20 @@ def test_alibi_detect_gives_the_same_verdicts_on_the_log(settings: Settings, pro
     verdict = history(settings, MODEL)[0]
     assert verdict.detector == "alibi"
     assert [f.name for f in verdict.features if f.drift] == ["pressure"]
+
+
+@pytest.mark.parametrize(("raw", "shown"), [(b'["17: v:flow of pump 3"]', ["17: v:flow of pump 3"]), (b'[{"ours": 1}]', []), (b"\xff", [])])
+def test_values_that_stock_feast_reads_differently_are_named_in_the_verdict(
+    settings: Settings, project: str, log: Log, raw: bytes, shown: list[str]
+) -> None:
+    register(settings, 1, rows(3000, 0))
+    own = watch.Watch(log.client, settings, project, MODEL, 400, 100)
+    own.join()
+    log.client.hset(equality_key(project, MODEL), mapping={"compared": 327, "unequal": 8, "last": raw})
+    log.write(rows(400, 1))
+    while own.poll(None):
+        pass
+    triage = history(settings, MODEL)[0].triage
+    assert triage is not None
+    assert (triage.cause, triage.proof) == ("training/serving skew", True)
+    assert [(one.text, one.rows) for one in triage.evidence] == [("stock Feast reads 8 of 327 served values differently", shown)]

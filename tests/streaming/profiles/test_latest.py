@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -14,11 +16,13 @@ import pytest
 from rich.console import Console
 
 from feature_repo.records.redis_keys import events_key, sources_key
-from feature_repo.records.source_report import SourceReport, read_source_report
+from feature_repo.records.source_report import SourceReport, read_source_report, report_path
 from feature_repo.registry.apply import apply_definitions
 from infra import redis_client
-from infra.settings import Settings
+from infra.settings import ROOT, Settings
+from streaming import cli, clock
 from streaming.offline.ingest import make_tables
+from streaming.profiles.facts import DAY_US
 from streaming.profiles.latest import look_at_latest, publish
 from streaming.schema.feature_view import views
 from streaming.tables import print_sources
@@ -63,6 +67,64 @@ def test_what_ingest_brought_is_as_usual_and_that_is_told(made: Any) -> None:
     assert found.looked.violations == []
     publish(own, case.project, found)
     assert read_source_report(own.state, case.project) == SourceReport(max(found.newest.values()), sorted(PROJECT_TABLES))
+
+
+def test_a_rehearsals_clock_counts_here_too(made: Any) -> None:
+    """Of a year of tables that a replay has brought to a day of spring, what comes later has not happened yet."""
+    own, case, found = made()
+    moment_us = max(found.newest.values()) - 3 * DAY_US
+    with redis_client.client(own.redis()) as client:
+        clock.set_rehearsal(client, case.project, moment_us)
+        try:
+            rehearsed = look_at_latest(case, list(views(case.store).values()), own)
+        finally:
+            clock.end_rehearsal(client, case.project)
+    assert (rehearsed.upto_us, rehearsed.rehearsed, rehearsed.report.upto_us) == (moment_us, True, moment_us)
+    assert rehearsed.looked.violations == [], "and nothing is dead that goes on later"
+    assert not found.rehearsed
+    out = StringIO()
+    print_sources(Console(file=out, width=80), rehearsed)
+    assert "where the rehearsal's clock" in out.getvalue()
+
+
+def test_a_look_of_ones_own_keeps_nothing_and_one_of_an_ingest_does(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    own, case, found = made(metres)
+    publish(own, case.project, found)
+    before = read_source_report(own.state, case.project)
+    assert before is not None
+    assert before.odd
+    environment = {**os.environ, **own.environment(), "COLUMNS": "80"}
+    for days in ("1", "7"):
+        argv = [sys.executable, str(ROOT / "headrace.py"), "sources", "--days", days]
+        said = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        assert said.returncode == 1, said.stderr
+        assert "unit: kilometres" in said.stdout
+        assert max(map(len, said.stdout.splitlines())) <= 80
+        assert read_source_report(own.state, case.project) == before
+    report_path(own.state, case.project).unlink()
+    cli._look(own, case)
+    assert read_source_report(own.state, case.project) is not None
+    with redis_client.client(own.redis()) as client:
+        client.delete(sources_key(case.project))
+
+
+def test_the_first_ingest_looks_and_says_of_what_nothing_can_be_said(
+    tmp_path: Path, redis_url: str, spark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for days, said in ((6, "no past yet to compare with (two weeks of rows): docks, rides"), (24, "nothing is odd")):
+        case = generate(tmp_path / f"repo{days}", days=days)
+        own = Settings(repo=case.folder, state=tmp_path / f"state{days}", redis_url=redis_url, shuffle_partitions=2)
+        for name in list(os.environ):
+            if name.startswith("HEADRACE_"):
+                monkeypatch.setenv(name, os.environ[name])
+        own.export()
+        with redis_client.client(redis_url) as client:
+            client.delete(events_key("bikes"), sources_key("bikes"))
+        make_tables(case, own, spark)
+        assert not case.applied
+        cli._look(own, case)
+        assert said in " ".join(capsys.readouterr().out.split())
+        assert not case.applied, "a look applies nothing"
 
 
 def metres(line: str) -> str:

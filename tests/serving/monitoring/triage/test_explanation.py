@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def said(
     moments: Moments,
     statuses: np.ndarray | None = None,
     clues: Clues = NOTHING,
-    **seen: tuple[int, int],
+    **seen: Any,
 ) -> Triage | None:
     """What triage says once the model has scored what is in the window."""
     matrix[:, -1] = Linear().score(matrix[:, :-1])
@@ -277,10 +278,12 @@ def test_a_view_that_is_served_late_is_skew_unless_something_else_has_changed(kn
 
 
 def test_values_that_stock_feast_reads_differently_are_skew(known: Known) -> None:
-    found = said(known, *window(), unequal=(200, 30))
+    rows = ["17: road:speed of road 3 was served as 1.0, stock Feast reads 2.0"]
+    found = said(known, *window(), unequal=(200, 30), differing=rows)
     assert found is not None
     assert found.cause == "training/serving skew"
     assert "30 of 200" in found.detail
+    assert [one.rows for one in found.evidence if one.proof] == [rows]
 
 
 def test_nothing_is_said_of_a_quiet_window(known: Known) -> None:
