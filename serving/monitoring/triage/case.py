@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo.records.verdict import Evidence, FeatureVerdict, Suspect
 from serving.monitoring.detectors.base import DriftDetector
-from serving.monitoring.hours import Matrix, Moments
+from serving.monitoring.hours import Matrix, Moments, core
 from serving.monitoring.kinds.table import TABLE
 from serving.monitoring.triage.description import describe
 from serving.monitoring.triage.lineage import Lineage
@@ -69,8 +69,8 @@ class Case:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The window's first and last moment, microseconds (UTC)."""
-        return int(self.seen.moments.min()), int(self.seen.moments.max())
+        """The window's first and last moment, microseconds (UTC), but for strays: one row of 1970 would have all history read."""
+        return core(self.seen.moments)
 
     @cached_property
     def every(self) -> list[int]:

@@ -109,7 +109,8 @@ def _violated(case: Case) -> Triage | None:
             continue
         enough = one.share >= DIFFERENT  # one row of thousands is at fault, and explains no drift
         says: Reason = "pipeline fault" if (one.hint or one.proof) and enough else "population change"
-        case.evidence.append(Evidence("source", one.source, says, one.text, proof=one.proof and enough, rows=one.rows[:5]))
+        proof, since_us = one.proof and enough, one.since_us
+        case.evidence.append(Evidence("source", one.source, says, one.text, proof=proof, rows=one.rows[:5], since_us=since_us))
     proven = [e for e in case.evidence if e.place == "source" and e.proof]
     if not proven:
         return None
