@@ -51,6 +51,10 @@ class SourceReport(msgspec.Struct, frozen=True):
     odd: list[OddSource] = []
     unreadable: dict[str, str] = {}
 
+    def can_end(self, finding: str) -> bool:
+        """Whether a finding that is not here is over: of a source that cannot be read nobody knows."""
+        return not any(finding.startswith(f"{source}/") for source in self.unreadable)
+
     def is_ahead(self, clock_us: int | None) -> bool:
         """Whether it tells of a time that a rehearsal's clock has not got to (microseconds; None: there is no rehearsal)."""
         return clock_us is not None and self.upto_us > clock_us

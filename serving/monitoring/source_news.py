@@ -49,6 +49,8 @@ class SourceNews:
         for finding, one in news.items():
             if finding not in self._told:
                 self.say("source", source=one.source, kind=one.kind, says=one.says, text=one.text, rows=one.rows)
-        for finding in self._told.keys() - news.keys():
+        gone = self._told.keys() - news.keys()
+        over = {finding for finding in gone if report is None or report.can_end(finding)}
+        for finding in over:
             self.say("source over", finding=finding)
-        self._told = news
+        self._told = {finding: one for finding, one in self._told.items() if finding not in over} | news

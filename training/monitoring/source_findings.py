@@ -59,7 +59,7 @@ def _new(report: SourceReport, sources: set[str], told: dict[str, int]) -> list[
             facts = {"rows": "; ".join(one.rows)} if one.rows else {}
             found.append(Finding(f"{FOUND}/{finding}@{report.upto_us}", FOUND, text, facts))
     for finding, upto_us in told.items():
-        if finding not in news and report.upto_us > upto_us:
+        if finding not in news and report.upto_us > upto_us and report.can_end(finding):
             text = f"{finding} is not found any more, up to {minute_text(report.upto_us)}"
             found.append(Finding(f"{FOUND}/{finding}@{report.upto_us}/over", OVER, text))
     return found

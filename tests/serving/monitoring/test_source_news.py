@@ -21,10 +21,10 @@ UNIT = OddSource("readings", "unit", "temp", "unusual", 5, "temp leaps from 60 t
 OTHERS = [OddSource("readings", "nulls", "flow", "unusual", 5, "x"), OddSource("readings", "unit", "wide", "moved", 5, "x")]
 
 
-def found(settings: Settings, project: str, *odd: OddSource, upto_us: int = 9) -> Path:
+def found(settings: Settings, project: str, *odd: OddSource, upto_us: int = 9, unreadable: str = "others") -> Path:
     path = report_path(settings.state, project)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(SourceReport(upto_us, [], list(odd))))
+    path.write_bytes(msgspec.json.encode(SourceReport(upto_us, [], list(odd), {unreadable: "a list is no key"})))
     return path
 
 
@@ -52,6 +52,9 @@ def test_a_finding_is_logged_once_and_once_when_it_is_over(
         ("source", "unit", "unusual"),
     ]
     assert next(one for one in said if one["kind"] == "silent")["rows"] == ["the last row"]
+    found(settings, project, UNIT, unreadable="readings")
+    own.poll(None)
+    assert len(events(caplog)) == 2, "what cannot be read is not over"
     path = found(settings, project, UNIT)
     own.poll(None)
     assert [(one["event"], one.get("finding")) for one in events(caplog)[2:]] == [("source over", "readings/silent")]

@@ -23,7 +23,8 @@ from infra.settings import ROOT, Settings
 from streaming import cli, clock
 from streaming.offline.ingest import make_tables
 from streaming.profiles.facts import DAY_US
-from streaming.profiles.latest import look_at_latest, publish
+from streaming.profiles.latest import Latest, look_at_latest, publish
+from streaming.profiles.lookup import Looked
 from streaming.schema.feature_view import views
 from streaming.tables import print_sources
 from tests.bikes.generate import generate
@@ -125,6 +126,22 @@ def test_the_first_ingest_looks_and_says_of_what_nothing_can_be_said(
         cli._look(own, case)
         assert said in " ".join(capsys.readouterr().out.split())
         assert not case.applied, "a look applies nothing"
+
+
+def test_a_table_that_cannot_be_read_has_a_line_of_its_own_whole_at_80_columns() -> None:
+    why = "a list is no key of a view: " + "it holds [1, 2, 3] where a number is; " * 3
+    found = Latest({"rides": 5, "docks": 7}, Looked([], frozenset({"docks"}), {"rides": why.strip(), "gone": "no [table]"}), 3)
+    for only_odd in (False, True):
+        out = StringIO()
+        print_sources(Console(file=out, width=80), found, only_odd)
+        said = " ".join(out.getvalue().split())
+        assert f"rides: unreadable: {why.strip()}" in said
+        assert "gone: unreadable: no [table]" in said
+        assert "2 unreadable" in said
+        assert "rides, newest row" not in said
+        assert "no past yet" not in said
+        assert ("docks, newest row 1970-01-01 00:00: as usual" in said) is not only_odd
+        assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def metres(line: str) -> str:

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.integration
 UNIT = OddSource("docks", "unit", "charge", "unusual", START_US, "charge leaps from 1 to 100", ["station 7, charge = 100"])
 
 
-def found(world: World, upto_us: int, *odd: OddSource) -> None:
+def found(world: World, upto_us: int, *odd: OddSource, unreadable: tuple[str, ...] = ()) -> None:
     path = report_path(world.settings.state, world.project)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.encode(SourceReport(upto_us, [], list(odd))))
+    path.write_bytes(msgspec.json.encode(SourceReport(upto_us, [], list(odd), dict.fromkeys(unreadable, "a list is no key"))))
 
 
 def told(world: World) -> list[Decision]:
@@ -38,7 +38,9 @@ def test_a_finding_is_written_down_once_and_again_when_it_comes_back(world: Worl
     assert "charge leaps from 1 to 100" in one.text
     found(world, 200, msgspec.structs.replace(UNIT, text="charge leaps from 1 to 101", since_us=START_US + 3_600_000_000))
     assert len(told(world)) == 1, "the same, looked at again"
-    found(world, 300)
+    found(world, 250, unreadable=("docks",))
+    assert len(told(world)) == 1, "what cannot be read is not over"
+    found(world, 300, unreadable=("others",))
     assert [d.step for d in told(world)] == ["source", "source over"]
     found(world, 400, UNIT)
     assert [d.step for d in told(world)] == ["source", "source over", "source"]
