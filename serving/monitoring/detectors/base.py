@@ -27,6 +27,7 @@ from serving.monitoring.hours import Matrix, Moments, cells, matched, weights
 from serving.monitoring.kinds.base import Shares, Window
 from serving.monitoring.kinds.table import KINDS, MATTERS, TABLE
 from serving.monitoring.null_distribution import Calibration, Null
+from serving.monitoring.trend import Trend
 
 NOMINAL_RATE = 0.05
 """The share of windows without drift that may be called drift, over all columns together."""
@@ -71,6 +72,7 @@ class DriftDetector(ABC):
 
     names: list[str]
     calibration: Calibration | None
+    trend: Trend | None
 
     def fit(
         self,
@@ -103,7 +105,20 @@ class DriftDetector(ABC):
         self.calibration = None if moments is None else Calibration(reference, moments, self.categories, matters, views)
         columns = [column[~np.isnan(column)] for column in reference.T]
         self._shares = [Shares.of(c) for c in columns]
+        self.trend = None if moments is None or not len(moments) else Trend.of(reference, moments)
+        self._views = list(views)
+        self._carried_on: DriftDetector | None = None
         return self
+
+    def _along(self) -> DriftDetector:
+        """The same, of the reference without its trends. It is made when a window first asks for it: most references have none."""
+        if self._carried_on is None:
+            assert self.trend is not None
+            assert self.calibration is not None
+            rows = self.trend.removed(self.reference, self.calibration.moments)
+            codes = self.categories & (self.trend.slopes == 0)  # what goes on is an amount: a level, an age
+            self._carried_on = type(self)().fit(rows, self.names, self.calibration.moments, codes, self.matters, self._views)
+        return self._carried_on
 
     def test(self, window: Matrix, moments: Moments | None = None) -> list[FeatureVerdict]:
         """One verdict per column, in the reference's order.
@@ -112,10 +127,23 @@ class DriftDetector(ABC):
             window: float64 [m, F]; NaN is null.
             moments: int64 [m], microseconds since the epoch; needed for a calibrated verdict.
 
+        A column that goes on along the trend that it has in the reference has not drifted (`serving.monitoring.trend`).
+
         Raises:
             ValueError: no rows, or other columns than the reference has.
         """
-        window = _matrix(window, len(self.names))
+        found = self._test(_matrix(window, len(self.names)), moments)
+        if self.trend is None or moments is None:
+            return found
+        going = [j for j, one in enumerate(found) if one.drift and self.trend.slopes[j]]
+        if going:
+            also = self._along()._test(self.trend.removed(_matrix(window), moments), moments)
+            for j in going:
+                if not also[j].drift:
+                    found[j] = also[j]
+        return found
+
+    def _test(self, window: Matrix, moments: Moments | None) -> list[FeatureVerdict]:
         null = self.null(moments)
         reference = self.reference
         if null is not None and moments is not None and self.calibration is not None:
