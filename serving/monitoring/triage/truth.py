@@ -21,8 +21,12 @@ from serving.monitoring.hours import DAY_US, Matrix, Moments
 FEWEST = 100
 """Known truths below which nothing is said."""
 BINS = 20
-MATTERS = 0.04
-"""The smallest mean difference between truths and what scores expect that counts, where truths are 0 or 1; of others, in deviations."""
+MATTERS = 0.08
+"""The smallest mean difference between truths and what scores expect that counts, in deviations of a truth: .04 where half of them are
+1, and .017 where one in twenty is.
+"""
+RAREST = 1e-3
+"""A truth that is expected less often deviates as one that is expected so often."""
 STRETCHES = 80
 FITTED = 2.0
 """By so much are the records of rows that the model was fitted on too small: it follows their days more closely than days to come."""
@@ -43,7 +47,8 @@ class Answered:
         mean, usual: of the truths, and of the reference's.
         by_inputs: the part of the move that the scores expect.
         by_concept: the rest.
-        tilt: by how much more (or less) truths rise with the score than they did.
+        tilt: by how much more (or less) truths rise with the score than they did, in deviations of a truth.
+        size: the larger of the part of the concept and the tilt, in deviations of a truth.
         ratio: the larger of both departures, as a multiple of the reference's record.
         p_value: the chance of a departure so large where nothing has changed.
         loss, expected_loss: mean squared error of the scores, and what it would be if nothing had changed for these scores.
@@ -55,6 +60,7 @@ class Answered:
     by_inputs: float
     by_concept: float
     tilt: float
+    size: float
     ratio: float
     p_value: float
     loss: float
@@ -62,7 +68,7 @@ class Answered:
 
     @property
     def changed(self) -> bool:
-        return self.ratio >= 1 and self.p_value <= NOMINAL and max(abs(self.by_concept), abs(self.tilt)) >= MATTERS
+        return self.ratio >= 1 and self.p_value <= NOMINAL and self.size >= MATTERS
 
 
 class Expected:
@@ -107,9 +113,10 @@ class Expected:
         return np.asarray(rate + by * self._scale + rng.choice(self._truth - self.rate(self._score), len(score)))
 
     def _departures(self, score: Matrix, truth: Matrix) -> tuple[float, float]:
-        """Mean difference of truths from what is expected, and how it goes with the score; in deviations of the truth where it is no 0/1."""
+        """Mean difference of truths from what is expected, and how it goes with the score; in deviations of a truth at these scores."""
         rate = self.rate(score)
-        rest = (truth - rate) / self._scale
+        scale = float(np.sqrt(max((rate * (1 - rate)).mean(), RAREST))) if self.binary else self._scale
+        rest = (truth - rate) / scale
         z = (rate - rate.mean()) / self._spread
         return float(rest.mean()), float((rest * z).mean())
 
@@ -164,8 +171,7 @@ class Expected:
             return None
         score, truth = score[known], truth[known]
         departures = self._departures(score, truth)
-        noise = SURE / np.sqrt(len(truth)) * (np.sqrt(max(self.usual * (1 - self.usual), 0.01)) if self.binary else 1.0)
-        usual = np.maximum(np.maximum(FITTED * self._null.max(axis=0), MATTERS / 2), noise)
+        usual = np.maximum(np.maximum(FITTED * self._null.max(axis=0), MATTERS / 2), SURE / np.sqrt(len(truth)))
         ratios = np.abs(departures) / usual
         largest = np.sort((self._null / usual).max(axis=1))
         ratio = float(ratios.max())
@@ -181,6 +187,7 @@ class Expected:
             by_inputs=float(rate.mean()) - self.usual,
             by_concept=float((truth - rate).mean()),
             tilt=departures[1],
+            size=float(np.abs(departures).max()),
             ratio=ratio,
             p_value=p_value,
             loss=float(((truth - score) ** 2).mean()),

@@ -78,3 +78,22 @@ def test_truths_that_are_numbers_are_judged_in_their_own_deviations() -> None:
     assert not same.changed
     assert other.changed
     assert other.by_concept == pytest.approx(5, abs=1.5)
+
+
+def test_a_seldom_truth_that_doubles_is_another_concept() -> None:
+    """One in forty becomes one in twelve: four points, and more than twice as many."""
+    rng = np.random.default_rng(6)
+
+    def seldom(days: int, by: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = np.sort(rng.integers(0, days * DAY_US, days * 300))
+        logit = rng.normal(-4, 0.7, len(at))
+        return 1 / (1 + np.exp(-logit)), (rng.random(len(at)) < 1 / (1 + np.exp(-logit - by))).astype(float), at
+
+    rare = Expected(*seldom(120, 0.0), 6 * DAY_US)
+    assert rare.usual < 0.03
+    calm = [rare.look(*seldom(6, 0.0)) for _ in range(40)]
+    assert sum(one.changed for one in calm if one is not None) <= 2
+    found = rare.look(*seldom(6, 1.2))
+    assert found is not None
+    assert found.changed
+    assert found.by_concept < 0.06, "few points, and yet it matters"
