@@ -28,6 +28,13 @@ STRANGER, FEWEST = 0.02, 5
 FAR = 0.5
 """It lies so many times the width of all that was beyond it: a default that moves on, such as this year, is just beyond."""
 FEWEST_LEAPS = 10
+SPIKE, SELDOM, NEW = 0.1, 0.01, 4.0
+"""One value is a spike where it has so much more of the rows than the values beside it, and a new one where it had hardly more before, and
+where no value had a part of that: a default may move on.
+"""
+BESIDE, SMOOTH, MANY = 3, 0.3, 64
+"""Values on either side that say what a value's share would be; how much the shares of values that lie side by side must go together, so
+that these are amounts and no codes; and of so many values nobody asks."""
 NEVER = 14.0
 """So many other values have to be expected of a day that has none (by chance it would be one day of a million)."""
 _SCALES = {
@@ -159,6 +166,35 @@ def find_stranger(values: Floats, usual: Floats) -> tuple[float, float] | None:
     value, count = float(each[counts.argmax()]), int(counts.max())
     far = max(was.min() - value, value - was.max()) >= FAR * (was.max() - was.min())
     return (value, len(beyond) / len(known)) if far and count >= 0.9 * len(beyond) else None
+
+
+def is_new_spike(values: Floats, usual: Floats) -> bool:
+    """Whether one value has far more of the rows than those beside it, and had not before: a zero for what is unknown, or a cut at a bound.
+
+    A default that always was there and gains share is none, nor is the end of a scale that gains share with all that lies near it.
+    Of codes nobody can say it: no code lies beside another.
+
+    Args:
+        values: of the last day, float64 [n]; usual: of the usual time, [u].
+    """
+    now, then = values[~np.isnan(values)], usual[~np.isnan(usual)]
+    if not len(now) or not len(then):
+        return False
+    each, place = np.unique(np.concatenate([now, then]), return_inverse=True)
+    if len(each) < 2 * BESIDE + 2:
+        return False
+    shares, were = (np.bincount(part, minlength=len(each)) / len(part) for part in (place[: len(now)], place[len(now) :]))
+    if len(each) <= MANY and not np.corrcoef(were[:-1], were[1:])[0, 1] >= SMOOTH:
+        return False
+    spike = int(shares.argmax())
+    more = _above_beside(shares, spike)
+    return more >= SPIKE and _above_beside(were, spike) <= SELDOM and _above_beside(were, int(were.argmax())) <= more / NEW
+
+
+def _above_beside(shares: Floats, place: int) -> float:
+    """How much more of the rows a value has than any of those beside it."""
+    beside = np.arange(max(place - BESIDE, 0), min(place + BESIDE + 1, len(shares)))
+    return float(shares[place] - shares[beside[beside != place]].max())
 
 
 def is_constant(values: Floats, usual: Floats) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streaming.profiles.breaks import find_breaks
+from streaming.profiles.breaks import find_breaks, is_new_spike
 from streaming.profiles.facts import DAY_US, FLOOR, Floats, Moments, Rows, profile, records, weekday_of
 from streaming.profiles.violation import Violation
 
@@ -64,7 +64,7 @@ def find_unusual(source: str, before: Rows, rows: Rows, from_us: int, upto_us: i
     facts, usual = profile(rows, days), profile(before, then)
     for (fact, column), values in facts.items():
         if fact not in LEVELS:
-            found += _fact(source, rows, (fact, column), values, (usual[fact, column], then), days)
+            found += _fact(source, (rows, before), (fact, column), values, (usual[fact, column], then), days)
     for column in rows.columns:
         if column in before.columns:
             breaks = find_breaks(source, column, rows, before, (facts, usual), (days, then))
@@ -112,9 +112,9 @@ def _silent(source: str, before: Rows, rows: Rows, upto_us: int, served_us: int)
 
 
 def _fact(
-    source: str, rows: Rows, which: tuple[str, str], values: Floats, before: tuple[Floats, Moments], days: Moments
+    source: str, both: tuple[Rows, Rows], which: tuple[str, str], values: Floats, before: tuple[Floats, Moments], days: Moments
 ) -> list[Violation]:
-    (fact, column), (usual, ends) = which, before
+    (rows, past), (fact, column), (usual, ends) = both, which, before
     if np.isnan(usual).all():
         return []
     middles, record = records(usual, weekday_of(ends), FLOOR[fact])
@@ -131,8 +131,13 @@ def _fact(
     shown = _shown(rows, fact, column, int(days[-1]))
     text = said[1].format(now=now, then=then, column=column)
     # more of everything is what a world does; and so is a default that gains share
-    hint = not (fact == "rows" and away[-1] > 0) and not (fact == "one value" and now < STUCK)
+    hint = not (fact == "rows" and away[-1] > 0) and not (fact == "one value" and now < STUCK and not _is_spike(rows, past, column, days))
     return [Violation(source, said[0], column, int(days[since]) - DAY_US, text, shown, hint=hint)]
+
+
+def _is_spike(rows: Rows, before: Rows, column: str, days: Moments) -> bool:
+    day = slice(*np.searchsorted(rows.at_us, [days[-1] - DAY_US, days[-1]]).tolist())
+    return is_new_spike(rows.columns[column][day], before.columns[column])
 
 
 def _level(

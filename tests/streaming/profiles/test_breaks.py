@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streaming.profiles.breaks import CONVERSIONS, find_stranger, is_constant
+from streaming.profiles.breaks import CONVERSIONS, find_stranger, is_constant, is_new_spike
 from streaming.profiles.facts import DAY_US, Rows
 from streaming.profiles.unusual import find_unusual
 from streaming.profiles.violation import Violation
@@ -137,3 +137,28 @@ def test_a_constant_is_one_that_chance_does_not_make() -> None:
     assert not is_constant(np.r_[np.zeros(99), 1.0], np.array([0.5]))
     assert not is_constant(np.full(100, np.nan), np.array([0.5]))
     assert not is_constant(np.zeros(100), np.array([np.nan]))
+
+
+def _stock(count: int, seed: int) -> np.ndarray:
+    """Whole amounts, of which a twentieth is 0."""
+    return np.random.default_rng(seed).negative_binomial(3, 0.25, count).astype(np.float64)
+
+
+def test_a_zero_for_what_is_unknown_is_a_new_spike() -> None:
+    usual, day = _stock(5000, 1), _stock(400, 2)
+    assert not is_new_spike(day, usual)
+    assert is_new_spike(np.where(np.arange(400) % 4 == 0, 0.0, day), usual)
+    assert is_new_spike(np.minimum(day, 8), usual), "a cut at a bound"
+    assert is_new_spike(np.where(np.arange(400) % 4 == 0, 7.0, day + 0.25), usual + 0.25), "a value that never was"
+
+
+def test_what_the_world_does_is_no_new_spike() -> None:
+    usual, day = _stock(5000, 1), _stock(400, 2)
+    default = np.where(np.arange(5000) % 8 == 0, 40.0, usual)
+    assert not is_new_spike(np.where(np.arange(400) % 3 == 0, 40.0, day), default), "a default gains share"
+    assert not is_new_spike(np.where(np.arange(400) % 3 == 0, 41.0, day), default), "and moves on"
+    assert not is_new_spike(np.floor(day / 4), usual), "the end of a scale gains with all that lies near it"
+    codes = np.random.default_rng(3).choice(12, 5000, p=np.random.default_rng(4).dirichlet(np.ones(12))).astype(np.float64)
+    assert not is_new_spike(np.where(np.arange(400) % 2 == 0, 5.0, codes[:400]), codes), "one product sells"
+    assert not is_new_spike(np.repeat([0.0, 1.0], [380, 20]), np.repeat([0.0, 1.0], [2500, 2500])), "a flag"
+    assert not is_new_spike(np.full(3, np.nan), usual)
