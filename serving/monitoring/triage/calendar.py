@@ -19,6 +19,10 @@ from infra.timestamps import FIRST_US, LAST_US, moment_at
 from serving.monitoring.hours import DAY_US, HOUR_US, Moments
 
 YEAR_DAYS = 365.25
+BRIDGE = 8
+"""Days between two holidays that are no farther apart are holidays, too: the days between Christmas and New Year, or a Golden Week."""
+LONGEST = 31
+"""Days before and after the rows that are looked at, for holidays that begin before them or go on after."""
 SEASON_DAYS = 30
 """Rows so many days before and after the window's, in other years, are of its season."""
 
@@ -74,12 +78,24 @@ class Calendar:
         hit, names = np.zeros(len(days), dtype=bool), {}
         for n, day in enumerate(days.tolist()):
             here = date(1970, 1, 1) + timedelta(days=day)
-            for away in range(-self.around, self.around + 1):
-                near = here + timedelta(days=away)
-                if near in self._holidays:
-                    hit[n] = True
-                    names[near] = f"{self._holidays.get(near)} ({near})"
+            far = max(self.around, BRIDGE - 1)
+            away = [a for a in range(-far, far + 1) if here + timedelta(days=a) in self._holidays]
+            last, following = max((a for a in away if a <= 0), default=-BRIDGE), min((a for a in away if a >= 0), default=BRIDGE)
+            counted = [a for a in away if abs(a) <= self.around or (following - last <= BRIDGE and a in (last, following))]
+            hit[n] = bool(counted)
+            for near in (here + timedelta(days=a) for a in counted):
+                names[near] = f"{self._holidays.get(near)} ({near})"
         return hit[place], [names[day] for day in sorted(names)]
+
+    def days_off(self, clock: Moments) -> int:
+        """Days of the longest holidays that some of the rows lie in, with what lies around them; 0: none does."""
+        days = np.unique(_of_calendar(clock) // DAY_US)
+        if not len(days):
+            return 0
+        every = np.arange(days[0] - LONGEST, days[-1] + LONGEST + 1)
+        off, _ = self.holidays(every * DAY_US)
+        begins = np.flatnonzero(np.diff(np.concatenate([[False], off, [False]]).astype(np.int8)))
+        return max((int(b - a) for a, b in begins.reshape(-1, 2) if np.isin(every[a:b], days).any()), default=0)
 
     def season(self, reference: Moments, window: Moments) -> NDArray[np.bool_]:
         """Rows of the reference that lie in the window's season of another year, bool [n]."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feature_repo.records.verdict import Evidence, FeatureVerdict, Suspect
 from serving.monitoring.detectors.base import DriftDetector
@@ -28,6 +29,8 @@ DIFFERENT = 0.01
 """Share of rows with another score, or of a view's values that are computed otherwise, from which there is skew."""
 EXPLAINED = 0.5
 """Skew explains a drift if the recomputed values have lost so much of its gap to the reference."""
+AGAIN, SPANNED = 100, 0.9
+"""So many rows computed again, over so much of the window's time, stand for the window."""
 RELATIONS = {kind.name for kind in TABLE if kind.cause == "relation"}
 
 
@@ -79,9 +82,20 @@ class Case:
         return sorted(found, key=lambda j: (self.verdicts[j].p_value, -self.verdicts[j].size))
 
     @cached_property
+    def calm(self) -> list[int]:
+        """Inputs that have a trend in the reference, and do no more than go on along it."""
+        trend = self.reference.drift.trend
+        return [] if trend is None else [j for j, one in enumerate(self.verdicts[:-1]) if trend.slopes[j] and not one.drift]
+
+    @cached_property
     def different(self) -> list[Compared]:
         """Views that are served otherwise than they are computed again; the worst first."""
         return sorted((view for view in self.recomputed.views if view.share >= DIFFERENT), key=lambda view: -view.share)
+
+    @cached_property
+    def wrong(self) -> list[Compared]:
+        """Of these the views that are wrong, and not only late: that is a fault also where nothing is odd."""
+        return [view for view in self.different if view.wrong >= DIFFERENT * view.cells]
 
     @cached_property
     def guilty(self) -> list[Compared]:
@@ -132,22 +146,52 @@ class Case:
     def mended(self) -> Case | None:
         """The window as it should have been served: the rows that were computed again, scored by the version's own model.
 
-        None: all was served as it is computed again, or no model can score it. What is odd of it has another cause than the skew: a model can
+        None: all was served as it is computed again, no model can score it, or too little of the window was computed again. What is odd of it has another cause than the skew: a model can
         follow that, since its training reads what is computed again.
         """
         found, model = self.recomputed, self.reference.scorer
-        if not self.different or found.values is None or found.places is None or model is None:
+        if not self.different or found.values is None or found.places is None or model is None or not self._stands_for_all(found.places):
             return None
         places, clock = found.places, self.seen.local[found.places]
         matrix = np.column_stack([found.values, model.score(found.values)])
         ids = [self.seen.ids[i] for i in places.tolist() if i < len(self.seen.ids)]
         truth = self.seen.truth[places] if self.seen.truth is not None else None
-        seen = Seen(matrix, self.seen.moments[places], self.seen.statuses[places], (0, 0), ids, clock, truth)
+        seen = Seen(matrix, self.seen.moments[places], self._statuses(found.values, places), (0, 0), ids, clock, truth)
         expected = self.reference.expected(clock) if truth is not None else None
         answered = expected.look(matrix[:, -1], truth, clock) if expected is not None and truth is not None else None
         equal = replace(found, views=[view for view in found.views if view.share < DIFFERENT], places=None, values=None)
         clues = replace(self.clues, recompute=lambda: equal, look=lambda *_: self.looked)
-        return Case(seen, self.reference.drift.test(matrix, clock), self.reference, clues, answered, self.evidence)
+        return Case(seen, self._again(self.reference.drift.test(matrix, clock)), self.reference, clues, answered, self.evidence)
+
+    @property
+    def only_in_part(self) -> bool:
+        """Whether too little was computed again to judge the window by it, and nothing is odd but what was served otherwise."""
+        found, wrong = self.recomputed, {view.view for view in self.different}
+        if not wrong or found.places is None or self._stands_for_all(found.places):
+            return False
+        return all(self.views[j] in wrong or set(self.verdicts[j].kinds) <= RELATIONS for j in self.every)
+
+    def _again(self, verdicts: Sequence[FeatureVerdict]) -> list[FeatureVerdict]:
+        """Verdicts on a sample. Of what was served right the whole window has said more, but for how it goes with what was not."""
+        wrong = {view.view for view in self.different}
+        found = list(verdicts)
+        for j, whole in enumerate(self.verdicts[:-1]):
+            if self.views[j] not in wrong and not (whole.drift and set(whole.kinds) <= RELATIONS):
+                found[j] = whole
+        return found
+
+    def _stands_for_all(self, places: NDArray[np.int64]) -> bool:
+        """Whether these rows are many, and from all of the window's time: others say what one hour of it was like."""
+        if len(places) < AGAIN:
+            return False
+        begin, end = self.span
+        return int(np.ptp(self.seen.moments[places])) >= SPANNED * (end - begin)
+
+    def _statuses(self, values: Matrix, places: NDArray[np.int64]) -> NDArray[np.bytes_]:
+        """Of these rows, had they been served as they were computed again: what was stale in a view that is served otherwise is not."""
+        wrong = {view.view for view in self.different}
+        columns = np.array([view in wrong for view in self.views])
+        return np.where(columns, np.where(np.isnan(values), b"n", b"f"), self.seen.statuses[places]).astype("S1")
 
     def _explains(self, view: str) -> bool:
         """Whether what drifted of a view would not have, had it been served as it is computed again."""

@@ -42,7 +42,7 @@ def other_customers(pool: Pool, made: Made, rng: np.random.Generator) -> Made:
 
 
 def one_kind_of_customer(pool: Pool, made: Made, rng: np.random.Generator) -> Made:
-    """Only those with a high (or low) value of an input come, or those with a frequent value."""
+    """Mostly those with a high (or low) value of an input come, or those with a frequent value: seldom nobody else does."""
     third = pool.third(rng)
     column = third.rows[:, _shown(pool, rng, third)]
     values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
@@ -51,10 +51,11 @@ def one_kind_of_customer(pool: Pool, made: Made, rng: np.random.Generator) -> Ma
     else:
         rank, share = _ranks(column), rng.uniform(0.15, 0.5)
         keep = rank >= 1 - share if rng.random() < 0.5 else rank <= share
-    rows = np.flatnonzero(keep)
-    if not len(rows):
+    if not keep.any():
         return made
-    return third.take(np.sort(rng.choice(rows, len(made))))
+    others = max(1 - rng.uniform(0.4, 1.0), 0.02)
+    weight = np.where(keep, (1 - others) / keep.sum(), others / max((~keep).sum(), 1))
+    return third.take(np.sort(rng.choice(len(third), len(made), p=weight / weight.sum())))
 
 
 def another_level(pool: Pool, made: Made, rng: np.random.Generator) -> Made:

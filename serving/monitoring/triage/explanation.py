@@ -33,6 +33,8 @@ computed again is what was served: `headrace bench triage` has what it makes of 
 STALE = 0.05
 """So much larger than the reference's share of nulls must the share of stale values be to be a hint."""
 FEWEST = 200
+ELSEWHERE = 0.8
+"""What is odd at holidays only is at most so large in the other rows: of fewer rows nobody can say much else."""
 
 
 def explain_drift(
@@ -52,12 +54,15 @@ def explain_drift(
     skew = _rescored(seen, reference.scorer)
     moved = bool(case.every) or verdicts[-1].drift
     changed = answered is not None and answered.changed
-    if not moved and not skew and not changed:
+    odd = moved or changed
+    if not odd and not skew and not case.wrong:
         return None
     if skew:
         case.evidence.append(Evidence("recomputation", "", "training/serving skew", skew, proof=True, rows=list(seen.differing)))
         return _said(case, "training/serving skew", skew, case.moved_views, 1.0)
     skewed, case = _unequal(case)
+    if not odd:
+        return skewed
     return skewed or _violated(case) or _recurring(case) or _likeliest(case)
 
 
@@ -79,7 +84,8 @@ def _rescored(seen: Seen, model: Model | None) -> str:
 
 def _unequal(case: Case) -> tuple[Triage | None, Case]:
     """Skew, where served and recomputed are not the same and that explains all that is odd; and what is left to be explained."""
-    if not case.every and (case.answered is None or not case.answered.changed):
+    odd = bool(case.every) or (case.answered is not None and case.answered.changed)
+    if not odd and not case.wrong:
         return None, case
     found = case.recomputed
     for view in case.different:
@@ -88,13 +94,20 @@ def _unequal(case: Case) -> tuple[Triage | None, Case]:
     if found.predictions and not case.different:
         text = f"{found.predictions} predictions computed again from the offline store are what was served"
         case.evidence.append(Evidence("recomputation", "", "population change", text))
-    mended = case.mended
+    mended = case.mended if odd else None
     if mended is not None and (mended.every or (mended.answered is not None and mended.answered.changed)):
         return None, mended
     if mended is not None and mended.answered is not None:  # truths are held against what should have been answered
         case.answered = mended.answered
-    explains = case.guilty if case.every or case.answered is None or case.answered.changed else case.different
-    if not explains or case.drifted != case.every:
+    if not odd:
+        explains = case.wrong
+    elif mended is not None:  # as it should have been served, nothing is odd
+        explains = case.guilty or case.different
+    elif case.only_in_part:  # nobody can say more than that all that is odd was served wrong
+        explains = case.different
+    else:
+        explains = case.guilty if case.drifted == case.every else []
+    if not explains:
         return None, case
     worst = explains[0]
     detail = f"view {worst.view}: {worst.share:.0%} of its values are not what the offline store gives ({worst.cause}). Mend the stream or the store"
@@ -134,10 +147,10 @@ def _recurring(case: Case) -> Triage | None:
         if _odd_only_there(case, hit):
             return _calendar(case, f"{where}; without its rows the window is as usual", "It passes", 0.9)
         past, _ = calendar.holidays(case.reference.moments)
-        if lineage is not None and past.sum() >= FEWEST and lineage.usual_in(past, case.seen.matrix[:, :-1], clock):
+        if lineage is not None and past.sum() >= FEWEST and lineage.usual_in(past, case.seen.matrix[:, :-1], clock, case.calm):
             return _calendar(case, f"{where}; it is like the {int(past.sum()):,} rows of holidays in the reference", "It passes", 0.8)
     season = calendar.season(case.reference.moments, clock)
-    if lineage is not None and season.sum() >= FEWEST and lineage.usual_in(season, case.seen.matrix[:, :-1], clock):
+    if lineage is not None and season.sum() >= FEWEST and lineage.usual_in(season, case.seen.matrix[:, :-1], clock, case.calm):
         text = f"{int(season.sum()):,} rows of the reference are of the same season of another year, and the window is like them"
         return _calendar(case, text, "The season comes back", 0.8)
     return None
@@ -149,26 +162,36 @@ def _odd_only_there(case: Case, hit: NDArray[np.bool_]) -> bool:
     if few < FEWEST:
         return False
 
-    def odd(rows: NDArray[np.bool_]) -> bool:
+    def said(rows: NDArray[np.bool_]) -> list[FeatureVerdict]:
         places = np.flatnonzero(rows)
         places = places[np.unique(np.linspace(0, len(places) - 1, few).astype(int))]
-        verdicts = case.reference.drift.test(case.seen.matrix[places], case.seen.local[places])
-        return any(verdicts[j].drift for j in case.drifted)
+        return [case.reference.drift.test(case.seen.matrix[places], case.seen.local[places])[j] for j in case.drifted]
 
-    return odd(hit) and not odd(~hit)
+    there, elsewhere = said(hit), said(~hit)
+    if not any(one.drift for one in there) or any(one.drift for one in elsewhere):
+        return False
+    return all(_far(other) <= ELSEWHERE * _far(one) for one, other in zip(there, elsewhere, strict=True) if one.drift)
+
+
+def _far(verdict: FeatureVerdict) -> float:
+    """How far a column lies from what is usual, as a gap between probabilities."""
+    return max(verdict.size, verdict.unseen)
 
 
 def _perhaps(case: Case) -> Triage | None:
     """Nothing speaks for a fault or another truth, and nearly all of the window lies at holidays: nobody can say what they are like, as long
-    as the reference has none. Where it has some, they have been asked (`_recurring`).
+    as the reference has none that last so long. Where it has some, they have been asked (`_recurring`).
     """
     reference = case.reference.moments
     if not case.drifted or reference is None:
         return None
-    hit, names = case.clues.calendar.holidays(case.seen.local)
-    if (~hit).sum() >= len(hit) / 5 or case.clues.calendar.holidays(reference)[0].sum() >= FEWEST:
+    calendar, clock = case.clues.calendar, case.seen.local
+    hit, names = calendar.holidays(clock)
+    past = calendar.holidays(reference)[0].sum() >= FEWEST
+    if (~hit).sum() >= len(hit) / 5 or (past and calendar.days_off(reference) >= calendar.days_off(clock)):
         return None
-    text = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}, and the reference has no holiday to compare with"
+    which = "holiday that lasts so long" if past else "holiday"
+    text = f"{hit.mean():.0%} of the predictions are at or around {', '.join(names[:3])}, and the reference has no {which} to compare with"
     return _calendar(case, text, "It may pass", 0.6)
 
 
@@ -217,7 +240,7 @@ def _odds(case: Case) -> list[Odds]:
     if lineage is None:
         return []
     truth = case.answered.ratio if case.answered is not None else None
-    odds = lineage.judge(case.seen.matrix[:, :-1], case.seen.local, truth)
+    odds = lineage.judge(case.seen.matrix[:, :-1], case.seen.local, truth, case.calm)
     hinted = {e.of for e in case.evidence if e.place == "source" and e.says == "pipeline fault"} | _standing(case)
     equal = {view.view for view in case.recomputed.views if view.share < DIFFERENT} if case.recomputed.predictions else set()
     guilty = {view.view for view in case.guilty} if case.drifted != case.every else set()

@@ -2,8 +2,8 @@
 
 Example: all five inputs of the view `weather` have moved, nothing else has, and they no longer go together. A broken feed looks like
 that; so may a storm. Which of the two is likelier is measured, not ruled: the reference's own stretches are changed as the world
-changes (`triage.changes`) and as a pipeline breaks (`triage.faults`), in some hundred ways, and the signs of the window are held against
-the signs of both kinds (logistic regression). The result is a likelihood ratio.
+changes (`triage.changes`) and as a pipeline breaks (`triage.faults`), a thousand times, and the signs of the window are held against the
+signs of both kinds (logistic regression). The result is a likelihood ratio.
 
 The signs of a view say only where something is: how far it moved by each kind of drift, how far all others did, and how many of its
 inputs and of the others'. How far is told in records of the reference (`null_distribution`).
@@ -11,7 +11,7 @@ inputs and of the others'. How far is told in records of the reference (`null_di
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,8 @@ from serving.monitoring.triage.faults import FAULTS
 from serving.monitoring.triage.pool import ROWS, Made, Pool
 from serving.monitoring.triage.truth import Expected
 
-EACH = 160
-"""Made windows of either kind."""
+EACH = 480
+"""Made windows of either kind. Of a third as many the odds of one window differ by a factor of two from one draw to another."""
 USUAL_ROWS = 4000
 """Rows of the reference that made windows are compared with."""
 MOST = 3.0
@@ -220,16 +220,18 @@ class Lineage:
 
     # what it says
 
-    def judge(self, rows: Matrix, moments: Moments, truth: float | None) -> list[Odds]:
+    def judge(self, rows: Matrix, moments: Moments, truth: float | None, calm: Sequence[int] = ()) -> list[Odds]:
         """Views that moved, the likeliest to be at fault first.
 
         Args:
             rows: inputs of the window, float64 [m, F].
             truth: as of `truth`, of the whole window.
+            calm: inputs that only go on along their trend.
         """
         thinned = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
         made = Made(rows[thinned], moments[thinned], np.full(len(thinned), np.nan))
         ratios = self.ratios(made)
+        ratios[:, list(calm)] = np.minimum(ratios[:, list(calm)], 0.99)
         model = self._models.get(truth is not None) or self._models.get(False)
         if model is None:
             return []
@@ -244,18 +246,20 @@ class Lineage:
             found.append(Odds(view, odds, int(beyond[own].sum()), len(own), elsewhere, int(len(beyond) - len(own))))
         return sorted(found, key=lambda one: -one.log_odds)
 
-    def usual_in(self, among: NDArray[np.bool_], rows: Matrix, moments: Moments) -> bool:
+    def usual_in(self, among: NDArray[np.bool_], rows: Matrix, moments: Moments, calm: Sequence[int] = ()) -> bool:
         """Whether a window is like these rows of the reference, as far as it is held against them column by column.
 
         Args:
             among: bool [n].
             rows: inputs of the window, float64 [m, F].
+            calm: inputs that only go on along their trend.
         """
         places = np.flatnonzero(among)
         chosen = places[np.unique(np.linspace(0, len(places) - 1, min(USUAL_ROWS, len(places))).astype(int))]
         thinned = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(np.int64))
         made = Made(rows[thinned], moments[thinned], np.full(len(thinned), np.nan))
-        return bool((self.ratios(made, self.pool.whole.take(chosen))[OWN] < 1).all())
+        ratios = self.ratios(made, self.pool.whole.take(chosen))[OWN]
+        return bool((np.delete(ratios, list(calm), axis=1) < 1).all())
 
 
 def _gap(own: Matrix, other: Matrix) -> float:

@@ -59,13 +59,15 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Compared:
-    """What was found of one view: cells compared, those that are wrong and late, the commonest cause, and a few cells as text."""
+    """What was found of one view: cells compared, those that are wrong or late, the commonest cause, a few cells as text, and those that
+    are wrong."""
 
     view: str
     cells: int
     different: int
     cause: str
     rows: list[str] = field(default_factory=list)
+    wrong: int = 0
 
     @property
     def share(self) -> float:
@@ -179,7 +181,7 @@ def compare(case: UseCase, settings: Settings, contract: Contract, read: Sequenc
             for e in result.examples
             if e.feature.startswith(f"{view.view}:")
         ]
-        views.append(Compared(view.view, view.cells, different, cause, rows[:3]))
+        views.append(Compared(view.view, view.cells, different, cause, rows[:3], view.wrong))
     return Recomputed(len(kept), views, "", places, values)
 
 

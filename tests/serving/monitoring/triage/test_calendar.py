@@ -37,9 +37,9 @@ def test_the_local_hour_is_the_zone_s_own_on_every_hour_of_a_year() -> None:
 
 
 def test_days_around_a_holiday_count_by_the_local_date() -> None:
-    hit, names = NEW_YORK.holidays(NEW_YORK.local(np.array([at(2024, 12, 28, 3), at(2024, 12, 28, 6), at(2024, 7, 15)])))
-    assert hit.tolist() == [True, False, False], "three in the morning of the 27th in UTC is the 26th in New York"
-    assert names == ["Christmas Day (2024-12-25)"]
+    hit, names = NEW_YORK.holidays(NEW_YORK.local(np.array([at(2024, 7, 7, 3), at(2024, 7, 7, 6), at(2024, 7, 15)])))
+    assert hit.tolist() == [True, False, False], "three in the morning of the 7th in UTC is the 6th in New York"
+    assert names == ["Independence Day (2024-07-04)"]
     assert not PLAIN.holidays(np.array([at(2024, 12, 25)]))[0].any()
 
 
@@ -144,3 +144,21 @@ def test_a_window_of_holidays_alone_is_held_against_past_holidays(past: bool, br
     found = explain_drift(Seen(window, when, letters), reference.drift.test(window, when), reference, Clues(calendar=whose))
     cause = "nothing" if found is None else found.cause
     assert cause in (("calendar", "nothing") if calendar else ("population change", "pipeline fault"))
+
+
+def test_the_days_between_two_holidays_are_holidays_too() -> None:
+    days = np.array([at(2023, 12, 20), at(2023, 12, 29), at(2024, 1, 6)])
+    hit, names = Calendar("Europe/Berlin", "DE", around=2).holidays(days)
+    assert hit.tolist() == [False, True, False]
+    assert [name[-11:-1] for name in names] == ["2023-12-26", "2024-01-01"]
+    alone = np.array([at(2024, 12, 10), at(2024, 10, 6), at(2024, 10, 8)])  # one holiday in October, and none near December 10
+    assert Calendar("Europe/Berlin", "DE", around=2).holidays(alone)[0].tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize(("day", "off"), [((2023, 12, 30), 12), ((2024, 7, 15), 0), ((2024, 10, 3), 5), ((2024, 10, 5), 5)])
+def test_how_long_a_holiday_lasts_is_told_by_any_of_its_days(day: tuple[int, int, int], off: int) -> None:
+    """From two days before Christmas to two days after New Year; and Unity Day with two days on both sides."""
+    around = Calendar("Europe/Berlin", "DE", around=2)
+    assert around.days_off(np.array([at(*day)])) == off
+    assert Calendar().days_off(np.array([at(*day)])) == 0
+    assert around.days_off(np.zeros(0, dtype=np.int64)) == 0

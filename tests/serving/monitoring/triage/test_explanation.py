@@ -3,119 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from feature_repo.records.contract import Input
-from feature_repo.records.verdict import Triage
 from serving.monitoring.dependence import BOND
-from serving.monitoring.detectors.base import NOMINAL_RATE, DriftDetector
+from serving.monitoring.detectors.base import NOMINAL_RATE
 from serving.monitoring.detectors.table import detectors, label_detector
 from serving.monitoring.hours import CELL, DAY_US, HOUR_US, Matrix, Moments, cells, matched, weights
 from serving.monitoring.null_distribution import Calibration
-from serving.monitoring.reference import Fitted
-from serving.monitoring.triage.explanation import explain_drift
-from serving.monitoring.triage.recomputation import Compared, Recomputed
-from serving.monitoring.triage.seen import Clues, Seen
-from serving.monitoring.window import NOTHING, Row, Window
+from serving.monitoring.window import Row, Window
+from tests.serving.monitoring.triage.made_year import MONDAY_US, NAMES, VIEWS, Known, Linear, letters, said, some, window, year
 from tests.serving.shop import make_contract
-
-NAMES = ["sky__warmth", "sky__moisture", "road__delay_1h", "road__delay_3h", "shop__sold", "shop__price", "when__minute"]
-VIEWS = ["sky", "sky", "road", "road", "shop", "shop", "when"]
-PER_HOUR = 8
-MONDAY_US = 19_723 * DAY_US  # 2024-01-01
-
-
-class Linear:
-    """A model that is a formula, so that nothing has to be trained."""
-
-    WEIGHTS = np.array([0.02, 0.0, 0.05, 0.0, 0.0, 0.1, 0.0])
-
-    def score(self, matrix: Matrix) -> Matrix:
-        return np.asarray(1 / (1 + np.exp(-(np.nan_to_num(matrix) @ self.WEIGHTS))), dtype=np.float64)
-
-
-def year(days: int, seed: int) -> tuple[Matrix, Moments]:
-    """Rows float64 [n, 8] (NAMES and the score) and moments: what a day is like lasts for days, and mornings are not evenings."""
-    rng = np.random.default_rng(seed)
-    hours = np.repeat(np.arange(days * 24), PER_HOUR)
-    hours = hours[(hours % 24 >= 6) & (hours % 24 < 22)]
-    n, day = len(hours), hours // 24
-    lasting = np.zeros((days, 2))
-    for d in range(1, days):
-        lasting[d] = 0.7 * lasting[d - 1] + rng.normal(size=2)
-    warmth = 15 + 8 * np.sin(2 * np.pi * day / 365) + 3 * lasting[day, 0] + 2 * np.sin(hours % 24 / 24 * 2 * np.pi) + rng.normal(size=n)
-    moisture = 0.8 * warmth + rng.normal(size=n)
-    delay = 10 + 4 * lasting[day, 1] + (hours % 24) / 2 + 2 * rng.normal(size=n)
-    sold = rng.poisson(3, n).astype(np.float64)
-    matrix = np.column_stack(
-        [
-            warmth,
-            moisture,
-            delay,
-            delay + rng.normal(size=n),
-            sold,
-            5 + 0.5 * sold + rng.normal(size=n),
-            hours % 24 * 60 + rng.integers(0, 60, n),
-        ]
-    )
-    matrix[rng.random(n) < 0.1, 5] = np.nan
-    moments = MONDAY_US + hours * HOUR_US + np.sort(rng.integers(0, HOUR_US, n))
-    order = np.argsort(moments, kind="stable")
-    return np.column_stack([matrix, Linear().score(matrix)])[order], moments[order].astype(np.int64)
-
-
-@pytest.fixture(scope="module")
-def reference() -> tuple[Matrix, Moments]:
-    return year(300, 0)
-
-
-class Known(Fitted):
-    @property
-    def scorer(self) -> Linear:
-        return Linear()
-
-
-@pytest.fixture(scope="module")
-def known(reference: tuple[Matrix, Moments]) -> Known:
-    labels = (np.random.default_rng(1).random(len(reference[0])) < reference[0][:, -1]).astype(np.float64)
-    return Known(reference[0], NAMES, VIEWS, reference[1], labels, "scipy")
-
-
-@pytest.fixture(scope="module")
-def detector(known: Known) -> DriftDetector:
-    return known.drift
-
-
-def window(start: int = 100, days: int = 6) -> tuple[Matrix, Moments]:
-    """Days of another year with the same ways."""
-    matrix, moments = year(300, 1)
-    inside = (moments >= MONDAY_US + start * DAY_US) & (moments < MONDAY_US + (start + days) * DAY_US)
-    return matrix[inside].copy(), moments[inside]
-
-
-def letters(matrix: Matrix) -> np.ndarray:
-    return np.where(np.isnan(matrix[:, :-1]), b"n", b"f").astype("S1")
-
-
-def some(share: float, values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.random.default_rng(8).random(len(values)) < share)
-
-
-def said(
-    known: Known,
-    matrix: Matrix,
-    moments: Moments,
-    statuses: np.ndarray | None = None,
-    clues: Clues = NOTHING,
-    **seen: Any,
-) -> Triage | None:
-    """What triage says once the model has scored what is in the window."""
-    matrix[:, -1] = Linear().score(matrix[:, :-1])
-    shown = Seen(matrix, moments, letters(matrix) if statuses is None else statuses, **seen)
-    return explain_drift(shown, known.drift.test(matrix, moments), known, clues)
 
 
 @pytest.mark.slow
@@ -240,50 +140,6 @@ def test_the_slope_of_a_window_is_the_regressions(known: Known) -> None:
                 parts.append(min(1 - slope / relations.slope[k, j], 1 - correlation / relations.bond[k, j]))
         assert lost[j] == pytest.approx(min(max(parts), 2), abs=1e-5)
     assert 0.3 < lost[3] < 0.7
-
-
-def test_scores_that_are_not_of_the_logged_values_are_skew(known: Known) -> None:
-    matrix, moments = window()
-    matrix[:, -1] = Linear().score(matrix[:, [1, 0, 2, 3, 4, 5, 6]] * 1.5)
-    found = explain_drift(Seen(matrix, moments, letters(matrix)), known.drift.test(matrix, moments), known, NOTHING)
-    assert found is not None
-    assert (found.cause, found.retrain) == ("training/serving skew", False)
-
-
-@pytest.mark.parametrize("world", ["as ever", "the shop changes", "the road changes", "the truth changes"])
-def test_a_view_that_is_served_late_is_skew_unless_something_else_has_changed(known: Known, world: str) -> None:
-    """What recomputation explains of a drift is the pipe's; what it does not is left to be explained: of others, of the view, of the truth."""
-    matrix, moments = window()
-    right = matrix[:, :-1].copy()
-    if world == "the shop changes":
-        right[:, 4:6] += 4
-    if world == "the road changes":
-        right[:, 2:4] += 12
-    matrix[:, :-1] = right
-    matrix[:, 2:4] = matrix[:, 2:4] * 0.3  # the delays, as a store that is behind gives them
-    matrix[:, -1] = Linear().score(matrix[:, :-1])
-    odds = Linear().score(right) + (0.35 if world == "the truth changes" else 0)
-    truth = (np.random.default_rng(2).random(len(right)) < odds).astype(np.float64)
-    late = Compared("road", 2 * len(matrix), 2 * len(matrix), "late data", ["id1: road:delay_1h was served as 3.0, recomputed 10.0"])
-    clues = Clues(recompute=lambda: Recomputed(len(matrix), [late], "", np.arange(len(matrix)), right))
-    seen = Seen(matrix, moments, letters(matrix), truth=truth)
-    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
-    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
-    assert found is not None
-    assert found.cause == {"as ever": "training/serving skew", "the truth changes": "concept change"}.get(world, "population change")
-    assert (found.retrain, found.proof) == ((False, True) if world == "as ever" else (True, False))
-    if found.cause != "concept change":
-        assert found.views[0] == ("shop" if world == "the shop changes" else "road")
-    assert any(e.place == "recomputation" and e.of == "road" and e.proof and e.rows for e in found.evidence)
-
-
-def test_values_that_stock_feast_reads_differently_are_skew(known: Known) -> None:
-    rows = ["17: road:speed of road 3 was served as 1.0, stock Feast reads 2.0"]
-    found = said(known, *window(), unequal=(200, 30), differing=rows)
-    assert found is not None
-    assert found.cause == "training/serving skew"
-    assert "30 of 200" in found.detail
-    assert [one.rows for one in found.evidence if one.proof] == [rows]
 
 
 def test_nothing_is_said_of_a_quiet_window(known: Known) -> None:

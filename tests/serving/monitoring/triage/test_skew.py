@@ -1,0 +1,102 @@
+"""What is served otherwise than it is computed, or scored otherwise than it is logged: proof, and what is left to be explained then."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serving.monitoring.triage.explanation import explain_drift
+from serving.monitoring.triage.recomputation import Compared, Recomputed
+from serving.monitoring.triage.seen import Clues, Seen
+from serving.monitoring.window import NOTHING
+from tests.serving.monitoring.triage.made_year import Known, Linear, letters, said, window
+
+
+def test_scores_that_are_not_of_the_logged_values_are_skew(known: Known) -> None:
+    matrix, moments = window()
+    matrix[:, -1] = Linear().score(matrix[:, [1, 0, 2, 3, 4, 5, 6]] * 1.5)
+    found = explain_drift(Seen(matrix, moments, letters(matrix)), known.drift.test(matrix, moments), known, NOTHING)
+    assert found is not None
+    assert (found.cause, found.retrain) == ("training/serving skew", False)
+
+
+@pytest.mark.parametrize("world", ["as ever", "the shop changes", "the road changes", "the truth changes"])
+def test_a_view_that_is_served_late_is_skew_unless_something_else_has_changed(known: Known, world: str) -> None:
+    """What recomputation explains of a drift is the pipe's; what it does not is left to be explained: of others, of the view, of the truth."""
+    matrix, moments = window()
+    right = matrix[:, :-1].copy()
+    if world == "the shop changes":
+        right[:, 4:6] += 4
+    if world == "the road changes":
+        right[:, 2:4] += 12
+    matrix[:, :-1] = right
+    matrix[:, 2:4] = matrix[:, 2:4] * 0.3  # the delays, as a store that is behind gives them
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    odds = Linear().score(right) + (0.35 if world == "the truth changes" else 0)
+    truth = (np.random.default_rng(2).random(len(right)) < odds).astype(np.float64)
+    late = Compared("road", 2 * len(matrix), 2 * len(matrix), "late data", ["id1: road:delay_1h was served as 3.0, recomputed 10.0"])
+    clues = Clues(recompute=lambda: Recomputed(len(matrix), [late], "", np.arange(len(matrix)), right))
+    seen = Seen(matrix, moments, letters(matrix), truth=truth)
+    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
+    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
+    assert found is not None
+    assert found.cause == {"as ever": "training/serving skew", "the truth changes": "concept change"}.get(world, "population change")
+    assert (found.retrain, found.proof) == ((False, True) if world == "as ever" else (True, False))
+    if found.cause != "concept change":
+        assert found.views[0] == ("shop" if world == "the shop changes" else "road")
+    assert any(e.place == "recomputation" and e.of == "road" and e.proof and e.rows for e in found.evidence)
+
+
+def test_values_that_are_wrong_are_skew_although_nothing_drifts(known: Known) -> None:
+    """Two sevenths of the window read the rows of others: what each says is as usual. What only comes late is not told then."""
+    matrix, moments = window(40)
+    right = matrix[:, :-1].copy()
+    matrix[:, 4:6] = right[np.random.default_rng(3).permutation(len(right))][:, 4:6]
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    assert not any(one.drift for one in known.drift.test(matrix, moments))
+    for wrong, cause in ((2 * len(matrix), "training/serving skew"), (0, None)):
+        other = Compared("shop", 2 * len(matrix), 2 * len(matrix), "wrong", ["id1: shop:sold was served as 3, recomputed 5"], wrong)
+        clues = Clues(recompute=lambda other=other: Recomputed(len(matrix), [other], "", np.arange(len(matrix)), right))  # type: ignore[misc]
+        found = said(known, matrix, moments, clues=clues)
+        assert (None if found is None else found.cause) == cause
+    assert found is None or found.proof
+
+
+@pytest.mark.parametrize(("first", "upto"), [(0.0, 0.05), (0.0, 0.5), (0.6, 1.0)])
+def test_a_part_of_the_window_computed_again_does_not_stand_for_all_of_it(known: Known, first: float, upto: float) -> None:
+    """The offline store reaches to a part of the window. What that part is like says nothing of views that were served right."""
+    matrix, moments = window()
+    right = matrix[:, :-1].copy()
+    matrix[:, 2:4] = matrix[:, 2:4] * 0.3
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    every = np.linspace(0, len(matrix) - 1, 300).astype(int)
+    places = every[int(first * 300) : int(upto * 300)]
+    late = Compared("road", 2 * len(places), 2 * len(places), "late data", ["id1: road:delay_1h was served as 3.0, recomputed 10.0"])
+    clues = Clues(recompute=lambda: Recomputed(len(places), [late], "", places, right[places]))
+    found = said(known, matrix, moments, clues=clues)
+    assert found is not None
+    assert (found.cause, found.views) == ("training/serving skew", ["road"])
+
+
+def test_what_was_stale_is_not_once_it_is_computed_again(known: Known) -> None:
+    """The shop's view was stale, and the shop has changed: nothing speaks for a fault of its source, since its rows came."""
+    matrix, moments = window()
+    matrix[:, 4] = np.random.default_rng(5).poisson(9, len(matrix))
+    matrix[:, 5] = 5 + 0.5 * matrix[:, 4] + np.random.default_rng(6).normal(size=len(matrix))
+    right = matrix[:, :-1].copy()
+    statuses = letters(matrix)
+    matrix[:, 4:6], statuses[:, 4:6] = np.nan, b"s"
+    stale = Compared("shop", 2 * len(matrix), 2 * len(matrix), "stale materialization", ["id1: shop:sold was not served, recomputed 9"])
+    clues = Clues(recompute=lambda: Recomputed(len(matrix), [stale], "", np.arange(len(matrix)), right))
+    found = said(known, matrix, moments, statuses, clues)
+    assert found is not None
+    assert (found.cause, found.retrain) == ("population change", True)
+
+
+def test_values_that_stock_feast_reads_differently_are_skew(known: Known) -> None:
+    rows = ["17: road:speed of road 3 was served as 1.0, stock Feast reads 2.0"]
+    found = said(known, *window(), unequal=(200, 30), differing=rows)
+    assert found is not None
+    assert found.cause == "training/serving skew"
+    assert "30 of 200" in found.detail
+    assert [one.rows for one in found.evidence if one.proof] == [rows]
