@@ -20,7 +20,7 @@ def test_the_verdict_is_the_json_that_others_read(settings: Settings, project: s
     once(settings, project)
     verdict = json.loads(log.client.get(drift_key(project, MODEL)))  # type: ignore[arg-type]
     assert {"model", "version", "at_us", "window", "drift", "features", "score", "outliers", "detector"} <= verdict.keys()
-    assert set(verdict["window"]) == {"rows", "from_us", "to_us"}
+    assert set(verdict["window"]) == {"rows", "from_us", "to_us", "core"}
     assert {"name", "p_value", "effect", "null_rate", "reference_null_rate", "drift"} <= verdict["features"][0].keys()
     assert {"share", "nominal", "alarm"} <= verdict["outliers"].keys()
     assert verdict["detector"] == "scipy"

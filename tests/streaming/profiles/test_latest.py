@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from feature_repo.records.redis_keys import events_key, sources_key
+from feature_repo.records.redis_keys import clock_key, events_key, sources_key
 from feature_repo.records.source_report import SourceReport, read_source_report, report_path
 from feature_repo.registry.apply import apply_definitions
 from infra import redis_client
@@ -38,7 +38,18 @@ EXPECTATIONS = {"rides": pa.DataFrameSchema({"kilometres": pa.Column(float, pa.C
 
 
 @pytest.fixture
-def made(tmp_path: Path, redis_url: str, spark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def no_rehearsal(redis_url: str) -> Iterator[None]:
+    """The clock that the session's platform of this use case was rewound to is not these tables': it is taken away, and given back."""
+    with redis_client.client(redis_url) as client:
+        before = client.getdel(clock_key("bikes"))
+        yield
+        client.delete(clock_key("bikes"))
+        if before is not None:
+            client.set(clock_key("bikes"), before)
+
+
+@pytest.fixture
+def made(tmp_path: Path, redis_url: str, spark: Any, monkeypatch: pytest.MonkeyPatch, no_rehearsal: None) -> Any:
     """Makes the tables of 24 days from raw files in which rides of the last two days are changed, and looks at the newest days."""
 
     def make(change: Callable[[str], str] = str) -> tuple[Settings, Any, Any]:
@@ -110,7 +121,12 @@ def test_a_look_of_ones_own_keeps_nothing_and_one_of_an_ingest_does(made: Any, c
 
 
 def test_the_first_ingest_looks_and_says_of_what_nothing_can_be_said(
-    tmp_path: Path, redis_url: str, spark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    redis_url: str,
+    spark: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_rehearsal: None,
 ) -> None:
     for days, said in ((6, "no past yet to compare with (two weeks of rows): docks, rides"), (24, "nothing is odd")):
         case = generate(tmp_path / f"repo{days}", days=days)
