@@ -103,6 +103,18 @@ class Case:
         return [view for view in self.different if self._explains(view.view)]
 
     @cached_property
+    def enough(self) -> list[Compared]:
+        """Of the different views those with so many other values that these can have made the drift: a gap between two distributions is no
+        larger than the share of the values that differ."""
+        found = []
+        for view in self.different:
+            own = [j for j, name in enumerate(self.views) if name == view.view]
+            sizes = [self.verdicts[j].size for j in own if j in self.every and not set(self.verdicts[j].kinds) <= RELATIONS]
+            if min(view.share * len(own), 1.0) >= EXPLAINED * max(sizes, default=0.0):  # all of them may be of one input
+                found.append(view)
+        return found
+
+    @cached_property
     def drifted(self) -> list[int]:
         """The inputs whose drift has to be explained, the surest first: those that no guilty view explains, if there are any.
 
@@ -146,8 +158,8 @@ class Case:
     def mended(self) -> Case | None:
         """The window as it should have been served: the rows that were computed again, scored by the version's own model.
 
-        None: all was served as it is computed again, no model can score it, or too little of the window was computed again. What is odd of it has another cause than the skew: a model can
-        follow that, since its training reads what is computed again.
+        None: all was served as it is computed again, no model can score it, or too little of the window was computed again. What is odd
+        of it has another cause than the skew: a model can follow that, since its training reads what is computed again.
         """
         found, model = self.recomputed, self.reference.scorer
         if not self.different or found.values is None or found.places is None or model is None or not self._stands_for_all(found.places):

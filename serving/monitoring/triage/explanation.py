@@ -102,9 +102,9 @@ def _unequal(case: Case) -> tuple[Triage | None, Case]:
     if not odd:
         explains = case.wrong
     elif mended is not None:  # as it should have been served, nothing is odd
-        explains = case.guilty or case.different
+        explains = case.guilty or case.enough
     elif case.only_in_part:  # nobody can say more than that all that is odd was served wrong
-        explains = case.different
+        explains = case.enough
     else:
         explains = case.guilty if case.drifted == case.every else []
     if not explains:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from serving.monitoring.triage.case import Case
 from serving.monitoring.triage.explanation import explain_drift
 from serving.monitoring.triage.recomputation import Compared, Recomputed
 from serving.monitoring.triage.seen import Clues, Seen
@@ -76,6 +77,32 @@ def test_a_part_of_the_window_computed_again_does_not_stand_for_all_of_it(known:
     found = said(known, matrix, moments, clues=clues)
     assert found is not None
     assert (found.cause, found.views) == ("training/serving skew", ["road"])
+
+
+def test_a_few_late_values_explain_no_drift_of_all(known: Known) -> None:
+    """One value in forty is late, and the road has changed. The offline store reaches to the first twenty predictions."""
+    matrix, moments = window()
+    matrix[:, 2:4] += 12
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    places = np.arange(20)
+    late = Compared("road", 40, 1, "late data", ["id1: road:delay_1h was served as 3.0, recomputed 10.0"])
+    found = said(known, matrix, moments, clues=Clues(recompute=lambda: Recomputed(20, [late], "", places, matrix[places, :-1])))
+    assert found is not None
+    assert found.cause == "population change"
+    assert not found.proof
+
+
+@pytest.mark.parametrize(("different", "enough"), [(4, False), (100, False), (400, True), (600, True)])
+def test_a_gap_is_no_larger_than_the_share_of_the_values_that_differ(known: Known, different: int, enough: bool) -> None:
+    """Of two inputs with 300 values each: the values that differ may all be of the one that drifted by .8."""
+    matrix, moments = window()
+    matrix[:, 2] += 12
+    verdicts = known.drift.test(matrix, moments)
+    assert 0.7 < verdicts[2].size < 1
+    late = Compared("road", 600, different, "late data")
+    clues = Clues(recompute=lambda: Recomputed(300, [late], "", np.arange(300), matrix[:300, :-1]))
+    case = Case(Seen(matrix, moments, letters(matrix)), verdicts, known, clues, None)
+    assert [view.view for view in case.enough] == (["road"] if enough else [])
 
 
 def test_what_was_stale_is_not_once_it_is_computed_again(known: Known) -> None:
