@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Matrix = NDArray[np.float64]
 
@@ -45,6 +45,7 @@ class Relations:
         count = rows.shape[1]
         rows = np.clip(rows, -1e30, 1e30)  # an infinite value has no deviation; so large a one says the same
         self._sorted = [np.sort(column[~np.isnan(column)]) for column in rows.T]
+        self._width = [max(float(known.std()), 1e-12) if len(known) else 1.0 for known in self._sorted]
         scores = self.scores(rows)
         self._taking_part = np.array([view != "" for view in views])
         self._from = self._fit(scores, views)
@@ -84,11 +85,13 @@ class Relations:
         for j, known in enumerate(self._sorted):
             if not len(known) or known[0] == known[-1]:
                 continue
-            value, n = np.nan_to_num(rows[:, j], nan=known[len(known) // 2], posinf=1e30, neginf=-1e30), len(known)
+            missing, n = np.isnan(rows[:, j]), len(known)
+            order = np.argsort(rows[:, j])  # places of sorted values are found several times faster
+            value = np.nan_to_num(rows[order, j], nan=known[len(known) // 2], posinf=1e30, neginf=-1e30)
             rank = (np.searchsorted(known, value, "left") + np.searchsorted(known, value, "right")) / 2 / n
             over = np.maximum(value - known[-1], 0) - np.maximum(known[0] - value, 0)
-            score = stats.norm.ppf(np.clip(rank, 0.5 / n, 1 - 0.5 / n)) + np.clip(over / max(float(known.std()), 1e-12), -3, 3)
-            found[:, j] = np.where(np.isnan(rows[:, j]), 0.0, score)
+            found[order, j] = special.ndtri(np.clip(rank, 0.5 / n, 1 - 0.5 / n)) + np.clip(over / self._width[j], -3, 3)
+            found[missing, j] = 0.0
         return found
 
     def _left(self, rows: Matrix, scores: Matrix, hours: NDArray[np.int64]) -> Matrix:
