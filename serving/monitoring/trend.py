@@ -1,8 +1,7 @@
 """Inputs that have always gone on: an account's age, a player's level, a price that follows the others.
 
 Example: the level of those who play has risen by half a level a week, all through the reference. Next month it is higher than it ever
-was. Nothing has happened; and if it stopped rising, that would be news to nobody. So a window is usual that is like the reference, or
-like the reference carried on along its trend.
+was, and nothing has happened. So a window is usual that is like the reference, or like the reference carried on along its trend.
 
 An input has a trend if its weekly means rise (or fall) nearly every week (Mann and Kendall's test); how fast it goes is the middle of
 the slopes between all of them (Theil and Sen's).
@@ -59,13 +58,13 @@ class Trend:
 def _slope(column: Matrix, week: NDArray[np.int64], weeks: int) -> float:
     from scipy import stats
 
-    known = ~np.isnan(column) & (week < weeks)
+    known = np.isfinite(column) & (week < weeks)
     count = np.bincount(week[known], minlength=weeks)
     filled = np.flatnonzero(count >= FEWEST_ROWS)
     if len(filled) < FEWEST_WEEKS:
         return 0.0
     means = np.bincount(week[known], column[known], minlength=weeks)[filled] / count[filled]
-    if not np.isfinite(means).all() or np.ptp(means) == 0:
+    if not np.isfinite(means).all() or np.ptp(means) == 0:  # sums may be infinite
         return 0.0
     found = stats.kendalltau(filled, means)
     if abs(found.statistic) < STEADY or found.pvalue > SURE:

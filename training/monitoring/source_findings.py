@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.records.decisions import Decision
 from feature_repo.records.source_report import SourceReport, read_source_report
+from feature_repo.registry.definitions import DefinitionError
 from infra import files
 from infra.timestamps import minute_text
 from streaming import clock
@@ -48,7 +49,12 @@ def new_findings(client: redis.Redis, own: Settings, case: UseCase, spec: ModelS
     told = _told(decisions)
     if report is None or not (report.odd or told) or report.is_ahead(clock.rehearsal_us(client, case.project)):
         return []
-    return _new(report, {p.view.path for p in projections(case.store, spec.feature_service)}, told)
+    try:
+        sources = {p.view.path for p in projections(case.store, spec.feature_service)}
+    except DefinitionError as error:
+        log.warning("which sources %s is made of is not known: %s", spec.name, error)
+        return []
+    return _new(report, sources, told)
 
 
 def _new(report: SourceReport, sources: set[str], told: dict[str, int]) -> list[Finding]:

@@ -92,10 +92,11 @@ class Calendar:
         days = np.unique(_of_calendar(clock) // DAY_US)
         if not len(days):
             return 0
-        every = np.arange(days[0] - LONGEST, days[-1] + LONGEST + 1)
-        off, _ = self.holidays(every * DAY_US)
-        begins = np.flatnonzero(np.diff(np.concatenate([[False], off, [False]]).astype(np.int8)))
-        return max((int(b - a) for a, b in begins.reshape(-1, 2) if np.isin(every[a:b], days).any()), default=0)
+        # days near the rows alone: one row of another millennium would have all between looked at
+        near = np.unique((days[:, None] + np.arange(-LONGEST, LONGEST + 1)).ravel())
+        off = near[self.holidays(near * DAY_US)[0]]
+        runs = np.split(off, np.flatnonzero(np.diff(off) > 1) + 1)
+        return max((len(run) for run in runs if np.isin(run, days).any()), default=0)
 
     def season(self, reference: Moments, window: Moments) -> NDArray[np.bool_]:
         """Rows of the reference that lie in the window's season of another year, bool [n]."""

@@ -171,13 +171,30 @@ class Case:
         seen = Seen(matrix, self.seen.moments[places], self._statuses(found.values, places), (0, 0), ids, clock, truth)
         expected = self.reference.expected(clock) if truth is not None else None
         answered = expected.look(matrix[:, -1], truth, clock) if expected is not None and truth is not None else None
+        if answered is None and expected is not None and self._stands(expected, matrix[:, -1], places):
+            answered = self.answered
         equal = replace(found, views=[view for view in found.views if view.share < DIFFERENT], places=None, values=None)
         clues = replace(self.clues, recompute=lambda: equal, look=lambda *_: self.looked)
         return Case(seen, self._again(self.reference.drift.test(matrix, clock)), self.reference, clues, answered, self.evidence)
 
+    def _stands(self, expected: Expected, score: Matrix, places: NDArray[np.int64]) -> bool:
+        """Whether another truth is more than what wrong scores made of it; asked where too few truths of the sample are known.
+
+        Args:
+            score: of these rows, as it should have been, float64 [k].
+        """
+        if self.answered is None or not self.answered.changed:
+            return False
+        moved = float((expected.rate(score) - expected.rate(self.seen.matrix[places, -1])).mean())
+        return abs(self.answered.by_concept - moved) >= EXPLAINED * abs(self.answered.by_concept)
+
     @property
     def only_in_part(self) -> bool:
-        """Whether too little was computed again to judge the window by it, and nothing is odd but what was served otherwise."""
+        """Whether too little was computed again to judge the window by it, and nothing is odd but inputs that were served otherwise: what
+        the truths say no value explains that was not computed.
+        """
+        if not self.every or (self.answered is not None and self.answered.changed):
+            return False
         found, wrong = self.recomputed, {view.view for view in self.different}
         if not wrong or found.places is None or self._stands_for_all(found.places):
             return False

@@ -269,7 +269,8 @@ def _odds(case: Case) -> list[Odds]:
             f" the reference {lineage.right:.0%} are told right by such signs"
         )
         rows = case.words(worst)[1] if worst is not None else []
-        case.evidence.append(Evidence("lineage", best.view, says, text, odds=float(np.exp(best.log_odds)), rows=rows))  # type: ignore[arg-type]
+        odds_of_that = float(np.exp(best.log_odds if says == "pipeline fault" else -best.log_odds))
+        case.evidence.append(Evidence("lineage", best.view, says, text, odds=odds_of_that, rows=rows))  # type: ignore[arg-type]
     return found
 
 

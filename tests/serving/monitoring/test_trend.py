@@ -66,7 +66,13 @@ def test_an_input_that_goes_on_has_not_drifted(detector: DriftDetector, first: i
     assert [one.name for one in detector.test(window, at) if one.drift] == []
 
 
-def test_an_input_that_stops_going_on_has_not_drifted_either(detector: DriftDetector) -> None:
+def test_one_infinite_row_hides_no_trend() -> None:
+    drawn, at = rows(0, DAYS)
+    drawn[7, 0] = np.inf
+    assert Trend.of(drawn, at).slopes[0] * WEEK_US == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_input_that_is_as_it_was_in_the_middle_of_the_reference_has_not_drifted_either(detector: DriftDetector) -> None:
     window, _ = rows(60, 6, seed=3)
     _, at = rows(102, 6, seed=3)
     assert [one.name for one in detector.test(window, at) if one.drift] == []

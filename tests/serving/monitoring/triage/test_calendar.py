@@ -162,3 +162,16 @@ def test_how_long_a_holiday_lasts_is_told_by_any_of_its_days(day: tuple[int, int
     assert around.days_off(np.array([at(*day)])) == off
     assert Calendar().days_off(np.array([at(*day)])) == 0
     assert around.days_off(np.zeros(0, dtype=np.int64)) == 0
+
+
+def test_a_row_of_another_millennium_costs_no_more_than_another_row() -> None:
+    whose, rows = Calendar("Europe/Berlin", "DE"), np.array([at(2024, 10, 3), at(2024, 10, 5)])
+    looked: list[int] = []
+
+    class Counted(Calendar):
+        def holidays(self, clock: np.ndarray) -> tuple[np.ndarray, list[str]]:
+            looked.append(len(clock))
+            return whose.holidays(clock)
+
+    assert Counted("Europe/Berlin", "DE").days_off(np.append(rows, at(3000, 1, 1))) >= 5
+    assert sum(looked) < 200

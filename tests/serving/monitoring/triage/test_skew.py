@@ -105,6 +105,49 @@ def test_a_gap_is_no_larger_than_the_share_of_the_values_that_differ(known: Know
     assert [view.view for view in case.enough] == (["road"] if enough else [])
 
 
+@pytest.mark.parametrize("reach", [1.0, 0.5])
+@pytest.mark.parametrize("known_share", [1.0, 0.25])
+def test_another_truth_is_not_explained_by_a_few_late_values(known: Known, reach: float, known_share: float) -> None:
+    """The sample has 75 truths, or the offline store reaches to half of the window: the truths of the whole window stand."""
+    matrix, moments = window(40)
+    rng = np.random.default_rng(2)
+    truth = (rng.random(len(matrix)) < matrix[:, -1] - 0.3).astype(np.float64)
+    truth[rng.random(len(matrix)) > known_share] = np.nan
+    places = np.linspace(0, reach * (len(matrix) - 1), 300).astype(int)
+    right = matrix[places, :-1].copy()
+    right[:4, 2] += 1
+    late = Compared("road", 600, 8, "late data", ["id1: road:delay_1h was served as 3.0, recomputed 4.0"])
+    clues = Clues(recompute=lambda: Recomputed(300, [late], "", places, right))
+    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
+    assert answered is not None
+    assert answered.changed
+    seen = Seen(matrix, moments, letters(matrix), truth=truth)
+    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
+    assert found is not None
+    assert (found.cause, found.retrain, found.proof) == ("concept change", True, False)
+
+
+def test_scores_that_were_wrong_explain_another_truth(known: Known) -> None:
+    """Few truths of the sample are known; but the scores that should have been say what the truths do."""
+    matrix, moments = window(40)
+    right = matrix[:, :-1].copy()
+    matrix[:, 2:4] -= 25
+    matrix[:, -1] = Linear().score(matrix[:, :-1])
+    rng = np.random.default_rng(2)
+    truth = (rng.random(len(matrix)) < Linear().score(right)).astype(np.float64)
+    truth[rng.random(len(matrix)) > 0.25] = np.nan
+    places = np.linspace(0, len(matrix) - 1, 300).astype(int)
+    late = Compared("road", 600, 600, "late data", ["id1: road:delay_1h was served as 3.0, recomputed 28.0"])
+    clues = Clues(recompute=lambda: Recomputed(300, [late], "", places, right[places]))
+    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
+    assert answered is not None
+    assert answered.changed
+    seen = Seen(matrix, moments, letters(matrix), truth=truth)
+    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
+    assert found is not None
+    assert (found.cause, found.proof) == ("training/serving skew", True)
+
+
 def test_what_was_stale_is_not_once_it_is_computed_again(known: Known) -> None:
     """The shop's view was stale, and the shop has changed: nothing speaks for a fault of its source, since its rows came."""
     matrix, moments = window()
