@@ -45,10 +45,12 @@ class Drift(Trigger[Settings]):
 
     def hold(self, asked: Settings, facts: Facts) -> Hold | None:
         alarm = facts.alarm
-        if alarm is None or alarm.kind == "change" or alarm.answer == "dismissed":
+        if alarm is None or alarm.answer == "dismissed":
             return None
-        if alarm.answer == "confirmed":
-            return Hold(f"a person has confirmed the fault ({alarm.why}): until no verdict says so, or it is dismissed")
+        if alarm.answer == "confirmed":  # also where later verdicts say that the world has changed: a person knows more
+            return Hold(f"a person has confirmed the fault ({alarm.why}): until no window drifts, or it is dismissed")
+        if alarm.kind == "change":
+            return None
         if alarm.kind == "proof":
             return Hold("the fault is proven: until no verdict says so, or it is dismissed")
         if self._over(asked, facts, alarm):

@@ -10,6 +10,7 @@ from feature_repo.records.redis_keys import clock_key
 from feature_repo.records.source_report import OddSource, SourceReport, report_path
 from streaming import clock
 from tests.training.retraining.world import MODEL, START_US, World
+from training.monitoring.source_findings import new_findings
 
 pytestmark = pytest.mark.integration
 UNIT = OddSource("docks", "unit", "charge", "unusual", START_US, "charge leaps from 1 to 100", ["station 7, charge = 100"])
@@ -65,3 +66,11 @@ def test_a_report_that_is_none_is_named_and_the_step_goes_on(world: World, caplo
     report_path(world.settings.state, world.project).write_text("{")
     assert told(world) == []
     assert "what the sources did is not known" in caplog.text
+
+
+def test_a_feature_service_that_the_registry_lacks_does_not_end_the_loop(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    found(world, 100, UNIT)
+    spec = world.case.models[MODEL].model_copy(update={"feature_service": "renamed"})
+    with caplog.at_level("WARNING"):
+        assert new_findings(world.client, world.settings, world.case, spec, []) == []
+    assert "renamed" in caplog.text

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from feature_repo.records.verdict import Evidence, FeatureVerdict, OutlierVerdict, Span, Triage, Verdict
-from feature_repo.triggers.base import DAY_US
+from feature_repo.triggers.base import DAY_US, Facts
+from feature_repo.triggers.drift import Drift
+from feature_repo.triggers.table import Triggers
 from training.retraining.alarm import LONGEST_US, Row, after, answered, pruned, settled, word_on
+
+ASKED = Triggers(drift=True)
 
 
 def verdict(
@@ -144,3 +148,19 @@ def test_a_clock_that_was_ahead_holds_for_no_longer_than_one_that_is_right() -> 
         row = after(row, said)
     assert row.alarm is not None
     assert row.alarm.since_us == 10 * DAY_US
+
+
+@pytest.mark.parametrize("first", ["suspicion", "proof", "change"])
+def test_what_a_person_has_confirmed_is_held_until_the_alarm_is_over(first: str) -> None:
+    """Also where later verdicts call it a change, and `hold_days` are over: a person knows more."""
+
+    def due(row: Row, day: int) -> bool:
+        facts = Facts(now_us=day * DAY_US, known_upto_us=DAY_US, labelled_us=DAY_US, alarm=row.alarm)
+        return Drift().fires(ASKED, facts) is not None and Drift().hold(ASKED, facts) is None
+
+    row = said_of(row_of(verdict(1, first)), "confirmed")
+    changed = row_of(verdict(2, "change"), verdict(3, "change"), verdict(12, "change"), row=row)
+    assert not due(changed, 12)
+    over = row_of(*(verdict(day, "quiet") for day in (13, 14, 15)), row=changed)
+    assert due(row_of(verdict(16, "change"), verdict(17, "change"), row=over), 17), "the next alarm is another one"
+    assert due(row_of(verdict(2, "change"), verdict(3, "change"), row=row_of(verdict(1, first))), 3), "without a word it is not held"
