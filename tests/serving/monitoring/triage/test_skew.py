@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from feature_repo.records.verdict import Triage
+from serving.monitoring.hours import Matrix, Moments
 from serving.monitoring.triage.case import Case
 from serving.monitoring.triage.explanation import explain_drift
 from serving.monitoring.triage.recomputation import Compared, Recomputed
@@ -105,6 +107,16 @@ def test_a_gap_is_no_larger_than_the_share_of_the_values_that_differ(known: Know
     assert [view.view for view in case.enough] == (["road"] if enough else [])
 
 
+def of_another_truth(known: Known, matrix: Matrix, moments: Moments, truth: Matrix, clues: Clues) -> Triage:
+    """What triage says of a window whose truths are not what its scores let expect."""
+    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
+    assert answered is not None
+    assert answered.changed
+    found = explain_drift(Seen(matrix, moments, letters(matrix), truth=truth), known.drift.test(matrix, moments), known, clues, answered)
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("reach", [1.0, 0.5])
 @pytest.mark.parametrize("known_share", [1.0, 0.25])
 def test_another_truth_is_not_explained_by_a_few_late_values(known: Known, reach: float, known_share: float) -> None:
@@ -118,12 +130,7 @@ def test_another_truth_is_not_explained_by_a_few_late_values(known: Known, reach
     right[:4, 2] += 1
     late = Compared("road", 600, 8, "late data", ["id1: road:delay_1h was served as 3.0, recomputed 4.0"])
     clues = Clues(recompute=lambda: Recomputed(300, [late], "", places, right))
-    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
-    assert answered is not None
-    assert answered.changed
-    seen = Seen(matrix, moments, letters(matrix), truth=truth)
-    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
-    assert found is not None
+    found = of_another_truth(known, matrix, moments, truth, clues)
     assert (found.cause, found.retrain, found.proof) == ("concept change", True, False)
 
 
@@ -139,12 +146,7 @@ def test_scores_that_were_wrong_explain_another_truth(known: Known) -> None:
     places = np.linspace(0, len(matrix) - 1, 300).astype(int)
     late = Compared("road", 600, 600, "late data", ["id1: road:delay_1h was served as 3.0, recomputed 28.0"])
     clues = Clues(recompute=lambda: Recomputed(300, [late], "", places, right[places]))
-    answered = known.expected(moments).look(matrix[:, -1], truth, moments)  # type: ignore[union-attr]
-    assert answered is not None
-    assert answered.changed
-    seen = Seen(matrix, moments, letters(matrix), truth=truth)
-    found = explain_drift(seen, known.drift.test(matrix, moments), known, clues, answered)
-    assert found is not None
+    found = of_another_truth(known, matrix, moments, truth, clues)
     assert (found.cause, found.proof) == ("training/serving skew", True)
 
 
