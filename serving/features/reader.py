@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-_BROKEN = (ValueError, IndexError, TypeError, OverflowError, struct.error)
+_BROKEN = (ValueError, IndexError, TypeError, ArithmeticError, struct.error)
 """What decoding bytes that nobody of ours wrote may raise."""
 _TELL_S = 10.0
 log = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ class Ewma(Function):
             return NAN
         by = [max(int(power - most), -2200) if power > -math.inf else 0 for power in powers]
         value, weight = (_sum(tiles, first, by) for first in (row + 1, row + 3))
-        return value / weight
+        return value / weight if weight > 0 else NAN
 
 
 def _sum(tiles: Tiles, row: int, by: list[int]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -170,6 +171,21 @@ def test_fuzz_any_bytes_in_redis_are_read_or_count_as_missing(sealed: bool, data
         mine = {feast_layout.tile_field("w")} if view is WINDOWED else set(fields) - {feast_layout.tile_field("w")}
         if not chosen & mine:
             assert alike(of_view(found, view), of_view(WHOLE, view))
+
+
+def test_any_number_in_the_place_of_any_other_is_read_or_counts_as_missing() -> None:
+    """Without a checksum a spoilt number is not seen by itself. Found as a weight of 0, which ended the request."""
+    field, rng = feast_layout.tile_field("w"), random.Random(2)
+    plain = good(sealed=False)[field]
+    words = range(tiles.HEADER_SIZE + 4, len(plain) - 8, 8)
+    odd = [0.0, -1.0, 5e-324, 1e308, math.inf, -math.inf, math.nan]
+    for longest in [1] * 200 + [8] * 300 + [200] * 500:
+        spoilt, first, value = bytearray(plain), rng.randrange(len(words)), rng.choice(odd)
+        for word in words[first : first + rng.randint(1, longest)]:
+            struct.pack_into("<d", spoilt, word, value)
+        found = Stored(good(sealed=False) | {field: bytes(spoilt)}).now()
+        assert set(of_view(found, WINDOWED)[0]) <= set("fnm")
+        assert alike(of_view(found, LATEST), of_view(WHOLE, LATEST))
 
 
 def test_the_checksum_costs_a_read_next_to_nothing() -> None:
