@@ -27,10 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVICES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+        if item.get_closest_marker("integration") and not item.get_closest_marker("journey"):
+            item.add_marker(pytest.mark.xdist_group("services"))  # in one process, for they share the run's services
         test = getattr(item, "obj", None)
         drawn = getattr(test, "_hypothesis_internal_use_settings", None)
         if EXAMPLES and drawn is not None and drawn.max_examples > EXAMPLES:
             test._hypothesis_internal_use_settings = hypothesis_settings(drawn, max_examples=EXAMPLES)
+    items.sort(key=lambda item: item.get_closest_marker("journey") is None)  # what takes minutes begins first
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from tests.bikes.generate import generate
 
 
 @pytest.mark.integration
+@pytest.mark.journey
 def test_the_demo_runs_another_use_case_and_leaves_nothing_running(tmp_path: Path) -> None:
     generate(tmp_path / "repo")
     with tempfile.TemporaryDirectory(prefix="hr-") as state:
@@ -57,6 +58,7 @@ learning:
 
 
 @pytest.mark.integration
+@pytest.mark.journey
 def test_another_use_case_lives_on_autopilot_and_every_number_is_right(tmp_path: Path) -> None:
     """Trained, shadowed, canaried and promoted by itself over HTTP; what was answered meanwhile is what the offline store says."""
     generate(tmp_path / "repo")

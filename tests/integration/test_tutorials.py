@@ -67,6 +67,7 @@ def commands(block: Block) -> set[str]:
 
 
 @pytest.mark.integration
+@pytest.mark.journey
 @pytest.mark.parametrize("journey", JOURNEYS)
 def test_a_reader_sees_what_the_pages_say(journey: str, shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     for page in JOURNEYS[journey]:
