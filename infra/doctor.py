@@ -156,8 +156,29 @@ def _checkout(_: Settings) -> Finding:
     return Finding("Checkout", not long, str(ROOT), "move the checkout to a shorter path")
 
 
-_NO_FIELDS = {"debug", "examples", "fuzz", "redis_user", "redis_password", "redis_connection", "registry_url", "offline_root", "service"}
-_MAY_HOLD_A_PASSWORD = {"redis_url", "redis_user", "redis_password", "redis_connection", "registry", "registry_url", "tracking", "kafka"}
+_NO_FIELDS = {
+    "debug",
+    "examples",
+    "fuzz",
+    "redis_user",
+    "redis_password",
+    "sentinel_password",
+    "redis_connection",
+    "registry_url",
+    "offline_root",
+    "service",
+}
+_MAY_HOLD_A_PASSWORD = {
+    "redis_url",
+    "redis_user",
+    "redis_password",
+    "sentinel_password",
+    "redis_connection",
+    "registry",
+    "registry_url",
+    "tracking",
+    "kafka",
+}
 
 
 def _settings(_: Settings) -> Finding:

@@ -1,8 +1,10 @@
 """The one way to a Redis client: every room opens its connections here, so that an address, a user and a password mean the same everywhere.
 
 Addresses: `redis://[user[:password]@]host[:port][/db]`, `rediss://…` (TLS; redis-py's `ssl_…` options in the query) and
-`unix://[user[:password]@]/path[?db=n]`. What an address does not say of user and password, `HEADRACE_REDIS_USER` and
-`HEADRACE_REDIS_PASSWORD` do. Quoted characters (`%40`) are meant as what they stand for.
+`unix://[user[:password]@]/path[?db=n]`. Of several servers: `redis+sentinel://[user[:password]@]host[:port],…/service[/db]` (the hosts are
+the Sentinels, who know which server is the master; a password of their own is `HEADRACE_SENTINEL_PASSWORD`) and
+`redis+cluster://[user[:password]@]host[:port],…` (any nodes of it), both with `rediss+…` for TLS. What an address does not say of user and
+password, `HEADRACE_REDIS_USER` and `HEADRACE_REDIS_PASSWORD` do. Quoted characters (`%40`) are meant as what they stand for.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
 
 from infra import private
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     import redis
     import redis.asyncio
 
-USER, PASSWORD = "HEADRACE_REDIS_USER", "HEADRACE_REDIS_PASSWORD"
+USER, PASSWORD, SENTINEL_PASSWORD = "HEADRACE_REDIS_USER", "HEADRACE_REDIS_PASSWORD", "HEADRACE_SENTINEL_PASSWORD"
+Kind = Literal["single", "sentinel", "cluster"]
 _PLAIN = re.compile(r"[\w.~:/+-]+", re.ASCII)
 
 
@@ -32,6 +35,9 @@ class Address:
     """Where a Redis is and who asks it.
 
     Attributes:
+        kind: `single`: one server; `sentinel`: the Sentinels at `nodes` say where it is; `cluster`: it is the one that `nodes` belong to.
+        nodes: every host and port that the URL names; empty for a unix socket.
+        service: by which the Sentinels know the master.
         path: of its unix socket; empty: `host` and `port` count.
         options: redis-py's further options, as the URL's query has them (`ssl_ca_certs`, ...).
     """
@@ -44,6 +50,9 @@ class Address:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = "single"
+    nodes: tuple[tuple[str, int], ...] = ()
+    service: str = ""
 
 
 def address(url: str) -> Address:
@@ -54,15 +63,18 @@ def address(url: str) -> Address:
     """
     from redis.connection import parse_url
 
-    scheme = urlsplit(url).scheme
     try:
-        said: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+        scheme = urlsplit(url).scheme
+        plain, kind, nodes, service = _several(url) if "+" in scheme else (url, "single", (), "")
+        said: dict[str, Any] = dict(parse_url(plain))  # type: ignore[no-untyped-call]
     except ValueError:
         raise ValueError(
-            "HEADRACE_REDIS_URL is no address of a Redis: write redis://, rediss:// or unix://, and quote what is special in a user or "
-            "password (%2F for /, %40 for @, %23 for #)"
+            "HEADRACE_REDIS_URL is no address of a Redis: write redis://, rediss://, unix://, redis+sentinel://host,host/service or "
+            "redis+cluster://host,host, and quote what is special in a user or password (%2F for /, %40 for @, %23 for #)"
         ) from None
     said.pop("connection_class", None)
+    if not nodes and "path" not in said:
+        nodes = ((said.get("host") or "127.0.0.1", said.get("port") or 6379),)
     return Address(
         host=said.pop("host", None) or "127.0.0.1",
         port=said.pop("port", None) or 6379,
@@ -70,40 +82,112 @@ def address(url: str) -> Address:
         db=int(said.pop("db", 0)),
         user=said.pop("username", None) or os.environ.get(USER) or None,
         password=said.pop("password", None) or os.environ.get(PASSWORD) or None,
-        tls=scheme == "rediss",
+        tls=scheme.startswith("rediss"),
         options=said,
+        kind=kind,
+        nodes=nodes,
+        service=service,
     )
 
 
-def _secret(url: str) -> dict[str, Any]:
-    """What redis-py's `from_url` is told beside the URL (what stands in the URL wins, also there)."""
-    to = address(url)
-    return {"username": to.user, "password": to.password}
+def _several(url: str) -> tuple[str, Kind, tuple[tuple[str, int], ...], str]:
+    """A URL that names several servers: the same of its first one alone, the kind, all of them, and the service.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    plain, _, named = parts.scheme.partition("+")
+    kind: dict[str, Kind] = {"sentinel": "sentinel", "cluster": "cluster"}
+    who, at, hosts = parts.netloc.rpartition("@")
+    nodes = []
+    for one in hosts.split(","):
+        place = urlsplit(f"//{one}")
+        nodes.append((place.hostname or "", place.port or (26379 if named == "sentinel" else 6379)))
+    service, _, db = parts.path.strip("/").partition("/") if named == "sentinel" else ("", "", parts.path.strip("/"))
+    whole = plain in ("redis", "rediss") and named in kind and all(host for host, _ in nodes)
+    if not whole or (named == "sentinel" and not service) or (named == "cluster" and db not in ("", "0")):
+        raise ValueError("no address of several servers")
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{plain}://{who}{at}{hosts.split(',')[0]}/{db}{query}", kind[named], tuple(nodes), unquote(service)
+
+
+def _told(to: Address, **options: Any) -> dict[str, Any]:
+    """What redis-py is told of a server that it has not from a URL."""
+    tls = {"ssl": True} if to.tls else {}
+    return {**to.options, "username": to.user, "password": to.password, **tls, **options}
+
+
+def _sentinels(to: Address, kind: Any, options: Mapping[str, Any]) -> Any:
+    """A client of the master that the Sentinels name; they are asked again for each connection."""
+    of_time = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout") if name in options}
+    theirs = {**to.options, **of_time, "password": os.environ.get(SENTINEL_PASSWORD) or None} | ({"ssl": True} if to.tls else {})
+    return kind(list(to.nodes), sentinel_kwargs=theirs).master_for(to.service, **_told(to, db=to.db, **options))
 
 
 def client(url: str, **options: Any) -> redis.Redis:
-    """A client of one server; nothing is connected yet.
+    """A client of the server; nothing is connected yet, but to a cluster (`redis+cluster://`), whose map is needed.
 
     Args:
         options: redis-py's (`socket_timeout`, `decode_responses`, ...).
     """
-    import redis
+    import redis.sentinel
 
-    return redis.Redis.from_url(url, **_secret(url), **options)
+    to = address(url)
+    if to.kind == "sentinel":
+        return _sentinels(to, redis.sentinel.Sentinel, options)
+    if to.kind == "cluster":
+        return _cluster(to, options)
+    return redis.Redis.from_url(url, username=to.user, password=to.password, **options)
+
+
+def _cluster(to: Address, options: Mapping[str, Any]) -> Any:
+    import redis.cluster
+
+    node: Any = redis.cluster.ClusterNode
+    return redis.RedisCluster(startup_nodes=[node(*place) for place in to.nodes], **_told(to, **options))
 
 
 def asynchronous(url: str, **options: Any) -> redis.asyncio.Redis:
-    """The same for asyncio."""
-    import redis.asyncio
+    """The same for asyncio; nothing is connected yet, whatever it is."""
+    import redis.asyncio.sentinel
 
-    return redis.asyncio.Redis.from_url(url, **_secret(url), **options)
+    to = address(url)
+    if to.kind == "sentinel":
+        return _sentinels(to, redis.asyncio.sentinel.Sentinel, options)
+    if to.kind == "cluster":
+        return asynchronous_cluster(url, **options)
+    return redis.asyncio.Redis.from_url(url, username=to.user, password=to.password, **options)
 
 
 def asynchronous_cluster(url: str, **options: Any) -> Any:
-    """An asyncio client of the cluster that the URL names a node of."""
-    import redis.asyncio
+    """An asyncio client of the cluster that the URL names nodes of."""
+    import redis.asyncio.cluster
 
-    return redis.asyncio.RedisCluster.from_url(url, **_secret(url), **options)
+    to = address(url)
+    nodes = [redis.asyncio.cluster.ClusterNode(*node) for node in to.nodes]
+    return redis.asyncio.RedisCluster(startup_nodes=nodes, **_told(to, **options))
+
+
+async def master(url: str) -> tuple[str, int]:
+    """Host and port that commands go to: of a Sentinels' service, the master that they name now.
+
+    Raises:
+        redis.RedisError: no Sentinel answers, or none knows a master.
+    """
+    import redis.asyncio.sentinel
+
+    to = address(url)
+    if to.kind != "sentinel":
+        return to.host, to.port
+    theirs = {**to.options, "password": os.environ.get(SENTINEL_PASSWORD) or None, "socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+    kind: Any = redis.asyncio.sentinel.Sentinel
+    asked = kind(list(to.nodes), sentinel_kwargs=theirs)
+    try:
+        return await asked.discover_master(to.service)
+    finally:
+        for one in asked.sentinels:
+            await one.aclose()
 
 
 def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
@@ -115,19 +199,18 @@ def connect(url: str, timeout_s: float = 10.0) -> redis.Redis:
     Raises:
         redis.RedisError: nothing answers there, or it refuses us (`cause` says it in a sentence).
     """
-    import redis
-
+    to = address(url)
     limits = {"socket_timeout": timeout_s, "socket_connect_timeout": min(timeout_s, 5.0)}
     made = client(url, **limits)
     try:
         _wait_until_loaded(made, timeout_s)
-        if not made.info("cluster")["cluster_enabled"]:  # type: ignore[index]
+        if to.kind == "cluster" or not made.info("cluster")["cluster_enabled"]:  # type: ignore[index]
             return made
     except BaseException:
         made.close()
         raise
     made.close()
-    return redis.RedisCluster.from_url(url, **_secret(url), **limits)  # type: ignore[return-value]
+    return _cluster(to, limits)
 
 
 def _wait_until_loaded(made: redis.Redis, timeout_s: float) -> None:
@@ -202,7 +285,9 @@ def without_password(url: str) -> str:
 def for_feast(url: str) -> str:
     """Feast's `connection_string` for the same server: `host:port,name=value,…`, split at commas, values read as JSON where they are."""
     to = address(url)
-    parts = ["127.0.0.1:6379" if to.path else f"{to.host}:{to.port}", f"db={to.db}"]
+    parts = [f"{host}:{port}" for host, port in to.nodes] or ["127.0.0.1:6379"]
+    if to.kind != "cluster":
+        parts.append(f"db={to.db}")
     if to.path:
         parts.append(f"unix_socket_path={_value(to.path)}")
     if to.user:

@@ -1,7 +1,7 @@
 """One connection to Redis that many requests share: what is asked in the same turn of the event loop leaves in one write.
 
 Replies come in the order of the commands, so no request waits for a connection and none is held by one; each has a deadline of its own.
-What this does not speak (TLS, clusters) is redis-py's: `Pipelines`.
+What this does not speak (TLS, clusters) is redis-py's: `Pipelines`. Where Sentinels know the master, they are asked at each connect.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ class Connection:
 
     async def ask(self, commands: list[tuple[bytes, ...]], timeout_s: float) -> list[Any]:
         """The replies; an error reply is a `hiredis.ReplyError` among them."""
-        return await self.send(b"".join(map(pack, commands)), len(commands), timeout_s)
+        replies = await self.send(b"".join(map(pack, commands)), len(commands), timeout_s)
+        if any(isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY ") for reply in replies):
+            await self.close()  # it was the master, and is one no longer: the next connection goes to the one that is
+        return replies
 
     async def send(self, packed: bytes, count: int, timeout_s: float) -> list[Any]:
         """Send packed commands; their replies, in order.
@@ -130,7 +133,7 @@ class Connection:
             if to.path:
                 _, wire = await loop.create_unix_connection(_Wire, to.path)
             else:
-                _, wire = await loop.create_connection(_Wire, to.host, to.port)
+                _, wire = await loop.create_connection(_Wire, *await _place(self.url))
             hello: list[tuple[bytes, ...]] = []
             if to.user or to.password:
                 hello.append((b"AUTH", *([to.user.encode()] if to.user else []), (to.password or "").encode()))
@@ -150,6 +153,20 @@ class Connection:
         if self._wire is not None and self._wire.transport is not None:
             self._wire.transport.close()
         self._wire = None
+
+
+async def _place(url: str) -> tuple[str, int]:
+    """Where the server is.
+
+    Raises:
+        ConnectionError: no Sentinel knows.
+    """
+    import redis
+
+    try:
+        return await redis_client.master(url)
+    except redis.RedisError as error:
+        raise ConnectionError(f"no Sentinel names a master: {error}") from None
 
 
 def _expire(future: asyncio.Future[Any]) -> None:
@@ -182,4 +199,5 @@ class Pipelines:
 
 def client(url: str, timeout_s: float) -> Connection | Pipelines:
     """What speaks to the server of a URL."""
-    return Pipelines(url, timeout_s) if redis_client.address(url).tls else Connection(url, timeout_s)
+    to = redis_client.address(url)
+    return Pipelines(url, timeout_s, to.kind == "cluster") if to.tls or to.kind == "cluster" else Connection(url, timeout_s)

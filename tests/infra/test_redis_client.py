@@ -29,6 +29,13 @@ PASSWORD, ALLOWED = "p@ss:w/rd#1,=$ ü", "12345"
 RULES = ["on", f">{ALLOWED}", "~*", "&*", "+@all", "-@admin", "-@dangerous", "+info"]
 """What an ACL user of Headrace's needs: docs/howto/own-redis.md."""
 
+NO_SEVERAL = [
+    "redis+sentinel://:hunter2@h",
+    "redis+cluster://:hunter2@h/1",
+    "redis+else://hunter2",
+    "redis+cluster://:hunter2@a,,b",
+    "+://",
+]
 secrets = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20)
 
 
@@ -68,6 +75,24 @@ def test_every_reader_of_an_address_finds_the_same_user_and_password(user: str, 
     assert feast.get("unix_socket_path") == ("/run/r.sock" if scheme == "unix" else None)
 
 
+several = st.sampled_from(["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
+
+
+@given(user=secrets, password=secrets, scheme=several, names=st.lists(st.sampled_from(["a", "b.example", "[::1]"]), min_size=1, max_size=3))
+def test_every_server_that_an_address_names_is_known(user: str, password: str, scheme: str, names: list[str]) -> None:
+    who = f"{quote(user, safe='')}:{quote(password, safe='')}@"
+    sentinel = scheme.endswith("sentinel")
+    hosts = ",".join(f"{name}:{7000 + i}" if i else name for i, name in enumerate(names))
+    found = redis_client.address(f"{scheme}://{who}{hosts}{'/my%2Fshelves/3' if sentinel else ''}")
+    first = 26379 if sentinel else 6379
+    assert found.nodes == tuple((name.strip("[]"), 7000 + i if i else first) for i, name in enumerate(names))
+    assert (found.user, found.password, found.tls) == (user, password, scheme.startswith("rediss"))
+    assert (found.kind, found.service, found.db) == (("sentinel", "my/shelves", 3) if sentinel else ("cluster", "", 0))
+    hidden = redis_client.without_password(f"{scheme}://u:hunter2@{hosts}{'/s/3' if sentinel else ''}")
+    assert "hunter2" not in hidden
+    assert redis_client.address(hidden).nodes == found.nodes
+
+
 @given(
     user=st.text("ABC:@/%", min_size=1),
     password=st.text("abcdefgh", min_size=12, max_size=12),
@@ -99,7 +124,9 @@ def test_the_environment_says_what_the_url_does_not(monkeypatch: pytest.MonkeyPa
         assert (feast["username"], feast["password"]) == who
 
 
-@pytest.mark.parametrize("address", ["http://h", "", "redis://:hunter2/x@h:1/0", "redis://:hunter2@h:x/0", "redis://h/0?db=hunter2"])
+@pytest.mark.parametrize(
+    "address", ["http://h", "", "redis://:hunter2/x@h:1/0", "redis://:hunter2@h:x/0", "redis://h/0?db=hunter2", *NO_SEVERAL]
+)
 def test_what_is_no_address_is_refused_without_repeating_it(address: str) -> None:
     with pytest.raises(ValueError, match="HEADRACE_REDIS_URL") as caught:
         redis_client.address(address)

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import msgspec
-import redis
 
 from feature_repo.records import release
+from infra import redis_client
 from infra.settings import Settings
 from serving.handlers.data_plane import DataPlane
 from serving.http.app import Front, build_app
@@ -33,7 +33,7 @@ class Server:
         (folder / "repo" / "feature_store.yaml").write_text(f"project: {self.project}\n")
         self.settings = Settings(**{"repo": folder / "repo", "state": folder / "state", "redis_url": redis_url} | settings)
         write_key(folder / "state")
-        self.redis = redis.Redis.from_url(redis_url)
+        self.redis = redis_client.client(redis_url)
         self.reader = shelves()
         self.clock = lambda: NOW_US
         self.plane: DataPlane

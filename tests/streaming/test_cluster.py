@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import pytest
 
 from feature_repo.records.redis_keys import keys_key
 from infra.settings import ROOT
-from infra.supervision import redis_server
 from serving.features.decoder import FRESH
 from serving.features.reader import OnlineReader
 from streaming.aggregation.windows import DAY, HOUR
@@ -26,74 +23,20 @@ from streaming.online.removal import remove
 from streaming.online.store import OnlineStore, connect
 from streaming.status import view_states
 from tests.oracle.nasty import whole
+from tests.several_redis import PASSWORD, cluster_of_three, until
 from tests.streaming.world import START, World, produce, views, wait_applied
 
 pytestmark = pytest.mark.integration
 
 SEAM = START + 2 * DAY
 END = START + 3 * DAY + 2 * HOUR
-PASSWORD = "correct-horse-battery"
-
-
-def free_port() -> int:
-    """One whose cluster bus, 10,000 above, is a port as well."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            number = int(probe.getsockname()[1])
-        if number < 50_000:
-            return number
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Three masters, every slot covered; the URL of one of them, without the password."""
-    import redis
-
-    ports, children = [free_port() for _ in range(3)], []
-    for number in ports:
-        folder = tmp_path_factory.mktemp(f"node{number}")
-        options = {
-            "port": number, "bind": "127.0.0.1", "dir": folder, "cluster-enabled": "yes", "cluster-config-file": "nodes.conf",
-            "requirepass": PASSWORD, "masterauth": PASSWORD, "save": "", "appendonly": "no", "cluster-node-timeout": 5000,
-        }  # fmt: skip
-        argv = [str(redis_server.binary()), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-        children.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL))
-    try:
-        nodes = [redis.Redis(port=p, password=PASSWORD) for p in ports]
-        for i, node in enumerate(nodes):
-            _until(node.ping)
-            node.execute_command("CLUSTER", "ADDSLOTS", *range(i * 16384 // 3, (i + 1) * 16384 // 3))
-            node.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
-        for number in ports[1:]:
-            nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", number)
-        _until(lambda: all(map(_whole, nodes)))
-        os.environ["HEADRACE_REDIS_PASSWORD"] = PASSWORD
-        yield f"redis://127.0.0.1:{ports[0]}/0"
-    finally:
-        os.environ.pop("HEADRACE_REDIS_PASSWORD", None)
-        for child in children:
-            child.kill()
-            child.wait()
-
-
-def _whole(node: Any) -> bool:
-    said = node.execute_command("CLUSTER INFO")
-    return bool(said["cluster_state"] == "ok" and int(said["cluster_known_nodes"]) == 3)
-
-
-def _until(done: Any, timeout_s: float = 120) -> None:
-    import redis
-
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        try:
-            if done():
-                return
-        except redis.RedisError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError("not in time")
+    with cluster_of_three(tmp_path_factory.mktemp("nodes")) as made:
+        yield f"redis://127.0.0.1:{made.ports[0]}/0"
 
 
 def child(what: str, url: str, root: Path, state: Path, project: str, **settings: str) -> subprocess.Popen[bytes]:
@@ -145,7 +88,7 @@ def test_backfill_stream_read_and_removal_on_a_redis_cluster_from_a_spark_cluste
 
     streaming = child("stream", cluster, root, state, project, **settings)
     try:
-        _until(lambda: b"ready" in (state / "stream.log").read_bytes(), 120)
+        until(lambda: b"ready" in (state / "stream.log").read_bytes(), 120)
         produce(client, project, made.rows_known(SEAM, END))
         wait_applied(client, project)
     finally:
