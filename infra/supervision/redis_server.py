@@ -71,7 +71,7 @@ def unreachable(settings: Settings) -> str | None:
         with redis_client.client(settings.redis(), socket_timeout=2, socket_connect_timeout=2) as client:
             client.ping()
             alone = redis_client.address(settings.redis()).kind == "single"
-            if alone and client.info("cluster")["cluster_enabled"]:  # type: ignore[index]
+            if alone and client.info("cluster")["cluster_enabled"]:
                 return "HEADRACE_REDIS_URL names one server, and a cluster answers: write redis+cluster://host:port,host:port (any of its nodes)"
     except redis.RedisError as error:
         return redis_client.cause(error)
