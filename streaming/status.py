@@ -13,6 +13,7 @@ from infra.redis_client import whole
 from streaming.backfill.checkpoint import unfinished
 from streaming.live import dead_letters
 from streaming.live.sink import newest_field
+from streaming.online import entity_index
 from streaming.online.entities import view_fields
 from streaming.online.store import OnlineStore, fields_of, noted_id, stream_id
 from streaming.schema.feature_view import View
@@ -105,20 +106,14 @@ def _view_state(client: redis.Redis, view: View, live: dict[str, str]) -> ViewSt
 
 def known_entities(client: redis.Redis, view: View) -> tuple[int, str]:
     """How many entities hold the view; and why that is not known, if so."""
-    import redis
-
-    index = keys_key(view.project, view.name)
-    try:
-        return int(client.scard(index)), ""  # type: ignore[arg-type]
-    except redis.ResponseError as error:
-        return 0, f"{index} is no set of entities: {error}"
+    return entity_index.count(client, keys_key(view.project, view.name))
 
 
 def size(client: redis.Redis, view: View, entities: int) -> int:
     """Bytes of a view's fields and values in Redis, extrapolated from a sample (without Redis' own overhead per entry)."""
     if not entities:
         return 0
-    keys: Any = client.srandmember(keys_key(view.project, view.name), _SAMPLE)
+    keys = entity_index.sample(client, keys_key(view.project, view.name), _SAMPLE)
     fields, store, total = view_fields(view), OnlineStore(client), 0
     for lane, places in store.lanes(keys):
         with lane.pipeline(transaction=False) as pipe:

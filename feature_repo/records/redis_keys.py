@@ -1,7 +1,7 @@
 """The names of our keys in Redis and of the tables that the platform keeps, every one once.
 
-A cluster decides by what stands in braces, the project, on which server a key lies. So all bookkeeping of one project lies on one
-server.
+A cluster decides by what stands in braces, the project, on which server a key lies. So a project's bookkeeping lies on one server, but for
+what grows with its entities: these, and the indexes of them, are spread over all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ def view_key(project: str, view: str) -> str:
 
 
 def keys_key(project: str, view: str) -> str:
-    """The Redis set of the entity keys that hold a view's fields."""
+    """Name of the index of the entity keys that hold a view's fields (`streaming.online.entity_index`)."""
     return f"headrace:{{{project}}}:keys:{view}"
 
 

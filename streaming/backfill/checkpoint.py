@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from feature_repo.records.redis_keys import journal_key, keys_key
+from streaming.online import entity_index
 from streaming.online.store import fields_of, noted_id
 from streaming.schema.types import FIRST_US, LAST_US
 
@@ -54,26 +55,28 @@ class Journal:
 
     @property
     def index(self) -> str:
-        """The Redis set of the entities written so far."""
+        """Of the entities written so far (`streaming.online.entity_index`)."""
         return keys_key(self.view.project, self.view.name) + ":backfill"
 
     def remaining(self) -> list[int]:
         return [b for b in range(self.buckets) if b not in self.done]
 
     def begin(self, client: redis.Redis) -> None:
-        client.delete(self.key, self.index)
+        client.delete(self.key)
+        entity_index.delete(client, self.index)
         head = {"fingerprint": self.view.fingerprint, "end_us": self.end_us, "from_us": self.from_us, "buckets": self.buckets}
         client.hset(self.key, mapping={**head, "position": self.position, "at": int(time.time())})
         client.expire(self.key, KEPT_S)
 
     def end(self, client: redis.Redis) -> None:
-        client.delete(self.key, self.index)
+        client.delete(self.key)
+        entity_index.delete(client, self.index)
 
 
 def note(client: redis.Redis, key: str, index: str, bucket: int, done: Done) -> None:
     """A bucket is done: everything of it is in the store."""
     client.hset(key, f"done:{bucket}", " ".join(map(str, done)))
-    client.expire(index, KEPT_S)
+    entity_index.expire(client, index, KEPT_S)
 
 
 def unfinished(client: redis.Redis, view: View) -> Journal | None:
@@ -84,8 +87,8 @@ def unfinished(client: redis.Redis, view: View) -> Journal | None:
         said = fields_of(client.hgetall(journal_key(view.project, view.name)))  # type: ignore[arg-type]
         found = _told(view, said) if said else None
         # what is in no index looks like left over: without it, the end of the backfill would take it for stale
-        if found is not None and any(done[1] for done in found.done.values()) and client.type(found.index) != b"set":
-            raise ValueError(f"{found.index} is no set of the entities written so far")
+        if found is not None and any(done[1] for done in found.done.values()) and not entity_index.whole(client, found.index):
+            raise ValueError(f"{found.index} is no index of the entities written so far")
         return found
     except (KeyError, ValueError, redis.ResponseError) as error:
         log.warning("feature view %r: what is noted of a killed backfill is broken, and it begins anew (%r)", view.name, error)

@@ -32,6 +32,7 @@ from streaming.live import event_log
 from streaming.offline.footers import Extent, extent
 from streaming.offline.parquet import TableError
 from streaming.offline.unfit import WHY
+from streaming.online import entity_index
 from streaming.online.entities import view_fields
 from streaming.online.lease import HeldError, hold
 from streaming.online.store import OnlineStore, connect, fields_of, of_the_store, stream_id, watermark
@@ -252,6 +253,7 @@ def _one(
         run.begin(client)
         if not run.from_us:
             rejected_rows.forget(client, view)
+    entity_index.take_over(client, keys_key(view.project, view.name))
     ended = threading.Event()
 
     def watch() -> None:
@@ -374,10 +376,10 @@ def _remove_stale(client: redis.Redis, view: View, run: Journal, most: float, re
             return False
 
     fields, total, stale = view_fields(view), 0, 0
-    for keys in store.members(index):
+    for keys in entity_index.members(client, index):
         total += len(keys)
     going = []
-    for keys in store.members(index, run.index):
+    for keys in entity_index.members(client, index, run.index):
         headers = [(blob or b"")[: tiles.HEADER_SIZE] for blob in store.read(keys, fields[0])] if keys else []
         going += [key for key, header in zip(keys, headers, strict=True) if not moved_on(header)]
     stale = len(going)

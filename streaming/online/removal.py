@@ -20,7 +20,7 @@ import msgspec
 
 from feature_repo.records.redis_keys import journal_key, keys_key, rejected_rows_key, view_key
 from infra import files
-from streaming.online import feast_layout
+from streaming.online import entity_index, feast_layout
 from streaming.online.entities import view_fields
 from streaming.online.lease import hold
 from streaming.online.store import OnlineStore
@@ -94,7 +94,7 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
         # first what says that the view is there as a whole: where this is killed, and the definition comes back, its windows are lost
         for name in (view_key(view.project, view.name), journal_key(view.project, view.name)):
             client.delete(name)
-        for keys in store.members(index):
+        for keys in entity_index.members(client, index):
             entities += store.drop(index, keys, fields, lambda _: False)
             gone += _absent(store, keys)
             told(entities)
@@ -109,8 +109,9 @@ def remove(client: redis.Redis, view: View, scan: bool = False, told: Callable[[
                     entities, gone, batch = entities + found[0], gone + found[1], []
             found = _delete(store, batch, fields)
             entities, gone = entities + found[0], gone + found[1]
-        for name in (rejected_rows_key(view.project, view.name), index, index + ":backfill"):
-            client.delete(name)
+        client.delete(rejected_rows_key(view.project, view.name))
+        for name in (index, index + ":backfill"):
+            entity_index.delete(client, name)
     return Removed(view.name, entities, gone)
 
 

@@ -19,6 +19,7 @@ from streaming import clock
 from streaming.aggregation import tiles
 from streaming.aggregation.windows import DAY
 from streaming.clock import SHARE
+from streaming.online import entity_index
 from streaming.online.entities import view_fields
 from streaming.online.store import OnlineStore
 from streaming.schema.feature_view import View
@@ -84,7 +85,7 @@ def sweep(client: redis.Redis, views: Sequence[View], most: float = SHARE, now_u
                 return True  # not ours to judge: a backfill replaces it
 
         total, going = 0, []
-        for keys in store.members(index):
+        for keys in entity_index.members(client, index):
             headers = store.read(keys, fields[0])
             total += len(keys)
             going += [key for key, header in zip(keys, headers, strict=True) if not active((header or b"")[: tiles.HEADER_SIZE])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from collections import defaultdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import redis_client
 from streaming.aggregation.tiles import HEADER_SIZE
-from streaming.online import resp
+from streaming.online import entity_index, resp
 
 if TYPE_CHECKING:
     import redis
@@ -141,7 +140,7 @@ class OnlineStore:
         return self._each(keys, lambda some: resp.commands([b"HGET"], [[resp.bulk(keys[i]) for i in some], [resp.bulk(field)] * len(some)]))
 
     def put(self, indexes: Sequence[str], rows: Rows) -> None:
-        """Write the rows whatever is there, and note the entities in the sets. For views that nobody else writes at the same time."""
+        """Write the rows whatever is there, and note the entities in the indexes. For views that nobody else writes at the same time."""
         self._note(indexes, rows.keys)
 
         def pack(some: list[int]) -> list[bytes]:
@@ -154,7 +153,7 @@ class OnlineStore:
         """Write each entity's fields in one step, if its tile field's header still is what was read.
 
         Args:
-            indexes: sets that take the entities' keys; the view's own (`keys_key`) comes first.
+            indexes: those that take the entities' keys; the view's own (`keys_key`) comes first.
             expected: the header that was read, b"" for none.
 
         Returns:
@@ -193,7 +192,7 @@ class OnlineStore:
                 continue
             gone = [some[i] for i in going]
             # first from the index: if somebody writes the entity in between, the drop fails and it is put back
-            self.client.srem(index, *gone)
+            entity_index.forget(self.client, index, gone)
 
             def pack(rows: list[int], gone: list[bytes] = gone, before: list[bytes] = [headers[i] for i in going]) -> list[bytes]:  # noqa: B006
                 columns = [[resp.bulk(gone[i]) for i in rows], [resp.bulk(before[i]) for i in rows]]
@@ -205,70 +204,11 @@ class OnlineStore:
         return dropped
 
     def _note(self, indexes: Sequence[str], keys: Sequence[bytes]) -> None:
-        """Put keys into indexes. If something that is no set lies in an index's place, it is put aside and the index begins anew: no event is
-        lost for that.
-        """
-        import redis
-
-        for some in _chunks(keys, self.chunk):
+        try:
             for index in indexes:
-                try:
-                    try:
-                        self.client.sadd(index, *some)
-                    except redis.ResponseError as error:
-                        if not str(error).startswith("WRONGTYPE"):
-                            raise
-                        self._put_aside(index)
-                        self.client.sadd(index, *some)
-                except redis.ResponseError as error:
-                    raise OnlineStoreError(f"Redis refused a write to {index}: {error}") from None
-
-    def _put_aside(self, index: str) -> None:
-        import redis
-
-        aside = f"{index}:broken"
-        with contextlib.suppress(redis.ResponseError):  # another writer did
-            self.client.rename(index, aside)
-        log.warning(
-            "%s is no set of entities: it lies in %s now. The view goes on; entities that nobody writes again are not in the new one "
-            "(a backfill of the view puts in all that the tables know)",
-            index,
-            aside,
-        )
-
-    def members(self, index: str, but: str | None = None) -> Iterator[list[bytes]]:
-        """The entity keys of an index in chunks, without those that are in the index `but`. If something that is no set lies there, it has no
-        members.
-
-        Raises:
-            OnlineStoreError: `but` is no index.
-        """
-        import redis
-
-        seen: list[bytes] = []
-        try:
-            for key in self.client.sscan_iter(index, count=self.chunk):
-                seen.append(key)
-                if len(seen) >= self.chunk:
-                    yield self._without(seen, but)
-                    seen = []
-        except redis.ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
-            log.warning("%s is no set of entities: its members are not known (the view's next write puts it aside)", index)
-        if seen:
-            yield self._without(seen, but)
-
-    def _without(self, keys: list[bytes], but: str | None) -> list[bytes]:
-        import redis
-
-        if but is None:
-            return keys
-        try:
-            inside: Any = self.client.smismember(but, keys)
-        except redis.ResponseError as error:
-            raise OnlineStoreError(f"{but} cannot be read: {error}") from None
-        return [key for key, there in zip(keys, inside, strict=True) if not there]
+                entity_index.note(self.client, index, keys)
+        except entity_index.IndexFault as error:
+            raise OnlineStoreError(str(error)) from None
 
 
 def _sha(script: str) -> bytes:
@@ -280,9 +220,6 @@ def _sha(script: str) -> bytes:
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for i in range(0, len(items), size):
         yield items[i : i + size]
-
-
-# Names of our own keys. In braces what a cluster hashes: one project's bookkeeping lies on one server.
 
 
 def watermark(client: redis.Redis, key: str) -> tuple[int, int]:

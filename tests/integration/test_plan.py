@@ -21,7 +21,7 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import ROOT
 from streaming.backfill.estimate import estimate_size
 from streaming.backfill.run import plan as plan_backfill
-from streaming.online import removal
+from streaming.online import entity_index, removal
 from streaming.online.store import connect
 from streaming.schema.feature_view import views
 from streaming.status import size
@@ -79,7 +79,7 @@ def test_a_changed_window_is_named_and_the_live_model_with_it(bikes: Bikes, edit
         moved = definition_change.with_and_without(case, after, bikes.settings, made, [*odd, *log(bikes)])
         none = definition_change.with_and_without(case, after, bikes.settings, made, odd)
     assert guess is not None
-    held = size(client, view, int(client.scard(keys_key("bikes", view.name))))  # type: ignore[arg-type]
+    held = size(client, view, int(entity_index.count(client, keys_key("bikes", view.name))[0]))  # type: ignore[arg-type]
     assert guess.entities == 6
     assert 0.5 < guess.bytes / held < 2
     assert isinstance(moved, definition_change.Moved)
@@ -184,7 +184,7 @@ def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: 
     """Also where an `apply` was killed between the registry and the store: the next one goes on, and says so."""
     client = connect(bikes.settings.redis())
     bikes.backfill()
-    before = client.scard(keys_key("bikes", "rides_by_station_and_class"))
+    before = entity_index.count(client, keys_key("bikes", "rides_by_station_and_class"))[0]
     assert before
     case = edited(
         ("rides_by_station_and_class = StreamFeatureView(", "_unused = lambda **_: None\nrides_by_station_and_class = _unused("),
@@ -193,13 +193,13 @@ def test_by_command_a_removed_view_takes_its_values_along(bikes: Bikes, edited: 
     try:
         if killed:
             assert command(bikes, case.folder, "apply", "--allow-breaking", killed=True).returncode == -signal.SIGKILL
-            assert client.scard(keys_key("bikes", "rides_by_station_and_class")) == before
+            assert entity_index.count(client, keys_key("bikes", "rides_by_station_and_class"))[0] == before
         done = command(bikes, case.folder, "apply", "--allow-breaking")
         assert done.returncode == 0, done.stderr
         assert f"removed from {before} entities" in done.stdout
-        assert not client.exists(keys_key("bikes", "rides_by_station_and_class"))
+        assert not entity_index.count(client, keys_key("bikes", "rides_by_station_and_class"))[0]
         assert not (bikes.settings.state / removal.OWED).exists()
-        assert client.scard(keys_key("bikes", "rides_by_station")) == 6
+        assert entity_index.count(client, keys_key("bikes", "rides_by_station"))[0] == 6
     finally:
         apply_definitions(bikes.case)
         bikes.case.store.refresh_registry()

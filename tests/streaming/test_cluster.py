@@ -19,6 +19,7 @@ from serving.features.reader import OnlineReader
 from streaming.aggregation.windows import DAY, HOUR
 from streaming.live.event_log import SCHEMA
 from streaming.live.sink import apply_batch
+from streaming.online import entity_index
 from streaming.online.removal import remove
 from streaming.online.store import OnlineStore, connect
 from streaming.status import view_states
@@ -104,7 +105,7 @@ def test_backfill_stream_read_and_removal_on_a_redis_cluster_from_a_spark_cluste
     assert states["latest"].bytes > 0
     done = remove(client, views(project)[0])
     assert done.entities == states["latest"].entities
-    assert not client.exists(keys_key(project, "latest"))
+    assert not entity_index.count(client, keys_key(project, "latest"))[0]
     made.check(client, views(project)[1], END, END)  # the other view lies on other keys, untouched
 
     for path in state.rglob("*"):  # a secret is in no log, no plan, no closure that was written down
@@ -141,4 +142,4 @@ def test_a_cluster_that_moves_a_slot_loses_nothing(cluster: str) -> None:
     for slot in range(0, 16384, 2):  # half of what it believes is wrong
         cache[slot] = first
     apply_batch(compiled, store, batch)
-    assert client.scard(keys_key("moved", "latest")) == 200
+    assert entity_index.count(client, keys_key("moved", "latest"))[0] == 200

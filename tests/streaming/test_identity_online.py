@@ -19,7 +19,7 @@ from streaming.aggregation.windows import SECOND
 from streaming.join.in_process import gather
 from streaming.live.event_log import SCHEMA
 from streaming.live.sink import apply_batch
-from streaming.online import feast_layout
+from streaming.online import entity_index, feast_layout
 from streaming.online.entities import key_function, view_fields
 from streaming.online.store import OnlineStore, connect
 from streaming.schema.feature_view import Feature, Projection, View
@@ -56,7 +56,7 @@ def test_a_store_that_older_code_wrote_is_served_and_moves_on(redis_url: str) ->
     view = replace(view_of(OLD), project=f"p{uuid.uuid4().hex[:8]}", stream="things")
     client, (key,) = connect(redis_url), [key_function(view)([1])]
     client.hset(key, mapping={view_fields(view)[0]: STORED, view_fields(view)[1]: feast_layout.encode_timestamp(NEWEST)})
-    client.sadd(keys_key(view.project, view.name), key)
+    entity_index.note(client, keys_key(view.project, view.name), [key])
     assert read(view, redis_url, NEWEST + SECOND)[0] == WAS
     push(view, redis_url, {"k": 1, "at": moment(NEWEST + SECOND), "x": 10.0}, 4)  # before the position it has: in already
     assert client.hget(key, view_fields(view)[0]) == STORED

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -32,11 +33,13 @@ from streaming.backfill.run import _RATE, _rate
 from streaming.live import dead_letters, event_log
 from streaming.live.sink import _ADVANCE
 from streaming.live.turn import take
+from streaming.online import entity_index
 from streaming.online.feast_layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher
 from streaming.online.lease import HeldError, hold
 from streaming.online.store import connect, fields_of
 from streaming.schema.types import FIRST_US, LAST_US
 from tests.fuzz import NUMBERS, fuzzed, spoilt
+from tests.indexed import indexed
 from tests.oracle.hostile import NOW_US, TYPES, views
 from tests.serving.features.test_stored_bytes import LAYOUT, LEVELS, WINDOWED
 from tests.serving.features.test_stored_bytes import good as stored
@@ -271,20 +274,48 @@ def test_what_is_no_index_of_a_view_is_put_aside_by_the_next_write_and_costs_no_
     from streaming.status import view_states
 
     index, store = keys_key(PROJECT, WINDOWS.name), OnlineStore(client)
+    names = sorted({entity_index.parts(index)[zlib.crc32(key) % entity_index.PARTS] for key in (b"one", b"two")})
     _clear(client)
-    client.delete(index, f"{index}:broken")
-    OTHER_TYPES[how](client, index)
-    assert [keys for keys in store.members(index) if keys] == []
+    entity_index.delete(client, index)
+    for name in names:
+        client.delete(f"{name}:broken")
+        OTHER_TYPES[how](client, name)
+    assert indexed(client, index) == set()
     mine, other = view_states(client, [WINDOWS, LATEST])
     assert "is no set of entities" in mine.error
     assert (mine.entities, other.error) == (0, "")
     caplog.clear()
     store._note([index, f"{index}:more"], [b"one", b"two"])
-    assert sorted(key for keys in store.members(index) for key in keys) == [b"one", b"two"]
-    assert client.exists(f"{index}:broken")
-    assert f"{index} is no set of entities: it lies in {index}:broken now" in caplog.text
+    assert indexed(client, index) == indexed(client, f"{index}:more") == {b"one", b"two"}
+    for name in names:
+        assert client.exists(f"{name}:broken")
+        assert f"{name} is no set of entities: it lies in {name}:broken now" in caplog.text
+        client.delete(f"{name}:broken")
     assert view_states(client, [WINDOWS])[0].error == ""
-    client.delete(index, f"{index}:broken", f"{index}:more")
+    for one in (index, f"{index}:more"):
+        entity_index.delete(client, one)
+
+
+def test_a_store_of_one_set_alone_is_read_and_taken_over(client: Any) -> None:
+    """So versions before had it: a cluster held it on one server."""
+    index, keys = f"headrace:{{{PROJECT}}}:keys:former", {b"k%d" % i for i in range(2500)}
+    entity_index.delete(client, index)
+    client.sadd(index, *keys)
+    assert (indexed(client, index), entity_index.count(client, index)) == (keys, (2500, ""))
+    written = f"{index}:backfill"
+    entity_index.note(client, written, sorted(keys)[:2000])
+    left = {key for some in entity_index.members(client, index, written) for key in some}
+    assert left == set(sorted(keys)[2000:])
+    entity_index.forget(client, index, [b"k1"])
+    entity_index.take_over(client, index)
+    assert not client.exists(index)
+    assert (indexed(client, index), entity_index.count(client, index)) == (keys - {b"k1"}, (2499, ""))
+    assert len([name for name in entity_index.parts(index) if client.scard(name) > 50]) == entity_index.PARTS
+    left = {key for some in entity_index.members(client, index, written) for key in some}
+    assert left == set(sorted(keys)[2000:])
+    for one in (index, written):
+        entity_index.delete(client, one)
+        assert indexed(client, one) == set()
 
 
 @pytest.mark.parametrize("lost", ["gone", *OTHER_TYPES])
@@ -292,18 +323,18 @@ def test_a_killed_backfill_whose_list_of_written_entities_is_lost_begins_anew(cl
     """Gone on with, its end would take all that it had written before for left over."""
     key, index = journal_key(PROJECT, WINDOWS.name), Journal(WINDOWS, 0, 0, 4, "0-0").index
     _clear(client)
-    client.delete(index)
+    entity_index.delete(client, index)
     client.hset(key, mapping=NOTED)
-    client.sadd(index, "one")
+    entity_index.note(client, index, [b"one"])
     found = checkpoint.unfinished(client, WINDOWS)
     assert found is not None
     assert found.done
-    client.delete(index)
+    entity_index.delete(client, index)
     if lost != "gone":
-        OTHER_TYPES[lost](client, index)
+        OTHER_TYPES[lost](client, entity_index.parts(index)[3])
     assert checkpoint.unfinished(client, WINDOWS) is None
     Journal(WINDOWS, 0, 0, 4, "0-0").begin(client)
-    assert not client.exists(index)
+    assert not any(map(client.exists, entity_index.parts(index)))
     client.delete(key)
 
 

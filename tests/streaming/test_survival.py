@@ -30,12 +30,14 @@ from streaming.live import dead_letters, event_log
 from streaming.live.connectors import put
 from streaming.live.event_log import SCHEMA
 from streaming.live.sink import apply_batch, merge
+from streaming.online import entity_index
 from streaming.online.entities import key_function
 from streaming.online.lease import HeldError, hold
 from streaming.online.retention import Swept, sweep
 from streaming.online.store import OnlineStore, connect
 from streaming.online.unfilled import unfilled_views
 from streaming.schema.json_row import moment_us
+from tests.indexed import indexed
 from tests.streaming.world import START, World, produce, views, wait_applied
 
 SEAM = START + 2 * DAY
@@ -232,7 +234,7 @@ def test_a_rewind_forgets_entities_that_only_live_events_knew(redis_url: str, sp
     client, compiled = connect(redis_url), views(project)
 
     def held() -> dict[str, set[bytes]]:
-        return {v.name: client.smembers(keys_key(project, v.name)) for v in compiled}  # type: ignore[misc]
+        return {v.name: indexed(client, keys_key(project, v.name)) for v in compiled}  # type: ignore[misc]
 
     backfill(spark, compiled, root, redis_url, SEAM)
     before = held()
@@ -285,8 +287,8 @@ def test_silent_entities_are_forgotten_and_read_the_same(redis_url: str, project
     now = moment_us("2020-09-16T01:00:00Z", "now")
     assert sweep(client, compiled, now_us=now, dry_run=True) == [Swept("windows", 3, 1, 0)]
     assert sweep(client, compiled, now_us=now) == [Swept("windows", 3, 1, 1)]  # the latest-value view has no ttl: kept for ever
-    assert client.scard(keys_key(project, "windows")) == 2
-    assert client.scard(keys_key(project, "latest")) == 3
+    assert entity_index.count(client, keys_key(project, "windows"))[0] == 2
+    assert entity_index.count(client, keys_key(project, "latest"))[0] == 3
     assert sweep(client, compiled, now_us=now) == [Swept("windows", 2, 0, 0)]
 
 
@@ -311,7 +313,7 @@ def test_most_of_a_view_is_never_forgotten_at_once_unless_told_to(redis_url: str
     now = moment_us("2020-09-16T01:00:00Z", "now")
     (left,) = sweep(client, compiled, now_us=now)
     assert (left, left.refused, str(left)) == (Swept("windows", 12, 11, 0), True, "windows: 11 of 12 entities are silent")
-    assert client.scard(keys_key(project, "windows")) == 12
+    assert entity_index.count(client, keys_key(project, "windows"))[0] == 12
     assert sweep(client, compiled, 1.0, now_us=now) == [Swept("windows", 12, 11, 11)]
 
 

@@ -17,8 +17,10 @@ import httpx
 import msgspec
 import psutil
 
+from feature_repo.records.redis_keys import keys_key
 from infra.settings import ROOT, Settings
 from infra.supervision import redis_server
+from streaming.online import entity_index
 from streaming.online.store import connect
 from tests.bench.http import scalars
 from tests.bench.http.load import paced, wrk
@@ -227,7 +229,7 @@ def _limits(own: Settings, case: Any, model: Path) -> list[Measurement]:
         scorer.score(matrix)
     onnx = (time.perf_counter() - began) / 2000 * 1e6
     client = connect(own.redis())
-    some = client.srandmember("headrace:{bench}:keys:by_user", 4)
+    some = entity_index.sample(client, keys_key("bench", "by_user"), 4)
     packed = commands([b"HMGET"], [[bulk(k) for k in some], [bulk(b"_hr:by_user")] * 4, [bulk(b"_ts:by_user")] * 4])
     began = time.perf_counter()
     for _ in range(1000):

@@ -15,12 +15,13 @@ from serving.features.decoder import MISSING, STALE
 from serving.features.reader import OnlineReader, OnlineStoreUnavailable
 from streaming.aggregation.windows import HOUR, MINUTE
 from streaming.backfill.run import backfill
-from streaming.online import feast_layout
+from streaming.online import entity_index, feast_layout
 from streaming.online.store import connect
 from streaming.schema.types import FIRST_US
 from tests.bikes.feed import push, wait_applied
 from tests.bikes.oracle import check_online, entities, read
 from tests.bikes.platform import SEAM_US, Bikes
+from tests.indexed import indexed
 
 
 @pytest.mark.parametrize("later", [0, 7 * MINUTE, 3 * HOUR, 30 * HOUR])
@@ -32,7 +33,7 @@ def test_a_backfill_read_back_equals_the_oracle_as_time_passes(bikes: Bikes, lat
 def test_a_second_backfill_changes_nothing(bikes: Bikes) -> None:
     def dump() -> dict[bytes, Any]:
         client = connect(bikes.settings.redis())
-        keys = {k for v in bikes.views for k in client.smembers(keys_key("bikes", v))}
+        keys = {k for v in bikes.views for k in indexed(client, keys_key("bikes", v))}
         return {k: client.hgetall(k) for k in keys}
 
     bikes.backfill()
@@ -48,7 +49,7 @@ def test_an_entity_the_backfill_does_not_find_loses_the_view_and_nothing_else(bi
     view = bikes.views["dock"]
     key = feast_layout.key_encoder("bikes", [("station", "int64")])([424242])
     client.hset(key, mapping={feast_layout.tile_field("dock"): b"H1", feast_layout.timestamp_field("dock"): b"", b"_hr:other": b"kept"})
-    client.sadd(keys_key("bikes", view.name), key)
+    entity_index.note(client, keys_key("bikes", view.name), [key])
     bikes.backfill()
     assert client.hgetall(key) == {b"_hr:other": b"kept"}
     client.delete(key)

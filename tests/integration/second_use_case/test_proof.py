@@ -14,9 +14,11 @@ from feature_repo.records.redis_keys import keys_key, view_key
 from serving.batch.rerun import RerunError, find, run_again
 from serving.telemetry.prediction_id import PredictionIds
 from streaming.aggregation.windows import HOUR, MINUTE
+from streaming.online import entity_index
 from streaming.online.store import connect
 from streaming.skew.proof import prove, read_log
 from tests.bikes.platform import SEAM_US, Bikes
+from tests.indexed import indexed
 
 
 def test_what_was_served_is_what_training_computes(bikes: Bikes, streaming: Any, server: str) -> None:
@@ -69,8 +71,9 @@ def test_a_store_that_has_lost_everything_serves_no_wrong_cell_and_says_what_it_
     client = connect(bikes.settings.redis())
     before = len(read_log(client, "bikes", "turned_away"))
     for view in bikes.views.values():
-        entities: Any = client.smembers(keys_key("bikes", view.name))
-        client.delete(keys_key("bikes", view.name), view_key("bikes", view.name), *entities)
+        entities: Any = indexed(client, keys_key("bikes", view.name))
+        entity_index.delete(client, keys_key("bikes", view.name))
+        client.delete(view_key("bikes", view.name), *entities)
     deadline = time.monotonic() + 60
     while "count as missing" not in (said := httpx.get(f"{server}/readyz").text) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -23,6 +23,7 @@ from streaming.online.store import connect
 from streaming.skew.proof import read_log
 from tests.bikes.oracle import check_online, entities, read
 from tests.bikes.platform import SEAM_US, Bikes
+from tests.indexed import indexed
 
 STOCK = """
 import json, os, sys
@@ -75,7 +76,7 @@ def test_feasts_own_calls_use_our_join_and_our_backfill(bikes: Bikes) -> None:
     from tests.bikes.platform import SEAM
 
     client = connect(bikes.settings.redis())
-    for key in client.smembers(keys_key("bikes", "dock")):
+    for key in indexed(client, keys_key("bikes", "dock")):
         client.hdel(key, feast_layout.timestamp_field("dock"))
     store.materialize(SEAM.replace(month=1), SEAM, feature_views=["dock"])
     check_online(bikes, SEAM_US, SEAM_US)

@@ -24,13 +24,14 @@ from streaming.live.events import decode
 from streaming.live.sink import apply_batch
 from streaming.live.sources.files import Files
 from streaming.offline.unfit import WHY
-from streaming.online import feast_layout
+from streaming.online import entity_index, feast_layout
 from streaming.online.entities import group, key_function
 from streaming.online.store import BusyError, OnlineStore, OnlineStoreError, connect, of_the_store
 from streaming.online.writer import snapshot
 from streaming.schema.feature_view import Feature, View
 from streaming.tables import result_table
 from tests.fuzz import fuzzed
+from tests.indexed import indexed
 from tests.oracle.hostile import NOW_US, POISON, events, good, views
 from tests.streaming.live.test_hostile import counts, encoded
 
@@ -82,7 +83,7 @@ def test_rows_that_cannot_be_stored_are_set_aside_and_the_others_are_stored(spar
         assert len(kept) == 6
         for *_, word in (row for row in ROWS if row[-1]):
             assert [word in r.why for r in kept].count(True) == 1, (word, kept)
-    assert client.smembers(keys_key(one.project, "v")) == {key_function(one)([k]) for k in (1, 4, 8)}
+    assert indexed(client, keys_key(one.project, "v")) == {key_function(one)([k]) for k in (1, 4, 8)}
     assert feast_layout.decode_value(client.hget(key_function(one)([1]), feast_layout.field("v", "x"))) == 1.5
     assert "6 rows rejected" in str([list(c.cells) for c in result_table([done]).columns])
     # of what became known since, one is poison, in a key too
@@ -122,7 +123,7 @@ def test_entities_that_the_offline_store_does_not_know_go_only_up_to_a_share(spa
         write(tmp_path, [(k, 5, [1], "1", UUID, "1", None) for k in range(n)])
         (done,) = backfill(spark, [one], tmp_path, redis_url, end_us=NOW_US, most=most, rewind=rewind)
         assert done.error is None
-        return client.scard(keys_key(one.project, "v")), done.removed, done.spared
+        return entity_index.count(client, keys_key(one.project, "v"))[0], done.removed, done.spared
 
     assert held(0.5, 10) == (10, 0, "")
     assert held(0.5, 3) == (10, 0, "7 of 10 entities are unknown to the offline store and were kept")

@@ -12,7 +12,7 @@ import redis
 
 from feature_repo.records.redis_keys import keys_key, view_key
 from streaming.live.sink import apply_batch
-from streaming.online import feast_layout
+from streaming.online import entity_index, feast_layout
 from streaming.online.entities import key_function, view_fields
 from streaming.online.removal import remove
 from streaming.online.store import OnlineStore, connect
@@ -55,7 +55,7 @@ def test_only_the_views_own_fields_go(redis_url: str, name: str, killed: bool) -
 
         with pytest.raises(Stop):
             remove(client, latest, told=stop)
-        assert 0 < client.scard(keys_key(name, "latest")) < 2_500
+        assert 0 < entity_index.count(client, keys_key(name, "latest"))[0] < 2_500
     done = remove(client, latest)
     assert killed or (done.entities, done.keys) == (2_500, 2_499)
     after = dump(client)
@@ -63,9 +63,9 @@ def test_only_the_views_own_fields_go(redis_url: str, name: str, killed: bool) -
     assert after.pop(encode([3])) == {b"_ts:somebody_elses": b"kept"}
     expected = {k: v for k, v in before.items() if k not in own and k != view_key(name, "latest").encode()}
     assert after == expected
-    assert not client.exists(keys_key(name, "latest"))
-    assert client.scard(keys_key(name, "windows")) == 2_500
-    assert client.scard(keys_key(f"pre{name}", "latest")) == 2_500
+    assert not entity_index.count(client, keys_key(name, "latest"))[0]
+    assert entity_index.count(client, keys_key(name, "windows"))[0] == 2_500
+    assert entity_index.count(client, keys_key(f"pre{name}", "latest"))[0] == 2_500
     client.flushdb()
 
 
@@ -115,7 +115,7 @@ def test_a_removal_that_was_killed_leaves_a_view_of_which_something_is_lost(redi
 
     with pytest.raises(KeyboardInterrupt):
         remove(client, view, told=killed)
-    assert client.scard(keys_key(name, view.name)) > 0
+    assert entity_index.count(client, keys_key(name, view.name))[0] > 0
     assert unfilled_views(client, [view], tmp_path) == [view.name]
 
 

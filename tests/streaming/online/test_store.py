@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,14 +15,17 @@ from infra import redis_client
 from infra.supervision import redis_server
 from serving.features.redis_connection import Connection, Pipelines
 from streaming.aggregation.tiles import HEADER_SIZE
+from streaming.online import entity_index
 from streaming.online.resp import bulk
 from streaming.online.store import ForeignKeyError, OnlineStore, Rows, connect
+from tests.indexed import indexed
 from tests.streaming.test_cluster import PASSWORD, cluster
 
 __all__ = ["cluster"]  # a fixture
 pytestmark = pytest.mark.integration
 INDEX, TILE, VALUE = "{suite}:keys:v", b"tile", b"value"
 HEADERS = [bytes([n]) * HEADER_SIZE for n in (1, 2, 3)]
+PART = entity_index.parts(INDEX)[zlib.crc32(b"entity-0") % entity_index.PARTS]
 KEYS = [f"entity-{n}".encode() for n in range(2_500)]
 """More than two chunks; of a cluster, on every node."""
 
@@ -66,8 +70,9 @@ def url(request: pytest.FixtureRequest) -> str:
 def store(url: str) -> Iterator[OnlineStore]:
     client = connect(url)
     yield OnlineStore(client)
-    for key in [*KEYS, INDEX.encode(), f"{INDEX}:broken".encode()]:
+    for key in [*KEYS, f"{PART}:broken".encode()]:
         client.delete(key)
+    entity_index.delete(client, INDEX)
     client.close()
 
 
@@ -80,7 +85,7 @@ def test_what_is_put_is_read_in_the_order_that_was_asked(store: OnlineStore) -> 
     store.put([INDEX], rows(HEADERS[0]))
     assert store.read(KEYS[::-1], VALUE) == [key.upper() for key in KEYS[::-1]]
     assert store.read([b"nobody", KEYS[0]], VALUE) == [None, KEYS[0].upper()]
-    assert {key for some in store.members(INDEX) for key in some} == set(KEYS)
+    assert indexed(store.client, INDEX) == set(KEYS)
 
 
 def test_of_two_writers_who_read_the_same_one_wins_and_the_other_is_told(store: OnlineStore) -> None:
@@ -99,19 +104,19 @@ def test_a_drop_takes_a_views_fields_and_nothing_that_is_still_wanted(store: Onl
     assert store.drop(INDEX, KEYS[:40], [TILE, VALUE], lambda header: header == HEADERS[1]) == 20
     assert store.read(KEYS[:40], VALUE) == [None] * 20 + [key.upper() for key in KEYS[20:40]]
     assert store.client.hget(KEYS[0], "other") == b"stays"
-    assert {key for some in store.members(INDEX) for key in some} == set(KEYS[20:40])
+    assert indexed(store.client, INDEX) == set(KEYS[20:40])
 
 
 def test_something_else_in_an_entitys_place_is_named_and_in_an_indexs_place_is_put_aside(store: OnlineStore) -> None:
     store.client.set(KEYS[1], "no hash")
     with pytest.raises(ForeignKeyError):
         store.put([INDEX], rows(HEADERS[0], KEYS[:3]))
-    for key in (KEYS[1], INDEX):
-        store.client.delete(key)
-    store.client.set(INDEX, "no set")
+    store.client.delete(KEYS[1])
+    entity_index.delete(store.client, INDEX)
+    store.client.set(PART, "no set")
     store.put([INDEX], rows(HEADERS[0], KEYS[:3]))
-    assert {key for some in store.members(INDEX) for key in some} == set(KEYS[:3])
-    assert store.client.get(f"{INDEX}:broken") == b"no set"
+    assert indexed(store.client, INDEX) == set(KEYS[:3])
+    assert store.client.get(f"{PART}:broken") == b"no set"
 
 
 def test_serving_reads_what_streaming_wrote(store: OnlineStore, url: str) -> None:
