@@ -42,10 +42,6 @@ class Arguments(BaseModel):
     wait_for_models: bool = Field(default=True, description="whether a replica that no model answers in is still starting")
 
 
-class NotReadyError(RuntimeError):
-    """No model answers in this replica; the message says why."""
-
-
 def app(args: Arguments) -> "Application":
     """The application, bound.
 
@@ -86,14 +82,14 @@ class Replica:
     async def check_health(self) -> None:
         """
         Raises:
-            NotReadyError: no model answers any more. Serve then replaces the replica by one that waits.
+            Problem: no model answers any more; says why. Serve then replaces the replica by one that waits.
         """
-        models = self.app.plane.models
-        while self._wait and not self._answered and not models.live:
+        plane = self.app.plane
+        while self._wait and not self._answered and not plane.models.live:
             await asyncio.sleep(_LOOK_S)
         self._answered = True
-        if why := self.app.plane.unsynced() if self._wait or not models.loaded else "":
-            raise NotReadyError(why)
+        if self._wait or not plane.models.loaded:
+            plane.check_models()
 
 
 def bound(settings: Settings, wait_for_models: bool) -> "Application":

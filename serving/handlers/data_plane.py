@@ -273,14 +273,16 @@ class DataPlane:
         except ValueError as error:
             raise NotFound(f"What the log holds of prediction {number} is broken: {error}.") from None
 
-    def unsynced(self) -> str:
-        """Why no model answers here; empty: one does."""
+    def check_models(self) -> None:
+        """
+        Raises:
+            Unavailable: no model answers here; says why.
+        """
         if not self.models.loaded:
-            return "Models are being loaded."
-        if self.models.live:
-            return ""
-        reasons = "; ".join(f"{e.name}: {e.reason}" for e in self.models.entries) or "no model has a champion: train and promote one"
-        return f"No model answers ({reasons})."
+            raise Unavailable("Models are being loaded.")
+        if not self.models.live:
+            reasons = "; ".join(f"{e.name}: {e.reason}" for e in self.models.entries) or "no model has a champion: train and promote one"
+            raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
 
     async def ready(self) -> list[dict[str, str]]:
         """
@@ -290,8 +292,7 @@ class DataPlane:
         Raises:
             Unavailable: no model answers, or Redis does not; the reason says which.
         """
-        if why := self.unsynced():
-            raise Unavailable(why, retry_after_s=5 if self.models.loaded else 1)
+        self.check_models()
         try:
             async with asyncio.timeout(self.settings.redis_timeout_s):
                 said = await self._said()

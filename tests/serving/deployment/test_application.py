@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -170,6 +171,33 @@ def test_serve_run_takes_typed_arguments(cluster: Cluster) -> None:
     deployed = cluster.until("RUNNING")
     assert deployed["deployments"]["headrace"]["replica_states"].get("RUNNING") == 1
     assert cluster.get("/readyz").status_code == 200
+
+
+def test_a_replica_waits_for_its_first_model_and_is_ill_when_none_answers_any_more() -> None:
+    from types import SimpleNamespace
+
+    from serving.deployment.application import Replica
+    from serving.protocol.problem import Unavailable
+
+    def refuse() -> None:
+        if not models.live:
+            raise Unavailable("No model answers.")
+
+    models = SimpleNamespace(live=[], loaded=True)
+
+    async def waits(patience_s: float) -> None:
+        await asyncio.wait_for(waiting.check_health(), patience_s)
+
+    waiting, patient = Replica(True), Replica(False)
+    waiting.app = patient.app = SimpleNamespace(plane=SimpleNamespace(models=models, check_models=refuse))
+    with pytest.raises(TimeoutError):
+        asyncio.run(waits(0.3))
+    asyncio.run(patient.check_health())  # beside a shell of ours: it has looked, and says 503 itself
+    models.live.append("one")
+    asyncio.run(waits(5))
+    models.live.clear()
+    with pytest.raises(Unavailable, match="No model answers"):
+        asyncio.run(waits(5))
 
 
 def test_arguments_that_are_none_of_ours_are_refused_by_name() -> None:
