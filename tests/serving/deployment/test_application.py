@@ -134,7 +134,7 @@ def wait(ready: Any, log: Path) -> None:
 
 
 @pytest.mark.integration
-def test_serve_deploy_takes_it_and_it_is_ready_when_a_model_answers(cluster: Cluster, tmp_path: Path) -> None:
+def test_serve_deploy_and_serve_run_take_it_and_it_is_ready_when_a_model_answers(cluster: Cluster, tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "infra/deployment/helm/headrace/files/serve.yaml").read_text())
     config["http_options"] |= {"host": "127.0.0.1", "port": cluster.http}
     (one,) = config["applications"]
@@ -159,10 +159,10 @@ def test_serve_deploy_takes_it_and_it_is_ready_when_a_model_answers(cluster: Clu
     assert late.status_code == 503, "deadlines hold on any Ray"
     names = {name for _ in range(40) for name in re.findall(r'replica="([^"]+)"', cluster.get("/metrics").text)}
     assert len(names) == 2, "metrics carry the replica's name"
+    serve_run_with_typed_arguments(cluster)
 
 
-@pytest.mark.integration
-def test_serve_run_takes_typed_arguments(cluster: Cluster) -> None:
+def serve_run_with_typed_arguments(cluster: Cluster) -> None:
     environment = cluster.environment | cluster.variables()
     run = [str(BIN / "serve"), "run", IMPORT_PATH, "-a", cluster.head, "--non-blocking", "--name=headrace"]
     asked = [*run, "--runtime-env-json", json.dumps({"env_vars": cluster.variables()})]
