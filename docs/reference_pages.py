@@ -263,7 +263,7 @@ def statuses() -> str:
     text += (
         "\n## Of `/readyz`\n\nThe answer is 200 while predictions can be made. It is 503 in these cases (`…` stands for the reason):\n\n"
     )
-    text += "".join(f"* {sentence}\n" for sentence in _raised(DataPlane.ready))
+    text += "".join(f"* {sentence}\n" for asked in (DataPlane.check_models, DataPlane.ready) for sentence in _raised(asked))
     text += "\n`degraded` lists the parts that do not do their work: those that are *failing* or *silent*. With `?strict` such a list is a 503,\n"
     text += "too. [Operations](../operations.md) says what each part does. A part has one of these states:\n\n"
     text += "".join(f"* **{state}**: {STATES[state]}\n" for state in get_args(get_type_hints(Part)["state"]))

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address the servers bind")
     hosts: str = Field(default="", description="names that clients ask for (Host), comma-separated, beside loopback's and `host`")
     grpc: bool = Field(default=False, description="answer the Open Inference Protocol over gRPC as well, on `host`")
+    grpc_port: int = Field(default=0, ge=0, le=65535, description="where gRPC is answered; 0: a free port is chosen once, and kept")
     redis_url: str = Field(default="", description="see infra/redis_client.py; empty: the embedded server")
     registry: str = Field(default="", description="SQLAlchemy URL of Feast's registry; empty: SQLite in the state folder")
     tracking: str = Field(default="", description="MLflow tracking URI; empty: SQLite in the state folder")

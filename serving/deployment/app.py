@@ -1,4 +1,4 @@
-"""The Ray Serve application: a one-node Ray with its HAProxy ingress, of this checkout alone, in the foreground.
+"""The shell around the application for one machine: a one-node Ray with its HAProxy ingress, of this checkout alone, in the foreground.
 
 `serving.deployment.environment` comes first (Ray reads it at import); `run` starts, announces readiness, waits for SIGTERM or SIGINT, and leaves no process behind. Where it is killed, Ray and what runs in it go
 on (`serving.deployment.ray_head`), and the next `run` takes them over.
@@ -16,7 +16,7 @@ import shutil
 import signal
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -26,70 +26,15 @@ from infra.ports import port
 from infra.settings import Settings, load_settings
 from infra.supervision.launch import SELF
 from serving.deployment import leftovers, ray_head, readiness
-from serving.deployment.environment import NAME, ServeError, configure, ingress
+from serving.deployment.application import NAME, bound
+from serving.deployment.environment import ServeError, configure, ingress
 from serving.deployment.haproxy import Ingress, IngressError, read
 from serving.deployment.stand_in import StandIn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from serving.http.app import Front
-
-MAX_ONGOING, MAX_QUEUED = 256, 512
 log = logging.getLogger(__name__)
-
-
-def build() -> Front:
-    """The replica's application; called by Serve in the replica, with the environment of `configure`."""
-    from serving.handlers.data_plane import DataPlane
-    from serving.http.app import Front, build_app
-
-    logging.getLogger("serving").setLevel(logging.INFO)
-    own = load_settings()
-    own.export()
-    plane = DataPlane(own)
-    return Front(build_app(plane), plane)
-
-
-def application(settings: Settings) -> Any:
-    """The bound Serve application: one fused deployment (a second hop would cost more than the prediction)."""
-    from ray import serve
-    from ray.serve.config import BackpressureConfig
-
-    class Headrace:
-        pass
-
-    return serve.deployment(
-        name=NAME,
-        **_replicas(settings),
-        ray_actor_options={"num_cpus": settings.replica_cpus},
-        max_ongoing_requests=MAX_ONGOING,
-        max_queued_requests=MAX_QUEUED,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_wait_loop_s=0.5,
-        graceful_shutdown_timeout_s=10,
-    )(serve.ingress(build)(Headrace)).bind()
-
-
-def _replicas(settings: Settings) -> dict[str, Any]:
-    """How many replicas: a number, or from the one to the other as the requests that are being answered ask for."""
-    spare = int(settings.spare)
-    if settings.replicas_max <= settings.replicas:
-        return {"num_replicas": settings.replicas + spare}
-    return {
-        "autoscaling_config": {
-            "min_replicas": settings.replicas + spare,
-            "initial_replicas": settings.replicas + spare,
-            "max_replicas": settings.replicas_max + spare,
-            "target_ongoing_requests": settings.max_at_once / 4,
-            "upscale_delay_s": 3.0,
-            "downscale_delay_s": 60.0,
-            "metrics_interval_s": 1.0,
-            "look_back_period_s": 3.0,
-        }
-    }
 
 
 def _most(settings: Settings) -> int:
@@ -150,7 +95,7 @@ def _deploy(settings: Settings, folder: Path, made: str, stopping: Event) -> Non
             # the logs of the last run stay until now
             shutil.rmtree(folder / "r", ignore_errors=True)
             port(settings.state, "http", claim=True)
-            if settings.grpc:
+            if settings.grpc and not settings.grpc_port:
                 port(settings.state, "grpc", claim=True)
             ingress(settings).write()
             found = ray_head.start(
@@ -197,13 +142,13 @@ def _application(settings: Settings) -> None:
 
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     serve.start(
-        proxy_location=ProxyLocation.HeadOnly,
+        proxy_location=ProxyLocation.EveryNode,
         http_options=HTTPOptions(host=settings.host, port=port(settings.state, "http")),
         logging_config=quiet,
     )
     there = serve.status().applications.get(NAME)
     if there is None or there.status not in (ApplicationStatus.RUNNING, ApplicationStatus.DEPLOYING):
-        serve.run(application(settings), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+        serve.run(bound(settings, wait_for_models=False), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
 
 
 def clear(settings: Settings, started: Iterable[psutil.Process] = ()) -> None:
@@ -214,6 +159,6 @@ def clear(settings: Settings, started: Iterable[psutil.Process] = ()) -> None:
 
 if __name__ == "__main__":
     os.umask(private.UMASK)
-    from serving.deployment.app import run as _run  # not __main__'s: Serve pickles `build` by the name of its module
+    from serving.deployment.app import run as _run
 
     _run(load_settings())

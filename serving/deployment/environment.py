@@ -16,10 +16,8 @@ from infra import private
 from infra.ports import port
 from infra.settings import ROOT, Settings
 from serving.deployment import leftovers
+from serving.deployment.application import NAME
 from serving.deployment.haproxy import BINARY, Ingress, connections
-
-NAME = "headrace"
-"""Of the application, its deployment, and so of HAProxy's backend."""
 
 
 class ServeError(RuntimeError):

@@ -58,10 +58,11 @@ async def listening(plane: DataPlane) -> AsyncIterator[None]:
     server = grpc.aio.server(options=limits, maximum_concurrent_rpcs=4 * own.max_at_once)
     server.add_generic_rpc_handlers((handlers(InferenceCalls(plane)),))
     host = f"[{own.host}]" if ":" in own.host else own.host
+    number = own.grpc_port or port(own.state, "grpc")
     try:
-        server.add_insecure_port(f"{host}:{port(own.state, 'grpc')}")
+        server.add_insecure_port(f"{host}:{number}")
     except RuntimeError as error:
-        raise OSError(f"gRPC cannot listen on {host}:{port(own.state, 'grpc')}: {error}") from None
+        raise OSError(f"gRPC cannot listen on {host}:{number}: {error}") from None
     await server.start()
     try:
         yield

@@ -48,7 +48,7 @@ from serving.telemetry.metrics import Metrics, drift_gauges, held_gauges, qualit
 from serving.telemetry.prediction_id import PredictionIds
 from serving.telemetry.prediction_log import PredictionLog
 from serving.telemetry.spool import Spool
-from serving.telemetry.tally_writer import TallyWriter
+from serving.telemetry.tally_writer import TallyWriter, replica_name
 
 _MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 GONE = 499
@@ -84,7 +84,7 @@ class DataPlane:
         self._redis: Any = redis_client.asynchronous(settings.redis(), socket_timeout=timeout, socket_connect_timeout=timeout)
         self.limits = Limits.of(settings)
         self.admission = Admission(settings.max_at_once)
-        self.metrics = Metrics()
+        self.metrics = Metrics(replica_name())
         self._log = PredictionLog(
             client(settings.redis(), timeout),
             prediction_log_key(self._project),
@@ -273,6 +273,17 @@ class DataPlane:
         except ValueError as error:
             raise NotFound(f"What the log holds of prediction {number} is broken: {error}.") from None
 
+    def check_models(self) -> None:
+        """
+        Raises:
+            Unavailable: no model answers here; says why.
+        """
+        if not self.models.loaded:
+            raise Unavailable("Models are being loaded.")
+        if not self.models.live:
+            reasons = "; ".join(f"{e.name}: {e.reason}" for e in self.models.entries) or "no model has a champion: train and promote one"
+            raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
+
     async def ready(self) -> list[dict[str, str]]:
         """
         Returns:
@@ -281,11 +292,7 @@ class DataPlane:
         Raises:
             Unavailable: no model answers, or Redis does not; the reason says which.
         """
-        if not self.models.loaded:
-            raise Unavailable("Models are being loaded.")
-        if not self.models.live:
-            reasons = "; ".join(f"{e.name}: {e.reason}" for e in self.models.entries) or "no model has a champion: train and promote one"
-            raise Unavailable(f"No model answers ({reasons}).", retry_after_s=5)
+        self.check_models()
         try:
             async with asyncio.timeout(self.settings.redis_timeout_s):
                 said = await self._said()

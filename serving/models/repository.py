@@ -136,11 +136,14 @@ class ModelRepository:
         """
         Raises:
             NotFound: there is no such model; the problem lists those there are.
+            Unavailable: no release was found here at all, so nobody can say that there is no such model.
         """
         entry = self._entries.get(model)
         if entry is None:
             known = sorted(self._entries)
-            raise NotFound(f"There is no model {model!r}. There is: {', '.join(known) or 'none yet'}.", models=known)
+            if not known:
+                raise Unavailable("No model has a champion here yet: train and promote one.", retry_after_s=5)
+            raise NotFound(f"There is no model {model!r}. There is: {', '.join(known)}.", models=known)
         return entry
 
     def predictor(self, model: str) -> tuple[Entry, Predictor]:

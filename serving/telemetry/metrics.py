@@ -113,6 +113,9 @@ class ShadowMetrics:
 class Metrics(Collector):
     """Everything one replica measures.
 
+    Args:
+        replica: its name, on every sample of a scrape; empty: none is.
+
     Attributes:
         verdicts: the watch's latest verdict per model, as read just before a scrape.
         quality: live quality per model, as JSON objects, likewise.
@@ -121,8 +124,8 @@ class Metrics(Collector):
         parts, restarts: how the platform's parts fare, and how often each was started again, likewise.
     """
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, replica: str = "") -> None:
+        self.registry, self._replica = CollectorRegistry(), replica
         by = ("model", "version")
         self._failures: dict[tuple[str, str, str], int] = {}
         self._answered: dict[tuple[str, str], int] = {}
@@ -216,7 +219,7 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """The scrape."""
-        return generate_latest(self.registry)
+        return generate_latest(_Named(self.registry, self._replica) if self._replica else self.registry)
 
     def collect(self) -> Iterable[Metric]:
         by = ["model", "version"]
@@ -266,6 +269,18 @@ class Metrics(Collector):
         yield from held_gauges(self.held)
         yield from source_gauges(self.sources)
         yield from part_metrics(self.parts, self.restarts)
+
+
+class _Named(Collector):
+    """What a registry collects, each sample with the replica's name."""
+
+    def __init__(self, registry: CollectorRegistry, replica: str) -> None:
+        self._registry, self._replica = registry, replica
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._registry.collect():
+            family.samples = [one._replace(labels={**one.labels, "replica": self._replica}) for one in family.samples]
+            yield family
 
 
 def drift_gauges(verdicts: dict[str, dict[str, Any]]) -> Iterable[Metric]:

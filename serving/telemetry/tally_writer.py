@@ -30,6 +30,11 @@ KEEP_US = 90 * 86_400_000_000
 """A start that wrote nothing for so long is removed: no stage lasts as long."""
 
 
+def replica_name() -> str:
+    """Of this process, for people: host and process."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 class TallyWriter:
     """
     Args:
@@ -54,7 +59,7 @@ class TallyWriter:
         self._parts, self._trouble, self._began = parts_key(project), trouble, time.monotonic()
         self.refused = ""
         self.start_id = secrets.token_hex(8)
-        self._replica, self._started_us = f"{socket.gethostname()}/{os.getpid()}", clock()
+        self._replica, self._started_us = replica_name(), clock()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
