@@ -105,6 +105,7 @@ class Broker:
             "num.network.threads": "1",
             "num.io.threads": "2",
             "log.cleaner.enable": "false",
+            "log.retention.hours": "-1",  # records of tests are dated in other years
         }
         self._config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self._run("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._config))
