@@ -77,6 +77,16 @@ def clock_key(project: str) -> str:
     return f"headrace:{{{project}}}:clock"
 
 
+def queue_key(project: str, name: str) -> str:
+    """A Redis Stream of requests, or of their answers (`headrace score-stream`); a request has one field `data`."""
+    return f"headrace:{{{project}}}:queue:{name}"
+
+
+def queues_key(project: str) -> str:
+    """The Redis hash of how far queues were answered: by `<model>:<queue>`, the last request's stream id."""
+    return f"headrace:{{{project}}}:queues"
+
+
 def prediction_log_key(project: str) -> str:
     """The Redis Stream of predictions; each entry has one field `p`: a `Prediction` as JSON."""
     return f"headrace:{{{project}}}:predictions"

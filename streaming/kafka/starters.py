@@ -30,6 +30,8 @@ def starters_of(settings: Settings, spark: SparkSession, views: Sequence[View]) 
         KafkaError: what is asked of Kafka cannot be.
     """
     sources = sorted({v.stream for v in views if v.stream})
+    if not views:
+        return {}  # `streaming.live.query.run` says it
     if not sources:
         raise ValueError("no feature view has a push source: there is nothing to stream")
     url, project = settings.redis(), views[0].project

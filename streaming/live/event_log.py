@@ -98,10 +98,14 @@ def _of_view(client: redis.Redis, view: View, batch: pa.RecordBatch, seam_us: in
     return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
 
 
-def since(client: redis.Redis, view: View, seam_us: int, tolerance_s: float, log: Log) -> Callable[[Position], tuple[pa.Table, Position]]:
+def since(
+    client: redis.Redis, view: View, seam_us: int, tolerance_s: float, log: Log | None = None
+) -> Callable[[Position], tuple[pa.Table, Position]]:
     """Gives a function of a stream position: the view's live events after it that became known after the seam, and the position that they
     reach to.
     """
+
+    log = log or StreamLog(view.project)
 
     def later(after: Position) -> tuple[pa.Table, Position]:
         upto = max(log.last(client), after)
