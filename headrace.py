@@ -196,6 +196,7 @@ for _command in (
     serving.replay,
     serving.replay_prediction,
     serving.score,
+    serving.score_stream,
     training.skew,
     learning.archive,
     learning.quality,

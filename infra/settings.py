@@ -46,9 +46,18 @@ class Settings(BaseSettings):
     spark_master: str = Field(default="local[*]", description="where Spark runs: in this process, or the URL of a cluster")
     spark_memory: str = Field(default="1500m", description="driver memory (local mode: the only Spark process)")
     spark_executor_memory: str = Field(default="1g", description="memory of each executor, where there are any (not in local mode)")
-    spark_packages: str = Field(default="", description="Maven packages of Spark's, comma-separated, such as its Kafka connector")
+    spark_packages: str = Field(default="", description="Maven packages of Spark's, comma-separated")
     event_files: Path | None = Field(default=None, description="folder of live events, <push source>/*.jsonl; empty: none")
-    kafka: dict[str, str] = Field(default_factory=dict, description="options of Spark's Kafka connector, as JSON; topics are push sources")
+    kafka: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        description='options of librdkafka, as JSON, such as {"bootstrap.servers": "host:9092"}; topics are push sources',
+    )
+    kafka_topics: dict[str, str] = Field(
+        default_factory=dict,
+        description="push sources that are read from Kafka and their topics, as JSON; empty: all, from topics of their names",
+    )
+    schema_registry: str = Field(default="", repr=False, description="URL of Kafka's schema registry; values may be Avro then")
     event_retention_h: float = Field(default=48, gt=0, description="hours for which applied events stay on the event stream")
     source_check_s: float = Field(
         default=3600, ge=0, description="the stream has the sources looked at every so many seconds (`headrace sources`); 0: never"

@@ -172,6 +172,27 @@ def score(
     write_report(report, done)
 
 
+# wide: one for each option of the command
+def score_stream(
+    model: Annotated[str, typer.Argument(help="The model; its live version answers, also after a promotion.")],
+    source: Annotated[str, typer.Option("--from", help="Topic of requests; `redis:NAME`: a queue in Redis.")],
+    target: Annotated[str, typer.Option("--to", help="Topic of answers; requests without one go to `<it>.dead`.")],
+    group: Annotated[str, typer.Option(help="Kafka: processes of one group share the partitions.")] = "",
+    instance: Annotated[str, typer.Option(help="Kafka: this process' own name in the group, the same at every start.")] = "0",
+    metrics_port: Annotated[int, typer.Option(min=0, help="Port on loopback for Prometheus; 0: none.")] = 0,
+) -> None:
+    """Answer requests from a queue, each exactly once, as over HTTP (foreground; Ctrl-C ends it when the batch is answered)."""
+    from feature_repo.spec.use_case import UseCase
+    from serving.queue.running import open_queue, run
+
+    own = own_settings()
+    case = UseCase(own.repo)
+    name = model_name(case, model)
+    queue = open_queue(own, case.project, name, (source, target), group or f"headrace-{case.project}-{name}", instance)
+    done = run(own, name, queue, metrics_port)
+    console.print(f"{done.answered:,} requests answered, {done.dead:,} had no answer ({target}.dead)")
+
+
 def replay_prediction(prediction_id: Annotated[str, typer.Argument(help="As a prediction carried it.")], report: Report = None) -> None:
     """Make one logged prediction again, from the offline store, and say whether it comes out the same."""
     from feature_repo.spec.use_case import UseCase

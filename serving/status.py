@@ -113,6 +113,7 @@ def _print_views(own: Settings, console: Console) -> None:
                 f"stream: {stream.events:,} events applied, {stream.waiting:,} waiting ({stream.behind_s:.1f} s behind), "
                 f"{stream.rejected:,} rejected{last}"
             )
+    _print_kafka(client, case.project, console)
     moment = None
     with _said(console, "the rehearsal's clock"):
         moment = clock.rehearsal_us(client, case.project)
@@ -132,6 +133,18 @@ def _print_views(own: Settings, console: Console) -> None:
         with _said(console, f"the live quality of {model}"):
             _print_loop(own, console, client.get(quality_key(case.project, model)), model)
     client.close()
+
+
+def _print_kafka(client: Any, project: str, console: Console) -> None:
+    from streaming.status import kafka_state
+
+    with _said(console, "how far Kafka was read"):
+        if (kafka := kafka_state(client, project)) is not None:
+            looked = f", looked {span_text(max(0.0, time.time() - kafka.looked_us / 1e6))} ago" if kafka.looked_us else ""
+            console.print(
+                f"Kafka ({escape(', '.join(kafka.sources))}): {kafka.events:,} events applied, {kafka.waiting:,} waiting "
+                f"({kafka.behind_s:.1f} s behind){looked}"
+            )
 
 
 def _print_loop(own: Settings, console: Console, raw: Any, model: str) -> None:

@@ -175,6 +175,7 @@ def backfill(
     from streaming import tables as show
     from streaming.backfill.run import backfill as run
     from streaming.backfill.run import plan
+    from streaming.kafka.client import Topics
     from streaming.offline.spark import session
     from streaming.online.store import connect
 
@@ -201,9 +202,8 @@ def backfill(
         spark = session(own)
     most = 1.0 if allow_most else own.delete_share
     with show.progress_bars(console, planned) as progress:
-        done = run(
-            spark, wanted, own.offline_root, own.redis(), end_us, from_us, lookback_us, rewind, progress, own.clock_tolerance_s, most
-        )
+        asked = end_us, from_us, lookback_us, rewind
+        done = run(spark, wanted, own.offline_root, own.redis(), *asked, progress, own.clock_tolerance_s, most, Topics.among(own, wanted))
     console.print(show.result_table(done))
     spark.stop()
     write_report(report, done)
@@ -249,7 +249,6 @@ def stream() -> None:
     Events come from the Redis Stream; with HEADRACE_EVENT_FILES also from files, with HEADRACE_KAFKA from Kafka (docs/howto/live-events.md).
     """
     from concurrent.futures import ThreadPoolExecutor
-    from functools import partial
 
     from streaming.offline.spark import session
 
@@ -258,20 +257,13 @@ def stream() -> None:
         compiling = beside.submit(_compiled, own)
         spark = session(own, quick=True)
         case, known = compiling.result()
-    project = case.project
-    url = own.redis()
-    from streaming.live import connectors
+    from streaming.kafka.starters import starters_of
     from streaming.live import query as live
-    from streaming.live.sources.table import asked
     from streaming.offline.class_training import Training
     from streaming.profiles.lookout import Lookout
     from streaming.schema.compilation import Applied
 
-    kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
-    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
-    for source in asked(own, sorted({v.stream for v in known if v.stream})):
-        checkpoint = str(own.state / f"stream-{source.name}")
-        starters[f"reading {source.name}"] = partial(connectors.start, source, spark, url, project, checkpoint)
+    starters = starters_of(own, spark, known)
     training, lookout = Training(own), Lookout(own)
 
     def ready() -> None:
@@ -280,7 +272,7 @@ def stream() -> None:
         lookout.start()
 
     try:
-        live.run(starters, url, known, ready, own.delete_share, own.offline_root, Applied(case, known).changed)
+        live.run(starters, own.redis(), known, ready, own.delete_share, own.offline_root, Applied(case, known).changed)
     finally:
         training.stop()
         lookout.stop()
@@ -340,6 +332,8 @@ def rejected(
     from feature_repo.spec.use_case import UseCase
     from infra.supervision import redis_server
     from streaming.backfill import rejected_rows
+    from streaming.kafka.client import Topics
+    from streaming.kafka.put_back import replay as replay_to
     from streaming.live import dead_letters as letters
     from streaming.online.store import connect
     from streaming.schema.compilation import usable
@@ -350,7 +344,8 @@ def rejected(
     project = case.project
     client = connect(own.redis())
     if replay:
-        console.print(f"{letters.replay(client, project):,} events put back on the event stream")
+        fed = usable(case.store)[0].values() if case.applied else ()
+        console.print(f"{replay_to(client, project, Topics.among(own, fed)):,} events put back on the event stream")
         return
     total = letters.count(client, project)
     table = Table("id", "source", "why", "event", box=None)

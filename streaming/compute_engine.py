@@ -18,6 +18,7 @@ from feast.repo_config import FeastConfigBaseModel
 from infra.settings import load_settings
 from infra.timestamps import microseconds
 from streaming.backfill.run import backfill
+from streaming.kafka.client import Topics
 from streaming.offline.spark import session
 from streaming.online.store import OnlineStoreError
 from streaming.schema.feature_view import compile_view
@@ -73,5 +74,13 @@ class HeadraceComputeEngine(ComputeEngine):
         view = compile_view(task.feature_view, store)
         own = load_settings()
         folder = getattr(self.repo_config.offline_store, "folder", own.offline_root)
-        (result,) = backfill(session(own), [view], folder, own.redis(), microseconds(task.end_time), max(microseconds(task.start_time), 0))
+        (result,) = backfill(
+            session(own),
+            [view],
+            folder,
+            own.redis(),
+            microseconds(task.end_time),
+            max(microseconds(task.start_time), 0),
+            topics=Topics.among(own, [view]),
+        )
         return HeadraceMaterializationJob(task, OnlineStoreError(result.error) if result.error else None)

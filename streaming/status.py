@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.records.redis_keys import applied_key, events_key, keys_key, view_key
+from feature_repo.records.redis_keys import applied_kafka_key, applied_key, events_key, keys_key, view_key
 from infra.redis_client import whole
 from streaming.backfill.checkpoint import unfinished
 from streaming.live import dead_letters
+from streaming.live.event_log import elsewhere
 from streaming.live.sink import newest_field
 from streaming.online import entity_index
 from streaming.online.entities import view_fields
@@ -67,6 +68,35 @@ class StreamState:
     wall_us: int | None
 
 
+@dataclass(frozen=True)
+class KafkaState:
+    """
+    Attributes:
+        sources: push sources that are read from Kafka.
+        events: applied so far.
+        waiting: in Kafka and not applied yet, when the stream looked last.
+        behind_s: how long before it looked the newest record that it has applied had been written; 0 with none waiting.
+        looked_us: when that was; None: never.
+    """
+
+    sources: list[str]
+    events: int
+    waiting: int
+    behind_s: float
+    looked_us: int | None
+
+
+def kafka_state(client: redis.Redis, project: str) -> KafkaState | None:
+    """How far the stream has got with Kafka; None where it reads none."""
+    said = fields_of(client.hgetall(applied_kafka_key(project)))  # type: ignore[arg-type]
+    sources = elsewhere(client, project)
+    if not said and not sources:
+        return None
+    waiting, looked, reached = whole(said.get("waiting")) or 0, _moment(said.get("looked_us")), whole(said.get("reached_ms")) or 0
+    behind = max(0.0, looked / 1e6 - reached / 1e3) if waiting and reached and looked else 0.0
+    return KafkaState(sources, whole(said.get("events")) or 0, waiting, behind, looked)
+
+
 def view_states(client: redis.Redis, views: Sequence[View]) -> list[ViewState]:
     """A row per view, whether or not it has ever been materialized."""
     if not views:
@@ -76,6 +106,7 @@ def view_states(client: redis.Redis, views: Sequence[View]) -> list[ViewState]:
     live: dict[str, str] = {}
     with contextlib.suppress(redis.ResponseError):  # no hash: `stream_state` says it
         live = fields_of(client.hgetall(applied_key(views[0].project)))  # type: ignore[arg-type]
+        live |= fields_of(client.hgetall(applied_kafka_key(views[0].project)))  # type: ignore[arg-type]
     found = []
     for view in views:
         try:

@@ -18,7 +18,7 @@ from infra.settings import ROOT, Settings, load_settings
 hypothesis_settings.register_profile("headrace", deadline=None)
 hypothesis_settings.load_profile("headrace")
 
-SERVICES = {"redis_url", "spark", "bikes"}
+SERVICES = {"redis_url", "spark", "bikes", "kafka"}
 EXAMPLES = int(os.environ.get("HEADRACE_EXAMPLES", "0"))
 """No test draws more inputs than so many; 0: as many as it says itself (`./headrace test --fast` sets it)."""
 
@@ -79,6 +79,20 @@ def redis_url(state: Settings) -> str:
 
     redis_server.up(state)
     return state.redis()
+
+
+@pytest.fixture(scope="session")
+def kafka(state: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real Kafka broker of the run's own; its tests are skipped where none can be had."""
+    pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
+    from tests.kafka.broker import Broker, NoBrokerError
+
+    try:
+        made = Broker(state, tmp_path_factory.mktemp("kafka"))
+    except NoBrokerError as error:
+        pytest.skip(str(error))
+    yield made
+    made.kill()
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,28 @@ def events_key(project: str) -> str:
 
 
 def bridged_key(project: str) -> str:
-    """The Redis hash of what `streaming.live.connectors` has put on the event stream: last offset by file or topic partition."""
+    """The Redis hash of what `streaming.live.connectors` has put on the event stream: last line by file."""
     return f"headrace:{{{project}}}:bridged"
 
 
 def applied_key(project: str) -> str:
     """The Redis hash of the live stream's progress: `id` of the last entry applied, `wall_us`, `events`, and per view `newest:<view>`."""
     return f"headrace:{{{project}}}:applied"
+
+
+def kafka_key(project: str) -> str:
+    """The Redis hash of what is read from Kafka: `cut`, the last cut's number, `at:<partition>`, the next offset, and `sources`."""
+    return f"headrace:{{{project}}}:kafka"
+
+
+def cuts_key(project: str) -> str:
+    """The Redis Stream of cuts (`streaming.kafka.cuts`); each entry has `ranges`: by partition, offsets from and to (JSON)."""
+    return f"headrace:{{{project}}}:cuts"
+
+
+def applied_kafka_key(project: str) -> str:
+    """The Redis hash of progress from Kafka: as `applied_key`, and `waiting`, `reached_ms` (time of the newest record applied), `looked_us`."""
+    return f"headrace:{{{project}}}:applied-kafka"
 
 
 def rejected_key(project: str) -> str:
@@ -60,6 +75,16 @@ def set_aside_key(project: str) -> str:
 def clock_key(project: str) -> str:
     """The Redis string with the moment that a rehearsal has got to, microseconds (`streaming.clock`)."""
     return f"headrace:{{{project}}}:clock"
+
+
+def queue_key(project: str, name: str) -> str:
+    """A Redis Stream of requests, or of their answers (`headrace score-stream`); a request has one field `data`."""
+    return f"headrace:{{{project}}}:queue:{name}"
+
+
+def queues_key(project: str) -> str:
+    """The Redis hash of how far queues were answered: by `<model>:<queue>`, the last request's stream id."""
+    return f"headrace:{{{project}}}:queues"
 
 
 def prediction_log_key(project: str) -> str:

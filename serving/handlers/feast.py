@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 from redis.exceptions import RedisError
 
-from feature_repo.records.redis_keys import events_key
+from feature_repo.records.redis_keys import events_key, kafka_key
 from feature_repo.registry.definitions import DefinitionError
 from feature_repo.registry.followed import Followed
 from feature_repo.spec.use_case import UseCase
@@ -243,6 +243,7 @@ class FeatureServer:
         rows = [_row(place, dict(zip(asked.df, values, strict=True))) for place, values in enumerate(zip(*asked.df.values(), strict=True))]
         _check(fed, rows, self._clock() + round(self._settings.clock_tolerance_s * 1e6))
         key = events_key(self._registry.case.project)
+        await self._refuse_of_kafka(asked.push_source_name)
         try:
             async with self._redis.pipeline(transaction=True) as pipeline:
                 for row in rows:
@@ -252,6 +253,18 @@ class FeatureServer:
             why = await refusal_of(self._redis, error, {key: "stream"})
             raise Unavailable(f"The stream of events does not take them: the online store {why}. Push them again.") from None
         return len(rows)
+
+    async def _refuse_of_kafka(self, source: str) -> None:
+        """A push source is read from one place: what is pushed beside it would be rejected by the stream."""
+        try:
+            said = await self._redis.hget(kafka_key(self._registry.case.project), "sources")
+        except (RedisError, OSError, TimeoutError):
+            return  # the write says it
+        if said and source in said.decode(errors="replace").split(","):
+            raise Invalid(
+                f"Push source {shown(source)} is read from Kafka: send its events to the topic.",
+                [FieldError("is read from Kafka", field="push_source_name")],
+            )
 
     async def close(self) -> None:
         for task in self._closing:

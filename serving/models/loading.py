@@ -30,8 +30,10 @@ REFUSALS = (ContractError, DefinitionError, OnDemandError, ReleaseError, ScorerE
 """Their messages are written for the caller; any other exception's is not."""
 
 
-def load(settings: Settings, model: str, version: int, metrics: Metrics, prediction_log: PredictionLog) -> Predictor:
-    """Verify and load a version of a model; blocks (called in a thread).
+def load(
+    settings: Settings, model: str, version: int, metrics: Metrics, prediction_log: PredictionLog, ids: PredictionIds | None = None
+) -> Predictor:
+    """Verify and load a version of a model; blocks (called in a thread). `ids`: of its predictions; None: this checkout's.
 
     Raises:
         ContractError: a file was altered, the contract is not the one that was released, or features were redefined since it was trained.
@@ -53,7 +55,7 @@ def load(settings: Settings, model: str, version: int, metrics: Metrics, predict
         explainer=explainer(folder, contract),
         read_timeout_s=settings.redis_timeout_s,
         limits=Limits.of(settings),
-        ids=PredictionIds.of(settings),
+        ids=ids or PredictionIds.of(settings),
     )
 
 

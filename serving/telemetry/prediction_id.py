@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 _TAG = 30
-_NONCE = (1 << 44) - 1
+NONCE = (1 << 44) - 1
 _VARIANT, _LOW = 1 << 63, (1 << 62) - 1
 _DRAWN = 512
 """Random parts drawn at a time."""
@@ -55,15 +55,14 @@ class PredictionIds:
         Args:
             wall_us: microseconds since the epoch.
         """
-        ms, name = wall_us // 1000, model.encode()
-        head, found = _head(ms), []
-        first = f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
-        for _ in range(count):
-            nonce = _nonce()
-            free = nonce << _TAG | self._tag(head, nonce, name)
-            last = f"{free >> 62 << 64 | _VARIANT | free & _LOW:019x}"  # 12 bits, then the variant and 62
-            found.append(f"{first}{last[:3]}-{last[3:7]}-{last[7:]}")
-        return found
+        ms = wall_us // 1000
+        return [self.made_of(model, ms, _nonce()) for _ in range(count)]
+
+    def made_of(self, model: str, ms: int, nonce: int) -> str:
+        """The id of a moment and of `NONCE` bits, which no other prediction of that moment may have."""
+        free = nonce << _TAG | self._tag(_head(ms), nonce, model.encode())
+        last = f"{free >> 62 << 64 | _VARIANT | free & _LOW:019x}"  # 12 bits, then the variant and 62
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{last[:3]}-{last[3:7]}-{last[7:]}"
 
     def answered(self, model: str, number: str) -> bool:
         """Whether `make` has given this id to a prediction of this model."""
@@ -90,7 +89,7 @@ def _nonce() -> int:
         try:
             return _pool.pop()
         except IndexError:
-            _pool.extend(number & _NONCE for number in memoryview(os.urandom(8 * _DRAWN)).cast("Q"))
+            _pool.extend(number & NONCE for number in memoryview(os.urandom(8 * _DRAWN)).cast("Q"))
 
 
 def _head(ms: int) -> bytes:

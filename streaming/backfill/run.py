@@ -28,14 +28,18 @@ from streaming.aggregation import tiles
 from streaming.backfill import checkpoint, rejected_rows
 from streaming.clock import SHARE, TOLERANCE_S
 from streaming.join.on_spark import read_events
+from streaming.kafka import cuts
+from streaming.kafka.client import Topics
+from streaming.kafka.kafka_log import log_of
 from streaming.live import event_log
+from streaming.live.event_log import Log
 from streaming.offline.footers import Extent, extent
 from streaming.offline.parquet import TableError
 from streaming.offline.unfit import WHY
 from streaming.online import entity_index
 from streaming.online.entities import view_fields
 from streaming.online.lease import HeldError, hold
-from streaming.online.store import OnlineStore, connect, fields_of, of_the_store, stream_id, watermark
+from streaming.online.store import OnlineStore, connect, fields_of, of_the_store, stream_id
 from streaming.schema.columns import EVENT, KNOWN, canonical
 from streaming.schema.feature_view import View
 from streaming.schema.types import FIRST_US
@@ -176,6 +180,7 @@ def backfill(
     progress: Callable[[Progress], None] = lambda _: None,
     tolerance_s: float = TOLERANCE_S,
     most: float = SHARE,
+    topics: Topics | None = None,
 ) -> list[Backfilled]:
     """Write each view's state as of its end into the online store.
 
@@ -188,14 +193,16 @@ def backfill(
         tolerance_s: how far ahead of the clock a live event may be dated, as the stream has it.
         most: the largest share of a view's entities that a full backfill removes, because the offline store does not know them; 1: all of
             them. A rewind removes all.
+        topics: the push sources that the stream reads from Kafka.
 
     Returns:
         One result per view; a view that failed carries its error and does not stop the others.
     """
     results = []
-    client = connect(redis_url)
+    client, plain, wanted = connect(redis_url), without_password(redis_url), (end_us, from_us, lookback_us)
     if rewind and views:
         client.delete(events_key(views[0].project), applied_key(views[0].project))
+        cuts.forget(client, views[0].project)
     if views and end_us is None:
         clock.end_rehearsal(client, views[0].project)
     if views and rewind and end_us is not None:
@@ -205,20 +212,7 @@ def backfill(
         key = view_key(view.project, view.name)
         try:
             with hold(client, view):
-                results.append(
-                    _one(
-                        spark,
-                        view,
-                        root,
-                        client,
-                        without_password(redis_url),
-                        (end_us, from_us, lookback_us),
-                        progress,
-                        tolerance_s,
-                        most,
-                        rewind,
-                    )
-                )
+                results.append(_one(spark, view, root, client, plain, wanted, progress, tolerance_s, most, rewind, topics))
         except Exception as error:
             held = isinstance(error, HeldError)
             results.append(Backfilled(view.name, 0, 0, None, time.monotonic() - began, _short(error), held=held))
@@ -242,13 +236,15 @@ def _one(
     tolerance_s: float,
     most: float,
     rewind: bool,
+    topics: Topics | None,
 ) -> Backfilled:
     began = time.monotonic()
     planned, run = _plan(view, root, client, *wanted)
     if planned.error:
         raise FileNotFoundError(planned.error)
+    log = log_of(client, view, topics) if view.stream else None
     if run is None:
-        position = event_log.text(watermark(client, events_key(view.project))) if view.stream else "0-0"
+        position = event_log.text(log.last(client)) if log is not None else "0-0"
         run = checkpoint.Journal(view, planned.end_us, planned.from_us, planned.buckets, position)
         run.begin(client)
         if not run.from_us:
@@ -266,7 +262,7 @@ def _one(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        for bucket, *done in _write(spark, view, root, url, run, tolerance_s):
+        for bucket, *done in _write(spark, view, root, url, run, tolerance_s, log):
             run.done[bucket] = (done[0], done[1], done[2], done[3])
     finally:
         ended.set()
@@ -288,7 +284,7 @@ def _one(
     return Backfilled(view.name, rows, entities, newest_us, seconds, None, removed, run.resumed, False, rejected, spared)
 
 
-def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> DataFrame:
+def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float, log: Log | None) -> DataFrame:
     """What the view's entities are made of: offline events known by the end, live ones known after it."""
     from pyspark.sql import functions as F
 
@@ -298,19 +294,21 @@ def _events(spark: SparkSession, view: View, root: Path, url: str, run: Journal,
     nobodys = events.where(F.col(WHY).isNotNull() & (F.col(KNOWN) > run.from_us))
     nobodys = nobodys.where(reduce(or_, (F.col(name).isNull() for name in view.key_names)))
     changed = events.where(F.col(KNOWN) > run.from_us).select(*view.key_names).distinct() if run.from_us else None
-    if view.stream and run.position != "0-0":
-        later = event_log.frame(spark, view, url, run.end_us, run.position, events.drop(WHY), tolerance_s)
+    if log is not None and run.position != "0-0":
+        later = event_log.frame(spark, view, url, run.end_us, stream_id(run.position), events.drop(WHY), log, tolerance_s)
         events = events.unionByName(later.withColumn(WHY, F.lit(None).cast("string")))
     if changed is not None:
         events = events.join(changed, view.key_names, "left_semi").unionByName(nobodys)
     return events
 
 
-def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float) -> list[tuple[int, ...]]:
+def _write(
+    spark: SparkSession, view: View, root: Path, url: str, run: Journal, tolerance_s: float, log: Log | None
+) -> list[tuple[int, ...]]:
     """Write the buckets that are left; `(bucket, rows, entities, newest event time, rows rejected)` of each that had events."""
     from pyspark.sql import functions as F
 
-    events = _events(spark, view, root, url, run, tolerance_s)
+    events = _events(spark, view, root, url, run, tolerance_s, log)
     names, key, index = events.columns, run.key, run.index
     main, end_us, position = keys_key(view.project, view.name), run.end_us, stream_id(run.position)
 
@@ -324,7 +322,7 @@ def _write(spark: SparkSession, view: View, root: Path, url: str, run: Journal, 
         (bucket,) = table[_BUCKET].unique().to_pylist()
         client = connect(url)
         try:
-            later = event_log.since(client, view, end_us, tolerance_s) if view.stream else None
+            later = event_log.since(client, view, end_us, tolerance_s, log) if log is not None else None
             found = rejected_rows.sort_out(view, table.select(names))
             ordered, rejected = canonical(found.table), found.rejected
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from feature_repo.records.redis_keys import events_key
+from feature_repo.records.redis_keys import events_key, kafka_key
 from streaming import clock
 from streaming.live import dead_letters, events
 from streaming.online.store import connect, stream_id, watermark
@@ -49,6 +50,35 @@ def entries(client: redis.Redis, key: str, after: str, upto: str, limit: int | N
         after, left = found[-1][0].decode(), left and left - count
 
 
+def elsewhere(client: redis.Redis, project: str) -> list[str]:
+    """The push sources that the stream reads from Kafka: their events are not taken from the Redis Stream."""
+    said: Any = client.hget(kafka_key(project), "sources")
+    return said.decode(errors="replace").split(",") if said else []
+
+
+class Log(Protocol):
+    """Where a push source's live events are kept for a while. Can be pickled: tasks of a backfill read it."""
+
+    def last(self, client: redis.Redis) -> Position:
+        """The position that it reaches to; (0, 0): it has none."""
+
+    def read(self, client: redis.Redis, after: Position, upto: Position) -> Iterator[pa.RecordBatch]:
+        """Events with positions in `(after, upto]`, in batches of `SCHEMA`."""
+
+
+@dataclass(frozen=True)
+class StreamLog:
+    """The Redis Stream."""
+
+    project: str
+
+    def last(self, client: redis.Redis) -> Position:
+        return watermark(client, events_key(self.project))
+
+    def read(self, client: redis.Redis, after: Position, upto: Position) -> Iterator[pa.RecordBatch]:
+        return entries(client, events_key(self.project), text(after), text(upto))
+
+
 def text(position: Position) -> str:
     return f"{position[0]}-{position[1]}"
 
@@ -68,31 +98,44 @@ def _of_view(client: redis.Redis, view: View, batch: pa.RecordBatch, seam_us: in
     return table.filter(pa.array(microseconds(table[KNOWN]) > seam_us))
 
 
-def since(client: redis.Redis, view: View, seam_us: int, tolerance_s: float) -> Callable[[Position], tuple[pa.Table, Position]]:
+def since(
+    client: redis.Redis, view: View, seam_us: int, tolerance_s: float, log: Log | None = None
+) -> Callable[[Position], tuple[pa.Table, Position]]:
     """Gives a function of a stream position: the view's live events after it that became known after the seam, and the position that they
     reach to.
     """
 
+    log = log or StreamLog(view.project)
+
     def later(after: Position) -> tuple[pa.Table, Position]:
-        key = events_key(view.project)
-        upto = max(watermark(client, key), after)
+        upto = max(log.last(client), after)
         empty, _, _ = events.decode(view, [], [])
-        tables = [_of_view(client, view, batch, seam_us, tolerance_s) for batch in entries(client, key, text(after), text(upto))]
+        tables = [_of_view(client, view, batch, seam_us, tolerance_s) for batch in log.read(client, after, upto)]
         return pa.concat_tables([empty, *tables]), upto
 
     return later
 
 
-def frame(spark: SparkSession, view: View, url: str, seam_us: int, upto: str, like: DataFrame, tolerance_s: float) -> DataFrame:
-    """The view's live events up to a stream id that became known after the seam, with the columns of `like`."""
+# wide: what is read, and what it must look like
+def frame(
+    spark: SparkSession,
+    view: View,
+    url: str,
+    seam_us: int,
+    upto: Position,
+    like: DataFrame,
+    log: Log,
+    tolerance_s: float = clock.TOLERANCE_S,
+) -> DataFrame:
+    """The view's live events up to a position that became known after the seam, with the columns of `like`."""
     from pyspark.sql.pandas.types import to_arrow_schema
 
-    key, schema = events_key(view.project), to_arrow_schema(like.schema, timezone="UTC")
+    schema = to_arrow_schema(like.schema, timezone="UTC")
 
     def read(_: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         client = connect(url)
         try:
-            for batch in entries(client, key, "0-0", upto):
+            for batch in log.read(client, (0, 0), upto):
                 yield from _of_view(client, view, batch, seam_us, tolerance_s).select(schema.names).cast(schema).to_batches()
         finally:
             client.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,7 @@ from streaming import clock
 from streaming.aggregation.tiles import OtherDefinitionError
 from streaming.clock import TOLERANCE_S
 from streaming.live import dead_letters, events
+from streaming.live.event_log import elsewhere
 from streaming.online.store import ForeignKeyError, OnlineStore, of_the_store, stream_id
 from streaming.online.writer import apply
 from streaming.schema.columns import EVENT
@@ -44,6 +45,17 @@ return 1
 def newest_field(view: str) -> str:
     """Field of the progress hash: the newest event time the stream has seen of a view, microseconds."""
     return f"newest:{view}"
+
+
+def advance(client: redis.Redis, key: str, position: tuple[int, int], events: int, newest: Mapping[str, int]) -> None:
+    """Note how far a stream has got, never backwards.
+
+    Args:
+        key: of the progress hash.
+        newest: by view, the newest event time, microseconds.
+    """
+    told = [part for view, us in newest.items() for part in (newest_field(view), us)]
+    client.eval(_ADVANCE, 1, key, *position, time.time_ns() // 1000, events, *told)
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ def apply_batch(
     project, fed = views[0].project, {v.stream for v in views}
     aside = dead_letters.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
     refused: dict[int, dict[str, str]] = defaultdict(dict)
+    kafka = elsewhere(store.client, project) if not fed.issuperset(rows.source) else []
     by_source: dict[str, list[int]] = defaultdict(list)
     for i, source in enumerate(rows.source):
         if "" in aside.get(rows.position[i], ()):
@@ -89,6 +102,10 @@ def apply_batch(
             by_source[source].append(i)
         else:
             refused[i][""] = f"no feature view is fed by a push source named {source[:100]!r}"
+            if source in kafka:
+                refused[i][""] = (
+                    f"push source {source!r} is read from Kafka: send its events to the topic (`headrace rejected --replay` does)"
+                )
     newest = {}
     for view in views:
         mine = [i for i in by_source.get(view.stream or "", []) if not rows.only[i] or view.name in rows.only[i].split(",")]
@@ -147,13 +164,12 @@ def merge(
     table, project = pa.Table.from_batches(batches), views[0].project
     newest = apply_batch(views, OnlineStore(client), table, tolerance_s)
     ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
-    told = [part for view, us in newest.items() for part in (newest_field(view), us)]
     # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
-    client.eval(_ADVANCE, 1, applied_key(project), ms, seq, time.time_ns() // 1000, len(table), *told)
+    advance(client, applied_key(project), (ms, seq), len(table), newest)
     # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
     oldest = min(ms, time.time_ns() // 1_000_000) - round(keep_s * 1000)
     if oldest > 0:
         client.xtrim(events_key(project), minid=oldest, approximate=True)
         first: Any = client.xrange(events_key(project), count=1)
-        dead_letters.forget(client, project, stream_id(first[0][0])[0] if first else oldest)
+        dead_letters.forget(client, project, min(stream_id(first[0][0])[0], oldest) if first else oldest)
     return len(table)

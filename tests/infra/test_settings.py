@@ -104,11 +104,11 @@ def test_a_replica_starts_with_kafka_configured(tmp_path: Path) -> None:
         "from infra.settings import Settings; from serving.deployment.app import configure; configure(Settings()); "
         "import os; print(Settings().kafka, os.environ['HEADRACE_REDIS_URL'])"
     )
-    options = '{"kafka.bootstrap.servers": "broker:9092", "subscribe": "rides"}'
+    options = '{"bootstrap.servers": "broker:9092", "security.protocol": "SASL_SSL"}'
     environment = os.environ | {"HEADRACE_KAFKA": options, "HEADRACE_STATE": str(tmp_path)}
     said = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    assert "'subscribe': 'rides'" in said.stdout
+    assert "'security.protocol': 'SASL_SSL'" in said.stdout
 
 
 def test_only_the_embedded_profile_lets_a_request_set_its_clock() -> None:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from infra.settings import Settings
 from streaming.live.sources.base import Source
 from streaming.live.sources.files import Files
-from streaming.live.sources.kafka import Kafka
 
-SOURCES: tuple[type[Source], ...] = (Files, Kafka)
+SOURCES: tuple[type[Source], ...] = (Files,)
 
 
 def asked(settings: Settings, sources: Sequence[str]) -> list[Source]:

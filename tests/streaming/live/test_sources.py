@@ -16,14 +16,12 @@ from infra.settings import Settings
 from streaming.live import connectors
 from streaming.live.sources.base import Source
 from streaming.live.sources.files import Files
-from streaming.live.sources.kafka import Kafka
 from streaming.live.sources.table import SOURCES, asked
 from streaming.online.store import connect
 
 each = pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.name)
 SAID: dict[type[Source], dict[str, Any]] = {
     Files: {"event_files": "in"},
-    Kafka: {"kafka": {"kafka.bootstrap.servers": "127.0.0.1:9", "subscribe": "things"}},
 }
 """By kind, the settings that ask for it."""
 LINES = [b'{"key": 1, "x": 2.5}', b"\xff\xfe no text", b'{"key": 1, "x": 2.5}', b"\x00", b"{", "ü".encode()]
@@ -43,7 +41,6 @@ def of_files(folder: Path) -> tuple[Source, Callable[[list[bytes]], None]]:
 
 
 FEEDERS: dict[type[Source], Callable[[Path], tuple[Source, Callable[[list[bytes]], None]]]] = {Files: of_files}
-WITHOUT = {Kafka: "no Kafka connector for this Spark is served here; what it hands over is tested in test_rejected_rows.py"}
 
 
 @each
@@ -65,8 +62,6 @@ def test_it_is_read_only_where_the_settings_ask_for_it(kind: type[Source], tmp_p
 def test_every_event_comes_once_as_it_is_and_again_after_the_checkpoint_is_lost(
     kind: type[Source], spark: Any, redis_url: str, tmp_path: Path
 ) -> None:
-    if kind not in FEEDERS:
-        pytest.skip(WITHOUT[kind])
     source, put = FEEDERS[kind](tmp_path)
     project, client = f"s{uuid.uuid4().hex[:10]}", connect(redis_url)
     key = events_key(project)
@@ -87,9 +82,3 @@ def test_every_event_comes_once_as_it_is_and_again_after_the_checkpoint_is_lost(
     found: Any = client.xrange(key)
     assert [fields[b"data"] for _, fields in found] == [*LINES, *LINES[:2]]
     assert {fields[b"source"] for _, fields in found} == {b"things"}
-
-
-@pytest.mark.integration
-def test_without_its_connector_kafka_says_what_to_set(spark: Any) -> None:
-    with pytest.raises(RuntimeError, match="HEADRACE_SPARK_PACKAGES"):
-        Kafka(SAID[Kafka]["kafka"]).frame(spark)
