@@ -268,7 +268,7 @@ def stream() -> None:
     from streaming.schema.compilation import Applied
 
     kept_s, tolerance_s = own.event_retention_h * 3600, own.clock_tolerance_s
-    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s)}
+    starters = {"the stream": partial(live.start, spark, url, known, str(own.state / "stream"), kept_s, tolerance_s, own.tasks_of_stream)}
     for source in asked(own, sorted({v.stream for v in known if v.stream})):
         checkpoint = str(own.state / f"stream-{source.name}")
         starters[f"reading {source.name}"] = partial(connectors.start, source, spark, url, project, checkpoint)
