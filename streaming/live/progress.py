@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.records.redis_keys import applied_key, events_key, run_key
+from feature_repo.records.redis_keys import applied_key, events_key, refused_key, run_key
 from streaming.live import dead_letters
 from streaming.live.share import WHOLE, Share
 from streaming.online.store import noted_id, stream_id
@@ -26,59 +26,60 @@ if TYPE_CHECKING:
 Position = tuple[int, int]
 NOTES_S = 86_400
 """A run's notes are kept for so long after the last one; what is lost with them is read again, and passed over."""
-# KEYS: the progress, the run's notes where there are several tasks; ARGV: milliseconds and sequence of the last entry, wall clock,
-# events (of several tasks: since the run began), then view, newest event time, ...
-_ADVANCE = """
-local ms, seq = string.match(redis.call('HGET', KEYS[1], 'id') or '0-0', '^(%d+)-(%d+)$')
-ms, seq = tonumber(ms or '0'), tonumber(seq or '0')
-local to_ms, to_seq, events = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
-redis.call('HSET', KEYS[1], 'wall_us', ARGV[3])
-if KEYS[2] then
-  local counted = tonumber(redis.call('HGET', KEYS[2], 'counted') or '0') or 0
-  redis.call('HSET', KEYS[2], 'counted', string.format('%.0f', math.max(events, counted)))
-  events = math.max(events - counted, 0)
-end
-if to_ms < ms or (to_ms == ms and to_seq <= seq) then return 0 end
-redis.call('HSET', KEYS[1], 'id', ARGV[1] .. '-' .. ARGV[2])
-events = string.format('%.0f', events)
-if type(redis.pcall('HINCRBY', KEYS[1], 'events', events)) == 'table' then redis.call('HSET', KEYS[1], 'events', events) end
-for i = 5, #ARGV, 2 do
-  local before = redis.call('HGET', KEYS[1], ARGV[i])
-  if not tonumber(before or '') or tonumber(before) < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-end
-return 1
-"""
-# KEYS: the run's notes; ARGV: task, tasks, the last entry, its milliseconds and sequence, events, seconds to keep, then view, newest, ...
-# Returns the entry that all tasks have got to and the events up to it, both '' where one has noted nothing yet; then view, newest, ...
-_NOTE = """
-local function read(task)
-  local ms, seq, events = string.match(redis.call('HGET', KEYS[1], task) or '', '^(%d+)-(%d+) (%d+)$')
-  return tonumber(ms or '-1'), tonumber(seq or '-1'), tonumber(events or '0'), ms and (ms .. '-' .. seq)
-end
-local ms, seq, events = read(ARGV[1])
-local to_ms, to_seq = tonumber(ARGV[4]), tonumber(ARGV[5])
-if to_ms > ms or (to_ms == ms and to_seq > seq) then
-  redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %.0f', ARGV[3], events + tonumber(ARGV[6])))
-end
-for i = 8, #ARGV, 2 do
-  local before = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '')
-  if not before or before < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-end
-redis.call('EXPIRE', KEYS[1], ARGV[7])
-local least_ms, least_seq, least_events, least
-for task = 0, tonumber(ARGV[2]) - 1 do
-  local ms, seq, events, text = read(tostring(task))
-  if not text then return {'', ''} end
-  if not least or ms < least_ms or (ms == least_ms and seq < least_seq) then
-    least_ms, least_seq, least_events, least = ms, seq, events, text
+_MOVE = """
+local function move(ms, seq, wall_us, events, told)
+  local at_ms, at_seq = string.match(redis.call('HGET', KEYS[1], 'id') or '0-0', '^(%d+)-(%d+)$')
+  at_ms, at_seq = tonumber(at_ms or '0'), tonumber(at_seq or '0')
+  redis.call('HSET', KEYS[1], 'wall_us', wall_us)
+  if tonumber(ms) < at_ms or (tonumber(ms) == at_ms and tonumber(seq) <= at_seq) then return 0 end
+  redis.call('HSET', KEYS[1], 'id', ms .. '-' .. seq)
+  if type(redis.pcall('HINCRBY', KEYS[1], 'events', events)) == 'table' then redis.call('HSET', KEYS[1], 'events', events) end
+  for i = 1, #told, 2 do
+    local before = tonumber(redis.call('HGET', KEYS[1], told[i]) or '')
+    if not before or before < tonumber(told[i + 1]) then redis.call('HSET', KEYS[1], told[i], told[i + 1]) end
   end
+  return 1
 end
-local found = {least, string.format('%.0f', least_events)}
-local all = redis.call('HGETALL', KEYS[1])
+"""
+# KEYS: the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
+_ADVANCE = f"{_MOVE} return move(ARGV[1], ARGV[2], ARGV[3], ARGV[4], {{unpack(ARGV, 5)}})"
+# In one step, so that it goes by notes that are in Redis now: what an answer of a moment ago said may have been lost since.
+# KEYS: the progress, the run's notes, what is held back; ARGV: milliseconds and sequence of the last entry, wall clock, events read,
+# task, tasks, seconds to keep notes, milliseconds and sequence up to which nothing is held back, then view, newest event time, ...
+# Returns 0 or 1, and the entry that all have got to: '' where one has noted nothing. 2: what is held back up to there must be settled first
+_SHARED = f"""{_MOVE}
+local function note(task)
+  local ms, seq, events = string.match(redis.call('HGET', KEYS[2], task) or '', '^(%d+)-(%d+) (%d+)$')
+  return {{ms = ms or '-1', seq = seq or '-1', events = tonumber(events or '0')}}
+end
+local function before(a, b)
+  if tonumber(a.ms) == tonumber(b.ms) then return tonumber(a.seq) < tonumber(b.seq) end
+  return tonumber(a.ms) < tonumber(b.ms)
+end
+local mine, upto = note(ARGV[5]), {{ms = ARGV[1], seq = ARGV[2]}}
+if before(mine, upto) then
+  redis.call('HSET', KEYS[2], ARGV[5], string.format('%s-%s %.0f', upto.ms, upto.seq, mine.events + tonumber(ARGV[4])))
+end
+for i = 10, #ARGV, 2 do
+  local newest = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or '')
+  if not newest or newest < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+end
+redis.call('EXPIRE', KEYS[2], ARGV[7])
+local least = note('0')
+for task = 1, tonumber(ARGV[6]) - 1 do
+  local other = note(tostring(task))
+  if before(other, least) then least = other end
+end
+if least.ms == '-1' then return {{0, ''}} end
+if redis.call('HLEN', KEYS[3]) > 0 and before({{ms = ARGV[8], seq = ARGV[9]}}, least) then return {{2, least.ms .. '-' .. least.seq}} end
+local told, all = {{}}, redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 7) == 'newest:' then table.insert(found, all[i]); table.insert(found, all[i + 1]) end
+  if string.sub(all[i], 1, 7) == 'newest:' then table.insert(told, all[i]); table.insert(told, all[i + 1]) end
 end
-return found
+local counted = tonumber(redis.call('HGET', KEYS[2], 'counted') or '') or 0
+redis.call('HSET', KEYS[2], 'counted', string.format('%.0f', math.max(least.events, counted)))
+local events = string.format('%.0f', math.max(least.events - counted, 0))
+return {{move(least.ms, least.seq, ARGV[3], events, told), least.ms .. '-' .. least.seq}}
 """
 
 
@@ -111,25 +112,35 @@ def commit(
         Whether the whole moved on.
     """
     told = [part for view, us in newest.items() for part in (newest_field(view), us)]
-    keys = [applied_key(project)]
-    if share.tasks > 1:
-        keys.append(run_key(project, share.run))
-        text = f"{upto[0]}-{upto[1]}"
-        said: Any = client.eval(_NOTE, 1, keys[1], share.task, share.tasks, text, *upto, events, NOTES_S, *told)
-        if not said[0]:
-            return False
-        upto, events, told = stream_id(said[0]), int(said[1]), said[2:]
-    dead_letters.settle(client, project, upto)
-    # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
-    if not client.eval(_ADVANCE, len(keys), *keys, *upto, time.time_ns() // 1000, events, *told):
-        return False
-    _trim(client, project, upto[0], keep_s)
-    return True
+    if share.tasks == 1:
+        dead_letters.settle(client, project, upto)  # of an earlier run's tasks
+        moved = bool(client.eval(_ADVANCE, 1, applied_key(project), *upto, _now_us(), events, *told))
+    else:
+        moved, upto = _commit_share(client, project, upto, events, told, share)
+    if moved:
+        _trim(client, project, upto[0], keep_s)
+    return moved
+
+
+def _commit_share(client: redis.Redis, project: str, upto: Position, events: int, told: list[Any], share: Share) -> tuple[bool, Position]:
+    keys, settled = (applied_key(project), run_key(project, share.run), refused_key(project)), (0, 0)
+    while True:
+        noted = (*upto, _now_us(), events, share.task, share.tasks, NOTES_S, *settled, *told)
+        said: Any = client.eval(_SHARED, len(keys), *keys, *noted)
+        least = stream_id(said[1] or b"0-0")
+        if said[0] != 2:
+            return said[0] == 1, least
+        dead_letters.settle(client, project, least)
+        settled = least
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _trim(client: redis.Redis, project: str, ms: int, keep_s: float) -> None:
     # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
-    oldest = min(ms, time.time_ns() // 1_000_000) - round(keep_s * 1000)
+    oldest = min(ms, _now_us() // 1000) - round(keep_s * 1000)
     if oldest > 0:
         client.xtrim(events_key(project), minid=oldest, approximate=True)
         first: Any = client.xrange(events_key(project), count=1)

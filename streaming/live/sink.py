@@ -16,7 +16,7 @@ from streaming.aggregation.tiles import OtherDefinitionError
 from streaming.clock import TOLERANCE_S
 from streaming.live import dead_letters, events
 from streaming.live.progress import commit
-from streaming.live.share import WHOLE, Share, own_rows
+from streaming.live.share import WHOLE, Owned, Share
 from streaming.online.store import ForeignKeyError, OnlineStore, of_the_store
 from streaming.online.writer import apply
 from streaming.schema.columns import EVENT
@@ -24,6 +24,7 @@ from streaming.schema.feature_view import View
 
 if TYPE_CHECKING:
     import redis
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -63,7 +64,8 @@ def apply_batch(
     Returns:
         The newest event time (microseconds) of each view that had an event.
     """
-    rows = _Batch.of(batch, tolerance_s, now_us)
+    owned = Owned(share, views, batch)
+    rows = _Batch.of(owned.batch, tolerance_s, now_us)
     project, fed = views[0].project, {v.stream for v in views}
     aside = dead_letters.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
     refused: dict[int, dict[str, str]] = defaultdict(dict)
@@ -73,13 +75,13 @@ def apply_batch(
             continue
         if source in fed:
             by_source[source].append(i)
-        elif share.has(rows.position[i]):
+        else:
             refused[i][""] = f"no feature view is fed by a push source named {source[:100]!r}"
-    newest, pick = {}, own_rows(share, rows.data, rows.position)
+    newest = {}
     for view in views:
         mine = [i for i in by_source.get(view.stream or "", []) if not rows.only[i] or view.name in rows.only[i].split(",")]
         mine = [i for i in mine if view.name not in aside.get(rows.position[i], ())]
-        us, bad = _merge(view, store, rows, pick(view, mine))
+        us, bad = _merge(view, store, rows, owned.rows(view, mine))
         for i, why in bad.items():
             refused[i][view.name] = why
         if us is not None:

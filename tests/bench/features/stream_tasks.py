@@ -26,9 +26,7 @@ Put = Callable[[Any, str, int, int], None]
 """Puts so many events on the stream, from a number on."""
 
 
-def compare_tasks(
-    own: Settings, spark: Any, views: list[View], put: Put, scale: float, told: Callable[[str], None]
-) -> list[Measurement]:
+def compare_tasks(own: Settings, spark: Any, views: list[View], put: Put, scale: float, told: Callable[[str], None]) -> list[Measurement]:
     client, queued = connect(own.redis()), max(100_000, round(QUEUED * scale) // 10_000 * 10_000)
     rates, costs = defaultdict(list), defaultdict(list)
     for number in range(ROUNDS):
@@ -97,4 +95,3 @@ def _below(me: psutil.Process) -> Iterator[psutil.Process]:
     for process in me.children(recursive=True):
         if "redis" not in process.name():
             yield process
-

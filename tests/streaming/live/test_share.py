@@ -6,16 +6,19 @@ import json
 import zlib
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 
+from streaming.live.event_log import SCHEMA
 from streaming.live.events import decode
-from streaming.live.share import WHOLE, Share, by_position, own_rows, owner_function
+from streaming.live.share import WHOLE, Owned, Share, keys_of, owners
 from streaming.online.entities import group
 from streaming.schema.feature_view import Feature
 from tests.fuzz import fuzzed
 from tests.oracle.hostile import POISON, events, good, views
 
+PROJECT = views()[0].project
 POSITION = (1_700_000_000_123, 4)
 
 
@@ -25,7 +28,7 @@ def test_fuzz_an_entitys_events_belong_to_one_task(raw: bytes) -> None:
     """What decoding all of a row finds to be its entity is what the keys alone said."""
     for view in views():
         for tasks in (2, 8):
-            found = owner_function(view, tasks)(raw, POSITION)
+            (found,) = owners(PROJECT, keys_of(view), tasks).of([raw], [POSITION])
             assert 0 <= found < tasks
             table, _, _ = decode(view, [raw], [0])
             keys = group(view, table).keys
@@ -38,6 +41,7 @@ def test_fuzz_an_entitys_events_belong_to_one_task(raw: bytes) -> None:
     [
         ("int64", ["5", "5.0"]),
         ("string", ["5", '"5"']),
+        ("string", ["true", '"True"']),
         ("timestamp", ['"2023-11-14T00:00:00Z"', '"2023-11-14T01:00:00.9+01:00"', "1699920000"]),
         ("bytes", ['"AAEC"', '"AAE\\u0043"']),
     ],
@@ -48,21 +52,32 @@ def test_one_entity_spelt_in_several_ways_belongs_to_one_task(dtype: str, spelli
     rows = [f'{{"its key": {spelling}, {row}}}'.encode() for spelling in spellings]
     rows.append(f'{{"its key": 77, {row}, "its\\u0020key": {spellings[0]}}}'.encode())  # the last one counts
     for tasks in (2, 8, 97):
-        owner = owner_function(view, tasks)
-        assert len({owner(raw, (i, 0)) for i, raw in enumerate(rows)}) == 1
+        assert len(set(owners(PROJECT, keys_of(view), tasks).of(rows, [(i, 0) for i in range(len(rows))]))) == 1
     table, _, bad = decode(view, rows, range(len(rows)))
     assert (len(set(group(view, table).keys)), bad) == (1, [])
 
 
 def test_every_row_has_one_task_for_each_view_and_what_has_no_entity_goes_by_its_position() -> None:
     rows = [*POISON.values(), *(json.dumps(good(n)).encode() for n in range(40)), json.dumps(good(k_int64=None)).encode()]
-    positions, every = [(1_000 + i, 0) for i in range(len(rows))], list(range(len(rows)))
-    for view in views():
-        shares = [own_rows(Share(task, 8), rows, positions)(view, every) for task in range(8)]
-        assert sorted(i for share in shares for i in share) == every
-        assert min(map(len, shares)) > 0
-        assert own_rows(WHOLE, rows, positions)(view, every) == every
-    assert owner_function(views()[1], 8)(rows[-1], positions[-1]) == by_position(positions[-1], 8)
+    n, compiled = len(rows), views()
+    feed = ["things"] * (n - 3) + ["nobody's"] * 3
+    batch = pa.table([list(range(1_000, 1_000 + n)), [0] * n, feed, rows, [""] * n], schema=SCHEMA)
+    shares = [Owned(Share(task, 8), compiled, batch) for task in range(8)]
+    for view in compiled:
+        found = []
+        for one in shares:
+            mine = one.rows(view, [i for i, source in enumerate(one.batch["source"].to_pylist()) if source == "things"])
+            found.append([one.batch["ms"][i].as_py() for i in mine])
+        assert sorted(ms for some in found for ms in some) == list(range(1_000, 1_000 + n - 3))
+        assert min(map(len, found)) > 0
+    strange = [
+        ms
+        for one in shares
+        for ms, source in zip(one.batch["ms"].to_pylist(), one.batch["source"].to_pylist(), strict=True)
+        if source != "things"
+    ]
+    assert sorted(strange) == [1_000 + n - 3, 1_000 + n - 2, 1_000 + n - 1]
+    assert Owned(WHOLE, compiled, batch).batch is batch
 
 
 @pytest.mark.parametrize(("task", "tasks"), [(2, 2), (-1, 2), (0, 0)])
