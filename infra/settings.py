@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         default=3600, ge=0, description="the stream has the sources looked at every so many seconds (`headrace sources`); 0: never"
     )
     stream_tasks: int = Field(
-        default=0, ge=0, description="tasks of Spark's that share the stream's entities; 0: one, or half the cores, at most four"
+        default=0, ge=0, description="tasks of Spark that share the entities of the stream; 0: half the cores, from one to four"
     )
     clock_tolerance_s: float = Field(
         default=300, ge=0, description="how far ahead of the clock a moment that comes in may lie, seconds; beyond, it is refused"
