@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     source_check_s: float = Field(
         default=3600, ge=0, description="the stream has the sources looked at every so many seconds (`headrace sources`); 0: never"
     )
+    stream_tasks: int = Field(
+        default=0, ge=0, description="tasks of Spark that share the entities of the stream; 0: half the cores, from one to four"
+    )
     clock_tolerance_s: float = Field(
         default=300, ge=0, description="how far ahead of the clock a moment that comes in may lie, seconds; beyond, it is refused"
     )
@@ -116,6 +119,11 @@ class Settings(BaseSettings):
                 "Business Source Licence does not allow production without a licence from Seldon"
             )
         return self.detector or "alibi"
+
+    @property
+    def tasks_of_stream(self) -> int:
+        """How many tasks share the stream's entities. On one machine half the cores are left to what else runs there."""
+        return self.stream_tasks or max(1, min(4, (os.cpu_count() or 1) // 2))
 
     @property
     def offline_root(self) -> Path:

@@ -13,7 +13,7 @@ from infra.redis_client import whole
 from streaming.backfill.checkpoint import unfinished
 from streaming.live import dead_letters
 from streaming.live.event_log import elsewhere
-from streaming.live.sink import newest_field
+from streaming.live.progress import newest_field
 from streaming.online import entity_index
 from streaming.online.entities import view_fields
 from streaming.online.store import OnlineStore, fields_of, noted_id, stream_id

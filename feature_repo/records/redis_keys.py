@@ -57,6 +57,16 @@ def applied_kafka_key(project: str) -> str:
     return f"headrace:{{{project}}}:applied-kafka"
 
 
+def run_key(project: str, run: str) -> str:
+    """The Redis hash of how far the tasks of one run of the stream are: by task `<stream id> <events>`, `newest:<view>`, `counted`."""
+    return f"headrace:{{{project}}}:run:{run}"
+
+
+def refused_key(project: str) -> str:
+    """The Redis hash of refusals that wait until all tasks have seen the event: `<stream id> <view>` → source, data, why (MessagePack)."""
+    return f"headrace:{{{project}}}:refused"
+
+
 def rejected_key(project: str) -> str:
     """The Redis Stream of events that do not fit their source's schema: the entry as it came, plus `why`."""
     return f"headrace:{{{project}}}:rejected"

@@ -43,7 +43,9 @@ def starters_of(settings: Settings, spark: SparkSession, views: Sequence[View]) 
     found: dict[str, Starter] = {}
     others = [v for v in views if v.stream not in read]
     if any(v.stream for v in others):
-        found["the stream"] = partial(query.start, spark, url, others, str(settings.state / "stream"), kept_s, tolerance_s)
+        found["the stream"] = partial(
+            query.start, spark, url, others, str(settings.state / "stream"), kept_s, tolerance_s, settings.tasks_of_stream
+        )
     pushed = [source for source in sources if source not in read]
     for source in asked(settings, pushed):
         if not pushed:

@@ -23,7 +23,7 @@ from streaming.kafka.client import KafkaError, Topics
 from streaming.kafka.kafka_log import table_of
 from streaming.kafka.reader import Reader, Record, in_order, ranges_of, read
 from streaming.kafka.values import Values
-from streaming.live import dead_letters, sink
+from streaming.live import dead_letters, progress, sink
 from streaming.live.query import KEEP_S
 from streaming.live.turn import EVERY_S, LIMIT, SCHEMA, TURN_S
 from streaming.online.store import OnlineStore, connect, stream_id
@@ -102,7 +102,7 @@ class Follower:
     def _apply(self, number: int, records: list[Record]) -> int:
         batch = table_of(number, records, self.topics, self._values)
         newest = sink.apply_batch(self.views, OnlineStore(self.client), pa.Table.from_batches([batch]), self._tolerance_s)
-        sink.advance(self.client, self._key, (number, 0), len(batch), newest)
+        progress.advance(self.client, self._key, (number, 0), len(batch), newest)
         if records:
             self.client.hset(self._key, "reached_ms", str(records[-1].time_ms))
         oldest = min(number, time.time_ns() // 1_000_000) - round(self._keep_s * 1000)

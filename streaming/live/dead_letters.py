@@ -7,11 +7,15 @@ it over, because it is noted as set aside. Only putting it back, under a new str
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.records.redis_keys import events_key, rejected_key, set_aside_key
+import msgspec
+
+from feature_repo.records.redis_keys import events_key, refused_key, rejected_key, set_aside_key
 from streaming.online.store import noted_id, stream_id
 
 if TYPE_CHECKING:
@@ -70,15 +74,64 @@ def put(client: redis.Redis, project: str, items: Sequence[Rejected]) -> None:
         client.eval(_PUT, 2, rejected_key(project), set_aside_key(project), KEPT, *flat)
 
 
+_Refusal = tuple[str, bytes, str]
+
+
+def hold_back(client: redis.Redis, project: str, items: Sequence[Rejected]) -> None:
+    """Refusals by one of several tasks: they count as set aside now, and become letters when all tasks have seen the events (`settle`).
+
+    So an event that several views refuse is one letter, whichever tasks their entities belong to.
+    """
+    for i in range(0, len(items), _CHUNK):
+        some = {
+            f"{item.position[0]}-{item.position[1]} {view}": msgspec.msgpack.encode((item.source, item.data, why))
+            for item in items[i : i + _CHUNK]
+            for view, why in item.why.items()
+        }
+        client.hset(refused_key(project), mapping=some)
+
+
+def settle(client: redis.Redis, project: str, upto: tuple[int, int]) -> None:
+    """Make letters of the refusals that were held back, of events up to a position. May be repeated."""
+    if not client.hlen(refused_key(project)):
+        return
+    found: dict[tuple[int, int], dict[str, _Refusal]] = defaultdict(dict)
+    done, held = [], client.hgetall(refused_key(project))
+    for member, told in held.items():  # type: ignore[union-attr]
+        position, view = _aside(member)
+        if position is not None and position > upto:
+            continue
+        done.append(member)  # also what is none of ours
+        if position is not None:
+            try:
+                found[position][view] = msgspec.msgpack.decode(told, type=_Refusal)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                found[position][view] = ("", b"", "the reason was lost")
+    letters = []
+    for position, views in sorted(found.items()):
+        source, data, _ = next(iter(views.values()))
+        letters.append(Rejected(position, source, data, {view: why for view, (_, _, why) in sorted(views.items())}))
+    put(client, project, letters)
+    for i in range(0, len(done), _CHUNK):
+        client.hdel(refused_key(project), *done[i : i + _CHUNK])
+
+
+def _aside(member: bytes) -> tuple[tuple[int, int] | None, str]:
+    name, _, view = member.decode(errors="replace").partition(" ")
+    return noted_id(name), view
+
+
 def set_aside(client: redis.Redis, project: str, first: tuple[int, int], last: tuple[int, int]) -> dict[tuple[int, int], set[str]]:
     """Which views refused each event of a stretch of the event stream (both ends included), by the event's stream id. The view is "" where no
     view is fed by the event's source.
     """
     found: dict[tuple[int, int], set[str]] = {}
-    some: Any = client.zrangebyscore(set_aside_key(project), first[0], last[0])
-    for member in some:
-        name, _, view = member.decode(errors="replace").partition(" ")
-        if position := noted_id(name):  # what is none of ours says nothing of an event
+    asked = client.pipeline(transaction=False)
+    asked.zrangebyscore(set_aside_key(project), first[0], last[0])
+    asked.hkeys(refused_key(project))
+    for member in itertools.chain(*asked.execute()):
+        position, view = _aside(member)
+        if position is not None and first <= position <= last:  # what is none of ours says nothing of an event
             found.setdefault(position, set()).add(view)
     return found
 

@@ -60,7 +60,12 @@ def _dated(value: Any, name: str, latest_us: int) -> int:
     return us
 
 
-def _typed(value: Any, dtype: str, name: str) -> Any:
+def typed(value: Any, dtype: str, name: str) -> Any:
+    """A value of JSON as one of the dtype; None where it is null to the engines.
+
+    Raises:
+        ValueError: it is none; says which.
+    """
     if value is None:
         return None
     if isinstance(value, dict) and value.keys() == {"$number"}:
@@ -69,7 +74,7 @@ def _typed(value: Any, dtype: str, name: str) -> Any:
     if element is not None:
         if not isinstance(value, list):
             raise ValueError(f"{name} is {shown(value)}, not a list")
-        return [_typed(v, element, name) for v in value]
+        return [typed(v, element, name) for v in value]
     found = _scalar(value, dtype, name)
     if found is None:
         raise ValueError(f"{name} is {shown(value)}, not {dtype}")
@@ -106,6 +111,16 @@ def _scalar(value: Any, dtype: str, name: str) -> Any:
     return float(value) if number else None
 
 
+def wanted_of(view: View) -> list[tuple[str, str, str]]:
+    """What a row holds for a view: `(column, name in the row, dtype)`, the join keys first, in the view's order."""
+    backwards = {name: source for source, name in view.mapping}
+    types = {f.name: f.dtype for f in (*view.features, *view.keys)}
+    if view.layout:
+        types |= {c: "hash" if c.startswith(HASHED) else "double" for c in view.columns}
+    named = [(c, c.removeprefix(HASHED)) for c in dict.fromkeys([*view.key_names, *view.columns])]
+    return [(c, backwards.get(source, source), types[c]) for c, source in named]
+
+
 def decode(
     view: View, rows: Sequence[bytes], sources: Iterable[int], latest_us: Sequence[int] | None = None
 ) -> tuple[pa.Table, list[int], list[Rejected]]:
@@ -121,11 +136,7 @@ def decode(
         The table (keys, columns, `__event`, `__known`), the places of its rows, and what was rejected.
     """
     backwards = {name: source for source, name in view.mapping}
-    types = {f.name: f.dtype for f in (*view.features, *view.keys)}
-    if view.layout:
-        types |= {c: "hash" if c.startswith(HASHED) else "double" for c in view.columns}
-    named = [(c, c.removeprefix(HASHED)) for c in dict.fromkeys([*view.key_names, *view.columns])]
-    wanted = [(c, backwards.get(source, source), types[c]) for c, source in named]
+    wanted = wanted_of(view)
     timestamp = backwards.get(view.timestamp, view.timestamp)
     created = backwards.get(view.created, view.created) if view.created else None
     columns: dict[str, list[Any]] = {c: [] for c, _, _ in wanted} | {EVENT: [], KNOWN: []}
@@ -137,7 +148,7 @@ def decode(
             row = _DECODER.decode(raw)
             event = _dated(row.get(timestamp), timestamp, latest)
             known = _dated(row[created], created, latest) if created and row.get(created) is not None else event
-            values = [_typed(row.get(source), dtype, source) for _, source, dtype in wanted]
+            values = [typed(row.get(source), dtype, source) for _, source, dtype in wanted]
         except Exception as error:  # whatever it is, it is this row's fault, and the others go on
             rejected.append(Rejected(place, "the row is nested too deep" if isinstance(error, RecursionError) else str(error)[:500]))
             continue

@@ -1,7 +1,7 @@
 """The live stream: Spark Structured Streaming gives turns (`streaming.live.turn`) in which events get from Redis into the online store.
 
-How far the stream has got is kept in Redis (`applied_key`), and is written after what was applied. Every start begins there. So
-whatever dies - the driver, a worker, or Redis with its last second - the note is never ahead of what was applied. An event may
+How far the stream has got is kept in Redis (`streaming.live.progress`), and is written after what was applied. Every start begins there.
+So whatever dies - the driver, a worker, or Redis with its last second - the note is never ahead of what was applied. An event may
 come again after a crash. It does not count twice: every entity remembers the last stream id applied to it, and the event is passed over.
 """
 
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ def start(
     checkpoint: str,
     keep_s: float = KEEP_S,
     tolerance_s: float = TOLERANCE_S,
+    tasks: int = 1,
 ) -> StreamingQuery:
     """Start the streaming query where Redis says that the last one has got to.
 
@@ -63,6 +65,7 @@ def start(
         checkpoint: folder for Spark's own notes on the query; emptied first, since Redis keeps the offset.
         keep_s: applied events older than this are taken off the stream.
         tolerance_s: an event dated further ahead of the clock than this is rejected.
+        tasks: that share the entities. All run at the same time: the master must have as many slots free.
 
     Raises:
         ValueError: no view has a push source.
@@ -70,17 +73,17 @@ def start(
     fed = [v for v in views if v.stream]
     if not fed:
         raise ValueError("no feature view has a push source: there is nothing to stream")
-    from streaming.live.turn import SCHEMA, take_turn
+    from streaming.live.turn import SCHEMA, Turns, take_turn
 
     forget_dead(spark)
     threading.Thread(target=warm, args=(spark,), name="warm", daemon=True).start()  # while Spark plans the query
     shutil.rmtree(checkpoint, ignore_errors=True)
     spark.conf.set("spark.sql.streaming.numRecentProgressUpdates", "20")
     spark.conf.set("spark.sql.streaming.minBatchesToRetain", "2")
-    work = partial(take_turn, url=without_password(redis_url), views=pickle.dumps(fed), keep_s=keep_s, tolerance_s=tolerance_s)
-    turns = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", "1").option("numPartitions", "1").load()
+    common = Turns(without_password(redis_url), pickle.dumps(fed), keep_s, tolerance_s, tasks, uuid.uuid4().hex)
+    ticks = spark.readStream.format("rate-micro-batch").option("rowsPerBatch", str(tasks)).option("numPartitions", str(tasks)).load()
     return (
-        turns.mapInArrow(work, SCHEMA)
+        ticks.mapInArrow(partial(take_turn, turns=common), SCHEMA)
         .writeStream.format("noop")
         .queryName("headrace")
         .outputMode("append")

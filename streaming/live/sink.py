@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from feature_repo.records.redis_keys import applied_key, events_key, view_key
+from feature_repo.records.redis_keys import view_key
 from infra.redis_client import whole
 from streaming import clock
 from streaming.aggregation.tiles import OtherDefinitionError
 from streaming.clock import TOLERANCE_S
 from streaming.live import dead_letters, events
 from streaming.live.event_log import elsewhere
-from streaming.online.store import ForeignKeyError, OnlineStore, of_the_store, stream_id
+from streaming.live.progress import commit
+from streaming.live.share import WHOLE, Owned, Share
+from streaming.online.store import ForeignKeyError, OnlineStore, of_the_store
 from streaming.online.writer import apply
 from streaming.schema.columns import EVENT
 from streaming.schema.feature_view import View
 
 if TYPE_CHECKING:
     import redis
-
-# KEYS[1] the progress; ARGV: milliseconds and sequence of the last entry, wall clock, events, then view, newest event time, ...
-_ADVANCE = """
-local ms, seq = string.match(redis.call('HGET', KEYS[1], 'id') or '0-0', '^(%d+)-(%d+)$')
-ms, seq = tonumber(ms or '0'), tonumber(seq or '0')
-local to_ms, to_seq = tonumber(ARGV[1]), tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'wall_us', ARGV[3])
-if to_ms < ms or (to_ms == ms and to_seq <= seq) then return 0 end
-redis.call('HSET', KEYS[1], 'id', ARGV[1] .. '-' .. ARGV[2])
-if type(redis.pcall('HINCRBY', KEYS[1], 'events', ARGV[4])) == 'table' then redis.call('HSET', KEYS[1], 'events', ARGV[4]) end
-for i = 5, #ARGV, 2 do
-  local before = redis.call('HGET', KEYS[1], ARGV[i])
-  if not tonumber(before or '') or tonumber(before) < tonumber(ARGV[i + 1]) then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-end
-return 1
-"""
-
-
-def newest_field(view: str) -> str:
-    """Field of the progress hash: the newest event time the stream has seen of a view, microseconds."""
-    return f"newest:{view}"
-
-
-def advance(client: redis.Redis, key: str, position: tuple[int, int], events: int, newest: Mapping[str, int]) -> None:
-    """Note how far a stream has got, never backwards.
-
-    Args:
-        key: of the progress hash.
-        newest: by view, the newest event time, microseconds.
-    """
-    told = [part for view, us in newest.items() for part in (newest_field(view), us)]
-    client.eval(_ADVANCE, 1, key, *position, time.time_ns() // 1000, events, *told)
 
 
 @dataclass(frozen=True)
@@ -75,7 +44,12 @@ class _Batch:
 
 
 def apply_batch(
-    views: Sequence[View], store: OnlineStore, batch: pa.Table, tolerance_s: float = TOLERANCE_S, now_us: int | None = None
+    views: Sequence[View],
+    store: OnlineStore,
+    batch: pa.Table,
+    tolerance_s: float = TOLERANCE_S,
+    now_us: int | None = None,
+    share: Share = WHOLE,
 ) -> dict[str, int]:
     """Merge one micro-batch, in stream order, into every view that its events feed. What does not fit is put on the rejected stream.
 
@@ -85,11 +59,14 @@ def apply_batch(
     Args:
         tolerance_s: how far ahead of the clock an event may be dated.
         now_us: the wall clock; None: read it.
+        share: only the events that this task looks after are applied or refused. What it refuses is put on the rejected stream by
+            `progress.commit`, when all tasks have got there.
 
     Returns:
         The newest event time (microseconds) of each view that had an event.
     """
-    rows = _Batch.of(batch, tolerance_s, now_us)
+    owned = Owned(share, views, batch)
+    rows = _Batch.of(owned.batch, tolerance_s, now_us)
     project, fed = views[0].project, {v.stream for v in views}
     aside = dead_letters.set_aside(store.client, project, rows.position[0], rows.position[-1]) if rows.position else {}
     refused: dict[int, dict[str, str]] = defaultdict(dict)
@@ -110,17 +87,14 @@ def apply_batch(
     for view in views:
         mine = [i for i in by_source.get(view.stream or "", []) if not rows.only[i] or view.name in rows.only[i].split(",")]
         mine = [i for i in mine if view.name not in aside.get(rows.position[i], ())]
-        us, bad = _merge(view, store, rows, mine)
+        us, bad = _merge(view, store, rows, owned.rows(view, mine))
         for i, why in bad.items():
             refused[i][view.name] = why
         if us is not None:
             newest[view.name] = us
     if refused:
-        dead_letters.put(
-            store.client,
-            project,
-            [dead_letters.Rejected(rows.position[i], rows.source[i], rows.data[i], why) for i, why in sorted(refused.items())],
-        )
+        letters = [dead_letters.Rejected(rows.position[i], rows.source[i], rows.data[i], why) for i, why in sorted(refused.items())]
+        (dead_letters.put if share.tasks == 1 else dead_letters.hold_back)(store.client, project, letters)
     return newest
 
 
@@ -152,24 +126,23 @@ def _outage(error: Exception, view: View, store: OnlineStore) -> bool:
 
 
 def merge(
-    client: redis.Redis, views: Sequence[View], batches: Sequence[pa.RecordBatch], keep_s: float, tolerance_s: float = TOLERANCE_S
+    client: redis.Redis,
+    views: Sequence[View],
+    batches: Sequence[pa.RecordBatch],
+    keep_s: float,
+    tolerance_s: float = TOLERANCE_S,
+    share: Share = WHOLE,
 ) -> int:
-    """Merge what a task has read, note how far the stream has got, and take old events off it. Returns how many events these were.
+    """Merge what a task has read, and note how far it has got (`streaming.live.progress`). Returns how many events were read.
 
     Args:
         keep_s, tolerance_s: see `streaming.live.turn`.
+        share: of the events, those that the task looks after.
     """
     if not batches:
         return 0
-    table, project = pa.Table.from_batches(batches), views[0].project
-    newest = apply_batch(views, OnlineStore(client), table, tolerance_s)
-    ms, seq = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
-    # after the entities: what Redis remembers of a crash is a beginning of what was written, so progress never runs ahead
-    advance(client, applied_key(project), (ms, seq), len(table), newest)
-    # by the clock of Redis and by this machine's: one that jumps ahead takes nothing
-    oldest = min(ms, time.time_ns() // 1_000_000) - round(keep_s * 1000)
-    if oldest > 0:
-        client.xtrim(events_key(project), minid=oldest, approximate=True)
-        first: Any = client.xrange(events_key(project), count=1)
-        dead_letters.forget(client, project, min(stream_id(first[0][0])[0], oldest) if first else oldest)
+    table = pa.Table.from_batches(batches)
+    newest = apply_batch(views, OnlineStore(client), table, tolerance_s, share=share)
+    upto = int(table["ms"][-1].as_py()), int(table["seq"][-1].as_py())
+    commit(client, views[0].project, upto, len(table), newest, keep_s, share)
     return len(table)

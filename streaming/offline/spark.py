@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from infra.settings import Settings
 
-_SLOTS = "local[4]"
+_SLOTS, _SPARE_SLOTS = 4, 3
 _LOG4J = """\
 status = off
 rootLogger.level = error
@@ -60,8 +60,10 @@ def session(settings: Settings, name: str = "headrace", quick: bool = False) -> 
     for folder in ("local", "tmp"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     _environment(settings)
-    # a stream's turn never leaves its slot for long, and other queries need one too, however few cores there are
-    master = _SLOTS if quick and settings.spark_master == "local[*]" and (os.cpu_count() or 1) < 4 else settings.spark_master
+    # a stream's turns never leave their slots for long, and other queries need some too, however few cores there are
+    slots = max(_SLOTS, settings.tasks_of_stream + _SPARE_SLOTS)
+    few = quick and settings.spark_master == "local[*]" and (os.cpu_count() or 1) < slots
+    master = f"local[{slots}]" if few else settings.spark_master
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in _options(settings, scratch, quick).items():
         builder = builder.config(key, value)

@@ -87,7 +87,7 @@ def test_backfill_stream_read_and_removal_on_a_redis_cluster_from_a_spark_cluste
     per_node = [len([k for k in node.keys("*") if b"clustered" in k]) for node in _nodes(client)]
     assert min(per_node) > 20, per_node  # every shard holds its part
 
-    streaming = child("stream", cluster, root, state, project, **settings)
+    streaming = child("stream", cluster, root, state, project, stream_tasks="2", **settings)
     try:
         until(lambda: b"ready" in (state / "stream.log").read_bytes(), 120)
         produce(client, project, made.rows_known(SEAM, END))

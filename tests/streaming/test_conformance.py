@@ -21,6 +21,7 @@ from streaming.join import on_spark
 from streaming.join.in_process import gather
 from streaming.join.on_spark import point_in_time_join, point_in_time_table
 from streaming.live.event_log import SCHEMA
+from streaming.live.share import Share
 from streaming.live.sink import apply_batch
 from streaming.online.store import OnlineStore, connect
 from streaming.schema.columns import column_name
@@ -132,8 +133,8 @@ def test_backfill_then_read(world: tuple[Nasty, Path], spark: Any, redis_url: st
         check_online(visible, redis_url, compiled, NIGHT, NIGHT + later)
 
 
-def stream(made: Nasty, compiled: dict[str, View], url: str, after_us: int, seed: int) -> None:
-    """Everything known after a moment, in known order, in batches of random sizes, some of them twice."""
+def stream(made: Nasty, compiled: dict[str, View], url: str, after_us: int, seed: int, tasks: int = 1) -> None:
+    """Everything known after a moment, in known order, in batches of random sizes, some of them twice; by tasks in any order."""
     random = np.random.default_rng(seed)
     rows = sorted((r for r in made.rows if r["known"] > after_us), key=lambda r: (r["known"], nasty.canonical(r)))
     encoded = [encode(row | {"at": nasty.moment(row["at"]), "known": nasty.moment(row["known"])}) for row in rows]
@@ -144,25 +145,28 @@ def stream(made: Nasty, compiled: dict[str, View], url: str, after_us: int, seed
         ids = [10_000 + at + i for i in range(len(some))]
         batch = pa.table([ids, [0] * len(some), ["nasty"] * len(some), some, [""] * len(some)], schema=SCHEMA)
         for _ in range(1 + int(random.random() < 0.3)):  # the same again, as after a crash
-            apply_batch(list(compiled.values()), store, batch)
+            for task in random.permutation(tasks).tolist():
+                apply_batch(list(compiled.values()), store, batch, share=Share(task, tasks))
         at += len(some)
 
 
-@pytest.mark.parametrize("later", [MINUTE, 30 * HOUR])
-def test_stream_then_read(world: tuple[Nasty, Path], redis_url: str, later: int) -> None:
+@pytest.mark.parametrize(("later", "tasks"), [(MINUTE, 1), (30 * HOUR, 2), (MINUTE, 8)])
+def test_stream_then_read(world: tuple[Nasty, Path], redis_url: str, later: int, tasks: int) -> None:
     made, _ = world
     compiled = views(f"n{uuid.uuid4().hex[:8]}")
-    stream(made, compiled, redis_url, -(2**62), later % 7)
+    stream(made, compiled, redis_url, -(2**62), later % 7, tasks)
     check_online(made, redis_url, compiled, made.end_us, made.end_us + later)
 
 
-@pytest.mark.parametrize("seam", [NIGHT - 2 * HOUR, NIGHT - DAY])
-def test_backfill_then_stream_then_read_across_the_seam(world: tuple[Nasty, Path], spark: Any, redis_url: str, seam: int) -> None:
+@pytest.mark.parametrize(("seam", "tasks"), [(NIGHT - 2 * HOUR, 1), (NIGHT - DAY, 8)])
+def test_backfill_then_stream_then_read_across_the_seam(
+    world: tuple[Nasty, Path], spark: Any, redis_url: str, seam: int, tasks: int
+) -> None:
     made, root = world
     compiled = views(f"n{uuid.uuid4().hex[:8]}")
     done = backfill(spark, list(compiled.values()), root, redis_url, seam)
     assert not [d.error for d in done if d.error]
-    stream(made, compiled, redis_url, seam - 3 * HOUR, 5)  # some of it is in the backfill already
+    stream(made, compiled, redis_url, seam - 3 * HOUR, 5, tasks)  # some of it is in the backfill already
     check_online(made, redis_url, compiled, made.end_us, made.end_us + MINUTE)
 
 

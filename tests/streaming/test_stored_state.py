@@ -31,7 +31,7 @@ from streaming.backfill import checkpoint
 from streaming.backfill.checkpoint import Journal
 from streaming.backfill.run import _RATE, _rate
 from streaming.live import dead_letters, event_log
-from streaming.live.sink import _ADVANCE
+from streaming.live.progress import _ADVANCE
 from streaming.live.turn import take
 from streaming.online import entity_index
 from streaming.online.feast_layout import decode_timestamp, decode_value, encode_timestamp, encode_value, key_matcher

@@ -29,6 +29,7 @@ from streaming.backfill.run import backfill, plan
 from streaming.live import dead_letters, event_log
 from streaming.live.connectors import put
 from streaming.live.event_log import SCHEMA
+from streaming.live.share import Share
 from streaming.live.sink import apply_batch, merge
 from streaming.online import entity_index
 from streaming.online.entities import key_function
@@ -75,8 +76,9 @@ class Engine:
 
     started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
-    def __init__(self, own: Settings, what: str, root: Path, project: str, end: int = SEAM) -> None:
+    def __init__(self, own: Settings, what: str, root: Path, project: str, end: int = SEAM, tasks: int = 1) -> None:
         environment = os.environ | {"HEADRACE_STATE": str(own.state), "HEADRACE_SPARK_MEMORY": "600m", "PYTHONPATH": str(ROOT)}
+        environment["HEADRACE_STREAM_TASKS"] = str(tasks)
         argv = [sys.executable, "-m", "tests.streaming.world", what, own.redis(), str(root), project, str(end)]
         self.log = own.state / f"{what}-{uuid.uuid4().hex[:6]}.log"
         with open(self.log, "wb") as log:
@@ -171,7 +173,8 @@ def test_a_backfill_beside_the_running_stream_loses_and_doubles_nothing(
             for i, data in enumerate(some):
                 pipe.xadd(events_key(project), {"source": "things", "data": data}, id=f"{first + at + i}-0")
             pipe.execute()
-            apply_batch(compiled, store, batch(some, first + at))
+            for task in range(2):
+                apply_batch(compiled, store, batch(some, first + at), share=Share(task, 2))
             at += len(some)
             time.sleep(0.01)
 
@@ -193,7 +196,7 @@ def test_a_backfill_beside_the_running_stream_loses_and_doubles_nothing(
 def test_the_stream_survives_the_death_of(victim: str, own: Settings, world: tuple[World, Path], project: str, redis_url: str) -> None:
     made, root = world
     client = connect(own.redis())
-    engine = Engine(own, "stream", root, project)
+    engine = Engine(own, "stream", root, project, tasks=2)
     # the offline half comes through the stream too: everything from the beginning
     rows = list(made.rows_known(0, END))[:20_000]
     producer = threading.Thread(target=produce, args=(client, project, iter(rows)))
@@ -203,7 +206,7 @@ def test_the_stream_survives_the_death_of(victim: str, own: Settings, world: tup
         time.sleep(2.5)
         if victim == "driver":
             engine.kill()
-            engine = Engine(own, "stream", root, project)
+            engine = Engine(own, "stream", root, project, tasks=2)
             engine.wait_ready()
         elif victim == "worker":
             workers: list[psutil.Process] = []

@@ -173,7 +173,7 @@ def main(engine: str, url: str, root: str, project: str, end: str) -> None:
         for done in batch.backfill(spark, views(project), Path(root), url, int(end)):
             print(f"{done.view} resumed={done.resumed} held={done.held} error={done.error}", flush=True)
     else:
-        starter = partial(query.start, spark, url, views(project), str(own.state / "checkpoint"))
+        starter = partial(query.start, spark, url, views(project), str(own.state / "checkpoint"), tasks=own.tasks_of_stream)
         query.run({"the stream": starter}, url, views(project), lambda: print("ready", flush=True))
     spark.stop()
 

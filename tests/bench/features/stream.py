@@ -16,6 +16,7 @@ from infra.settings import Settings
 from infra.supervision import redis_server
 from streaming.online.store import connect, stream_id
 from tests.bench.features.data import latest_view, whole, windowed_view
+from tests.bench.features.stream_tasks import compare_tasks
 from tests.bench.measure import memory
 from tests.bench.report import Measurement
 
@@ -33,9 +34,9 @@ def run(own: Settings, scale: float, seconds: float, told: Callable[[str], None]
 
     redis_server.up(own)
     views = [windowed_view("windows", "things", 5, "things"), latest_view("latest", 1, "things")]
-    spark = session(own)
+    spark = session(own, quick=True)
     told("starting the query")
-    query = start(spark, own.redis(), views, str(own.state / "checkpoint"))
+    query = start(spark, own.redis(), views, str(own.state / "checkpoint"), tasks=own.tasks_of_stream)
     client, key = connect(own.redis()), events_key("bench")
     _put(client, key, 200, 0)
     _caught_up(client, key)
@@ -49,11 +50,12 @@ def run(own: Settings, scale: float, seconds: float, told: Callable[[str], None]
         query.stop()
         for at in range(0, queued, 10_000):
             _put(client, key, 10_000, at)
-        query = start(spark, own.redis(), views, str(own.state / "checkpoint"))
+        query = start(spark, own.redis(), views, str(own.state / "checkpoint"), tasks=own.tasks_of_stream)
         began = time.monotonic()
         _caught_up(client, key)
         rate = queued / (time.monotonic() - began)
     query.stop()
+    by_tasks = compare_tasks(own, spark, views, _put, scale, told)
     percentiles = np.quantile(latencies, [0.5, 0.99, 1.0])
     what = f"{RATE:,} events/s for {seconds:.0f} s, {ENTITIES:,} entities, a windowed view of {len(views[0].features)} features and a latest-value one"
     return [
@@ -64,6 +66,7 @@ def run(own: Settings, scale: float, seconds: float, told: Callable[[str], None]
         Measurement("memory at the start of the steady load, all processes", "GiB", first),
         Measurement("memory at its end", "GiB", last),
         Measurement("memory, peak", "GiB", used.peak),
+        *by_tasks,
     ]
 
 

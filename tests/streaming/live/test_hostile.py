@@ -14,6 +14,7 @@ from streaming.aggregation import tiles
 from streaming.aggregation.tiles import OtherDefinitionError, TileError, fingerprint
 from streaming.live import dead_letters, event_log, sink
 from streaming.live.event_log import SCHEMA
+from streaming.live.share import Share
 from streaming.live.sink import apply_batch
 from streaming.online import feast_layout
 from streaming.online.entities import key_function
@@ -65,12 +66,20 @@ def counts(client: Any, view: View, number: int) -> float:
     )
 
 
-def test_poison_is_rejected_once_and_everything_else_is_applied_once(client: Any, project: str) -> None:
+def apply_by(tasks: int, compiled: list[View], client: Any, rows: pa.Table) -> None:
+    """Each task its share, and what follows when all have ended."""
+    for task in range(tasks):
+        apply_batch(compiled, OnlineStore(client), rows, now_us=NOW_US, share=Share(task, tasks))
+    dead_letters.settle(client, compiled[0].project, (2**42, 0))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 8])
+def test_poison_is_rejected_once_and_everything_else_is_applied_once(client: Any, project: str, tasks: int) -> None:
     compiled, rows = views(project), []
     for number, poison in enumerate(POISON.values(), 1):
         rows += [encoded(number), poison, encoded(number)]
     for _ in range(2):  # as after a crash
-        apply_batch(compiled, OnlineStore(client), batch(rows), now_us=NOW_US)
+        apply_by(tasks, compiled, client, batch(rows))
     letters = list(dead_letters.read(client, project))
     assert [one.data for one in letters] == list(POISON.values())
     assert all(one.why and all(one.why.values()) for one in letters)
@@ -80,9 +89,9 @@ def test_poison_is_rejected_once_and_everything_else_is_applied_once(client: Any
     assert counts(client, compiled[1], 5) == 2
 
 
-@pytest.mark.parametrize("culprits", [[0], [7], [99], [3, 4, 50, 98]])
+@pytest.mark.parametrize(("culprits", "tasks"), [([0], 1), ([7], 2), ([99], 8), ([3, 4, 50, 98], 1), ([3, 4, 50, 98], 8)])
 def test_a_batch_that_fails_for_a_reason_nobody_thought_of_is_halved_to_the_culprits(
-    client: Any, project: str, monkeypatch: pytest.MonkeyPatch, culprits: list[int]
+    client: Any, project: str, monkeypatch: pytest.MonkeyPatch, culprits: list[int], tasks: int
 ) -> None:
     apply = sink.apply
 
@@ -93,7 +102,7 @@ def test_a_batch_that_fails_for_a_reason_nobody_thought_of_is_halved_to_the_culp
 
     monkeypatch.setattr(sink, "apply", fails)
     compiled = views(project)
-    apply_batch(compiled, OnlineStore(client), batch([encoded(i % 10) for i in range(100)]), now_us=NOW_US)
+    apply_by(tasks, compiled, client, batch([encoded(i % 10) for i in range(100)]))
     letters = list(dead_letters.read(client, project))
     assert [one.position[0] - FIRST_MS for one in letters] == culprits
     assert all("ZeroDivisionError: nobody thought of it" in str(one.why) for one in letters)

@@ -46,7 +46,8 @@ def _run(redis_url: str, project: str, number: int, turns_s: tuple[float, float]
     """How many events a turn merged, and its seconds."""
     began = time.monotonic()
     ticks = iter([pa.RecordBatch.from_pydict({"value": pa.array([number], pa.int64())})])
-    (told,) = turn.take_turn(ticks, redis_url, pickle.dumps(views(project)), KEEP_S, TOLERANCE_S, turns_s)
+    common = turn.Turns(redis_url, pickle.dumps(views(project)), KEEP_S, TOLERANCE_S, turns_s=turns_s)
+    (told,) = turn.take_turn(ticks, common)
     return told["events"][0].as_py(), time.monotonic() - began
 
 
