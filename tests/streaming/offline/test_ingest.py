@@ -26,7 +26,7 @@ from streaming.offline import ingest as module
 from streaming.offline.ingest import IngestError, Loaded, make_tables
 from streaming.offline.parquet import TableError, fault, read, table
 from streaming.versions import data_version, table_version
-from streaming.versions.reading import reading
+from streaming.versions.pinned import reading
 from streaming.versions.table_version import VersionError
 from tests.bikes import generate
 
