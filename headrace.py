@@ -21,6 +21,7 @@ from infra.settings import ROOT, Settings, load_settings
 from infra.timestamps import microseconds, minute_text
 from serving import cli as serving
 from streaming import cli as streaming
+from streaming import versions_cli as data
 from training import cli as training
 from training import loop_cli as learning
 
@@ -190,6 +191,8 @@ for _command in (
     streaming.sources,
     streaming.stream,
     streaming.rejected,
+    data.versions,
+    data.vacuum,
     streaming.sweep,
     serving.serve,
     serving.watch,

@@ -96,6 +96,7 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "demo": {1: "a stage failed, or what was served is not what training computes"},
     "doctor": {1: "something is missing on this machine: the fix is in the table"},
     "plan": {2: "something would change (with `--exit-code`)"},
+    "vacuum": {1: "it is more than HEADRACE_DELETE_SHARE of a table, and was kept"},
     "backfill": {
         1: "a view failed and the others are done; or more than HEADRACE_DELETE_SHARE of a view would be removed, and was kept",
         75: "another backfill holds a view: try again later",

@@ -6,12 +6,13 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import ports, redis_client
+from infra.storage.place import is_url
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -71,6 +72,9 @@ class Settings(BaseSettings):
     delete_share: float = Field(
         default=0.5, ge=0, le=1, description="nothing deletes more than this share of a view or table at once unless told to (--allow-most)"
     )
+    version_days: float = Field(
+        default=30, ge=0, description="what was the newest version of a table within so many days is kept by `headrace vacuum`"
+    )
     join_in_process_rows: int = Field(
         default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
     )
@@ -96,6 +100,13 @@ class Settings(BaseSettings):
     detector: Literal["alibi", "scipy"] | None = Field(
         default=None, description="who judges drift; default: alibi in the embedded profile. Elsewhere it has to be chosen: alibi's licence"
     )
+
+    @field_validator("repo", "state", mode="before")
+    @classmethod
+    def _folder(cls, said: Any) -> Any:
+        if is_url(str(said)):
+            raise ValueError("it is a folder of this machine, not a URL")
+        return said
 
     @field_validator("repo", "state")
     @classmethod

@@ -157,11 +157,12 @@ def count(client: redis.Redis, index: str) -> tuple[int, str]:
 
 
 def sample(client: redis.Redis, index: str, most: int) -> list[bytes]:
-    """Some keys of an index, drawn from one of its sets."""
-    for name in random.sample([*parts(index), index], PARTS + 1):
-        if found := client.srandmember(name, most):
-            return list(found)  # type: ignore[arg-type]
-    return []
+    """Some keys of an index, at most `most`, drawn from all of its sets alike."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in [*parts(index), index]:
+            pipe.srandmember(name, most)
+        found = [key for some in pipe.execute() for key in some]
+    return random.sample(found, min(most, len(found)))
 
 
 def whole(client: redis.Redis, index: str) -> bool:

@@ -160,7 +160,8 @@ def test_grpc_is_admitted_like_http(served: Served) -> None:
         call = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
         )
-        waiting = [call.future(request, timeout=30) for _ in range(200)]
+        patient = (("x-request-timeout-ms", "5000"),)
+        waiting = [call.future(request, timeout=30, metadata=patient) for _ in range(200)]
         codes = Counter(one.code() for one in waiting)  # waits
     assert codes[grpc.StatusCode.OK] >= served.settings.max_at_once / 2, codes
     assert codes[grpc.StatusCode.UNAVAILABLE] > 0, codes

@@ -30,7 +30,7 @@ def _family() -> set[int]:
     return {p.pid for p in psutil.Process().children(recursive=True)}
 
 
-def _wait(what: object, seconds: float = 120.0) -> None:
+def _wait(what: object, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():  # type: ignore[operator]
         assert time.monotonic() < deadline
