@@ -15,8 +15,6 @@ from infra.settings import ROOT, Settings
 
 DEPLOYMENT = ROOT / "infra" / "deployment"
 CHART = DEPLOYMENT / "helm" / "headrace"
-ANNOUNCED = {"HEADRACE_DATABASE", "HEADRACE_STORAGE", "HEADRACE_STREAM_TASKS"}
-"""Settings that the artefacts name already, and that are being made beside them. To be emptied when they are there."""
 ENTRYPOINT = {"ray", "serve", "spark-submit", "executor", "sh", "bash", "python"}
 """First words that the image's entrypoint hands to others than us."""
 
@@ -24,7 +22,7 @@ ENTRYPOINT = {"ray", "serve", "spark-submit", "executor", "sh", "bash", "python"
 def settings() -> set[str]:
     from infra.redis_client import PASSWORD, USER
 
-    return {f"HEADRACE_{name.upper()}" for name in Settings.model_fields} | {USER, PASSWORD} | ANNOUNCED
+    return {f"HEADRACE_{name.upper()}" for name in Settings.model_fields} | {USER, PASSWORD}
 
 
 def render(**values: Any) -> tuple[dict[str, Any], ...]:

@@ -80,12 +80,11 @@ def test_every_command_is_one_of_ours_with_these_options() -> None:
     assert "No such option" in refusal(["skew", "--nothing"])
 
 
-def test_every_variable_is_a_setting_and_each_of_the_planned_is_named_once() -> None:
+def test_every_variable_is_a_setting() -> None:
     text = "\n".join(path.read_text() for path in sorted(CHART.rglob("*")) if path.is_file())
     said = set(re.findall(r"^\s*-?\s*\{?(?:name: )?(HEADRACE_[A-Z_]+)\b[:,]", text, re.MULTILINE))
     assert len(said) > 8
     assert said <= settings(), said - settings()
-    assert text.count("HEADRACE_STORAGE:") == 1
     (config,) = [one for one in render() if one["metadata"]["name"] == "hr-settings"]
     assert set(config["data"]) <= settings()
 
