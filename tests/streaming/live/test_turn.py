@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.records.redis_keys import applied_key, events_key
-from streaming.live import event_log, turn
+from streaming.live import dead_letters, event_log, turn
 from streaming.online.store import connect, stream_id
 from tests.streaming.world import views
 
@@ -99,3 +99,24 @@ def test_a_redis_that_lost_its_last_second_is_followed(redis_url: str, project: 
     losing.join()
     assert events == 5 + 3
     assert stream_id(client.hget(applied_key(project), "id") or b"") == ids[-1]  # type: ignore[arg-type]
+
+
+def test_the_tasks_of_a_turn_read_all_each_and_count_every_event_once(redis_url: str, project: str) -> None:
+    client, said = connect(redis_url), {}
+    last = _put(client, project, 30)[-1]
+    common = turn.Turns(redis_url, pickle.dumps(views(project)), KEEP_S, TOLERANCE_S, tasks=3, run="r", turns_s=(0.0, 0.4))
+
+    def work(number: int) -> None:
+        ticks = iter([pa.RecordBatch.from_pydict({"value": pa.array([number], pa.int64())})])
+        (told,) = turn.take_turn(ticks, common)
+        said[number] = told["events"][0].as_py()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (6, 7, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {6: 30, 7: 30, 8: 30}
+    assert stream_id(client.hget(applied_key(project), "id") or b"") == last  # type: ignore[arg-type]
+    assert client.hget(applied_key(project), "events") == b"30"
+    assert dead_letters.count(client, project) == 30, "each was refused by one"
