@@ -12,7 +12,7 @@ from hypothesis import given
 
 from streaming.live.event_log import SCHEMA
 from streaming.live.events import decode
-from streaming.live.share import WHOLE, Owned, Share, keys_of, owners
+from streaming.live.share import WHOLE, Owned, Owners, Share, keys_of, owners
 from streaming.online.entities import group
 from streaming.schema.feature_view import Feature
 from tests.fuzz import fuzzed
@@ -55,6 +55,18 @@ def test_one_entity_spelt_in_several_ways_belongs_to_one_task(dtype: str, spelli
         assert len(set(owners(PROJECT, keys_of(view), tasks).of(rows, [(i, 0) for i in range(len(rows))]))) == 1
     table, _, bad = decode(view, rows, range(len(rows)))
     assert (len(set(group(view, table).keys)), bad) == (1, [])
+
+
+@pytest.mark.parametrize("spellings", [["1", "true"], ["true", "1"], ["1", "1.0"], ["0.0", "-0.0"], ['"1"', "1.0"]])
+def test_what_is_remembered_of_one_row_says_nothing_of_another(spellings: list[str]) -> None:
+    """`1` and `true` are equal in Python; as a string key they are two entities."""
+    view = replace(views()[1], keys=(Feature("key", "string"),))
+    rows = [f'{{"key": {spelling}}}'.encode() for spelling in spellings]
+    positions = [(i, 0) for i in range(len(rows))]
+    together = Owners(PROJECT, keys_of(view), 9_973).of(rows, positions)
+    alone = [Owners(PROJECT, keys_of(view), 9_973).of([row], [at])[0] for row, at in zip(rows, positions, strict=True)]
+    assert together == alone
+    assert len(set(alone)) == 2
 
 
 def test_every_row_has_one_task_for_each_view_and_what_has_no_entity_goes_by_its_position() -> None:
