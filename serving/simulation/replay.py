@@ -21,7 +21,7 @@ from feature_repo.spec.model import ModelSpec
 from infra.timestamps import moment_at
 from streaming.aggregation.windows import SECOND
 from streaming.clock import set_rehearsal
-from streaming.offline.parquet import TableError, checked, fault, verify
+from streaming.offline.parquet import TableError, dataset, fault, verify
 from streaming.online.store import connect
 from streaming.schema.feature_view import View
 from streaming.schema.json_row import encode
@@ -82,7 +82,7 @@ def _table(root: Path, name: str, first_us: int, last_us: int, column: str, slac
     days = (pc.field("day") >= low) & (pc.field("day") <= high)
     try:
         verify(str(folder))
-        table = ds.dataset(folder, format=checked(), partitioning=partitioning).to_table(filter=days)
+        table = dataset(str(folder), partitioning=partitioning).to_table(filter=days)
     except TableError as error:
         raise ReplayError(str(error)) from None
     except (pa.ArrowException, OSError) as error:

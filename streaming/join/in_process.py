@@ -20,7 +20,7 @@ from streaming.aggregation.windows import HASHED
 from streaming.join.on_spark import JoinError, check_spine, join_bucket
 from streaming.offline import unfit
 from streaming.offline.footers import day_of, extent
-from streaming.offline.parquet import TableError, checked, table_path
+from streaming.offline.parquet import TableError, dataset, table_path
 from streaming.schema.columns import ARROW_TYPES, AT, EVENT, HIDDEN, KNOWN, MARK, NOW, TIES, column_name
 from streaming.schema.feature_view import Projection, View
 
@@ -108,8 +108,6 @@ def _bounds(projection: Projection, at: Any) -> Bounds:
 
 def _read(projections: Sequence[Projection], root: Path, limit: int, span: Bounds) -> dict[str, pa.Table]:
     """Each table once: the columns that any view needs, of the days that any view reaches."""
-    import pyarrow.dataset as ds
-
     by_path: dict[str, list[Projection]] = defaultdict(list)
     for projection in projections:
         by_path[table_path(projection.view, root)].append(projection)
@@ -122,7 +120,7 @@ def _read(projections: Sequence[Projection], root: Path, limit: int, span: Bound
             size = extent(view, root, first, span[1])
             if size.rows > limit:
                 raise NotHere(f"{size.rows:,} rows in {path}")
-            files: Any = ds.dataset(path, format=checked(), partitioning="hive")
+            files = dataset(path)
         except TableError as error:
             raise JoinError(f"feature view {view.name!r}: {error}") from error
         except (pa.ArrowException, OSError) as error:

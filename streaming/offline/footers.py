@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from infra.storage.place import Place
 from infra.timestamps import microseconds
 from streaming.aggregation.windows import DAY
-from streaming.offline.parquet import TableError, schema, table_path
+from streaming.offline.parquet import TableError, dataset, schema, table_path
 from streaming.schema.feature_view import View
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -36,7 +36,7 @@ def day_of(us: int) -> date:
     return date.fromordinal(min(max(_EPOCH_DAY + us // DAY, 1), date.max.toordinal()))
 
 
-def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> Extent:
+def extent(view: View, root: Place, from_us: int | None, upto_us: int | None) -> Extent:
     """What lies between two event times (by day, inclusive; None: no bound) of a view's table.
 
     Raises:
@@ -53,7 +53,7 @@ def extent(view: View, root: Path, from_us: int | None, upto_us: int | None) -> 
 
 
 def _extent(ds: Any, view: View, path: str, from_us: int | None, upto_us: int | None) -> Extent:
-    files: Any = ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
+    files = dataset(path, exclude_invalid_files=False)
     backwards = {name: source for source, name in view.mapping}
     column = view.created or view.timestamp
     column = backwards.get(column, column)

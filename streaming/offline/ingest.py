@@ -1,6 +1,7 @@
 """Ingest: raw files, shaped by the use case's own SQL, become the offline store: one folder per table, one per day (UTC) below it.
 
-Each table is written beside its place and then swapped in whole: an ingest that is killed leaves the old table or the new one.
+Each table's days are written as new files, and then one manifest makes them the table's next version (`streaming.versions`). An ingest that
+is killed leaves the old version; what it has written by then is named by none. Days that are as they were are not written again.
 
 Rows lie sorted by timestamp, then by every other column. Where timestamps are equal, this order decides which event comes first, for
 everyone who reads them. The same raw files give the same bytes again.
@@ -8,9 +9,7 @@ everyone who reads them. The same raw files give the same bytes again.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import os
 import shutil
 import time
 import zipfile
@@ -25,9 +24,12 @@ from feature_repo.spec.ingest import RawFile, Table
 from feature_repo.spec.use_case import UseCase
 from infra import files
 from infra.cause import cause_of
+from infra.storage.place import Place
 from streaming.offline import parquet
 from streaming.offline.partitions import DAY, Written, write_days
 from streaming.offline.spark import session
+from streaming.versions import adoption, data_version, table_version
+from streaming.versions.table_version import VersionError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,7 +43,8 @@ class IngestError(RuntimeError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """One table as it now stands in the offline store; `first` and `last` are its earliest and latest timestamp (None: no rows)."""
+    """One table as it now stands in the offline store; `first` and `last` are its earliest and latest timestamp (None: no rows), `version`
+    its number (the one it had, where nothing has changed)."""
 
     table: str
     rows: int
@@ -49,6 +52,7 @@ class Loaded:
     first: datetime | None
     last: datetime | None
     seconds: float
+    version: int = 0
 
 
 Progress = Callable[[str, Loaded | None], None]
@@ -56,7 +60,7 @@ Progress = Callable[[str, Loaded | None], None]
 
 
 def make_tables(use_case: UseCase, settings: Settings, spark: SparkSession | None = None, progress: Progress | None = None) -> list[Loaded]:
-    """Make every table of the use case's `ingest.yaml`, in its order, replacing what was there.
+    """Make every table of the use case's `ingest.yaml`, in its order: each in a new version, where anything has changed.
 
     Args:
         use_case: its `ingest.yaml` names raw files (views for the SQL) and tables (one SQL file each, over the raw views and the
@@ -70,30 +74,31 @@ def make_tables(use_case: UseCase, settings: Settings, spark: SparkSession | Non
 
     Raises:
         IngestError: a missing or unreadable raw file, an error in an SQL file, a timestamp that is null or not a timestamp, or
-            another ingest at work on the same offline store. Tables done before the error stay; the one in error is as it was.
+            another ingest that has changed the same table meanwhile. Tables done before the error stay; the one in error is as it was.
+        StorageError: the offline store does not answer.
         UseCaseError: `ingest.yaml` itself is wrong.
     """
     plan = use_case.ingest
     paths = {name: _locate(use_case, name, raw, settings) for name, raw in plan.raw.items()}
     loaded: list[Loaded] = []
-    with _scratch(settings.offline_root) as scratch:
-        views = (spark or session(settings)).newSession()  # temporary views of its own
-        views.conf.set("spark.sql.session.timeZone", "UTC")
-        for name, raw in plan.raw.items():
-            _read(views, use_case, name, raw, paths[name]).createOrReplaceTempView(name)
-        for name, table in plan.tables.items():
-            if progress:
-                progress(name, None)
-            began = time.monotonic()
-            frame = _query(views, use_case, name, table)
-            made = _write(frame, use_case, name, table, scratch / name, settings.shuffle_partitions)
-            final = settings.offline_root / name
-            _swap(scratch / name, final)
-            read = views.read.schema(frame.schema).parquet(str(final)) if made.rows else frame.limit(0)
-            read.createOrReplaceTempView(name)
-            loaded.append(Loaded(name, made.rows, made.days, made.first, made.last, time.monotonic() - began))
-            if progress:
-                progress(name, loaded[-1])
+    views = (spark or session(settings)).newSession()  # temporary views of its own
+    views.conf.set("spark.sql.session.timeZone", "UTC")
+    for name, raw in plan.raw.items():
+        _read(views, use_case, name, raw, paths[name]).createOrReplaceTempView(name)
+    for name, table in plan.tables.items():
+        if progress:
+            progress(name, None)
+        began = time.monotonic()
+        frame = _query(views, use_case, name, table)
+        place = settings.offline_root / name
+        made, version = _write(frame, use_case, name, place, settings.shuffle_partitions)
+        names = [f.path for f in made.files]
+        read = parquet.frame_of(views, str(place), names, frame.schema) if made.rows else frame.limit(0)
+        read.createOrReplaceTempView(name)
+        loaded.append(Loaded(name, made.rows, made.days, made.first, made.last, time.monotonic() - began, version))
+        if progress:
+            progress(name, loaded[-1])
+    data_version.recorded(settings.offline_root, plan.tables)
     return loaded
 
 
@@ -165,14 +170,20 @@ def _query(spark: SparkSession, use_case: UseCase, name: str, table: Table) -> D
     return frame
 
 
-def _write(frame: DataFrame, use_case: UseCase, name: str, table: Table, folder: Path, partitions: int) -> Written:
-    folder.mkdir()
+def _write(frame: DataFrame, use_case: UseCase, name: str, place: Place, partitions: int) -> tuple[Written, int]:
+    """The table's files, and the number of the version that they are."""
+    table = use_case.ingest.tables[name]
     what = f"{use_case.folder / table.sql} (table {name!r})"
-    with _blame(what):
-        written = write_days(frame, table.timestamp, folder, partitions)
-    if written.nulls:
-        raise IngestError(f"{what}: {table.timestamp!r} is null in {written.nulls:,} rows; filter them out, or mend them")
-    return written
+    try:
+        base = adoption.adopt(place)
+        with _blame(what):
+            written = write_days(frame, table.timestamp, place, partitions, base.paths)
+        if written.nulls:
+            raise IngestError(f"{what}: {table.timestamp!r} is null in {written.nulls:,} rows; filter them out, or mend them")
+        made = table_version.commit(place, base, written.files, f"ingest of {use_case.project}")
+    except VersionError as error:
+        raise IngestError(f"{what}: {error}") from error
+    return written, made.number
 
 
 @contextmanager
@@ -185,43 +196,3 @@ def _blame(what: str) -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         raise IngestError(f"{what}: {cause_of(error)}") from error
-
-
-@contextmanager
-def _scratch(root: Path) -> Iterator[Path]:
-    """An empty folder on the offline store's own disk, under a lock that keeps a second ingest out."""
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = root / ".ingest"
-    refusal = IngestError(f"another ingest is at work on {root}; wait until it has ended")
-    with files.alone(root / ".ingest.lock", refusal=refusal):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _swap(new: Path, final: Path) -> None:
-    """Put `new` in the place of `final`, leaving the former in the scratch folder.
-
-    Linux exchanges the two in one step. Elsewhere two renames do it, and for the moment between them there is no table.
-    """
-    if not final.exists():
-        new.rename(final)
-        return
-    if _exchange(new, final):
-        return
-    old = new.with_name(f"{new.name}.old")
-    final.rename(old)
-    new.rename(final)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """`renameat2(…, RENAME_EXCHANGE)` (Linux ≥ 3.15, renameat2(2)); False where the system has no such thing."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)

@@ -96,9 +96,10 @@ def _days(folder: Path, columns: list[str], known: list[str], upto_us: int) -> d
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.dataset as ds
 
-    lying = ds.dataset(folder, format="parquet", partitioning="hive")
+    from streaming.offline.parquet import dataset
+
+    lying = dataset(str(folder))
     days = ["day"] if "day" in lying.schema.names else []
     table = lying.to_table(columns=[*(c for c in columns if c in lying.schema.names), *days])
     chosen = None

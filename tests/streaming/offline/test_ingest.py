@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +24,10 @@ from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.offline import ingest as module
 from streaming.offline.ingest import IngestError, Loaded, make_tables
+from streaming.offline.parquet import TableError, fault, read, table
+from streaming.versions import data_version, table_version
+from streaming.versions.reading import reading
+from streaming.versions.table_version import VersionError
 from tests.bikes import generate
 
 if TYPE_CHECKING:
@@ -75,10 +83,10 @@ def test_a_table_is_split_by_utc_day_and_sorted_by_time_then_all_columns(small: 
     seen: list[tuple[str, Loaded | None]] = []
     (loaded,) = make_tables(small, settings, spark, lambda name, done: seen.append((name, done)))
     folder = settings.offline_root / "rides"
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    assert [re.sub("-[0-9a-f]{16}", "-<sum>", p.relative_to(folder).as_posix()) for p in paths] == [
-        "day=2021-03-01/part-0-<sum>.parquet",
-        "day=2021-03-02/part-0-<sum>.parquet",
+    paths = sorted(p for p in folder.rglob("*.parquet"))
+    assert [re.sub("-[0-9a-f]{32}-[0-9a-f]{16}", "-<sums>", p.relative_to(folder).as_posix()) for p in paths] == [
+        "day=2021-03-01/part-0-<sums>.parquet",
+        "day=2021-03-02/part-0-<sums>.parquet",
     ]
     first = pq.ParquetFile(paths[0]).read()
     assert first.column_names == ["ride", "began", "kilometres"]
@@ -148,20 +156,52 @@ def test_an_error_leaves_the_table_as_it_was(small: UseCase, settings: Settings,
     with pytest.raises(IngestError):
         make_tables(edit(small, sql="SELECT ride, began, raise_error('no') AS x FROM raw_rides"), settings, spark)
     assert digest(settings.offline_root) == before
-    assert not (settings.offline_root / ".ingest").exists()
 
 
-@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "renames"])
-def test_a_new_table_takes_the_place_of_the_old_one_whole(
-    small: UseCase, settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+def test_a_new_version_takes_the_place_of_the_old_one_which_can_still_be_read(
+    small: UseCase, settings: Settings, spark: SparkSession
 ) -> None:
-    if not exchanges:
-        monkeypatch.setattr(module, "_exchange", lambda a, b: False)
-    make_tables(small, settings, spark)
-    make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)
-    assert [p.name for p in (settings.offline_root / "rides").iterdir()] == ["day=2021-03-02"]
+    def rides() -> list[int]:
+        path = str(settings.offline_root / "rides")
+        here = sorted(table(path, ["ride"])["ride"].to_pylist())
+        assert [r.ride for r in read(spark, path).orderBy("ride").collect()] == here
+        return here
+
+    assert [t.version for t in make_tables(small, settings, spark)] == [1]
+    assert [t.version for t in make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)] == [2]
+    assert rides() == [1]
     make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride > 99"), settings, spark)
-    assert list((settings.offline_root / "rides").iterdir()) == []
+    with pytest.raises(TableError, match="is empty: its version 3 has no file"):
+        rides()
+    for said, there in (("1", [1, 2, 3]), ("2", [1]), (f"@{data_version.find(settings.offline_root, 2).made_us}", [1])):
+        with reading(settings.offline_root, data_version.find(settings.offline_root, said)):
+            assert rides() == there
+    with pytest.raises(VersionError, match=r"no data version 9 in .*: there are 1 to 3"):
+        data_version.find(settings.offline_root, 9)
+
+
+def test_days_that_did_not_change_are_not_written_again(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    make_tables(small, settings, spark)
+    for path in (settings.offline_root / "rides").rglob("*.parquet"):
+        os.utime(path, (1e9, 1e9))
+    assert [t.version for t in make_tables(small, settings, spark)] == [1]
+    make_tables(edit(small, sql="SELECT ride, began, IF(ride = 1, 7D, kilometres) AS kilometres FROM raw_rides"), settings, spark)
+    times = {p.parent.name: sorted(q.stat().st_mtime > 1e9 for q in p.parent.glob("*")) for p in settings.offline_root.rglob("*.parquet")}
+    assert times == {"day=2021-03-01": [False], "day=2021-03-02": [False, True]}
+    assert data_version.newest(settings.offline_root).tables == {"rides": 2}  # type: ignore[union-attr]
+
+
+def test_a_folder_from_before_there_were_versions_is_read_and_becomes_the_first(
+    small: UseCase, settings: Settings, spark: SparkSession
+) -> None:
+    folder = settings.offline_root / "rides" / "day=2021-03-01"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"ride": [8, 9], "began": pa.array([0, 1], pa.timestamp("us", "UTC"))}), folder / "part-0.parquet")
+    assert table(str(folder.parent), ["ride"])["ride"].to_pylist() == [8, 9]
+    assert make_tables(small, settings, spark)[0].version == 2
+    assert sorted(table(str(folder.parent), ["ride"])["ride"].to_pylist()) == [1, 2, 3]
+    first = table_version.load(folder.parent, 1)
+    assert [(f.path, f.rows, f.day) for f in first.files] == [("day=2021-03-01/part-0.parquet", 2, "2021-03-01")]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +222,7 @@ def test_an_error_in_the_sql_names_the_file_and_what_is_wrong(
     with pytest.raises(IngestError, match=f"(?s){says}") as caught:
         make_tables(edit(small, sql=sql), settings, spark)
     assert "\tat " not in str(caught.value)
-    assert not (settings.offline_root / "rides").exists()
+    assert "no offline table" in str(fault(str(settings.offline_root / "rides")))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +246,60 @@ def test_a_raw_file_that_cannot_be_read_is_named(
         make_tables(edit(small, raw=raw), settings, spark)
 
 
-def test_a_second_ingest_is_told_of_the_first(small: UseCase, settings: Settings, spark: SparkSession) -> None:
-    settings.offline_root.mkdir(parents=True)
-    with (settings.offline_root / ".ingest.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(IngestError, match="another ingest is at work"):
-            make_tables(small, settings, spark)
+def test_of_two_ingests_at_once_one_makes_the_version_and_the_other_is_told(
+    small: UseCase, settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tables(small, settings, spark)
+    other = shutil.copytree(small.folder, small.folder.with_name("other"))
+    first = edit(small, sql="SELECT ride, began FROM raw_rides WHERE ride = 1")
+    real = module.write_days
+
+    def beaten(*args: Any) -> Any:
+        monkeypatch.setattr(module, "write_days", real)
+        make_tables(first, settings, spark)  # comes in between
+        return real(*args)
+
+    monkeypatch.setattr(module, "write_days", beaten)
+    with pytest.raises(IngestError, match="somebody else has made version 2 meanwhile, from ingest of small; run it again"):
+        make_tables(edit(UseCase(other), sql="SELECT ride, began FROM raw_rides WHERE ride = 2"), settings, spark)
+    assert table(str(settings.offline_root / "rides"), ["ride"])["ride"].to_pylist() == [1]
+    monkeypatch.setattr(module, "write_days", beaten)  # of the same rows, both are right
+    assert make_tables(first, settings, spark)[0].version == 2
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from feature_repo.spec.use_case import UseCase
+from infra.settings import Settings
+from streaming.offline.partitions import _Day
+from streaming.offline import ingest, partitions
+from streaming.versions import adoption
+import pyarrow as pa
+place = Path(sys.argv[1])
+adoption.adopt(place)
+for day in ("2021-03-01", "2021-03-02"):
+    one = _Day(day, "began", place)
+    one.add(pa.table({"ride": [7], "began": pa.array([0], pa.timestamp("us", "UTC"))}))
+    one.close() if day.endswith("1") else one._flush()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first", "again"])
+def test_an_ingest_that_is_killed_has_changed_nothing(small: UseCase, settings: Settings, spark: SparkSession, before: bool) -> None:
+    place = settings.offline_root / "rides"
+    if before:
+        make_tables(small, settings, spark)
+    with subprocess.Popen([sys.executable, "-c", _KILLED, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline()
+        killed.send_signal(signal.SIGKILL)
+    assert len(list(place.rglob("*.parquet"))) == (3 if before else 1), "it left files"
+    if before:
+        assert sorted(table(str(place), ["ride"])["ride"].to_pylist()) == [1, 2, 3]
+    else:
+        assert "no offline table" in str(fault(str(place)))
+    assert make_tables(small, settings, spark)[0].version == 1
+    assert sorted(table(str(place), ["ride"])["ride"].to_pylist()) == [1, 2, 3]
