@@ -19,7 +19,26 @@ if TYPE_CHECKING:
     from infra.settings import Settings
     from streaming.backfill.estimate import Size
     from streaming.backfill.run import Planned
+    from streaming.versions.data_version import DataVersion
     from training.evaluation.definition_change import Moved
+
+DataVersionAsked = Annotated[
+    str | None,
+    typer.Option("--data-version", help="The tables as they were: a number (`headrace versions`) or a moment. Default: as they are."),
+]
+
+
+def _asked(own: Settings, said: str | None) -> DataVersion | None:
+    """The data version that `--data-version` names.
+
+    Raises:
+        VersionError: there is none such.
+    """
+    from streaming.versions.data_version import find
+
+    if said is None:
+        return None
+    return find(own.offline_root, said if said.isdigit() else f"@{microseconds(moment(said))}")
 
 
 def train(
@@ -28,6 +47,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Register even if its data or a gate fails (recorded in the contract).")] = False,
     tune: Annotated[bool, typer.Option("--tune", help="Look for parameters first, with Optuna (the spec's `search`).")] = False,
     as_of: Annotated[str | None, typer.Option("--as-of", help="Use only what was known by this moment; default: all there is.")] = None,
+    data_version: DataVersionAsked = None,
 ) -> None:
     """Build the training set, fit, evaluate, export to ONNX, check the gates, register, promote."""
     from feature_repo.records import release
@@ -42,12 +62,14 @@ def train(
     case = UseCase(own.repo)
     spec = case.model(model_name(case, model))
     upto_us = microseconds(moment(as_of)) if as_of else None
+    data = _asked(own, data_version)
     service_projections(case.store, spec.feature_service)  # said before Spark is started
     with console.status("joining the training set"):
         spark = session(own)
-        made = build(spark, case, own, spec, upto_us)
+        made = build(spark, case, own, spec, upto_us, data=data)
         spark.stop()
-    console.print(f"training set {made.hash[:16]}: {made.rows:,} rows, {len(made.inputs)} inputs")
+    of = f", of data version {made.data.number}" if made.data else ""
+    console.print(f"training set {made.hash[:16]}: {made.rows:,} rows, {len(made.inputs)} inputs{of}")
     with console.status("fitting") as status:
         fitted = train_and_register(
             spec,
@@ -234,7 +256,12 @@ def _check_training_set(case: UseCase, own: Settings, which: str, report: Path |
     raise typer.Exit(1)
 
 
-def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0, report: Report = None) -> None:
+def skew(
+    model: Model = "",
+    version: Annotated[int, typer.Option(min=0, help="0: the live one.")] = 0,
+    data_version: DataVersionAsked = None,
+    report: Report = None,
+) -> None:
     """Recompute what was served from the offline store and compare it, cell by cell."""
     from feature_repo.records import release
     from feature_repo.spec.use_case import UseCase
@@ -242,6 +269,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0:
     from streaming.offline.spark import session
     from streaming.online.store import connect
     from streaming.skew.proof import prove, read_log
+    from streaming.versions.reading import reading
     from training.tables import skew_table
 
     own = own_settings()
@@ -250,7 +278,7 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0:
     number = version or release.live(own.model_root, name)
     made = release.verified(own.model_root, name, number)
     log = read_log(connect(own.redis()), case.project, name, number, of(own, case.project))
-    with console.status(f"recomputing {len(log):,} predictions"):
+    with console.status(f"recomputing {len(log):,} predictions"), reading(own.offline_root, _asked(own, data_version)):
         spark = session(own)
         result = prove(lambda: spark, case, own, made, log)
         spark.stop()
@@ -271,6 +299,10 @@ def skew(model: Model = "", version: Annotated[int, typer.Option(min=0, help="0:
 def reproduce(
     model: Annotated[str, typer.Argument(help="The model.")],
     version: Annotated[int, typer.Argument(min=1, help="A registered version of it.")],
+    data_version: Annotated[
+        str | None,
+        typer.Option("--data-version", help="The tables as they were: a number or a moment. Default: what it was made of, if still there."),
+    ] = None,
     report: Report = None,
 ) -> None:
     """Make a version again, from the same data and spec, and say whether it is the same to the byte."""
@@ -295,8 +327,14 @@ def reproduce(
                 stack.callback(sessions[0].stop)
             return sessions[0]
 
-        found = again(spark, case, own, made, status.update)
+        found = again(spark, case, own, made, status.update, _asked(own, data_version))
     write_report(report, found)
+    if made.training_set.get("data_version") and not found.data_version:
+        errors.print(f"data version {made.training_set['data_version']} is not there any more: made from the tables as they are")
+    elif found.data_version:
+        console.print(f"from data version {found.data_version}")
+    if found.restored:
+        console.print(f"the training set's file was lost, and is there again: {made.training_set['path']}")
     for name, (then, now) in found.hashes.items():
         mark = "[green]the same[/green]" if then == now else f"[red]was {then[:16]}, is {now[:16]}[/red]"
         console.print(f"{name:<14} {now[:16]}  {mark}")

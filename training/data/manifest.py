@@ -36,7 +36,7 @@ class Partition(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     Attributes:
-        identity: hash of what follows, but the partitions and the content.
+        identity: hash of what follows, but the partitions, the content and the data version.
         definitions: hash over the features' definitions.
         spine: table, moment, id and label columns.
         event_cutoff: end of the last split.
@@ -45,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         content: SHA-256 of the Parquet file.
         partitions: by table and day.
         left_out: spans of moments whose examples are not in it, microseconds; not written where there are none.
+        data_version: what was read (`headrace versions`), and the version of each table then; not written where tables have none.
     """
 
     identity: str
@@ -57,6 +58,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str
     partitions: dict[str, dict[str, Partition]]
     left_out: list[Interval] = []
+    data_version: int = 0
+    tables: dict[str, int] = {}
 
 
 def identity(definitions: str, spec: ModelSpec, known_upto_us: int, left_out: Sequence[Interval] = ()) -> dict[str, Any]:

@@ -20,6 +20,9 @@ from streaming.join.on_demand import serveable, transformations
 from streaming.offline.footers import extent
 from streaming.schema.columns import column_name
 from streaming.schema.feature_view import NUMERIC, dtype_of, projections
+from streaming.versions import data_version
+from streaming.versions.data_version import DataVersion
+from streaming.versions.reading import reading
 from training.data import manifest
 from training.data.left_out import Interval
 
@@ -52,6 +55,7 @@ class TrainingSet:
         identity: of `training.data.manifest`.
         known_upto_us: its knowledge cut-off, microseconds.
         left_out: spans of moments whose examples are not in it, and how many these are.
+        data: which version of each table it was made of; None: they have none.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class TrainingSet:
     known_upto_us: int = 0
     left_out: tuple[Interval, ...] = ()
     left_out_rows: int = 0
+    data: DataVersion | None = None
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -195,17 +200,33 @@ def build(
     spec: ModelSpec,
     known_upto_us: int | None = None,
     left_out: Sequence[Interval] = (),
+    data: DataVersion | None = None,
 ) -> TrainingSet:
     """Join the model's spine and write the training set. The same data and definitions give the same file and hash.
 
     Args:
         known_upto_us: knowledge cut-off: examples, rows and labels known later are not there. Default: as far as the tables reach.
         left_out: examples whose moment lies in one of these spans are not there. Those after them are, and see the rows of that time.
+        data: the version of the tables to read; None: as they are now (and stay, for this join, whatever is ingested meanwhile).
 
     Raises:
         DefinitionError: the service is not applied or has an input that is no number.
-        JoinError: the spine lacks a column, or an offline table is missing.
+        JoinError: the spine lacks a column, or an offline table is missing, or its version is.
     """
+    data = data or data_version.recorded(settings.offline_root)
+    with reading(settings.offline_root, data):
+        return _build(spark, use_case, settings, spec, known_upto_us, left_out, data)
+
+
+def _build(
+    spark: SparkSession,
+    use_case: UseCase,
+    settings: Settings,
+    spec: ModelSpec,
+    known_upto_us: int | None,
+    left_out: Sequence[Interval],
+    data: DataVersion | None,
+) -> TrainingSet:
     from pyspark.sql import functions as F
 
     from streaming.join.on_spark import JoinError
@@ -243,8 +264,9 @@ def build(
     plan = [p.view for p in projections(store, spec.feature_service)]
     parts = manifest.identity(made.definition_hash, spec, known_upto_us, left_out)
     listed = manifest.partitions(settings.offline_root, plan, spec, known_upto_us)
-    manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed), made.path)
-    return replace(made, identity=parts["identity"], known_upto_us=known_upto_us, left_out=tuple(left_out), left_out_rows=lost)
+    read_of = {"data_version": data.number, "tables": data.tables} if data else {}
+    manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed, **read_of), made.path)
+    return replace(made, identity=parts["identity"], known_upto_us=known_upto_us, left_out=tuple(left_out), left_out_rows=lost, data=data)
 
 
 def _without(spine: Any, spec: ModelSpec, left_out: Sequence[Interval]) -> tuple[Any, int]:

@@ -179,6 +179,7 @@ def describe(spec: ModelSpec, training_set: TrainingSet, outcome: Outcome, setti
             "known_upto_us": training_set.known_upto_us,
             "late_labels": {name: outcome.fitted.parts[name].late for name in ("train", "valid")},
             **({"left_out": training_set.left_out, "left_out_rows": training_set.left_out_rows} if training_set.left_out else {}),
+            **({"data_version": training_set.data.number, "tables": training_set.data.tables} if training_set.data else {}),
         },
         parameters={**spec.parameters, "rounds": outcome.fitted.booster.best_iteration or outcome.fitted.booster.current_iteration()},
         metrics=_defined(outcome.measured.metrics),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from streaming.versions import table_version
 from tests.bikes.platform import Bikes
 from training.data import manifest
 from training.data.column_moments import micros
@@ -27,13 +29,18 @@ def own(bikes: Bikes, tmp_path: Path) -> Any:
 
 
 def add(folder: Path, day: str, change: dict[str, Any]) -> None:
-    """One more row in a day's partition, like its first one but for `change`."""
-    (path,) = (folder / f"day={day}").glob("part-0-*.parquet")
+    """One more row in a day's partition, like its first one but for `change`: the table's next version."""
+    base = table_version.newest(folder)
+    assert base is not None
+    path = folder / next(f.path for f in base.files if f.day == day)
     row = pq.read_table(path).slice(0, 1)
     for name, value in change.items():
         place = row.schema.get_field_index(name)
         row = row.set_column(place, row.schema.field(name), pa.array([value], row.schema.field(name).type))
-    pq.write_table(row, path.with_name("late.parquet"))
+    late = path.with_name(f"late-{uuid.uuid4().hex}.parquet")
+    pq.write_table(row, late)
+    one = table_version.DataFile(str(late.relative_to(folder)), 1, late.stat().st_size, day)
+    table_version.commit(folder, base, [*base.files, one], "a test")
 
 
 def test_late_rows_change_nothing_and_rows_slipped_in_are_named(bikes: Bikes, own: Any) -> None:

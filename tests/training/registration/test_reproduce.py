@@ -11,6 +11,7 @@ import pytest
 
 from feature_repo.records import contract
 from feature_repo.records.contract import ContractError
+from streaming.versions import data_version, table_version
 from tests.bikes.platform import Bikes
 from tests.training.data.test_manifest import add
 from training.registration.reproduce import make_again
@@ -39,10 +40,21 @@ def test_the_same_data_and_spec_make_the_same_version(bikes: Bikes, own: Any) ->
 
     began = dt.datetime(2021, 3, 5, 10, 0, tzinfo=dt.UTC)
     add(own.offline_root / "rides", "2021-03-05", {"began": began, "reported": began, "kilometres": 1e6})
-    other = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
+    (own.state / "training_sets" / "turned_away" / str(bikes.contract.training_set["path"])).unlink()
+    old = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
+    assert old.same, "the version of the tables that it was made of is still there"
+    assert (old.data_version, old.restored, found.restored) == (1, True, False)
+
+    newest = data_version.recorded(own.offline_root)
+    other = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append, newest)
     assert not other.same
+    assert other.data_version == 2
     assert [line.split(":")[0] for line in other.changed] == ["rides 2021-03-05"]
     assert len(list((own.state / "training_sets" / "turned_away").glob("*.parquet"))) == 1, "what was made to be compared is gone"
+
+    (own.offline_root / "rides" / table_version.manifest_name(1)).unlink()
+    gone = make_again(lambda: bikes.spark, bikes.case, own, bikes.contract, said.append)
+    assert (gone.same, gone.data_version) == (False, 0)
 
 
 def test_what_cannot_be_made_again_is_said(bikes: Bikes, own: Any) -> None:
