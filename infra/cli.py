@@ -103,6 +103,7 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "check": {1: "a check failed"},
     "reproduce": {1: "the version does not come out the same"},
     "sweep": {1: "a view was left as it is, because more than HEADRACE_DELETE_SHARE of it would be forgotten"},
+    "vacuum": {1: "a table was left as it is, because more than HEADRACE_DELETE_SHARE of it would be removed"},
     "replay": {1: "a request failed"},
     "replay-prediction": {1: "the prediction does not come out the same"},
     "skew": {1: "a cell is wrong"},

@@ -6,12 +6,13 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra import ports, redis_client
+from infra.storage.place import is_url
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
@@ -58,6 +59,9 @@ class Settings(BaseSettings):
     delete_share: float = Field(
         default=0.5, ge=0, le=1, description="nothing deletes more than this share of a view or table at once unless told to (--allow-most)"
     )
+    keep_versions_days: float = Field(
+        default=30, ge=0, description="days for which an older version of a table stays readable; `headrace vacuum` removes what is older"
+    )
     join_in_process_rows: int = Field(
         default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
     )
@@ -83,6 +87,13 @@ class Settings(BaseSettings):
     detector: Literal["alibi", "scipy"] | None = Field(
         default=None, description="who judges drift; default: alibi in the embedded profile. Elsewhere it has to be chosen: alibi's licence"
     )
+
+    @field_validator("repo", "state", "event_files", mode="before")
+    @classmethod
+    def _on_this_machine(cls, said: Any) -> Any:
+        if is_url(str(said)):
+            raise ValueError(f"{said} is a URL; this must be a folder on this machine")
+        return said
 
     @field_validator("repo", "state")
     @classmethod

@@ -269,7 +269,7 @@ def skew(
     from streaming.offline.spark import session
     from streaming.online.store import connect
     from streaming.skew.proof import prove, read_log
-    from streaming.versions.reading import reading
+    from streaming.versions.pinned import reading
     from training.tables import skew_table
 
     own = own_settings()

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from infra.storage.place import Location, Place, StorageError, is_url, place_of
 from infra.storage.store import Storage
-from streaming.versions.reading import version_read
+from streaming.versions.pinned import version_read
 from streaming.versions.table_version import TableVersion, VersionError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from streaming.schema.columns import column_name
 from streaming.schema.feature_view import NUMERIC, dtype_of, projections
 from streaming.versions import data_version
 from streaming.versions.data_version import DataVersion
-from streaming.versions.reading import reading
+from streaming.versions.pinned import reading
 from training.data import manifest
 from training.data.left_out import Interval
 
@@ -264,7 +264,7 @@ def _build(
     plan = [p.view for p in projections(store, spec.feature_service)]
     parts = manifest.identity(made.definition_hash, spec, known_upto_us, left_out)
     listed = manifest.partitions(settings.offline_root, plan, spec, known_upto_us)
-    read_of = {"data_version": data.number, "tables": data.tables} if data else {}
+    read_of: dict[str, Any] = {"data_version": data.number, "tables": data.tables} if data else {}
     manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed, **read_of), made.path)
     return replace(made, identity=parts["identity"], known_upto_us=known_upto_us, left_out=tuple(left_out), left_out_rows=lost, data=data)
 
