@@ -18,10 +18,11 @@ from feature_repo import cli as releasing
 from infra.cli import Commands, Report, console, errors, model_name, moment, own_settings, write_report
 from infra.cli import run as run_app
 from infra.settings import ROOT, Settings, load_settings
+from infra.storage.place import is_url
 from infra.timestamps import microseconds, minute_text
 from serving import cli as serving
 from streaming import cli as streaming
-from streaming import versions_cli as data
+from streaming import versions_cli as versioning
 from training import cli as training
 from training import loop_cli as learning
 
@@ -53,9 +54,9 @@ def _options(
     _version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     if repo is not None:
-        os.environ["HEADRACE_REPO"] = str(repo.resolve())
+        os.environ["HEADRACE_REPO"] = str(repo if is_url(str(repo)) else repo.resolve())
     if state is not None:
-        os.environ["HEADRACE_STATE"] = str(state.resolve())
+        os.environ["HEADRACE_STATE"] = str(state if is_url(str(state)) else state.resolve())
 
 
 @app.command()
@@ -191,9 +192,9 @@ for _command in (
     streaming.sources,
     streaming.stream,
     streaming.rejected,
-    data.versions,
-    data.vacuum,
     streaming.sweep,
+    versioning.versions,
+    versioning.vacuum,
     serving.serve,
     serving.watch,
     serving.replay,

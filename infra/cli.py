@@ -96,7 +96,6 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "demo": {1: "a stage failed, or what was served is not what training computes"},
     "doctor": {1: "something is missing on this machine: the fix is in the table"},
     "plan": {2: "something would change (with `--exit-code`)"},
-    "vacuum": {1: "it is more than HEADRACE_DELETE_SHARE of a table, and was kept"},
     "backfill": {
         1: "a view failed and the others are done; or more than HEADRACE_DELETE_SHARE of a view would be removed, and was kept",
         75: "another backfill holds a view: try again later",
@@ -104,6 +103,7 @@ OWN_EXIT_CODES: dict[str, dict[int, str]] = {
     "check": {1: "a check failed"},
     "reproduce": {1: "the version does not come out the same"},
     "sweep": {1: "a view was left as it is, because more than HEADRACE_DELETE_SHARE of it would be forgotten"},
+    "vacuum": {1: "a table was left as it is, because more than HEADRACE_DELETE_SHARE of it would be removed"},
     "replay": {1: "a request failed"},
     "replay-prediction": {1: "the prediction does not come out the same"},
     "skew": {1: "a cell is wrong"},

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     delete_share: float = Field(
         default=0.5, ge=0, le=1, description="nothing deletes more than this share of a view or table at once unless told to (--allow-most)"
     )
-    version_days: float = Field(
-        default=30, ge=0, description="what was the newest version of a table within so many days is kept by `headrace vacuum`"
+    keep_versions_days: float = Field(
+        default=30, ge=0, description="days for which an older version of a table stays readable; `headrace vacuum` removes what is older"
     )
     join_in_process_rows: int = Field(
         default=4_000_000, ge=0, description="joins of up to this many examples, and rows per table, are done without Spark; 0: none"
@@ -101,11 +101,11 @@ class Settings(BaseSettings):
         default=None, description="who judges drift; default: alibi in the embedded profile. Elsewhere it has to be chosen: alibi's licence"
     )
 
-    @field_validator("repo", "state", mode="before")
+    @field_validator("repo", "state", "event_files", mode="before")
     @classmethod
-    def _folder(cls, said: Any) -> Any:
+    def _on_this_machine(cls, said: Any) -> Any:
         if is_url(str(said)):
-            raise ValueError("it is a folder of this machine, not a URL")
+            raise ValueError(f"{said} is a URL; this must be a folder on this machine")
         return said
 
     @field_validator("repo", "state")

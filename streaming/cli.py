@@ -31,6 +31,7 @@ def ingest() -> None:
     from feature_repo.spec.use_case import UseCase
     from streaming.offline.ingest import make_tables as run
     from streaming.offline.spark import session
+    from streaming.versions_cli import print_ingested
 
     own = own_settings()
     case = UseCase(own.repo)
@@ -38,10 +39,7 @@ def ingest() -> None:
         spark = session(own)
     with console.status("ingesting") as status:
         loaded = run(case, own, spark, progress=lambda *said: status.update(f"ingesting: {said[0]}"))
-    table = Table("table", "rows", "days", "first", "last", "seconds", box=None)
-    for one in loaded:
-        table.add_row(one.table, f"{one.rows:,}", str(one.days), f"{one.first:%Y-%m-%d}", f"{one.last:%Y-%m-%d}", f"{one.seconds:.1f}")
-    console.print(table)
+    print_ingested(own, loaded)
     spark.stop()
     _look(own, case)
 

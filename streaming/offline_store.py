@@ -6,6 +6,7 @@ executes the aggregations that a stream feature view declares.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from infra.settings import load_settings
 from streaming.join.in_process import NotHere, gather
 from streaming.join.on_demand import Transformation, append, transformation
 from streaming.join.on_spark import JoinError, check_spine, point_in_time_join, point_in_time_table
+from streaming.offline.parquet import read
 from streaming.offline.spark import session
 from streaming.schema.columns import column_name
 from streaming.schema.feature_view import Projection, compile_view
+from streaming.versions.pinned import version_read
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +231,14 @@ def _rooted(config: RepoConfig, source: Any) -> Any:
         return source
     moved = copy(source)
     moved.spark_options = copy(source.spark_options)
-    moved.spark_options._path = str(root / path)
+    table = str(root / path)
+    if version_read(table) is None:
+        moved.spark_options._path = table
+        return moved
+    # what else lies in the folder is of other versions
+    view = "headrace_" + hashlib.sha256(table.encode()).hexdigest()[:16]
+    read(session(load_settings()), table).createOrReplaceTempView(view)
+    moved.spark_options._path, moved.spark_options._table = None, view
     return moved
 
 

@@ -2,5 +2,5 @@
 of them, which one writer can make.
 
 Face: adoption, data_version, pinned, table_version, vacuum.
-Imported by: offline, training; imports nothing of this room.
+Imported by: offline and what stands above it, training; imports nothing of this room.
 """

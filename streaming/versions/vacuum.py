@@ -1,117 +1,108 @@
-"""What nothing needs any more: old versions of tables, and the files that no version names.
+"""What nothing needs any more: old versions of tables, and files that no version names. First a plan, then - if asked - the deed.
 
-A version is kept while it is the newest, while the one after it is younger than a stated time (until then somebody may still read it),
-and while a registered model was made of it. A file is kept while a kept version names it, and for a day after it was written: a writer may
-be at work that has not made its version yet.
+Kept is, of every table: the newest version; those that were the newest at any time within the stated days; those that a model's training
+set was made of; and every file that a kept version names. A file that is younger than a day is kept whoever names it: somebody may be
+about to. Manifests go first and files after them, so a kill in between leaves files without a name, which the next run removes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.storage.place import Place
-from infra.storage.store import Storage
+from infra.storage.store import Storage, Stored
 from streaming.versions import data_version, table_version
-from streaming.versions.data_version import DataVersion
-from streaming.versions.table_version import MANIFESTS, TableVersion
+from streaming.versions.table_version import MANIFESTS, TableVersion, VersionError, manifest_name
 
-WRITING_S = 86_400
-"""A file that no version names and that is younger may be a writer's, seconds."""
-Tables = Mapping[str, int]
-"""Version by table, as a data version has them."""
+YOUNG_S = 86_400
+"""A file that was written since is not touched, seconds."""
 
 
 @dataclass(frozen=True)
-class Garbage:
-    """What can go of one table.
-
+class Unneeded:
+    """
     Attributes:
-        versions: their numbers.
-        files: names, with their bytes.
-        total: bytes of all files of the table.
+        newest: the table's newest version when this was planned.
+        versions: numbers of those that go, ascending.
+        files: that go, by name, without manifests.
+        total: bytes of all files that lie there, without manifests.
     """
 
     table: str
+    newest: int
     versions: tuple[int, ...]
-    files: tuple[tuple[str, int], ...]
+    files: tuple[Stored, ...]
     total: int
 
     @property
     def bytes(self) -> int:
-        return sum(size for _, size in self.files)
+        return sum(f.size for f in self.files)
+
+    def is_most(self, share: float) -> bool:
+        """Whether it is more than a share of the table's bytes."""
+        return self.bytes > share * self.total
 
 
-def kept_versions(versions: Iterable[TableVersion], oldest_us: int, needed: Iterable[int]) -> set[int]:
-    """Of a table's versions, ascending, the numbers of those that stay.
+def versions_kept(versions: Sequence[TableVersion], needed: frozenset[int], now_us: int, keep_us: int) -> frozenset[int]:
+    """Numbers of the versions (ascending) that stay. A version was the newest until the next one was made."""
+    kept = {v.number for v, then in itertools.pairwise(versions) if then.made_us >= now_us - keep_us}
+    return frozenset(kept | {v.number for v in versions[-1:]} | {v.number for v in versions if v.number in needed})
+
+
+def files_unneeded(lying: Sequence[Stored], kept: Sequence[TableVersion], now_s: float) -> list[Stored]:
+    """Of the files that lie in a table's place, those that no kept version names, and that are not young."""
+    named = frozenset[str]().union(*(v.paths for v in kept))
+    return [f for f in lying if not f.name.startswith(f"{MANIFESTS}/") and f.name not in named and f.written_s < now_s - YOUNG_S]
+
+
+def plan(root: Place, needed: Mapping[str, frozenset[int]], now_us: int, keep_us: int) -> list[Unneeded]:
+    """What could go, table by table; tables without versions are left alone.
 
     Args:
-        oldest_us: what was the newest at this moment or later is kept, microseconds.
-        needed: numbers that somebody needs.
-    """
-    there = list(versions)
-    after = [*(v.made_us for v in there[1:]), None]
-    wanted = set(needed)
-    return {v.number for v, us in zip(there, after, strict=True) if us is None or us >= oldest_us or v.number in wanted}
-
-
-def find(root: Place, oldest_us: int, now_s: float, needed: Iterable[Tables]) -> list[Garbage]:
-    """What can go, by table. Tables without versions are nobody's but their owner's: they are not looked at.
-
-    Args:
-        root: the offline store.
-        oldest_us: see `kept_versions`.
-        now_s: the clock, seconds since the epoch.
-        needed: versions by table that registered models were made of.
+        needed: by table, versions that a model's training set was made of.
+        now_us: the wall clock, microseconds.
+        keep_us: for how long a version that is not the newest any more stays readable.
 
     Raises:
-        VersionError: a manifest cannot be read; nothing is to be deleted by a list that lacks one.
+        VersionError: a manifest cannot be read: what it needs is not known.
         StorageError: the storage does not answer.
     """
-    wanted: dict[str, set[int]] = {}
-    for tables in needed:
-        for name, number in tables.items():
-            wanted.setdefault(name, set()).add(number)
+    names = sorted({name for one in data_version.listed(root) for name in one.tables})
     found = []
-    for name in _tables(root):
+    for name in names:
         table = root / name
+        lying = Storage(table).list()  # before the manifests: a file that is newer than they are is no longer seen as nameless
         versions = [table_version.load(table, number) for number in table_version.numbers(table)]
-        kept = kept_versions(versions, oldest_us, wanted.get(name, ()))
-        named = {path for v in versions if v.number in kept for path in v.paths}
-        lying = [f for f in Storage(table).list() if MANIFESTS not in f.name.split("/")]
-        going = tuple((f.name, f.size) for f in lying if f.name not in named and f.written_s < now_s - WRITING_S)
+        if not versions:
+            continue
+        kept = versions_kept(versions, needed.get(name, frozenset()), now_us, keep_us)
         gone = tuple(v.number for v in versions if v.number not in kept)
-        if gone or going:
-            found.append(Garbage(name, gone, going, sum(f.size for f in lying)))
+        files = files_unneeded(lying, [v for v in versions if v.number in kept], now_us / 1e6)
+        found.append(
+            Unneeded(name, versions[-1].number, gone, tuple(files), sum(f.size for f in lying if not f.name.startswith(MANIFESTS)))
+        )
     return found
 
 
-def _tables(root: Place) -> list[str]:
-    """Tables with versions, by their paths relative to the offline store."""
-    found = {f.name.partition(f"/{MANIFESTS}/")[0] for f in Storage(root).list() if f"/{MANIFESTS}/" in f.name}
-    return sorted(found)
-
-
-def remove(root: Place, garbage: Iterable[Garbage]) -> None:
-    """Delete it. First the versions, newest last, so that nobody finds one whose files are gone; then the files.
-
-    A data version that names a version that is gone goes with it: it could not be read.
+def remove(root: Place, one: Unneeded) -> None:
+    """Remove what was planned of a table, and the data versions that name a version of it which goes.
 
     Raises:
-        StorageError: the storage does not answer. What was deleted until then was nobody's; the next run goes on.
+        VersionError: the table has got another version since.
+        StorageError: the storage does not answer.
     """
-    some = list(garbage)
-    gone = {(one.table, number) for one in some for number in one.versions}
-    for record in data_version.listed(root):
-        if _names(record, gone):
+    table = root / one.table
+    storage = Storage(table)
+    if table_version.numbers(table)[-1:] != [one.newest]:
+        raise VersionError(f"the table at {table} has got a version since this was planned: nothing of it was removed; run it again")
+    for record in data_version.listed(root)[:-1]:
+        if record.tables.get(one.table) in one.versions:
             Storage(root).delete(data_version.record_name(record.number))
-    for one in some:
-        storage = Storage(root / one.table)
-        for number in sorted(one.versions):
-            storage.delete(table_version.manifest_name(number))
-        for name, _ in one.files:
-            storage.delete(name)
-
-
-def _names(record: DataVersion, gone: set[tuple[str, int]]) -> bool:
-    return any(item in gone for item in record.tables.items())
+    for number in one.versions:
+        storage.delete(manifest_name(number))
+    lying = {f.name: f.written_s for f in storage.list()}
+    for file in one.files:
+        if lying.get(file.name) == file.written_s:  # else an ingest has put it there again meanwhile
+            storage.delete(file.name)

@@ -149,3 +149,11 @@ def test_redis_is_up_once(state: Settings, redis_url: str) -> None:
     redis_server.up(state)
     assert redis_server.ping(state)
     assert redis_url == state.redis()
+
+
+@pytest.mark.parametrize("said", ["s3://bucket/a", "s3:/bucket/a", "gs://b"])
+@pytest.mark.parametrize("name", ["STATE", "REPO", "EVENT_FILES"])
+def test_a_folder_on_this_machine_cannot_be_a_url(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    monkeypatch.setenv(f"HEADRACE_{name}", said)
+    with pytest.raises(ValueError, match="is a URL; this must be a folder on this machine"):
+        Settings()

@@ -42,38 +42,44 @@ def said(*arguments: str) -> tuple[int, str]:
     return done.exit_code, " ".join(done.output.split())
 
 
-def test_versions_are_listed_and_the_old_one_goes_only_when_asked(offline: Path) -> None:
+def set_to(monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", value)
+    load_settings.cache_clear()
+
+
+def test_versions_are_listed_and_the_old_one_goes_only_when_asked(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = said("versions")
     assert code == 0
     assert "rides 1" in text
     assert "rides 2" in text
-    assert said("vacuum")[1] == "nothing to remove: every file belongs to a version that is kept"
-    code, text = said("vacuum", "--days", "0")
+    assert said("vacuum", "--yes")[0] == 0
+    assert (offline / "rides" / "old.parquet").exists(), "it was the newest until a moment ago"
+    set_to(monkeypatch, keep_versions_days="0")
+    code, text = said("vacuum")
     assert (code, (offline / "rides" / "old.parquet").exists()) == (0, True)
-    assert "`headrace vacuum --yes` does it" in text
-    code, text = said("vacuum", "--days", "0", "--yes")
-    assert code == 0, text
-    assert "removed 1 files" in text
+    assert "nothing was removed: this is what --yes would do" in text
+    assert said("vacuum", "--yes")[0] == 0
     assert not (offline / "rides" / "old.parquet").exists()
     assert (offline / "rides" / "new.parquet").exists()
-    assert [v.number for v in data_version.listed(offline)] == [2]
+    assert [v.number for v in data_version.listed(offline)][-1] == 2
+    assert "rides 1" not in said("versions")[1]
 
 
 def test_most_of_a_table_does_not_go_by_itself(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADRACE_DELETE_SHARE", "0.05")
-    load_settings.cache_clear()
-    code, text = said("vacuum", "--days", "0", "--yes")
+    set_to(monkeypatch, keep_versions_days="0", delete_share="0.05")
+    code, text = said("vacuum", "--yes")
     assert code == 1
     assert "--allow-most" in text
     assert (offline / "rides" / "old.parquet").exists()
-    assert said("vacuum", "--days", "0", "--yes", "--allow-most")[0] == 0
+    assert said("vacuum", "--yes", "--allow-most")[0] == 0
     assert not (offline / "rides" / "old.parquet").exists()
 
 
 def test_a_url_in_a_folders_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_STATE", "s3://bucket/state")
     load_settings.cache_clear()
-    with pytest.raises(ValueError, match="a folder of this machine, not a URL"):
+    with pytest.raises(ValueError, match="this must be a folder on this machine"):
         load_settings()
     load_settings.cache_clear()
     assert not Path("s3:").exists()

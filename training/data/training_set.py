@@ -264,8 +264,8 @@ def _build(
     plan = [p.view for p in projections(store, spec.feature_service)]
     parts = manifest.identity(made.definition_hash, spec, known_upto_us, left_out)
     listed = manifest.partitions(settings.offline_root, plan, spec, known_upto_us)
-    number, tables = (data.number, data.tables) if data else (0, {})
-    manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed, data_version=number, tables=tables), made.path)
+    read_of: dict[str, Any] = {"data_version": data.number, "tables": data.tables} if data else {}
+    manifest.write(manifest.Manifest(**parts, content=made.hash, partitions=listed, **read_of), made.path)
     return replace(made, identity=parts["identity"], known_upto_us=known_upto_us, left_out=tuple(left_out), left_out_rows=lost, data=data)
 
 

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,12 +20,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
 from feature_repo.spec.use_case import UseCase
 from infra.settings import Settings
 from streaming.offline import ingest as module
 from streaming.offline.ingest import IngestError, Loaded, make_tables
 from streaming.offline.parquet import TableError, fault, read, table
+from streaming.offline_store import HeadraceOfflineStoreConfig, _rooted
 from streaming.versions import data_version, table_version
 from streaming.versions.pinned import reading
 from streaming.versions.table_version import VersionError
@@ -178,6 +181,14 @@ def test_a_new_version_takes_the_place_of_the_old_one_which_can_still_be_read(
             assert rides() == there
     with pytest.raises(VersionError, match=r"no data version 9 in .*: there are 1 to 3"):
         data_version.find(settings.offline_root, 9)
+
+
+def test_what_is_left_to_feasts_own_code_reads_the_newest_version_alone(small: UseCase, settings: Settings, spark: SparkSession) -> None:
+    make_tables(small, settings, spark)
+    make_tables(edit(small, sql="SELECT * FROM raw_rides WHERE ride = 1"), settings, spark)
+    config: Any = SimpleNamespace(offline_store=HeadraceOfflineStoreConfig(root=str(settings.offline_root)))
+    source = _rooted(config, SparkSource(name="rides", path="rides", file_format="parquet", timestamp_field="began"))
+    assert [r.ride for r in spark.sql(f"SELECT ride FROM {source.get_table_query_string()}").collect()] == [1]
 
 
 def test_days_that_did_not_change_are_not_written_again(small: UseCase, settings: Settings, spark: SparkSession) -> None:

@@ -1,107 +1,128 @@
-"""What is removed is needed by nobody: no version that is kept, no model, no writer."""
+"""Vacuum, over random histories: what is kept is whole, and what goes is what the rules say, worked out the long way."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.storage.store import Storage
-from streaming.versions import adoption, data_version, table_version, vacuum
-from streaming.versions.table_version import DataFile
+from streaming.versions import data_version, table_version, vacuum
+from streaming.versions.pinned import reading, version_read
+from streaming.versions.table_version import DataFile, TableVersion, VersionError
 
-HOUR_S, DAY_S = 3_600, 86_400
-NOW_S = 2_000_000_000
+DAY_S = 86_400
+NOW_S = 100 * DAY_S
+
+history = st.lists(st.tuples(st.integers(0, 99), st.sets(st.integers(0, 6), max_size=4)), min_size=1, max_size=8)
+"""Versions: the day they were made on, and the files they consist of."""
 
 
-def put(table: Path, name: str, age_s: float) -> DataFile:
+def _write(table: Path, name: str, day: float) -> None:
     path = table / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(name.encode())
-    os.utime(path, (NOW_S - age_s, NOW_S - age_s))
-    return DataFile(name, 1, path.stat().st_size)
+    path.write_bytes(b"x" * (1 + len(name)))
+    os.utime(path, (day * DAY_S, day * DAY_S))
 
 
-def version(table: Path, files: list[DataFile], age_s: float) -> int:
-    """The number of the table's version of these files, which was made so long ago."""
-    base = table_version.newest(table)
-    made = table_version.commit(table, base, files, "a test")
-    if made != base:
-        dated = msgspec.structs.replace(made, made_us=round((NOW_S - age_s) * 1e6))
-        (table / table_version.manifest_name(made.number)).write_bytes(msgspec.json.encode(dated))
-    return made.number
+def _make(root: Path, made: list[tuple[int, set[int]]], nameless: dict[str, float]) -> list[TableVersion]:
+    """A table with this history: a file is as old as the first version that names it; versions are made in the order of their days."""
+    versions, table = [], root / "t"
+    for number, (day, files) in enumerate(sorted(made, key=lambda one: one[0]), 1):
+        for i in files:
+            if not (table / f"d/f{i}.parquet").exists():
+                _write(table, f"d/f{i}.parquet", day)
+        named = tuple(DataFile(f"d/f{i}.parquet", 1, 1) for i in sorted(files))
+        versions.append(TableVersion(number, day * DAY_S * 1_000_000, "a test", "", named))
+        _put(table / table_version.manifest_name(number), versions[-1])
+        _put(root / data_version.record_name(number), data_version.DataVersion(number, versions[-1].made_us, {"t": number}))
+    for name, day in nameless.items():
+        _write(table, name, day)
+    return versions
 
 
-histories = st.lists(st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 60)), min_size=1, max_size=5)
+def _put(path: Path, what: Any) -> None:
+    import msgspec
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode(what))
 
 
-@settings(max_examples=25)
-@given(histories, st.sets(st.sampled_from("uvw")), st.sampled_from([0.5, 2.0]), st.integers(0, 60), st.sets(st.integers(0, 6)))
-def test_a_history_loses_what_the_definition_says_and_nothing_else(
-    history: list[tuple[set[str], int]], strays: set[str], stray_days: float, keep_days: int, needed: set[int]
+def _naive(versions: list[TableVersion], needed: set[int], keep_days: int) -> set[int]:
+    """Versions that stay: day by day, whichever was the newest on one of the kept days, and those that are needed."""
+    kept = set(needed) & {v.number for v in versions} | {versions[-1].number}
+    for v in versions:
+        ends = [w.made_us for w in versions if w.number == v.number + 1]
+        if ends and ends[0] >= (NOW_S - keep_days * DAY_S) * 1_000_000:
+            kept.add(v.number)
+    return kept
+
+
+@settings(max_examples=60)
+@given(history, st.sets(st.integers(1, 8)), st.integers(0, 100), st.dictionaries(st.sampled_from("abc"), st.sampled_from([10.0, 99.5])))
+def test_what_a_kept_version_names_is_never_removed(
+    made: list[tuple[int, set[int]]], needed: set[int], keep_days: int, nameless: dict[str, float]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        table, ages = root / "rides", sorted((age for _, age in history), reverse=True)
-        adoption.adopt(table)
-        made: dict[int, tuple[frozenset[str], float]] = {0: (frozenset(), 61)}
-        for (names, _), age in zip(history, ages, strict=True):
-            files = [put(table, f"{name}.parquet", 61 * DAY_S) for name in sorted(names)]
-            number = version(table, files, age * DAY_S)
-            made[number] = (frozenset(f.path for f in files), made[number][1] if number in made else age)
-        for name in strays:
-            put(table, f"{name}.parquet", stray_days * DAY_S)
-
-        numbers = sorted(made)
-        kept = set()  # the naive twin: by the words of the docstring
-        for number in numbers:
-            later = [n for n in numbers if n > number]
-            if not later or made[later[0]][1] <= keep_days or number in needed:
-                kept.add(number)
-        files_kept = {path for n in kept for path in made[n][0]}
-        there = {p.name for p in table.glob("*.parquet")}
-        going = {name for name in there - files_kept if (stray_days if name[0] in "uvw" else 61) > 1}
-
-        tables = [{"rides": n} for n in needed]
-        found = vacuum.find(root, round((NOW_S - keep_days * DAY_S) * 1e6), NOW_S, tables)
-        assert {name for one in found for name, _ in one.files} == going
-        assert {n for one in found for n in one.versions} == set(numbers) - kept
-        vacuum.remove(root, found)
-        assert {p.name for p in table.glob("*.parquet")} == there - going
+        versions = _make(root, made, {f"d/{name}.parquet": day for name, day in nameless.items()})
+        kept = _naive(versions, needed, keep_days)
+        (one,) = vacuum.plan(root, {"t": frozenset(needed)}, NOW_S * 1_000_000, keep_days * DAY_S * 1_000_000)
+        assert set(one.versions) == {v.number for v in versions} - kept
+        before = {p.relative_to(root / "t").as_posix(): p.stat() for p in (root / "t" / "d").glob("*")}
+        vacuum.remove(root, one)
+        after = {p.relative_to(root / "t").as_posix() for p in (root / "t").glob("d/*")}
+        named = {f.path for v in versions if v.number in kept for f in v.files}
+        young = {name for name, info in before.items() if info.st_mtime >= NOW_S - DAY_S}
+        assert after == named | young
+        assert one.bytes == sum(info.st_size for name, info in before.items() if name not in after)
+        assert table_version.numbers(root / "t") == sorted(kept)
+        assert [v.number for v in data_version.listed(root)] == sorted(kept)
         for number in kept:
-            assert all((table / path).is_file() for path in table_version.load(table, number).paths)
-        assert vacuum.find(root, round((NOW_S - keep_days * DAY_S) * 1e6), NOW_S, tables) == []
+            with reading(root, data_version.find(root, number)):
+                read = version_read(str(root / "t"))
+            assert read == versions[number - 1]
+            assert all((root / "t" / f.path).exists() for f in read.files)
+        assert vacuum.plan(root, {"t": frozenset(needed)}, NOW_S * 1_000_000, keep_days * DAY_S * 1_000_000)[0].files == ()
 
 
-def test_a_data_version_goes_with_a_version_that_it_names(tmp_path: Path) -> None:
-    table = tmp_path / "rides"
-    adoption.adopt(table)
-    old, new = put(table, "old.parquet", 9 * DAY_S), put(table, "new.parquet", 9 * DAY_S)
-    for files, age in (([old], 9 * DAY_S), ([new], 8 * DAY_S)):
-        version(table, files, age)
-        data_version.recorded(tmp_path, ["rides"])
-    assert [v.number for v in data_version.listed(tmp_path)] == [1, 2]
-    vacuum.remove(tmp_path, vacuum.find(tmp_path, round((NOW_S - 7 * DAY_S) * 1e6), NOW_S, []))
-    assert [v.number for v in data_version.listed(tmp_path)] == [2]
-    assert not (table / "old.parquet").exists()
+def test_a_table_that_has_changed_since_is_left_alone(tmp_path: Path) -> None:
+    (last,) = _make(tmp_path, [(1, {1})], {"d/old.parquet": 1.0})
+    (one,) = vacuum.plan(tmp_path, {}, NOW_S * 1_000_000, 0)
+    assert [f.name for f in one.files] == ["d/old.parquet"]
+    assert one.is_most(0.4)
+    assert not one.is_most(0.6)
+    _put(tmp_path / "t" / table_version.manifest_name(2), TableVersion(2, last.made_us, "", "", last.files))
+    with pytest.raises(VersionError, match="got a version since"):
+        vacuum.remove(tmp_path, one)
+    assert (tmp_path / "t/d/old.parquet").exists()
 
 
-def test_what_is_no_table_of_versions_is_left_alone(tmp_path: Path) -> None:
-    put(tmp_path / "theirs", "a.parquet", 99 * DAY_S)
-    assert vacuum.find(tmp_path, 0, NOW_S, []) == []
+def test_a_file_that_was_put_there_again_meanwhile_stays(tmp_path: Path) -> None:
+    _make(tmp_path, [(1, {1})], {"d/old.parquet": 1.0, "d/older.parquet": 1.0})
+    (one,) = vacuum.plan(tmp_path, {}, NOW_S * 1_000_000, 0)
+    os.utime(tmp_path / "t/d/old.parquet")
+    vacuum.remove(tmp_path, one)
+    assert {p.name for p in (tmp_path / "t/d").iterdir()} == {"f1.parquet", "old.parquet"}
 
 
-def test_a_broken_manifest_stops_it_before_anything_goes(tmp_path: Path) -> None:
-    table = tmp_path / "rides"
-    adoption.adopt(table)
-    version(table, [put(table, "a.parquet", 9 * DAY_S)], 9 * DAY_S)
-    version(table, [put(table, "b.parquet", 9 * DAY_S)], 8 * DAY_S)
-    (table / table_version.manifest_name(2)).write_bytes(b"{")
-    with pytest.raises(table_version.VersionError, match="broken"):
-        vacuum.find(tmp_path, round(NOW_S * 1e6), NOW_S, [])
-    assert len(Storage(table).list()) >= 4
+def test_what_cannot_be_read_is_not_guessed(tmp_path: Path) -> None:
+    _make(tmp_path, [(1, {1}), (2, {2})], {})
+    (tmp_path / "t" / table_version.manifest_name(1)).write_bytes(b"{")
+    with pytest.raises(VersionError, match=r"manifest _manifests/0{19}1\.json is broken"):
+        vacuum.plan(tmp_path, {}, NOW_S * 1_000_000, 0)
+
+
+def test_of_writers_who_make_the_next_version_one_does(tmp_path: Path) -> None:
+    (base,) = _make(tmp_path, [(1, set())], {"a": 1.0, "b": 1.0})
+    a, b = (DataFile(name, 1, 2) for name in "ab")
+    assert table_version.commit(tmp_path / "t", base, [a], "one").number == 2
+    assert table_version.commit(tmp_path / "t", base, [a], "the same rows").number == 2
+    with pytest.raises(VersionError, match="somebody else has made version 2 meanwhile, from one"):
+        table_version.commit(tmp_path / "t", base, [b], "another")
+    with pytest.raises(VersionError, match="gone is not there as it was written"):
+        table_version.commit(tmp_path / "t", base, [DataFile("gone", 1, 2)], "nothing")
