@@ -33,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         drawn = getattr(test, "_hypothesis_internal_use_settings", None)
         if EXAMPLES and drawn is not None and drawn.max_examples > EXAMPLES:
             test._hypothesis_internal_use_settings = hypothesis_settings(drawn, max_examples=EXAMPLES)
-    items.sort(key=lambda item: item.get_closest_marker("journey") is None)  # what takes minutes begins first
+    # what takes minutes begins first; what is held to bounds of time comes last, when the other process has nothing left to do
+    items.sort(key=lambda item: (item.get_closest_marker("journey") is None, item.get_closest_marker("timed") is not None))
 
 
 @pytest.fixture(scope="session", autouse=True)

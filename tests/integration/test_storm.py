@@ -154,6 +154,7 @@ def test_a_full_disk_is_freed_again(place: Ground) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.timed
 def test_a_short_storm_loses_doubles_and_falsifies_nothing(tmp_path: Path) -> None:
     """A minute of it, on the whole platform. How fast all works again is a matter of the machine: `headrace bench storm` measures that."""
     report, words = tmp_path / "storm.json", "replica killed,haproxy killed,ray driver killed,redis killed"

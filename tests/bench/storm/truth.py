@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from serving.features.decoder import STALE
 from serving.features.reader import OnlineReader
 from streaming.aggregation.sketches import DISTINCT
 from streaming.aggregation.windows import HOUR, MINUTE
+from streaming.offline import parquet
 from streaming.schema.feature_view import View
+from streaming.versions import table_version
+from streaming.versions.table_version import DataFile
 from tests.bench.storm.world import World
 from tests.oracle import naive
 
@@ -29,15 +32,19 @@ def keep_offline(world: World, rows: dict[str, list[dict[str, Any]]]) -> None:
     """What came live, added to the offline tables as the next ingest would have it."""
     for table, added in rows.items():
         folder = world.own.offline_root / table
-        like = pq.read_schema(next(iter(sorted(folder.glob("day=*/*.parquet")))))
+        like, base = pq.read_schema(next(iter(sorted(folder.glob("day=*/*.parquet"))))), table_version.newest(folder)
+        assert base is not None
+        files = list(base.files)
         timestamp = next(v.timestamp for v in world.views.values() if v.path == table)
         by_day: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in added:
             by_day[f"{row[timestamp]:%Y-%m-%d}"].append(row)
         for day, some in by_day.items():
-            path = folder / f"day={day}" / "part-storm.parquet"
+            path = folder / f"day={day}" / f"part-storm-{uuid.uuid4().hex}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(some, like).sort_by(timestamp), path)
+            files.append(DataFile(str(path.relative_to(folder)), len(some), path.stat().st_size, day))
+        table_version.commit(folder, base, files, "what came live")
 
 
 def wrong_cells(world: World, stations: Iterable[int], classes: Iterable[str], now_us: int) -> tuple[int, int, list[str]]:
@@ -83,7 +90,7 @@ def _expected(view: View, events: list[naive.Event], key: Any, t_us: int) -> Ite
 
 def _events(world: World, view: View) -> dict[Any, list[naive.Event]]:
     found: dict[Any, list[naive.Event]] = defaultdict(list)
-    for row in ds.dataset(world.own.offline_root / view.path, format="parquet").to_table().to_pylist():
+    for row in parquet.table(world.own.offline_root / view.path).to_pylist():
         key = tuple(row[k] for k in view.key_names)
         if None in key:
             continue

@@ -37,7 +37,7 @@ from tests.serving.clients import Clients
 from tests.serving.served import INPUTS, MARK, NOW, PREDICT, REPO, Served, served
 from tests.serving.shop import INSTANCE, WEIGHTS, write_version
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timed]
 pb: Any = _generated
 __all__ = ["served"]
 
